@@ -1,0 +1,45 @@
+# make run   makes .venv, installs requirements.txt and starts the app on http://localhost:8501
+# make test  the same with requirements-dev.txt and a browser, then runs every test
+
+PYTHON ?= python3
+BIN := .venv/bin
+SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
+
+.PHONY: run test bench data screenshots browser clean
+
+run: .venv/app.stamp
+	$(BIN)/streamlit run app.py
+
+test: .venv/test.stamp browser
+	$(BIN)/python -m pytest tests
+
+# The figures in the README.
+bench: .venv/app.stamp
+	$(BIN)/python -m tools.bench
+
+# Makes the embedded data set again from Debian's package dataset-fashion-mnist.
+data: .venv/app.stamp
+	[ -d /usr/share/datasets/fashion-mnist ] || { $(SUDO) apt-get update -q && $(SUDO) apt-get install -yq dataset-fashion-mnist; }
+	$(BIN)/python -m tools.make_sample
+
+# The pictures in docs/, from a real run in a real browser.
+screenshots: .venv/test.stamp browser
+	$(BIN)/python -m tools.screenshots
+
+browser:
+	@command -v chromium >/dev/null || { $(SUDO) apt-get update -q && $(SUDO) apt-get install -yq --no-install-recommends chromium; }
+
+.venv/pip.stamp:
+	$(PYTHON) -m venv .venv || { $(SUDO) apt-get update -q && $(SUDO) apt-get install -yq python3-venv && $(PYTHON) -m venv .venv; }
+	touch $@
+
+.venv/app.stamp: .venv/pip.stamp requirements.txt
+	$(BIN)/python -m pip install -q -r requirements.txt
+	touch $@
+
+.venv/test.stamp: .venv/app.stamp requirements-dev.txt
+	$(BIN)/python -m pip install -q -r requirements-dev.txt
+	touch $@
+
+clean:
+	rm -rf .venv

@@ -1,0 +1,214 @@
+"""The engine from the command line: `python -m engine --help`.
+
+Exit codes: 0 done, 1 the run failed, 2 the call or its settings are wrong, 3 no such run,
+130 interrupted from the keyboard.
+"""
+
+import argparse
+import json
+import logging
+import sys
+from collections import Counter
+from pathlib import Path
+
+from engine import config as configs
+from engine import runs
+from engine.errors import ConfigError, ReplayError, RunNotFoundError
+
+OK, FAILED, USAGE, NOT_FOUND, INTERRUPTED = 0, 1, 2, 3, 130
+
+EPILOG = """examples:
+  python -m engine run --preset sample --targets test:0,test:1
+  python -m engine run --preset sample --set recipe.epochs=4 --set target_function=margin
+  python -m engine attribute RUN --targets class:6,test:all --function margin
+  python -m engine list
+  python -m engine info RUN
+  python -m engine clean RUN --parts trajectory --dry-run
+
+targets: test:INDEX (one test image), class:INDEX (all test images of a class), test:all.
+Runs live in --outputs, else in REPLAY_OUTPUTS_DIR, else in ./outputs. `RUN --help` of each
+command says more. Scores are outputs/RUN/scores/*.npy, float32 [targets, training images];
+the .json beside each names targets, target function, sign and unit."""
+
+
+def parser() -> argparse.ArgumentParser:
+    top = argparse.ArgumentParser(
+        prog="python -m engine", epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter,
+        description="Train an image classifier, then replay its training backwards to score every "
+                    "training image for each target.")
+    common = argparse.ArgumentParser(add_help=False)
+    common.add_argument("--outputs", metavar="DIR", help="folder of all runs")
+    common.add_argument("--log-level", default="warning", choices=("debug", "info", "warning", "error"))
+    commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    run = commands.add_parser("run", parents=[common], help="train, replay, print where the scores are",
+                              epilog=_settings(), formatter_class=argparse.RawDescriptionHelpFormatter)
+    run.add_argument("--preset", default="sample", help=f"one of {', '.join(configs.PRESETS)} (sample)")
+    run.add_argument("--targets", metavar="T,T,…", help="targets, such as test:0,class:3")
+    run.add_argument("--function", choices=configs.TARGET_FUNCTIONS, help="target function (loss)")
+    run.add_argument("--mode", choices=configs.REPLAY_MODES, help="where the trajectory is kept")
+    run.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", dest="settings",
+                     help="change one setting of the preset; may be repeated")
+
+    attribute = commands.add_parser("attribute", parents=[common],
+                                    help="score further targets of a trained run, without training")
+    attribute.add_argument("run", metavar="RUN")
+    attribute.add_argument("--targets", required=True, metavar="T,T,…")
+    attribute.add_argument("--function", choices=configs.TARGET_FUNCTIONS, default="loss")
+
+    commands.add_parser("list", parents=[common], help="every run with status, size and accuracy")
+    info = commands.add_parser("info", parents=[common], help="one run as JSON")
+    info.add_argument("run", metavar="RUN")
+
+    clean = commands.add_parser("clean", parents=[common], help="delete parts of runs, or whole runs")
+    clean.add_argument("runs", metavar="RUN", nargs="+")
+    what = clean.add_mutually_exclusive_group(required=True)
+    what.add_argument("--parts", metavar="P,P", help=f"of {', '.join(runs.CLEANABLE)}")
+    what.add_argument("--all", action="store_true", help="the whole run")
+    clean.add_argument("--dry-run", action="store_true", help="say the bytes, delete nothing")
+    return top
+
+
+def _settings() -> str:
+    lines = ["settings for --set:"]
+    lines += [f"  {name:24}{r.low:g} to {r.high:g}. {r.what}" for name, r in configs.RANGES.items()]
+    lines += [f"  {name:24}{', '.join(choices)}" for name, choices in configs.CHOICES.items()]
+    lines += [f"  {name:24}true, false" for name in configs.FLAGS]
+    return "\n".join(lines)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    given = parser().parse_args(arguments)
+    logging.basicConfig(level=given.log_level.upper(), format="%(levelname)s %(name)s: %(message)s")
+    try:
+        return COMMANDS[given.command](given, runs.outputs_root(given.outputs))
+    except ReplayError as error:
+        logging.debug("", exc_info=True)
+        print(f"error: {error}", file=sys.stderr)
+        if isinstance(error, RunNotFoundError):
+            return NOT_FOUND
+        return USAGE if isinstance(error, ConfigError) else FAILED
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return INTERRUPTED
+
+
+def _run(given, root: Path) -> int:
+    from engine import data
+    config = configs.preset(given.preset)
+    changes = dict(_setting(text) for text in given.settings)
+    for name, value in (("target_function", given.function), ("replay_mode", given.mode)):
+        if value is not None:
+            changes[name] = value
+    if given.targets is not None:
+        changes["targets"] = _targets(given.targets)
+    config = config.replace(**changes)
+    dataset = data.load(config.dataset)
+    configs.check(config, len(dataset.train_labels), len(dataset.test_labels), len(dataset.classes))
+    return _execute(runs.Run.create(root, config))
+
+
+def _attribute(given, root: Path) -> int:
+    return _execute(runs.Run.open(root, given.run), _targets(given.targets), given.function)
+
+
+def _execute(run: runs.Run, targets: tuple[str, ...] | None = None, function: str | None = None) -> int:
+    from engine import work
+    with run.locked(), _Bar() as bar:
+        print(f"run {run.id}")
+        name = work.execute(run, targets, function, on_event=bar.event)
+    manifest = run.manifest
+    print(f"test accuracy {manifest['test_accuracy']:.1%} on {manifest['device_name']}")
+    print(f"scores {run.path / 'scores' / name}.npy float32 {run.scores(name).shape}")
+    return OK
+
+
+class _Bar:
+    """One tqdm bar a phase, from the run's events."""
+
+    def __enter__(self):
+        self.bar = self.phase = None
+        return self
+
+    def __exit__(self, *error):
+        if self.bar is not None:
+            self.bar.close()
+
+    def event(self, event: dict) -> None:
+        from tqdm import tqdm
+        if event["kind"] != "progress":
+            return
+        if event["phase"] != self.phase:
+            self.__exit__()
+            self.phase = event["phase"]
+            self.bar = tqdm(total=event["steps"], desc=self.phase, unit="step")
+        self.bar.update(event["step"] - self.bar.n)
+        if event.get("losses"):
+            self.bar.set_postfix(loss=f"{event['losses'][-1]:.3f}")
+
+
+def _list(given, root: Path) -> int:
+    found = runs.list_runs(root)
+    if not found:
+        print(f"no runs in {root}; start one with: python -m engine run --preset sample")
+    for run in found:
+        accuracy = targets = ""
+        try:
+            value = run.manifest.get("test_accuracy")
+            accuracy = "" if value is None else f"{value:.1%}"
+            targets = f"{len(run.targets())} targets"
+        except ReplayError:
+            pass                     # the status says damaged; `info` says why
+        print(f"{run.id:40} {run.status:12} {sum(run.sizes().values()) / 1e6:9.1f} MB "
+              f"{accuracy:>6} {targets}")
+    return OK
+
+
+def _info(given, root: Path) -> int:
+    run = runs.Run.open(root, given.run)
+    events, _ = run.events()
+    print(json.dumps({
+        "run": run.id, "path": str(run.path), "status": run.status, "bytes": run.sizes(),
+        "targets": [t.key for t in run.targets()], "config": run.config.to_dict(),
+        "manifest": run.manifest, "events": Counter(e["kind"] for e in events)}, indent=1))
+    return OK
+
+
+def _clean(given, root: Path) -> int:
+    verb = "would free" if given.dry_run else "freed"
+    for name in given.runs:
+        run = runs.Run.open(root, name)
+        if given.all:
+            freed = run.delete(dry_run=given.dry_run)
+        else:
+            freed = run.clean(tuple(given.parts.split(",")), dry_run=given.dry_run)
+        print(f"{run.id}: {verb} {freed:,} bytes")
+    return OK
+
+
+def _targets(text: str) -> tuple[str, ...]:
+    return tuple(part.strip() for part in text.split(",") if part.strip())
+
+
+def _setting(text: str) -> tuple[str, object]:
+    name, equals, value = text.partition("=")
+    known = [*configs.RANGES, *configs.CHOICES, *configs.FLAGS]
+    if not equals or name not in known:
+        raise ConfigError(f"--set {text} is not NAME=VALUE with a known name.",
+                          f"The names are {', '.join(known)}.")
+    if name in configs.CHOICES:
+        return name, value
+    try:
+        parsed = json.loads(value)       # numbers, true and false; `check` judges the rest
+    except ValueError:
+        raise ConfigError(f"--set {text}: {value!r} is no number.", "Write it like 0.05 or 8.",
+                          {name: "is no number"}) from None
+    if name in configs.RANGES and configs.RANGES[name].kind is float and isinstance(parsed, int):
+        parsed = parsed if isinstance(parsed, bool) else float(parsed)
+    return name, parsed
+
+
+COMMANDS = {"run": _run, "attribute": _attribute, "list": _list, "info": _info, "clean": _clean}
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,164 @@
+"""The engine on your own model and tensors: `train`, `attribute`, `retrain`."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from engine import device as devices
+from engine import targets as phi
+from engine import training
+from engine.check import check_model
+from engine.config import RANGES, Recipe, RunConfig, problems
+from engine.errors import ConfigError
+from engine.models import FunctionalModel
+from engine.replay import replay
+from engine.state import Examples, State
+from engine.store import DiskTrajectory, MemoryTrajectory, Trajectory
+
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A trained model and what its replay needs. `model_state` loads into your module."""
+
+    model: FunctionalModel
+    data: Examples
+    recipe: Recipe
+    weights: Tensor              # [N]
+    trajectory: Trajectory
+    state: State                 # after the last step
+
+    @property
+    def model_state(self) -> dict[str, Tensor]:
+        """Parameters and buffers by name: `module.load_state_dict(trained.model_state, strict=False)`."""
+        return self.model.load(self.state.theta, self.state.buffers)
+
+
+def train(model: nn.Module, inputs: Tensor, labels: Tensor, recipe: Recipe = Recipe(), *,
+          weights: Tensor | None = None, device: str = "auto",
+          trajectory_folder: str | Path | None = None, check: bool = True) -> Trained:
+    """Trains a copy of `model` with SGD and cross-entropy loss, keeping what a replay needs.
+
+    `inputs` [N, ...], floating-point (its dtype is the precision of everything); `labels` int64
+    [N], from 0 up; `weights` [N] of the examples, 1 each where not given. The model maps [B, ...]
+    to logits [B, C]. The trajectory, 4 bytes × (parameters + buffers) a step in float32, is kept
+    on the device, or in `trajectory_folder`, which must exist and be empty. `check` first compares
+    the model's derivatives with finite differences on eight examples.
+
+    Raises `ConfigError` for arguments out of range, `ModelError` for a model that cannot be
+    replayed exactly, `DivergedError` where the loss stops being finite.
+    """
+    _check_tensors(inputs, labels)
+    _check_recipe(recipe, len(labels))
+    where = devices.choose(device)
+    functional = FunctionalModel(model, where, inputs.dtype)
+    data = Examples(inputs.detach().to(where), labels.to(where), inputs.dtype)
+    if weights is None:
+        weights = torch.ones(len(data), dtype=inputs.dtype)
+    _check_weights(weights, data)
+    with devices.exact_arithmetic():
+        if check:
+            check_model(functional, data, recipe)
+        trajectory = _trajectory(trajectory_folder, where)
+        weights = weights.to(where, inputs.dtype)
+        state = training.train(functional, data, recipe, weights, trajectory)
+    return Trained(functional, data, recipe, weights, trajectory, state)
+
+
+def attribute(trained: Trained, inputs: Tensor, labels: Tensor, *, function: str = "loss",
+              targets: list | None = None, targets_per_pass: int = 0) -> np.ndarray:
+    """Scores float32 [K, N]: the derivative of each target with respect to each training weight.
+
+    `inputs` [M, ...] and `labels` int64 [M] are the images to explain. Each is a target, K = M,
+    unless `targets` lists K index sets into them, each averaged over. `function` is "loss" (nats
+    per unit of example weight) or "margin" (logits per unit). Positive: training on the example
+    raised the function; leaving it out changes the function by about minus the score.
+
+    Raises `ConfigError` for arguments out of range.
+    """
+    data = _targets_data(trained, inputs, labels)
+    sets = _sets(targets, len(data))
+    _check_function(function)
+    with devices.exact_arithmetic():
+        adjoint = phi.adjoints(trained.model, trained.state, data, sets, function)
+        scores = replay(trained.model, trained.data, trained.recipe, trained.trajectory, adjoint,
+                        trained.weights, targets_per_pass)
+    return scores.float().cpu().numpy()
+
+
+def retrain(trained: Trained, weights: Tensor) -> State:
+    """The final state of the same training with other example `weights` [N]; 0 leaves one out."""
+    _check_weights(weights, trained.data)
+    with devices.exact_arithmetic():
+        return training.train(trained.model, trained.data, trained.recipe,
+                              weights.to(trained.weights))
+
+
+def evaluate(trained: Trained, inputs: Tensor, labels: Tensor, *, function: str = "loss",
+             targets: list | None = None, state: State | None = None) -> np.ndarray:
+    """Values float64 [K] of the targets of `attribute`, at the trained state or a retrained one."""
+    data = _targets_data(trained, inputs, labels)
+    _check_function(function)
+    with devices.exact_arithmetic():
+        return phi.values(trained.model, state or trained.state, data, _sets(targets, len(data)),
+                          function).double().cpu().numpy()
+
+
+def _targets_data(trained: Trained, inputs: Tensor, labels: Tensor) -> Examples:
+    _check_tensors(inputs, labels)
+    device, dtype = trained.state.theta.device, trained.state.theta.dtype
+    return Examples(inputs.detach().to(device), labels.to(device), dtype)
+
+
+def _sets(targets: list | None, count: int) -> list[np.ndarray]:
+    if targets is None:
+        return [np.array([i]) for i in range(count)]
+    sets = [np.asarray(s, dtype=np.int64).reshape(-1) for s in targets]
+    if not sets or any(s.size == 0 or s.min() < 0 or s.max() >= count for s in sets):
+        raise ConfigError(f"A target names none of the {count} images, or one that is not there.",
+                          f"Give non-empty sets of indices from 0 to {count - 1}.")
+    return sets
+
+
+def _check_function(function: str) -> None:
+    if function not in phi.FUNCTIONS:
+        raise ConfigError(f"There is no target function {function!r}.",
+                          f"Choose one of {', '.join(phi.FUNCTIONS)}.")
+
+
+def _check_tensors(inputs: Tensor, labels: Tensor) -> None:
+    if not (isinstance(inputs, Tensor) and inputs.is_floating_point()):
+        raise ConfigError("`inputs` must be a floating-point tensor [N, ...].",
+                          "Convert it, for example with images.float() / 255.")
+    if not (isinstance(labels, Tensor) and labels.dtype == torch.int64 and labels.dim() == 1
+            and len(labels) == len(inputs) > 0):
+        raise ConfigError(f"`labels` must be an int64 tensor [{len(inputs)}], one label an input.",
+                          "Convert it with torch.as_tensor(labels, dtype=torch.int64).")
+    if labels.min() < 0:
+        raise ConfigError("A label is negative.", "Number the classes from 0.")
+
+
+def _check_recipe(recipe: Recipe, n: int) -> None:
+    found = {name: problem for name, problem in problems(RunConfig(recipe=recipe), n_train=n).items()
+             if name.startswith("recipe.")}
+    if found:
+        raise ConfigError("; ".join(f"{k} {v}" for k, v in found.items()) + ".",
+                          f"Correct the recipe; {list(found)[0]} is: {RANGES[list(found)[0]].what}"
+                          if list(found)[0] in RANGES else "Correct the recipe.", found)
+
+
+def _check_weights(weights: Tensor, data: Examples) -> None:
+    if not isinstance(weights, Tensor) or weights.shape != (len(data),) or not torch.isfinite(weights).all():
+        raise ConfigError(f"`weights` must be a finite tensor [{len(data)}].", "One weight an example.")
+
+
+def _trajectory(folder: str | Path | None, device: torch.device) -> Trajectory:
+    if folder is None:
+        return MemoryTrajectory()
+    folder = Path(folder)
+    if not folder.is_dir() or any(folder.iterdir()):
+        raise ConfigError(f"{folder} is not an empty folder.", "Make one for this training alone.")
+    return DiskTrajectory(folder, "api", device)

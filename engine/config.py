@@ -1,0 +1,236 @@
+"""What a run is: a recipe for training, a model, a data set, targets and a replay mode.
+
+A configuration is a value. It is validated whole, before anything is started, against
+`RANGES`, which the forms and the command line read too. Two digests are taken of it: the
+training digest covers what decides the trajectory, and nothing else, so that a run can be
+replayed in another mode or for other targets without training again.
+"""
+
+import dataclasses
+import hashlib
+import json
+import math
+import re
+from dataclasses import dataclass, field
+
+from engine.errors import ConfigError
+
+SCHEMA = 1
+SCHEDULES = ("one-cycle", "cosine", "constant")
+TARGET_FUNCTIONS = ("loss", "margin")
+REPLAY_MODES = ("memory", "disk")
+PRECISIONS = ("float32", "float64")
+DEVICES = ("auto", "cpu", "cuda")
+MODELS = ("small-cnn", "resnet9")
+DATASETS = ("fashion-mnist-sample", "fashion-mnist")
+TARGET = re.compile(r"test:(\d{1,9}|all)|class:(\d{1,5})")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How to train with SGD. The learning rate is per step; one step is one batch.
+
+    `epochs` passes over the data; `batch_size` examples a step, the last incomplete batch of
+    an epoch dropped, so that every step divides by the same number. `peak_lr` is the highest
+    learning rate and `warmup` the fraction of all steps before it. `weight_decay` is added to
+    the gradient (L2, as in `torch.optim.SGD`), on weight matrices and kernels alone unless
+    `decay_norm_bias`. `seed` decides the initial weights and the order of the examples.
+    """
+
+    epochs: int = 8
+    batch_size: int = 500
+    peak_lr: float = 0.05
+    schedule: str = "one-cycle"
+    warmup: float = 0.3
+    momentum: float = 0.9
+    nesterov: bool = True
+    weight_decay: float = 5e-4
+    decay_norm_bias: bool = False
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """One run of the app or the command line. `targets`: see `engine.targets.parse`."""
+
+    preset: str = "own"
+    dataset: str = "fashion-mnist-sample"
+    model: str = "small-cnn"
+    width: float = 1.0
+    recipe: Recipe = field(default_factory=Recipe)
+    targets: tuple[str, ...] = ("test:0",)
+    target_function: str = "loss"
+    replay_mode: str = "memory"
+    targets_per_pass: int = 0
+    device: str = "auto"
+    precision: str = "float32"
+
+    def replace(self, **changes) -> "RunConfig":
+        """A copy with some fields changed; a recipe's fields are named `recipe.peak_lr`."""
+        inner = {k.partition(".")[2]: v for k, v in changes.items() if k.startswith("recipe.")}
+        outer = {k: v for k, v in changes.items() if not k.startswith("recipe.")}
+        if inner:
+            outer["recipe"] = dataclasses.replace(outer.get("recipe", self.recipe), **inner)
+        return dataclasses.replace(self, **outer)
+
+    def to_dict(self) -> dict:
+        return {"schema": SCHEMA, **dataclasses.asdict(self), "targets": list(self.targets)}
+
+    def training_digest(self, data_fingerprint: str) -> str:
+        """Hex digest of all that decides the trajectory: recipe, model, data and precision."""
+        decides = [SCHEMA, dataclasses.asdict(self.recipe), self.model, self.width, self.precision,
+                   data_fingerprint]
+        return hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()
+
+
+@dataclass(frozen=True)
+class Range:
+    """Allowed values of a number, both ends included, with what it is and its unit."""
+
+    low: float
+    high: float
+    what: str
+    kind: type = float
+
+    def problem(self, value) -> str | None:
+        number = isinstance(value, (int, float)) and not isinstance(value, bool)
+        if not number or (self.kind is int and not isinstance(value, int)):
+            wanted = "a whole number" if self.kind is int else "a number"
+            return f"must be {wanted}, not {value!r}"
+        if not math.isfinite(value) or not self.low <= value <= self.high:
+            return f"must be from {self.low:g} to {self.high:g}, not {value:g}"
+        return None
+
+
+RANGES = {
+    "recipe.epochs": Range(1, 10_000, "Passes over the training images.", int),
+    "recipe.batch_size": Range(2, 1_000_000, "Training images a step. Large batches give scores "
+                               "that agree better with retraining.", int),
+    "recipe.peak_lr": Range(1e-8, 100.0, "Highest learning rate, per step. High rates make "
+                            "training chaotic and the scores worthless."),
+    "recipe.warmup": Range(0.0, 0.9, "Fraction of all steps before the peak learning rate."),
+    "recipe.momentum": Range(0.0, 0.9999, "Momentum of SGD; 0 is plain SGD."),
+    "recipe.weight_decay": Range(0.0, 10.0, "L2 weight decay, as in torch.optim.SGD."),
+    "recipe.seed": Range(0, 2**31 - 1, "Decides the initial weights and the order of the "
+                         "examples.", int),
+    "width": Range(0.125, 16.0, "Factor on every channel count of the model."),
+    "targets_per_pass": Range(0, 4096, "Targets carried through one backward pass; 0 chooses by "
+                              "the free memory.", int),
+}
+CHOICES = {
+    "recipe.schedule": SCHEDULES,
+    "dataset": DATASETS,
+    "model": MODELS,
+    "target_function": TARGET_FUNCTIONS,
+    "replay_mode": REPLAY_MODES,
+    "device": DEVICES,
+    "precision": PRECISIONS,
+}
+FLAGS = ("recipe.nesterov", "recipe.decay_norm_bias")
+
+PRESETS = {
+    # Chosen for smooth training: average pooling, GELU, large batch, warm-up, low peak rate.
+    "sample": RunConfig(
+        preset="sample", targets=tuple(f"test:{i}" for i in range(8)), replay_mode="disk",
+    ),
+    # The same smooth ingredients at a GPU's size, on all 60,000 images.
+    "resnet9": RunConfig(
+        preset="resnet9", dataset="fashion-mnist", model="resnet9", width=1.0,
+        recipe=Recipe(epochs=12, batch_size=1000, peak_lr=0.05),
+        targets=tuple(f"test:{i}" for i in range(16)), replay_mode="disk",
+    ),
+}
+PRESET_TEXT = {
+    "sample": "6,000 images, small convolutional network; about a minute on 2 CPU cores",
+    "resnet9": "60,000 images, ResNet-9; made for a GPU, needs the full Fashion-MNIST files",
+}
+
+
+def preset(name: str) -> RunConfig:
+    if name not in PRESETS:
+        raise ConfigError(f"There is no preset «{name}».", f"Choose one of {', '.join(PRESETS)}.",
+                          {"preset": f"is not one of {', '.join(PRESETS)}"})
+    return PRESETS[name]
+
+
+def get(config: RunConfig, name: str):
+    """The value of a field by its dotted name, as in `RANGES`."""
+    value = config
+    for part in name.split("."):
+        value = getattr(value, part)
+    return value
+
+
+def problems(config: RunConfig, n_train: int | None = None, n_test: int | None = None,
+             n_classes: int | None = None) -> dict[str, str]:
+    """Every field that is out of range, with a message; empty where the run can start."""
+    found = {}
+    for name, allowed in RANGES.items():
+        if (problem := allowed.problem(get(config, name))) is not None:
+            found[name] = problem
+    for name, choices in CHOICES.items():
+        if get(config, name) not in choices:
+            found[name] = f"must be one of {', '.join(choices)}, not {get(config, name)!r}"
+    for name in FLAGS:
+        if not isinstance(get(config, name), bool):
+            found[name] = f"must be true or false, not {get(config, name)!r}"
+    recipe = config.recipe
+    if "recipe.momentum" not in found and recipe.nesterov is True and recipe.momentum == 0:
+        found["recipe.nesterov"] = "needs a momentum above 0"
+    if n_train is not None and "recipe.batch_size" not in found and recipe.batch_size > n_train:
+        found["recipe.batch_size"] = (f"is {recipe.batch_size:,}, larger than the data set's "
+                                      f"{n_train:,} training images")
+    if not config.targets:
+        found["targets"] = "name at least one target, such as test:0"
+    seen = set()
+    for target in config.targets:
+        problem = target_problem(target, n_test, n_classes)
+        if problem is None and target in seen:
+            problem = f"{target} is named twice"
+        if problem is not None:
+            found["targets"] = problem
+            break
+        seen.add(target)
+    return found
+
+
+def target_problem(target: str, n_test: int | None, n_classes: int | None) -> str | None:
+    match = TARGET.fullmatch(target) if isinstance(target, str) else None
+    if match is None:
+        return f"{target!r} is no target; write test:INDEX, class:INDEX or test:all"
+    index, label = match.groups()
+    if index not in (None, "all") and n_test is not None and int(index) >= n_test:
+        return f"{target} is out of range: the test images are test:0 to test:{n_test - 1}"
+    if label is not None and n_classes is not None and int(label) >= n_classes:
+        return f"{target} is out of range: the classes are class:0 to class:{n_classes - 1}"
+    return None
+
+
+def check(config: RunConfig, n_train: int | None = None, n_test: int | None = None,
+          n_classes: int | None = None) -> RunConfig:
+    """The same configuration, or a `ConfigError` that names every field at fault."""
+    found = problems(config, n_train, n_test, n_classes)
+    if found:
+        said = "; ".join(f"{name} {problem}" for name, problem in found.items())
+        raise ConfigError(f"The run cannot start: {said}.",
+                          "Correct the settings named and start again.", found)
+    return config
+
+
+def from_dict(values: dict, where: str = "config.json") -> RunConfig:
+    """The inverse of `to_dict`; unknown, missing or mistyped entries are errors."""
+    remedy = f"Restore {where} from a copy, or delete the run and start it again."
+    if not isinstance(values, dict) or values.get("schema") != SCHEMA:
+        raise ConfigError(f"{where} is not a configuration of schema {SCHEMA}.", remedy)
+    values = {k: v for k, v in values.items() if k != "schema"}
+    recipe = values.get("recipe")
+    for cls, given in ((RunConfig, values), (Recipe, recipe)):
+        names = {f.name for f in dataclasses.fields(cls)}
+        if not isinstance(given, dict) or set(given) != names:
+            odd = sorted(set(given) ^ names) if isinstance(given, dict) else ["recipe"]
+            raise ConfigError(f"{where} has unknown or missing entries: {', '.join(odd)}.", remedy)
+    targets = values["targets"]
+    if not isinstance(targets, list):
+        raise ConfigError(f"{where}: targets must be a list.", remedy)
+    config = RunConfig(**{**values, "recipe": Recipe(**recipe), "targets": tuple(targets)})
+    return check(config)

@@ -1,0 +1,213 @@
+"""A module as a pure function of flat vectors, and the two models that ship.
+
+`FunctionalModel` turns any `nn.Module` into
+
+    logits [B, C], buffers' [Q]  =  model(theta [P], buffers [Q], inputs [B, ...], training)
+
+with every trainable parameter in `theta` and every floating-point buffer in `buffers`, so that
+a buffer updated in training (BatchNorm's running statistics) is an output like any other and
+gets an adjoint. Frozen parameters and integer buffers are constants.
+
+Native BatchNorm is replaced by `BatchNorm` below. torch 2.13's fused kernel updates the running
+statistics out of autograd's sight, and its second derivative through `grad` of `jvp` is wrong.
+What cannot be replaced (functional calls, subclasses) is found by `engine.check`.
+"""
+
+import copy
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from engine.config import RunConfig
+from engine.data import Dataset
+from engine.errors import ModelError
+
+NATIVE_BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+
+
+class BatchNorm(nn.Module):
+    """Batch normalisation (arXiv 1502.03167) over all dimensions but 1, in elementary operations.
+
+    As `nn.BatchNorm*d`: normalises with the biased variance, and
+    running' = (1 − momentum) · running + momentum · batch, with the unbiased variance.
+    """
+
+    def __init__(self, native: nn.modules.batchnorm._BatchNorm):
+        super().__init__()
+        self.eps, self.momentum = native.eps, native.momentum
+        self.weight, self.bias = native.weight, native.bias
+        self.register_buffer("running_mean", native.running_mean)
+        self.register_buffer("running_var", native.running_var)
+
+    def forward(self, x: Tensor) -> Tensor:
+        shape = (1, -1) + (1,) * (x.dim() - 2)
+        if self.training:
+            dims = [d for d in range(x.dim()) if d != 1]
+            var, mean = torch.var_mean(x, dim=dims, correction=0)
+            n = x.numel() // x.shape[1]
+            if n < 2:
+                raise ModelError("BatchNorm needs at least two values per channel in training.",
+                                 "Use a larger batch size.")
+            keep = 1 - self.momentum
+            self.running_mean = keep * self.running_mean + self.momentum * mean
+            self.running_var = keep * self.running_var + self.momentum * n / (n - 1) * var
+        else:
+            mean, var = self.running_mean, self.running_var
+        scale = torch.rsqrt(var + self.eps)
+        if self.weight is not None:
+            scale = scale * self.weight
+        out = (x - mean.view(shape)) * scale.view(shape)
+        return out if self.bias is None else out + self.bias.view(shape)
+
+
+def _replace_batch_norms(module: nn.Module, path: str = "", done: dict | None = None) -> nn.Module:
+    done = {} if done is None else done
+    if module in done:
+        return done[module]
+    if isinstance(module, nn.modules.batchnorm._NormBase) and module.track_running_stats:
+        where = f"The module «{path or type(module).__name__}»"
+        if type(module) not in NATIVE_BATCH_NORMS:
+            raise ModelError(f"{where} is a {type(module).__name__}, whose running statistics "
+                             "cannot be replayed.", "Use nn.BatchNorm1d, 2d or 3d itself, or a norm "
+                             "without running statistics such as nn.GroupNorm.")
+        if module.momentum is None:
+            raise ModelError(f"{where} averages its statistics cumulatively (momentum=None).",
+                             "Give it a momentum, such as 0.1.")
+        done[module] = BatchNorm(module).train(module.training)
+    elif isinstance(module, nn.modules.batchnorm._BatchNorm):
+        raise ModelError(f"The module «{path}» has track_running_stats=False, so an evaluation would "
+                         "depend on the images beside the target.", "Track the statistics, or use "
+                         "nn.GroupNorm.")
+    else:
+        done[module] = module
+        for name, child in module.named_children():
+            setattr(module, name, _replace_batch_norms(child, f"{path}.{name}".strip("."), done))
+    return done[module]
+
+
+class FunctionalModel:
+    """See the module's docstring. The module given is copied, never changed.
+
+    `parameters` P, `buffers` Q. `theta0` [P] and `buffers0` [Q] are the module's own values.
+    """
+
+    def __init__(self, module: nn.Module, device: torch.device | str = "cpu",
+                 dtype: torch.dtype = torch.float32):
+        module = _replace_batch_norms(copy.deepcopy(module)).to(device, dtype)
+        self.module = module
+        trainable = {k: p.detach() for k, p in module.named_parameters() if p.requires_grad}
+        floats = {k: b.detach() for k, b in module.named_buffers() if b.is_floating_point()}
+        if not trainable:
+            raise ModelError("The model has no trainable parameter.", "Set requires_grad=True on some.")
+        self._parameter_shapes = {k: p.shape for k, p in trainable.items()}
+        self._buffer_shapes = {k: b.shape for k, b in floats.items()}
+        self._constants = {k: t.detach() for k, t in
+                           [*module.named_parameters(), *module.named_buffers()]
+                           if k not in trainable and k not in floats}
+        self.theta0 = _flatten(trainable, device, dtype)
+        self.buffers0 = _flatten(floats, device, dtype)
+        self.parameters, self.buffers = self.theta0.numel(), self.buffers0.numel()
+
+    def __call__(self, theta_P: Tensor, buffers_Q: Tensor, inputs: Tensor,
+                 training: bool) -> tuple[Tensor, Tensor]:
+        tensors = _unflatten(theta_P, self._parameter_shapes)
+        # Clones, so that a module that updates a buffer in place does so on this call's own value.
+        buffers = _unflatten(buffers_Q.clone(), self._buffer_shapes)
+        constants = {k: t.clone() for k, t in self._constants.items()}
+        tensors = {**tensors, **buffers, **constants}
+        self.module.train(training)
+        # functional_call writes reassigned buffers back into this very dictionary.
+        logits = functional_call(self.module, tensors, (inputs,))
+        if not self._buffer_shapes:
+            return logits, buffers_Q
+        return logits, torch.cat([tensors[k].reshape(-1) for k in self._buffer_shapes])
+
+    def decay_mask(self, decay_norm_bias: bool) -> Tensor:
+        """[P]: 1 where weight decay applies. Vectors and scalars are biases and norms."""
+        parts = [torch.full((math.prod(s),), float(decay_norm_bias or len(s) > 1))
+                 for s in self._parameter_shapes.values()]
+        return torch.cat(parts).to(self.theta0)
+
+    def load(self, theta_P: Tensor, buffers_Q: Tensor) -> dict[str, Tensor]:
+        """Parameters and buffers by name, for `nn.Module.load_state_dict(..., strict=False)`."""
+        return {**_unflatten(theta_P, self._parameter_shapes),
+                **_unflatten(buffers_Q, self._buffer_shapes)}
+
+    def to(self, device, dtype: torch.dtype) -> "FunctionalModel":
+        return FunctionalModel(self.module, device, dtype)
+
+
+def _flatten(tensors: dict[str, Tensor], device, dtype) -> Tensor:
+    if not tensors:
+        return torch.empty(0, device=device, dtype=dtype)
+    return torch.cat([t.reshape(-1) for t in tensors.values()]).to(device, dtype)
+
+
+def _unflatten(flat: Tensor, shapes: dict[str, torch.Size]) -> dict[str, Tensor]:
+    # One split: its backward is one concatenation, where slices would each fill a whole vector.
+    pieces = flat.split([math.prod(s) for s in shapes.values()])
+    return {k: piece.view(s) for (k, s), piece in zip(shapes.items(), pieces, strict=True)}
+
+
+# -- the models that ship: average pooling, BatchNorm before GELU, both for smooth training
+
+
+def _conv(inputs: int, outputs: int, kernel: int, **kwargs) -> list[nn.Module]:
+    return [nn.Conv2d(inputs, outputs, kernel, bias=False, **kwargs), nn.BatchNorm2d(outputs), nn.GELU()]
+
+
+def small_cnn(channels: int, side: int, classes: int, width: float) -> nn.Module:
+    """Two convolutions; 10,570 parameters at width 1 on 28 × 28 grey images."""
+    a, b = round(16 * width), round(32 * width)
+    side = (side // 4) // 2
+    return nn.Sequential(*_conv(channels, a, 4, stride=4), nn.AvgPool2d(2),
+                         *_conv(a, b, 3, padding=1), nn.Flatten(), nn.Linear(b * side**2, classes))
+
+
+class Residual(nn.Module):
+    def __init__(self, *layers: nn.Module):
+        super().__init__()
+        self.layers = nn.Sequential(*layers)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.layers(x)
+
+
+class Scale(nn.Module):
+    def __init__(self, factor: float):
+        super().__init__()
+        self.factor = factor
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.factor * x
+
+
+def resnet9(channels: int, side: int, classes: int, width: float) -> nn.Module:
+    """ResNet-9 as in DAWNBench entries (64, 128, 256, 512 channels at width 1), smoothed:
+    average pooling throughout, and logits scaled by 1/8, which keeps the loss's curvature low."""
+    a, b, c, d = (max(1, round(n * width)) for n in (64, 128, 256, 512))
+    if side < 16:
+        raise ModelError(f"ResNet-9 halves its images three times and these have {side} pixels a "
+                         "side.", "Choose small-cnn.")
+    return nn.Sequential(
+        *_conv(channels, a, 3, padding=1),
+        *_conv(a, b, 3, padding=1), nn.AvgPool2d(2),
+        Residual(*_conv(b, b, 3, padding=1), *_conv(b, b, 3, padding=1)),
+        *_conv(b, c, 3, padding=1), nn.AvgPool2d(2),
+        *_conv(c, d, 3, padding=1), nn.AvgPool2d(2),
+        Residual(*_conv(d, d, 3, padding=1), *_conv(d, d, 3, padding=1)),
+        nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(d, classes), Scale(0.125))
+
+
+BUILDERS = {"small-cnn": small_cnn, "resnet9": resnet9}
+
+
+def functional(config: RunConfig, dataset: Dataset, device: torch.device | str = "cpu") -> FunctionalModel:
+    """The model that a configuration asks for, with initial weights decided by its seed alone."""
+    _, side, _, channels = dataset.train_images.shape
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.recipe.seed)
+        module = BUILDERS[config.model](channels, side, len(dataset.classes), config.width)
+    return FunctionalModel(module, device, getattr(torch, config.precision))

@@ -1,0 +1,64 @@
+"""From a run's events to what *Live* draws: the last word on each meter, and the series. No torch."""
+
+from dataclasses import dataclass, field
+
+from engine import events as log
+
+METERS = ("rss", "ram_total", "ram_available", "gpu", "gpu_total", "disk_used", "disk_free")
+
+
+@dataclass
+class Progress:
+    """A run as its events tell it. Times in seconds, sizes in bytes, `rate` in steps a second."""
+
+    phase: str = "queued"                 # queued, prepare, train, evaluate, replay, done
+    step: int = 0
+    steps: int = 0
+    rate: float | None = None
+    seconds_left: float | None = None     # of this phase
+    fraction: float = 0.0                 # of this phase
+    losses: list[float] = field(default_factory=list)         # one a training step
+    rates: list[tuple[int, float]] = field(default_factory=list)   # (step, learning rate)
+    meters: dict[str, float | None] = field(default_factory=dict)
+    series: dict[str, list[tuple[float, float]]] = field(default_factory=dict)  # (time, bytes)
+    last_time: float | None = None
+    error: dict | None = None             # what, remedy
+
+
+def follow(progress: Progress, events: list[dict]) -> Progress:
+    """Takes more events in, in their order. A `started` begins anew, keeping the loss curve."""
+    for event in events:
+        kind = event["kind"]
+        progress.last_time = event.get("time") or progress.last_time
+        if kind == "started":
+            progress.error = None
+            progress.phase, progress.step, progress.steps, progress.fraction = "prepare", 0, 0, 0.0
+        elif kind == "phase":
+            progress.phase, progress.step, progress.steps = event["phase"], 0, event.get("steps", 0)
+            progress.rate = progress.seconds_left = None
+            progress.fraction = 0.0
+            if event["phase"] == "train":
+                progress.losses, progress.rates = [], []
+        elif kind == "progress":
+            _advance(progress, event)
+        elif kind == "finished":
+            progress.phase, progress.fraction, progress.seconds_left = "done", 1.0, None
+        elif kind in log.TERMINAL:
+            progress.seconds_left = None
+            progress.error = {"what": event.get("what", ""), "remedy": event.get("remedy", "")}
+    return progress
+
+
+def _advance(progress: Progress, event: dict) -> None:
+    progress.phase, progress.step, progress.steps = event["phase"], event["step"], event["steps"]
+    progress.fraction = progress.step / progress.steps if progress.steps else 0.0
+    progress.rate = event.get("rate")
+    if progress.rate:
+        progress.seconds_left = (progress.steps - progress.step) / progress.rate
+    progress.losses.extend(event.get("losses", []))
+    if "lr" in event:
+        progress.rates.append((progress.step, event["lr"]))
+    for meter in METERS:
+        if event.get(meter) is not None:
+            progress.meters[meter] = event[meter]
+            progress.series.setdefault(meter, []).append((event["time"], event[meter]))

@@ -1,0 +1,283 @@
+"""Runs on disk: one folder each, that explains itself.
+
+    outputs/<run_id>/
+      config.json       what was asked for (`RunConfig`)
+      manifest.json     what came of it: status, digests, versions, device, timings, checksums
+      events.jsonl      the log, see `engine.events`
+      log.txt           tracebacks, for those who repair
+      trajectory/       the state before each step; the big part, deletable
+      model/            final state (safetensors), test logits float32 [N_test, classes] (npy)
+      scores/           <set>.npy float32 [K, N] and <set>.json, its sidecar
+      .lock             held (flock) by the process that works on the run, and freed by its death
+
+A run's status is what its manifest says, except that a run which says that it is in progress
+while nobody holds its lock was interrupted. This module needs no torch.
+"""
+
+import contextlib
+import datetime
+import fcntl
+import os
+import re
+import secrets
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from engine import files
+from engine.config import RunConfig, from_dict
+from engine.errors import (ConfigError, IntegrityError, ReplayError, RunBusyError,
+                           RunNotFoundError, StorageError)
+from engine.events import EventLog
+
+SCHEMA = 1
+RUN_ID = re.compile(r"[a-z0-9][a-z0-9-]{0,63}")
+PARTS = ("trajectory", "scores", "model")       # what `sizes` tells apart; the rest is "other"
+CLEANABLE = ("trajectory", "scores")
+IN_PROGRESS = ("queued", "training", "replaying")
+STATUSES = (*IN_PROGRESS, "finished", "failed", "cancelled", "interrupted", "damaged")
+
+
+def outputs_root(given: str | Path | None = None) -> Path:
+    """The folder of all runs: the argument, else REPLAY_OUTPUTS_DIR, else ./outputs. Made if absent."""
+    root = Path(given or os.environ.get("REPLAY_OUTPUTS_DIR") or "outputs").expanduser().resolve()
+    with files.disk_errors(root):
+        root.mkdir(parents=True, exist_ok=True)
+    if not os.access(root, os.W_OK | os.X_OK):
+        raise StorageError(f"{root} cannot be written.", "Make the outputs folder writable, or set "
+                           "REPLAY_OUTPUTS_DIR (or --outputs) to a folder that is.")
+    return root
+
+
+def new_run_id(preset: str) -> str:
+    stamp = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
+    return f"{stamp}-{preset}-{secrets.token_hex(2)}"
+
+
+@dataclass(frozen=True)
+class TargetRef:
+    """One row of one score set: `name` as in the configuration, of one target function."""
+
+    name: str
+    function: str
+    score_set: str
+    row: int
+
+    @property
+    def key(self) -> str:
+        """For links: unique within a run, such as `test:3.loss`."""
+        return f"{self.name}.{self.function}"
+
+
+class Run:
+    """The folder of one run. Nothing is cached: every property reads the disk's present state."""
+
+    def __init__(self, root: Path, run_id: str):
+        if not isinstance(run_id, str) or not RUN_ID.fullmatch(run_id):
+            raise ConfigError(f"{run_id!r} is no run id.", "A run id has small letters, digits and "
+                              "dashes only; `python -m engine list` names the runs.")
+        self.root, self.id = Path(root), run_id
+        self.path = self.root / run_id
+        self.events_log = EventLog(self.path / "events.jsonl")
+
+    @classmethod
+    def open(cls, root: Path, run_id: str) -> "Run":
+        run = cls(root, run_id)
+        if run.path.is_symlink() or not run.path.is_dir():
+            raise RunNotFoundError(f"There is no run {run_id} in {root}.", "It may have been "
+                                   "deleted; choose a run that Runs and storage shows.")
+        return run
+
+    @classmethod
+    def create(cls, root: Path, config: RunConfig, run_id: str | None = None) -> "Run":
+        run = cls(root, run_id or new_run_id(config.preset))
+        with files.disk_errors(run.path):
+            run.path.mkdir()
+            for part in PARTS:
+                (run.path / part).mkdir()
+        files.write_json(run.path / "config.json", config.to_dict())
+        run.write_manifest({"schema": SCHEMA, "run_id": run.id, "status": "queued",
+                            "created": datetime.datetime.now().astimezone().isoformat("T", "seconds"),
+                            "files": {}})
+        return run
+
+    # -- what it says of itself
+
+    @property
+    def config(self) -> RunConfig:
+        path = self.path / "config.json"
+        remedy = "Restore it from a copy, or delete the run and start it again."
+        return from_dict(files.read_json(path, remedy), str(path))
+
+    @property
+    def manifest(self) -> dict:
+        path = self.path / "manifest.json"
+        manifest = files.read_json(path, "Delete the run in Runs and storage and start it again.")
+        if not isinstance(manifest, dict) or manifest.get("schema") != SCHEMA:
+            raise IntegrityError(f"{path} is not of schema {SCHEMA}.",
+                                 "Open the run with the version that wrote it, or delete it.")
+        return manifest
+
+    def write_manifest(self, manifest: dict) -> None:
+        files.write_json(self.path / "manifest.json", manifest)
+
+    def update_manifest(self, **fields) -> dict:
+        manifest = {**self.manifest, **fields}
+        self.write_manifest(manifest)
+        return manifest
+
+    def add_files(self, checksums: dict[str, str]) -> None:
+        """Records files by their path inside the run, with their SHA-256."""
+        self.update_manifest(files={**self.manifest["files"], **checksums})
+
+    @property
+    def status(self) -> str:
+        try:
+            said = self.manifest["status"]
+        except ReplayError:
+            return "damaged"
+        if said in IN_PROGRESS and not self.is_locked():
+            # Read again: the worker may have finished between the two looks.
+            said = self.manifest["status"]
+            return "interrupted" if said in IN_PROGRESS else said
+        return said
+
+    def events(self, offset: int = 0) -> tuple[list[dict], int]:
+        return self.events_log.read(offset)
+
+    # -- who works on it
+
+    def is_locked(self) -> bool:
+        try:
+            handle = os.open(self.path / ".lock", os.O_RDONLY)
+        except FileNotFoundError:
+            return False
+        try:
+            fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            return False
+        except BlockingIOError:
+            return True
+        finally:
+            os.close(handle)
+
+    @contextlib.contextmanager
+    def locked(self):
+        """Holds the run for this thread; the system lets go of it when the process dies."""
+        lock = self.acquire()
+        try:
+            yield
+        finally:
+            os.close(lock)
+
+    def acquire(self) -> int:
+        with files.disk_errors(self.path):
+            handle = os.open(self.path / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(handle)
+            raise RunBusyError(f"Run {self.id} is in use by a job in progress.",
+                               "Wait until it has finished, or cancel it.") from None
+        return handle
+
+    # -- scores
+
+    def score_sets(self) -> list[dict]:
+        """The sidecars of all score sets, oldest first, each with its name under `name`."""
+        recorded = self.manifest["files"]
+        names = [Path(f).stem for f in recorded if f.startswith("scores/") and f.endswith(".json")]
+        remedy = f"Delete the scores of run {self.id} and attribute the targets again."
+        sets = []
+        for name in names:
+            path = self.path / "scores" / f"{name}.json"
+            if not path.is_file() or files.sha256_of(path) != recorded[f"scores/{name}.json"]:
+                raise IntegrityError(f"{path} is missing or has changed since it was written.", remedy)
+            sets.append({"name": name, **files.read_json(path, remedy)})
+        return sets
+
+    def targets(self) -> list[TargetRef]:
+        return [TargetRef(t["name"], s["target_function"], s["name"], row)
+                for s in self.score_sets() for row, t in enumerate(s["targets"])]
+
+    def target(self, key: str) -> TargetRef:
+        found = {t.key: t for t in self.targets()}
+        if key not in found:
+            raise ConfigError(f"Run {self.id} has no scores for the target «{key}».",
+                              f"It has {', '.join(found) or 'none'}.")
+        return found[key]
+
+    def scores(self, score_set: str) -> np.ndarray:
+        """float32 [K, N], memory-mapped, verified against the checksum written with it."""
+        relative = f"scores/{score_set}.npy"
+        recorded = self.manifest["files"]
+        remedy = f"Delete the scores of run {self.id} and attribute the targets again."
+        if relative not in recorded:
+            raise IntegrityError(f"Run {self.id} has no score set {score_set}.", remedy)
+        return files.read_npy(self.path / relative, recorded[relative], remedy)
+
+    def test_logits(self) -> np.ndarray:
+        """float32 [N_test, classes] of the final model in evaluation mode."""
+        relative = "model/test_logits.npy"
+        return files.read_npy(self.path / relative, self.manifest["files"].get(relative),
+                              f"Delete run {self.id} and start it again.")
+
+    # -- disk
+
+    def sizes(self) -> dict[str, int]:
+        """Bytes by part: trajectory, scores, model, other."""
+        sizes = {part: files.size_of(self.path / part) for part in PARTS}
+        return {**sizes, "other": files.size_of(self.path) - sum(sizes.values())}
+
+    def clean(self, parts: tuple[str, ...], dry_run: bool = False) -> int:
+        """Deletes the content of some parts and returns the bytes freed (or to be freed)."""
+        for part in parts:
+            if part not in CLEANABLE:
+                raise ConfigError(f"«{part}» cannot be cleaned.", f"Choose of {', '.join(CLEANABLE)}.")
+        bytes_freed = sum(files.size_of(self.path / part) for part in parts)
+        if dry_run:
+            return bytes_freed
+        with self.locked():
+            manifest = self.manifest
+            kept = {f: sha for f, sha in manifest["files"].items() if f.split("/")[0] not in parts}
+            manifest = {**manifest, "files": kept}
+            if "trajectory" in parts and "trajectory" in manifest:
+                manifest["trajectory"] = {**manifest["trajectory"], "kept": False}
+            if "scores" in parts:
+                manifest["scored"] = False
+            self.write_manifest(manifest)
+            for part in parts:
+                folder = self.path / part
+                if folder.is_symlink():
+                    raise StorageError(f"{folder} is a link, and links are not followed.",
+                                       "Remove it by hand.")
+                shutil.rmtree(folder, ignore_errors=True)
+                folder.mkdir(exist_ok=True)
+            self.events_log.append("cleaned", parts=list(parts), bytes=bytes_freed)
+        return bytes_freed
+
+    def delete(self, dry_run: bool = False) -> int:
+        """Deletes the whole folder and returns the bytes freed (or to be freed)."""
+        if self.path.is_symlink() or self.path.parent != self.root:
+            raise StorageError(f"{self.path} is not a run's folder.", "Remove it by hand.")
+        bytes_freed = files.size_of(self.path)
+        if dry_run:
+            return bytes_freed
+        with self.locked(), files.disk_errors(self.path):
+            # Out of sight first, so that no page meets a half-deleted run.
+            doomed = self.root / f".deleted-{self.id}"
+            self.path.rename(doomed)
+            shutil.rmtree(doomed)
+        return bytes_freed
+
+
+def list_runs(root: Path) -> list[Run]:
+    """All runs, newest first. Folders whose names are no run ids are left alone."""
+    names = [p.name for p in root.iterdir()
+             if RUN_ID.fullmatch(p.name) and p.is_dir() and not p.is_symlink()]
+    return [Run(root, name) for name in sorted(names, reverse=True)]
+
+
+def disk_free(root: Path) -> int:
+    return shutil.disk_usage(root).free
