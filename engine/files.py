@@ -17,6 +17,8 @@ import numpy as np
 
 from engine.errors import IntegrityError, StorageError
 
+os.umask(UMASK := os.umask(0o022))      # it can only be read by setting it
+
 
 @contextlib.contextmanager
 def disk_errors(path: Path):
@@ -44,6 +46,7 @@ def write_bytes(path: Path, content: bytes) -> str:
                 file.write(content)
                 file.flush()
                 os.fsync(file.fileno())
+            os.chmod(temporary, 0o666 & ~UMASK)     # mkstemp makes files private; runs are for sharing
             os.replace(temporary, path)
         except BaseException:
             with contextlib.suppress(FileNotFoundError):

@@ -114,9 +114,8 @@ class FunctionalModel:
                  training: bool) -> tuple[Tensor, Tensor]:
         tensors = _unflatten(theta_P, self._parameter_shapes)
         # Clones, so that a module that updates a buffer in place does so on this call's own value.
-        buffers = _unflatten(buffers_Q.clone(), self._buffer_shapes)
-        constants = {k: t.clone() for k, t in self._constants.items()}
-        tensors = {**tensors, **buffers, **constants}
+        own = {**_unflatten(buffers_Q, self._buffer_shapes), **self._constants}
+        tensors.update((k, tensor.clone()) for k, tensor in own.items())
         self.module.train(training)
         # functional_call writes reassigned buffers back into this very dictionary.
         logits = functional_call(self.module, tensors, (inputs,))
