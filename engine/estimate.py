@@ -14,6 +14,7 @@ from engine.config import RunConfig
 from engine.schedule import plan_for
 
 HEADER = 512              # bytes of a trajectory file beside its tensors: names, shapes, checksum
+SIDECAR, SIDECAR_TARGET = 1000, 150     # bytes of the JSON beside the scores
 RESERVE_RAM = 1 << 30     # bytes left to the system, the page server and torch itself
 
 
@@ -49,7 +50,7 @@ def estimate(config: RunConfig, root: Path) -> Estimate:
     steps = len(plan_for(config.recipe, n))
     per_step = state + HEADER
     trajectory = steps * per_step
-    scores = 4 * k * n + 4096
+    scores = 4 * k * n + SIDECAR + SIDECAR_TARGET * k
     model = state + item * functional.parameters + 4 * len(dataset.test_labels) * len(dataset.classes)
     device = devices.choose(config.device)
     # Adjoints of K targets, the data as float, scores.

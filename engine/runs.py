@@ -198,8 +198,10 @@ class Run:
         return sets
 
     def targets(self) -> list[TargetRef]:
-        return [TargetRef(t["name"], s["target_function"], s["name"], row)
-                for s in self.score_sets() for row, t in enumerate(s["targets"])]
+        """All that have scores; of a target scored twice, the newest."""
+        found = [TargetRef(t["name"], s["target_function"], s["name"], row)
+                 for s in self.score_sets() for row, t in enumerate(s["targets"])]
+        return list({t.key: t for t in found}.values())
 
     def target(self, key: str) -> TargetRef:
         found = {t.key: t for t in self.targets()}

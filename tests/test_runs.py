@@ -1,0 +1,445 @@
+"""Runs on disk, the worker and the command line: what users type wrong, and what machines do."""
+
+import dataclasses
+import fcntl
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from engine import config as configs
+from engine import data, estimate, files, influence, runs, work
+from engine.__main__ import main
+from engine.errors import (CancelledError, ConfigError, DataError, DivergedError, IntegrityError,
+                           RunBusyError, RunNotFoundError, StorageError)
+from engine.events import EventLog
+from engine.jobs import JobManager
+from engine.progress import Progress, follow
+
+ROOT = Path(__file__).parents[1]
+SHORT = configs.preset("sample").replace(
+    **{"recipe.epochs": 1, "recipe.batch_size": 1000, "targets": ("test:0", "class:2")})
+
+
+def execute(root: Path, config=SHORT, **kwargs) -> runs.Run:
+    run = runs.Run.create(root, config)
+    with run.locked():
+        work.execute(run, **kwargs)
+    return run
+
+
+@pytest.fixture
+def root(tmp_path) -> Path:
+    return runs.outputs_root(tmp_path / "outputs")
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory) -> Path:
+    """The folder of one short finished run; tests take copies."""
+    return execute(runs.outputs_root(tmp_path_factory.mktemp("made"))).path
+
+
+@pytest.fixture
+def run(made, root) -> runs.Run:
+    shutil.copytree(made, root / made.name)
+    return runs.Run.open(root, made.name)
+
+
+# -- a run explains itself
+
+
+def test_a_finished_run_holds_what_it_says(run):
+    assert run.status == "finished"
+    names = {p.relative_to(run.path).as_posix() for p in run.path.rglob("*") if p.is_file()}
+    assert {"config.json", "manifest.json", "events.jsonl", "model/state.safetensors",
+            "model/test_logits.npy", "scores/loss-000.npy", "scores/loss-000.json"} <= names
+    assert sum("trajectory/step-" in n for n in names) == 6
+    assert not any(".tmp-" in n or n.endswith(".spare") for n in names)
+    manifest = run.manifest
+    for relative, sha in manifest["files"].items():
+        assert files.sha256_of(run.path / relative) == sha
+    assert manifest["steps"] == 6 and manifest["timings"].keys() == {"train_seconds", "replay_seconds"}
+    assert manifest["peak_bytes"]["rss"] > 0 and manifest["versions"]["torch"]
+    sidecar = run.score_sets()[0]
+    assert [t["name"] for t in sidecar["targets"]] == ["test:0", "class:2"]
+    assert sidecar["target_function"] == "loss" and "nats" in sidecar["unit"] and "harmful" in sidecar["sign"]
+    scores = run.scores("loss-000")
+    assert scores.dtype == np.float32 and scores.shape == (2, 6000) and np.abs(scores).min(0).max() > 0
+    events, _ = run.events()
+    assert [e["kind"] for e in events if e["kind"] != "progress"][0] == "started"
+    told = follow(Progress(), events)
+    assert told.phase == "done" and len(told.losses) == 6
+    assert told.meters["rss"] > 0 and told.meters["disk_free"] > 0
+
+
+def test_the_estimate_is_the_size_that_a_run_has(run):
+    told = estimate.estimate(run.config, run.root)
+    used = run.sizes()
+    assert used["trajectory"] == pytest.approx(told.trajectory, rel=0.05)
+    assert used["scores"] == pytest.approx(told.scores, rel=0.05)
+    assert told.steps == 6 and told.disk["disk"] > told.disk["memory"] and told.fits["disk"]
+
+
+def test_views_agree_with_torch(run):
+    import torch
+    dataset = data.load("fashion-mnist-sample")
+    view = influence.view(run, dataset, "test:0")
+    logits, label = torch.from_numpy(np.array(run.test_logits()))[0].double(), int(dataset.test_labels[0])
+    assert view.loss == pytest.approx(torch.nn.functional.cross_entropy(logits[None], torch.tensor([label])).item())
+    others = torch.cat([logits[:label], logits[label + 1:]])
+    assert view.margin == pytest.approx((logits[label] - others.logsumexp(0)).item())
+    assert view.probability == pytest.approx(logits.softmax(0)[label].item())
+    assert run.score_sets()[0]["targets"][0]["value"] == pytest.approx(view.loss, rel=1e-4)
+    assert influence.view(run, dataset, "class:2").test_indices.size == 100
+    wrong = influence.misclassified(run, dataset)
+    assert 1 - len(wrong) / 1000 == pytest.approx(run.manifest["test_accuracy"])
+
+
+@pytest.mark.parametrize("function, sign", [("loss", 1), ("margin", -1)])
+def test_ranking_by_partition_equals_sorting(function, sign):
+    scores = np.random.default_rng(0).normal(size=500)
+    ranking = influence.rank(scores, function, 12)
+    order = np.argsort(sign * scores)
+    assert ranking.helpful.tolist() == order[:12].tolist()
+    assert ranking.harmful.tolist() == order[::-1][:12].tolist()
+    assert influence.rank(np.array([0.0, 1.0]), "loss", 12).helpful.size == 0
+
+
+def test_further_targets_need_no_training_and_repeat_bitwise(run):
+    with run.locked():
+        name = work.execute(run, ("test:0",), "loss")
+    first = run.scores("loss-000")[0]
+    assert name == "loss-001" and np.allclose(run.scores(name)[0], first, rtol=1e-4, atol=1e-7)
+    with run.locked():
+        again = work.execute(run, ("test:0",), "loss")
+    assert np.array_equal(run.scores(again), run.scores(name))
+    assert run.target("test:0.loss").score_set == "loss-002"          # the newest of the same name
+    assert len([e for e in run.events()[0] if e["kind"] == "phase" and e["phase"] == "train"]) == 1
+
+
+def test_memory_mode_gives_bitwise_the_scores_of_disk_mode_and_keeps_no_trajectory(run, root):
+    other = execute(root, run.config.replace(replay_mode="memory"))
+    assert np.array_equal(other.scores("loss-000"), run.scores("loss-000"))
+    assert other.sizes()["trajectory"] == 0
+    with other.locked(), pytest.raises(ConfigError, match="keeps no trajectory"):
+        work.execute(other, ("test:1",), "loss")
+    assert other.status == "finished" and other.manifest["error"]["remedy"]
+
+
+# -- bad input
+
+
+@pytest.mark.parametrize("change, field", [
+    ({"recipe.epochs": 0}, "recipe.epochs"), ({"recipe.epochs": 1.5}, "recipe.epochs"),
+    ({"recipe.batch_size": -5}, "recipe.batch_size"), ({"recipe.batch_size": 6001}, "recipe.batch_size"),
+    ({"recipe.peak_lr": 0.0}, "recipe.peak_lr"), ({"recipe.peak_lr": float("nan")}, "recipe.peak_lr"),
+    ({"recipe.momentum": 1.0}, "recipe.momentum"), ({"recipe.momentum": 0.0}, "recipe.nesterov"),
+    ({"recipe.weight_decay": -1.0}, "recipe.weight_decay"), ({"recipe.schedule": "step"}, "recipe.schedule"),
+    ({"recipe.seed": True}, "recipe.seed"), ({"width": 0.0}, "width"), ({"model": "vit"}, "model"),
+    ({"replay_mode": "cloud"}, "replay_mode"), ({"targets": ()}, "targets"),
+    ({"targets": ("test:1000",)}, "targets"), ({"targets": ("test:-1",)}, "targets"),
+    ({"targets": ("class:10",)}, "targets"), ({"targets": ("../x",)}, "targets"),
+    ({"targets": ("test:1", "test:1")}, "targets"),
+])
+def test_every_bad_setting_is_named_before_anything_starts(root, change, field):
+    config = SHORT.replace(**change)
+    with pytest.raises(ConfigError) as error:
+        JobManager(root).submit(config)
+    assert list(error.value.problems) == [field] and field in str(error.value) and error.value.remedy
+    assert list(root.iterdir()) == []
+
+
+def test_an_unknown_preset_is_named():
+    with pytest.raises(ConfigError, match="no preset «huge»"):
+        configs.preset("huge")
+
+
+@pytest.mark.parametrize("run_id", ["../x", "a/b", "/etc", "..", "", "A", "x" * 65, "a\n"])
+def test_a_run_id_cannot_leave_the_folder(root, run_id):
+    with pytest.raises(ConfigError, match="no run id"):
+        runs.Run.open(root, run_id)
+
+
+def test_a_link_is_no_run_and_nothing_outside_is_deleted(root, tmp_path, run):
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (outside / "keep").write_text("x")
+    (root / "linked").symlink_to(outside)
+    with pytest.raises(RunNotFoundError):
+        runs.Run.open(root, "linked")
+    with pytest.raises(StorageError):
+        runs.Run(root, "linked").delete()
+    shutil.rmtree(run.path / "scores")
+    (run.path / "scores").symlink_to(outside)
+    with pytest.raises(StorageError):
+        run.clean(("scores",))
+    (run.path / "trajectory" / "link").symlink_to(outside)
+    run.clean(("trajectory",))
+    run.delete()
+    assert (outside / "keep").exists() and not run.path.exists()
+
+
+def test_a_diverging_run_fails_at_its_step_keeps_what_it_has_and_writes_no_scores(root):
+    config = SHORT.replace(**{"recipe.peak_lr": 100.0, "recipe.schedule": "constant",
+                              "recipe.warmup": 0.0, "recipe.weight_decay": 10.0, "recipe.epochs": 8})
+    run = runs.Run.create(root, config)
+    with run.locked(), pytest.raises(DivergedError, match="step") as error:
+        work.execute(run)
+    assert run.status == "failed" and run.manifest["error"]["what"] == error.value.what
+    assert f"step {error.value.step + 1} of 48" in error.value.what
+    assert run.score_sets() == [] and list((run.path / "scores").iterdir()) == []
+    assert run.sizes()["trajectory"] > 0
+    assert "DivergedError" in (run.path / "log.txt").read_text()
+    assert run.events()[0][-1]["kind"] == "failed"
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"schema": 1}', '{"schema": 9}'])
+def test_a_corrupt_config_is_named(run, text):
+    (run.path / "config.json").write_text(text)
+    with pytest.raises((ConfigError, IntegrityError), match="config.json") as error:
+        run.config
+    assert error.value.remedy
+
+
+def test_a_corrupt_config_value_or_manifest_is_named(run):
+    values = json.loads((run.path / "config.json").read_text())
+    values["recipe"]["epochs"] = "many"
+    (run.path / "config.json").write_text(json.dumps(values))
+    with pytest.raises(ConfigError, match="recipe.epochs"):
+        run.config
+    (run.path / "manifest.json").write_text("nonsense")
+    assert run.status == "damaged"
+    assert run.delete() > 0
+
+
+def test_changed_scores_are_found(run):
+    path = run.path / "scores" / "loss-000.npy"
+    content = bytearray(path.read_bytes())
+    content[-3] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(IntegrityError, match="has changed"):
+        run.scores("loss-000")
+    path.unlink()
+    with pytest.raises(IntegrityError, match="missing"):
+        run.scores("loss-000")
+
+
+def test_changed_settings_or_data_are_found_before_a_replay(run, monkeypatch):
+    config = json.loads((run.path / "config.json").read_text())
+    config["recipe"]["seed"] = 7
+    files.write_json(run.path / "config.json", config)
+    with run.locked(), pytest.raises(IntegrityError, match="not the one it was trained with"):
+        work.execute(run, ("test:1",), "loss")
+    sample = data.load("fashion-mnist-sample")
+    images = sample.train_images.copy()
+    images[0, 0, 0, 0] ^= 1
+    monkeypatch.setattr(data, "load", lambda name: dataclasses.replace(sample, train_images=images))
+    with run.locked(), pytest.raises(DataError, match="has changed"):
+        work.execute(run, ("test:1",), "loss")
+
+
+def test_a_folder_that_cannot_be_written_is_named(tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StorageError, match="cannot be written"):
+        runs.outputs_root(tmp_path / "file")
+    closed = tmp_path / "closed"
+    closed.mkdir(mode=0o555)
+    # Root may write anywhere, so for root the answer of the system is put in its place.
+    if os.geteuid() == 0:
+        monkeypatch.setattr(os, "access", lambda *a, **k: False)
+    with pytest.raises(StorageError, match="cannot be written"):
+        runs.outputs_root(closed)
+
+
+def test_no_space_left_fails_with_its_remedy(tmp_path):
+    """A file-size limit of the system stands for the full disk: the same refusal to write."""
+    code = ("import resource, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (70000, 70000)); "
+            "from engine.__main__ import main; sys.exit(main(sys.argv[1:]))")
+    done = subprocess.run(
+        [sys.executable, "-c", code, "run", "--targets", "test:0", "--set", "recipe.epochs=1",
+         "--outputs", str(tmp_path), "--set", "recipe.batch_size=1000", "--set", "width=2"],
+        cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 1, done.stderr
+    assert "No space left to write" in done.stderr and "Free space" in done.stderr
+    run, = runs.list_runs(tmp_path)
+    assert run.status == "failed" and "No space left" in run.manifest["error"]["what"]
+    assert not any(p.name.startswith(".tmp-") for p in run.path.rglob("*"))
+
+
+# -- cleaning, locks, crashes
+
+
+def test_cleaning_frees_what_it_says(run):
+    before = files.size_of(run.path)
+    promised = run.clean(("trajectory",), dry_run=True)
+    assert files.size_of(run.path) == before and promised == run.sizes()["trajectory"] > 0
+    assert run.clean(("trajectory",)) == promised and run.sizes()["trajectory"] == 0
+    assert run.targets() and run.status == "finished"
+    with run.locked(), pytest.raises(ConfigError, match="keeps no trajectory"):
+        work.execute(run, ("test:1",), "loss")
+    assert run.clean(("scores",)) > 0 and run.targets() == []
+    with pytest.raises(ConfigError, match="cannot be cleaned"):
+        run.clean(("..",))
+    total = files.size_of(run.path)
+    assert run.delete(dry_run=True) == total == run.delete()
+    with pytest.raises(RunNotFoundError):
+        runs.Run.open(run.root, run.id)
+
+
+def test_a_run_in_use_cannot_be_cleaned_or_worked_on(run):
+    with run.locked():
+        for act in (lambda: run.clean(("trajectory",)), run.delete, run.acquire):
+            with pytest.raises(RunBusyError):
+                act()
+
+
+def test_a_killed_process_leaves_an_interrupted_run(tmp_path):
+    command = [sys.executable, "-m", "engine", "run", "--outputs", str(tmp_path), "--targets", "test:0"]
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        deadline = time.monotonic() + 60
+        run = None
+        while time.monotonic() < deadline and not (run and run.sizes()["trajectory"]):
+            run = next(iter(runs.list_runs(tmp_path)), None)
+            time.sleep(0.05)
+        assert run.status == "training"
+    finally:
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    assert run.status == "interrupted"
+    assert run.delete() > 0
+
+
+def test_cancel_stops_at_the_next_step_and_leaves_a_consistent_run(root):
+    cancel, steps = threading.Event(), []
+
+    def on_event(event):
+        if event["kind"] == "progress" and event["phase"] == "replay":
+            steps.append(event["step"])
+            cancel.set()
+
+    run = runs.Run.create(root, SHORT)
+    with run.locked(), pytest.raises(CancelledError):
+        work.execute(run, cancel=cancel, on_event=on_event)
+    assert steps == [1] and run.status == "cancelled" and run.score_sets() == []
+    assert run.events()[0][-1]["kind"] == "cancelled"
+    with run.locked():
+        work.execute(run, ("test:0",), "loss")        # its training is whole, so it can be replayed
+    assert run.status == "finished" and len(run.targets()) == 1
+
+
+def test_the_event_log_survives_half_a_line(tmp_path):
+    log = EventLog(tmp_path / "events.jsonl")
+    log.append("started")
+    with log.path.open("a") as file:
+        file.write('{"kind": "prog')
+    events, offset = log.read()
+    assert [e["kind"] for e in events] == ["started"]
+    log.append("finished")
+    assert [e["kind"] for e in log.read(offset)[0]] == ["unreadable", "finished"]
+
+
+# -- the worker thread
+
+
+def wait(run: runs.Run, *statuses: str) -> None:
+    deadline = time.monotonic() + 120
+    while run.status not in statuses:
+        assert time.monotonic() < deadline, f"{run.status}, not {statuses}"
+        time.sleep(0.05)
+
+
+def test_jobs_queue_run_one_at_a_time_cancel_and_outlive_errors(root):
+    manager = JobManager(root)
+    first = runs.Run.open(root, manager.submit(SHORT))
+    bad = runs.Run.open(root, manager.submit(SHORT.replace(
+        **{"recipe.peak_lr": 100.0, "recipe.weight_decay": 10.0, "recipe.epochs": 8,
+           "recipe.schedule": "constant", "recipe.warmup": 0.0})))
+    third = runs.Run.open(root, manager.submit(SHORT))
+    assert third.status == "queued" and manager.active() == [first.id, bad.id, third.id]
+    with pytest.raises(RunBusyError):
+        manager.submit_targets(third.id, ("test:1",), "loss")
+    assert manager.cancel(third.id)
+    wait(first, "finished")
+    wait(bad, "failed")
+    wait(third, "cancelled")
+    while manager.active():
+        time.sleep(0.01)
+    assert not manager.cancel(first.id)
+    manager.submit_targets(first.id, ("test:5",), "margin")
+    wait(first, "finished")
+    assert first.target("test:5.margin").score_set == "margin-001"
+
+
+# -- the command line
+
+
+def test_command_line_from_run_to_clean(tmp_path, capsys):
+    outputs = ["--outputs", str(tmp_path)]
+    assert main(["run", *outputs, "--targets", "test:0,test:1", "--set", "recipe.epochs=1",
+                 "--set", "recipe.batch_size=1000", "--set", "width=0.5"]) == 0
+    run, = runs.list_runs(tmp_path)
+    assert f"{run.path}/scores/loss-000.npy" in capsys.readouterr().out
+    assert np.load(run.path / "scores" / "loss-000.npy", allow_pickle=False).shape == (2, 6000)
+    assert main(["attribute", run.id, *outputs, "--targets", "class:1", "--function", "margin"]) == 0
+    assert main(["list", *outputs]) == 0 and "finished" in capsys.readouterr().out
+    assert main(["info", run.id, *outputs]) == 0
+    assert json.loads(capsys.readouterr().out)["targets"] == ["test:0.loss", "test:1.loss", "class:1.margin"]
+    assert main(["clean", run.id, *outputs, "--parts", "trajectory", "--dry-run"]) == 0
+    assert run.sizes()["trajectory"] > 0
+    assert main(["clean", run.id, *outputs, "--all"]) == 0 and not run.path.exists()
+
+
+@pytest.mark.parametrize("arguments, code, said", [
+    (["run", "--preset", "huge"], 2, "no preset «huge»"),
+    (["run", "--targets", "test:5000"], 2, "out of range"),
+    (["run", "--set", "recipe.epochs=none"], 2, "is no number"),
+    (["run", "--set", "epoch=3"], 2, "known name"),
+    (["run", "--set", "recipe.batch_size=7000"], 2, "larger than the data set"),
+    (["info", "nope"], 3, "no run nope"),
+    (["info", "../etc"], 2, "no run id"),
+    (["clean", "nope", "--all"], 3, "no run nope"),
+])
+def test_command_line_errors_say_what_and_exit_with_their_code(tmp_path, capsys, arguments, code, said):
+    assert main([*arguments, "--outputs", str(tmp_path)]) == code
+    assert said in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_help_teaches(capsys):
+    for command in ([], ["run"]):
+        with pytest.raises(SystemExit) as done:
+            main([*command, "--help"])
+        assert done.value.code == 0
+    said = capsys.readouterr().out
+    assert "python -m engine run --preset sample" in said and "recipe.peak_lr" in said
+
+
+def test_torchvision_imports_beside_this_torch_and_reads_fashion_mnist(tmp_path):
+    torchvision = data.import_torchvision()
+    assert torchvision.datasets.FashionMNIST
+    if data.DEBIAN.is_dir():
+        splits = data.read_fashion_mnist(tmp_path)
+        assert splits["train"][0].shape == (60000, 28, 28, 1)
+        sample = data.load("fashion-mnist-sample")
+        with np.load(data.SAMPLE) as arrays:
+            assert np.array_equal(splits["train"][0][arrays["train_source_index"]], sample.train_images)
+    else:
+        with pytest.raises(DataError, match="dataset-fashion-mnist"):
+            data.read_fashion_mnist(tmp_path)
+
+
+def test_locks_are_let_go_at_the_end(run):
+    with run.locked():
+        assert run.is_locked()
+    assert not run.is_locked()
+    with open(run.path / ".lock") as file:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
