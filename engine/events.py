@@ -13,7 +13,7 @@ time. Each line has `time` (seconds since 1970) and `kind`:
     phase      "train" or "replay"
     step       steps of this phase done; `steps` is how many there are
     losses     train: mean batch loss of each step since the last progress line
-    lr         train: learning rate of the last step
+    rates      train: learning rate of each of them
     rate       steps per second, over the last seconds
     rss, ram_total, ram_available, gpu, gpu_total, disk_free, disk_used    bytes
 """

@@ -150,7 +150,7 @@ def _unflatten(flat: Tensor, shapes: dict[str, torch.Size]) -> dict[str, Tensor]
     return {k: piece.view(s) for (k, s), piece in zip(shapes.items(), pieces, strict=True)}
 
 
-# -- the models that ship: average pooling, BatchNorm before GELU, both for smooth training
+# -- the models that ship: no max-pooling, BatchNorm before GELU, for smooth training
 
 
 def _conv(inputs: int, outputs: int, kernel: int, **kwargs) -> list[nn.Module]:
@@ -158,11 +158,14 @@ def _conv(inputs: int, outputs: int, kernel: int, **kwargs) -> list[nn.Module]:
 
 
 def small_cnn(channels: int, side: int, classes: int, width: float) -> nn.Module:
-    """Two convolutions; 10,570 parameters at width 1 on 28 × 28 grey images."""
-    a, b = round(16 * width), round(32 * width)
-    side = (side // 4) // 2
-    return nn.Sequential(*_conv(channels, a, 4, stride=4), nn.AvgPool2d(2),
-                         *_conv(a, b, 3, padding=1), nn.Flatten(), nn.Linear(b * side**2, classes))
+    """Two convolutions; 23,546 parameters at width 1 on 28 × 28 grey images.
+
+    The first convolution takes 6 × 6 pixels in strides of 4: 49 positions keep a step cheap on a
+    CPU, where the replay's cost is the memory traffic of the activations.
+    """
+    a, b = round(24 * width), round(32 * width)
+    return nn.Sequential(*_conv(channels, a, 6, stride=4, padding=1), *_conv(a, b, 3, padding=1),
+                         nn.Flatten(), nn.Linear(b * ((side - 4) // 4 + 1)**2, classes))
 
 
 class Residual(nn.Module):

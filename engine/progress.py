@@ -18,7 +18,7 @@ class Progress:
     seconds_left: float | None = None     # of this phase
     fraction: float = 0.0                 # of this phase
     losses: list[float] = field(default_factory=list)         # one a training step
-    rates: list[tuple[int, float]] = field(default_factory=list)   # (step, learning rate)
+    rates: list[float] = field(default_factory=list)          # learning rate of each
     meters: dict[str, float | None] = field(default_factory=dict)
     series: dict[str, list[tuple[float, float]]] = field(default_factory=dict)  # (time, bytes)
     last_time: float | None = None
@@ -56,8 +56,7 @@ def _advance(progress: Progress, event: dict) -> None:
     if progress.rate:
         progress.seconds_left = (progress.steps - progress.step) / progress.rate
     progress.losses.extend(event.get("losses", []))
-    if "lr" in event:
-        progress.rates.append((progress.step, event["lr"]))
+    progress.rates.extend(event.get("rates", []))
     for meter in METERS:
         if event.get(meter) is not None:
             progress.meters[meter] = event[meter]

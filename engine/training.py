@@ -18,8 +18,8 @@ from engine.store import Trajectory
 
 LOSS_EVERY = 0.2     # seconds between looks at the losses: each look makes a GPU wait
 
-# Called with (steps done, the losses since the last call, learning rate of the last step).
-OnProgress = Callable[[int, list[float], float], None]
+# Called with (steps done, the losses and the learning rates of the steps since the last call).
+OnProgress = Callable[[int, list[float], list[float]], None]
 
 
 def initial_state(model: FunctionalModel) -> State:
@@ -41,7 +41,7 @@ def train(model: FunctionalModel, data: Examples, recipe: Recipe, weights: Tenso
     plan = plan_for(recipe, len(data))
     steps, optimizer = len(plan), optimizer_for(model, recipe)
     w_N = data.labels.new_ones(len(data), dtype=data.dtype) if weights is None else weights
-    state, pending, looked = initial_state(model), [], time.monotonic()
+    state, pending, rates, looked = initial_state(model), [], [], time.monotonic()
     for t in range(steps):
         if before_step is not None:
             before_step(t)
@@ -51,13 +51,14 @@ def train(model: FunctionalModel, data: Examples, recipe: Recipe, weights: Tenso
         lr = learning_rate(recipe, t, steps)
         state, loss = step(model, optimizer, state, data.batch(index), w_N[index], lr)
         pending.append(loss)
+        rates.append(lr)
         if t + 1 == steps or time.monotonic() - looked >= LOSS_EVERY:
             losses = torch.stack(pending).tolist()
             for i, value in enumerate(losses, t + 1 - len(losses)):
                 _check_finite(value, i, steps, recipe)
             if on_progress is not None:
-                on_progress(t + 1, losses, lr)
-            pending, looked = [], time.monotonic()
+                on_progress(t + 1, losses, rates)
+            pending, rates, looked = [], [], time.monotonic()
     if not all(torch.isfinite(part).all() for part in state):
         _check_finite(math.nan, steps - 1, steps, recipe)
     return state

@@ -130,9 +130,10 @@ class _Work:
         self.event("phase", phase="train", steps=self.steps)
         meter = _Meter(self, "train")
 
-        def progress(done: int, losses: list[float], lr: float) -> None:
+        def progress(done: int, losses: list[float], rates: list[float]) -> None:
             meter.losses += losses
-            meter.report(done, lr=lr, last=done == self.steps)
+            meter.rates += rates
+            meter.report(done, last=done == self.steps)
 
         began = time.monotonic()
         self.final = train(self.model, self.examples, config.recipe, trajectory=self.trajectory,
@@ -258,11 +259,11 @@ class _Meter:
     """Progress events of one phase, at most one every REPORT_EVERY seconds, and one at its end."""
 
     def __init__(self, work: _Work, phase: str):
-        self.work, self.phase, self.losses = work, phase, []
+        self.work, self.phase, self.losses, self.rates = work, phase, [], []
         self.reported = 0.0
         self.marks = [(time.monotonic(), 0)]      # (time, steps done), over the last RATE_OVER
 
-    def report(self, done: int, last: bool, **fields) -> None:
+    def report(self, done: int, last: bool) -> None:
         now = time.monotonic()
         if not last and now - self.reported < REPORT_EVERY:
             return
@@ -271,8 +272,11 @@ class _Meter:
         while len(self.marks) > 2 and now - self.marks[1][0] > RATE_OVER:
             self.marks.pop(0)
         (then, before), work = self.marks[0], self.work
+        fields = {}
         if self.losses:
-            fields["losses"], self.losses = [round(v, 6) for v in self.losses], []
+            fields = {"losses": [float(f"{v:.6g}") for v in self.losses],
+                      "rates": [float(f"{v:.6g}") for v in self.rates]}
+            self.losses, self.rates = [], []
         work.event("progress", phase=self.phase, step=done, steps=work.steps,
                    rate=round((done - before) / max(now - then, 1e-9), 4),
                    disk_used=files.size_of(work.run.path), disk_free=disk_free(work.run.root),

@@ -1,0 +1,108 @@
+"""Influence: the training images that helped and harmed a target most."""
+
+import streamlit as st
+
+from engine import influence
+from engine.config import TARGET_FUNCTIONS
+from ui import formats, pictures, shell
+
+SHOWN = (6, 12, 24, 48)
+
+
+@st.cache_data(max_entries=64, show_spinner=False)
+def ranked(run_path: str, score_set: str, row: int, function: str, k: int, _run):
+    scores_N = _run.scores(score_set)[row]
+    return scores_N, influence.rank(scores_N, function, k)
+
+
+def describe_target(dataset, view, function: str) -> None:
+    indices = view.test_indices.tolist()
+    if len(indices) == 1:
+        st.html(pictures.picture(dataset.name, "test", indices[0], 280))
+    else:
+        pictures.plain_tiles(dataset.name, "test", indices[:20])
+        st.caption(f"The first {len(indices[:20])} of {formats.count(len(indices), 'test images')}; "
+                   "values are means over all of them.")
+    st.markdown(f"**{view.title}**")
+    rows = {"True label": dataset.classes[view.true_label] if view.true_label is not None else "several"}
+    if view.predicted_label is not None:
+        right = "right" if view.predicted_label == view.true_label else "wrong"
+        rows["Predicted label"] = f"{dataset.classes[view.predicted_label]} ({right})"
+        rows["Probability of it"] = formats.percent(view.predicted_probability)
+    else:
+        rows["Classified right"] = formats.percent(view.accuracy)
+    rows["Probability of the true label"] = formats.percent(view.probability)
+    rows["Loss"] = f"{view.loss:.4f} nats"
+    rows["Margin"] = f"{view.margin:+.3f} logits"
+    st.table(rows)
+
+
+def further_targets(run, dataset) -> None:
+    """Scores of more targets from the kept trajectory, without training again."""
+    kept = run.manifest.get("trajectory", {})
+    with st.expander("Explain further targets of this run", icon=":material/add:"):
+        if not kept.get("kept"):
+            st.caption("This run keeps no checkpoints (memory mode, or they were deleted), so it cannot be "
+                       "replayed again. Start it again in disk mode with all the targets you want.")
+            return
+        wrong = influence.misclassified(run, dataset)[:24].tolist()
+        names = {f"test:{i}": f"test:{i} · {dataset.classes[dataset.test_labels[i]]}, misclassified" for i in wrong}
+        names |= {f"class:{c}": f"class:{c} · all test images of {name}" for c, name in enumerate(dataset.classes)}
+        names["test:all"] = "test:all · all test images"
+        chosen = st.multiselect("Targets", list(names), format_func=lambda t: names.get(t, t),
+                                accept_new_options=True, placeholder="Choose, or type test:INDEX")
+        function = st.radio("Target function", TARGET_FUNCTIONS, horizontal=True)
+        if st.button("Replay for these targets", disabled=not chosen):
+            shell.manager().submit_targets(run.id, tuple(chosen), function)
+            st.switch_page("pages/Live.py", query_params={"run": run.id})
+
+
+def draw(run) -> None:
+    config = run.config
+    dataset = pictures.dataset(config.dataset)
+    targets = {t.key: t for t in run.targets()}
+    asked = st.query_params.get("target")
+    if not targets:
+        st.info(f"This run has no scores yet; it is {run.status}.", icon=":material/info:")
+        st.page_link("pages/Live.py", label="See it on Live", query_params={"run": run.id},
+                     icon=":material/monitoring:")
+        if run.manifest.get("trained"):
+            further_targets(run, dataset)
+        return
+    if asked not in targets and asked is not None:
+        st.warning(f"Run {run.id} has no scores for the target in the link; another one is shown.",
+                   icon=":material/warning:")
+    names = {key: f"{influence.title(t.name, dataset)} · {t.function}" for key, t in targets.items()}
+    left, right = st.columns([3, 1])
+    keys = list(targets)
+    key = left.selectbox("Target", keys, index=keys.index(asked) if asked in targets else 0,
+                         format_func=names.get, key=f"target-{run.id}")
+    asked_k = st.query_params.get("k", "")
+    k = right.selectbox("Images a side", SHOWN, key="k",
+                        index=[str(n) for n in SHOWN].index(asked_k) if asked_k in map(str, SHOWN) else 1)
+    st.query_params.from_dict({"run": run.id, "target": key, "k": str(k)})
+
+    target = targets[key]
+    scores_N, ranking = ranked(str(run.path), target.score_set, target.row, target.function, k, run)
+    st.markdown(influence.meaning(target.function))
+    side, lists = st.columns([1, 3.4], gap="large")
+    with side:
+        describe_target(dataset, influence.view(run, dataset, target.name), target.function)
+    with lists:
+        helpful, harmful = st.columns(2, gap="large")
+        for column, heading, indices, effect in (
+                (helpful, "Most helpful", ranking.helpful, "improved"), (harmful, "Most harmful", ranking.harmful, "worsened")):
+            with column:
+                st.subheader(heading)
+                st.caption(f"Training on these {effect} the target's {target.function} most")
+                pictures.scored_tiles(dataset.name, indices, scores_N, heading)
+    st.subheader("All scores")
+    pictures.chart(pictures.histogram(scores_N, influence.unit(target.function)), "histogram",
+                   f"Histogram of the scores of {len(scores_N)} training images")
+    st.caption(f"Scores of {formats.count(len(scores_N), 'training images')}; the vertical axis is logarithmic. "
+               f"The file is scores/{target.score_set}.npy, row {target.row}.")
+    further_targets(run, dataset)
+
+
+with shell.page("Influence"):
+    draw(shell.chosen_run(shell.runs(), "There is no run to look at yet."))

@@ -1,0 +1,94 @@
+"""Numbers as people read them: every one with its unit. Sizes are decimal (1 MB = 10⁶ bytes)."""
+
+import datetime
+import time
+
+from engine.runs import Run
+
+STATUS_MARK = {"finished": "✓", "failed": "✗", "cancelled": "–", "interrupted": "!", "damaged": "!",
+               "queued": "…", "training": "▸", "replaying": "▸"}
+PHASES = {"queued": "Queued", "prepare": "Prepare", "train": "Train", "evaluate": "Evaluate",
+          "replay": "Replay", "done": "Done"}
+LABELS = {
+    "recipe.epochs": "Epochs", "recipe.batch_size": "Batch size (images)", "recipe.peak_lr": "Peak learning rate",
+    "recipe.schedule": "Learning-rate schedule", "recipe.warmup": "Warm-up (fraction of steps)",
+    "recipe.momentum": "Momentum", "recipe.nesterov": "Nesterov momentum",
+    "recipe.weight_decay": "Weight decay", "recipe.decay_norm_bias": "Decay biases and norms too",
+    "recipe.seed": "Seed", "dataset": "Data set", "model": "Model", "width": "Width (× channels)",
+    "targets": "Targets", "target_function": "Target function", "replay_mode": "Replay mode",
+    "targets_per_pass": "Targets a pass (0: automatic)", "device": "Device", "precision": "Precision",
+    "preset": "Preset",
+}
+PARTS = {"trajectory": "Checkpoints", "scores": "Scores", "model": "Model", "other": "Log and settings"}
+
+
+def size(count: float | None) -> str:
+    if count is None:
+        return "—"
+    for unit in ("B", "KB", "MB", "GB"):
+        if abs(count) < 1000:
+            break
+        count /= 1000
+    else:
+        unit = "TB"
+    return f"{count:.0f} {unit}" if unit == "B" else f"{count:.3g} {unit}" if count < 100 else f"{count:.0f} {unit}"
+
+
+def duration(seconds: float | None) -> str:
+    if seconds is None:
+        return "—"
+    if seconds < 60:
+        return f"{seconds:.0f} s"
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {seconds:02d} s"
+
+
+def age(created: str | None) -> str:
+    try:
+        then = datetime.datetime.fromisoformat(created)
+    except (TypeError, ValueError):
+        return "—"
+    return f"{duration(max(0.0, time.time() - then.timestamp()))} ago"
+
+
+def clock(timestamp: float | None) -> str:
+    return "—" if timestamp is None else time.strftime("%H:%M:%S", time.localtime(timestamp))
+
+
+def percent(share: float | None) -> str:
+    return "—" if share is None else f"{100 * share:.1f} %"
+
+
+def score(value: float) -> str:
+    """Signed, with three figures: «+1.23e-02»."""
+    return f"{value:+.2e}" if abs(value) < 1e-3 else f"{value:+.4f}"
+
+
+def run_label(run: Run) -> str:
+    status = run.status
+    return f"{STATUS_MARK[status]} {run.id} · {status}"
+
+
+def count(number: int, what: str) -> str:
+    return f"{number:,} {what}" if number != 1 else f"1 {what.removesuffix('s')}"
+
+
+def sentence(event: dict) -> str:
+    """One line of the event log."""
+    kind = event["kind"]
+    if kind == "queued":
+        return "Queued" + (f" behind {count(event['ahead'], 'runs')}" if event.get("ahead") else "")
+    if kind == "phase":
+        return f"{PHASES.get(event['phase'], event['phase'])} began" + (
+            f", {count(event['steps'], 'steps')}" if event.get("steps") else "")
+    if kind == "cleaned":
+        parts = " and ".join(PARTS.get(p, p).lower() for p in event.get("parts", []))
+        return f"Deleted {parts}, {size(event.get('bytes'))} freed"
+    if kind == "note":
+        return event.get("text", "")
+    if kind in ("failed", "cancelled"):
+        return f"{kind.capitalize()}: {event.get('what', '')}"
+    if kind == "unreadable":
+        return "A line of the log cannot be read (the run was killed while writing it)"
+    return kind.capitalize()

@@ -1,0 +1,84 @@
+"""Training and test images as tiles, and charts. Encoded once, cached with a bound."""
+
+import base64
+import html
+
+import numpy as np
+import plotly.graph_objects as go
+import streamlit as st
+
+from engine import data
+from ui import formats
+
+
+@st.cache_resource(show_spinner="Reading the images …")
+def dataset(name: str) -> data.Dataset:
+    return data.load(name)
+
+
+@st.cache_data(max_entries=4000, show_spinner=False)
+def image_url(dataset_name: str, split: str, index: int, size: int) -> str:
+    """PNG of an image as a data URL."""
+    png = data.png(dataset(dataset_name).images(split)[index], size)
+    return "data:image/png;base64," + base64.b64encode(png).decode()
+
+
+def picture(dataset_name: str, split: str, index: int, size: int) -> str:
+    """HTML of one image with its alternative text."""
+    label = dataset(dataset_name).classes[dataset(dataset_name).labels(split)[index]]
+    alt = html.escape(f"{split.capitalize()} image {index}, label {label}")
+    return (f'<img src="{image_url(dataset_name, split, index, size)}" alt="{alt}" '
+            'style="width:100%;image-rendering:pixelated;border-radius:4px;display:block">')
+
+
+def scored_tiles(dataset_name: str, indices: np.ndarray, scores_N: np.ndarray, heading: str) -> None:
+    """Training images in their order, each with rank, score, label and index."""
+    classes, labels = dataset(dataset_name).classes, dataset(dataset_name).train_labels
+    tiles = []
+    for rank, i in enumerate(indices.tolist(), 1):
+        arrow = "▲" if scores_N[i] > 0 else "▼"
+        tiles.append(
+            f'<figure style="margin:0" data-score="{scores_N[i]:.6e}">{picture(dataset_name, "train", i, 112)}'
+            f'<figcaption style="font-size:0.8rem;line-height:1.35;margin-top:0.25rem">'
+            f'<b>{rank}. {html.escape(classes[labels[i]])}</b><br>{arrow} {formats.score(scores_N[i])}'
+            f'<br><span style="opacity:0.75">train:{i}</span></figcaption></figure>')
+    st.html(f'<section aria-label="{html.escape(heading)}" style="display:grid;gap:0.75rem;'
+            f'grid-template-columns:repeat(auto-fill,minmax(92px,1fr))">{"".join(tiles)}</section>')
+
+
+def plain_tiles(dataset_name: str, split: str, indices: list[int]) -> None:
+    tiles = "".join(f'<div style="width:56px">{picture(dataset_name, split, i, 56)}</div>' for i in indices)
+    st.html(f'<div style="display:flex;flex-wrap:wrap;gap:0.3rem">{tiles}</div>')
+
+
+def histogram(scores_N: np.ndarray, unit: str) -> go.Figure:
+    counts, edges = np.histogram(scores_N, bins=81)
+    centres = (edges[:-1] + edges[1:]) / 2
+    figure = go.Figure(go.Bar(x=centres, y=counts, width=np.diff(edges), marker_line_width=0,
+                              hovertemplate="score %{x:.2e}<br>%{y:,} images<extra></extra>"))
+    figure.add_vline(x=0, line_width=1, line_dash="dot")
+    # Most scores are near zero: on a linear axis the tails, which matter, would not show.
+    figure.update_yaxes(title="Training images", type="log", dtick=1)
+    figure.update_xaxes(title=f"Score ({unit})", exponentformat="power")
+    return _calm(figure, 260)
+
+
+def curve(values: list[float], title: str, unit: str) -> go.Figure:
+    """One value a training step."""
+    figure = go.Figure(go.Scatter(x=list(range(1, len(values) + 1)), y=values, mode="lines",
+                                  hovertemplate=f"step %{{x}}<br>%{{y:.4g}} {unit}<extra></extra>"))
+    figure.update_xaxes(title="Step")
+    figure.update_yaxes(title=f"{title} ({unit})", rangemode="tozero")
+    return _calm(figure, 240)
+
+
+def _calm(figure: go.Figure, height: int) -> go.Figure:
+    figure.update_layout(height=height, margin=dict(l=8, r=8, t=12, b=8), showlegend=False, bargap=0)
+    return figure
+
+
+def chart(figure: go.Figure, key: str, alt: str) -> None:
+    st.plotly_chart(figure, key=key, config={"displayModeBar": False})
+    st.html(f'<p style="position:absolute;left:-9999px">{html.escape(alt)}</p>')
+
+
