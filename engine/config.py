@@ -131,7 +131,7 @@ FLAGS = ("recipe.nesterov", "recipe.decay_norm_bias")
 PRESETS = {
     # Chosen for smooth training: BatchNorm before GELU, no max-pooling, warm-up, low peak rate.
     "sample": RunConfig(
-        preset="sample", recipe=Recipe(batch_size=250), targets=tuple(f"test:{i}" for i in range(8)), replay_mode="disk",
+        preset="sample", recipe=Recipe(epochs=6, batch_size=250), targets=tuple(f"test:{i}" for i in range(8)), replay_mode="disk",
     ),
     # The same smooth ingredients at a GPU's size, on all 60,000 images.
     "resnet9": RunConfig(

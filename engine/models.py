@@ -58,8 +58,9 @@ class BatchNorm(nn.Module):
         scale = torch.rsqrt(var + self.eps)
         if self.weight is not None:
             scale = scale * self.weight
-        out = (x - mean.view(shape)) * scale.view(shape)
-        return out if self.bias is None else out + self.bias.view(shape)
+        shift = -mean * scale if self.bias is None else self.bias - mean * scale
+        # One multiply-add over the activations, as the fused kernels do.
+        return torch.addcmul(shift.view(shape), x, scale.view(shape))
 
 
 def _replace_batch_norms(module: nn.Module, path: str = "", done: dict | None = None) -> nn.Module:
@@ -158,7 +159,7 @@ def _conv(inputs: int, outputs: int, kernel: int, **kwargs) -> list[nn.Module]:
 
 
 def small_cnn(channels: int, side: int, classes: int, width: float) -> nn.Module:
-    """Two convolutions; 23,546 parameters at width 1 on 28 × 28 grey images.
+    """Two convolutions; 23,578 parameters at width 1 on 28 × 28 grey images.
 
     The first convolution takes 6 × 6 pixels in strides of 4: 49 positions keep a step cheap on a
     CPU, where the replay's cost is the memory traffic of the activations.

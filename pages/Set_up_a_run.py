@@ -108,7 +108,7 @@ def choose_targets(dataset) -> None:
     sets = {f"class:{c}": f"All test images of {name}" for c, name in enumerate(dataset.classes)}
     sets["test:all"] = "All test images"
     picked = st.multiselect("Sets", list(sets), [t for t in chosen if t in sets], format_func=sets.get)
-    st.session_state["chosen_targets"] = [t for t in chosen if t.startswith("test:") and t not in sets] + picked
+    st.session_state["chosen_targets"] = [*(t for t in chosen if t not in sets), *picked]
 
 
 def show_estimate(config) -> bool:
@@ -128,9 +128,9 @@ def show_estimate(config) -> bool:
     st.table(rows)
     if not told.fits[config.replay_mode]:
         others = [mode for mode, fits in told.fits.items() if fits]
-        st.warning(f"{config.replay_mode.capitalize()} mode does not fit. "
-                   + (f"Choose {others[0]} mode." if others else
-                      "Free some space, train fewer steps, or use a narrower model."), icon=":material/warning:")
+        remedy = (f"Choose {others[0]} mode." if others
+                  else "Free some space, train fewer steps, or use a narrower model.")
+        st.warning(f"{config.replay_mode.capitalize()} mode does not fit. {remedy}", icon=":material/warning:")
     return told.fits[config.replay_mode]
 
 
@@ -171,7 +171,7 @@ with shell.page("Set up a run"):
 
     st.subheader("Disk and memory")
     fits = False
-    if found.keys() - {"targets"}:
+    if [name for name in found if name != "targets"]:
         st.info("The estimate appears once the settings are in range.", icon=":material/info:")
     elif dataset is not None:
         with shell.guarded():

@@ -18,13 +18,13 @@ from engine.progress import Progress, follow
 from engine.runs import Run, list_runs, outputs_root
 from ui import formats
 
-PAGES = {
-    "Replay Explorer": ("app.py", "Overview", ":material/home:"),
-    "Set up a run": ("pages/Set_up_a_run.py", "Set up a run", ":material/tune:"),
-    "Live": ("pages/Live.py", "Live", ":material/monitoring:"),
-    "Influence": ("pages/Influence.py", "Influence", ":material/image_search:"),
-    "Runs and storage": ("pages/Runs_and_storage.py", "Runs and storage", ":material/database:"),
-}
+PAGES = (
+    ("app.py", "Overview", ":material/home:"),
+    ("pages/Set_up_a_run.py", "Set up a run", ":material/tune:"),
+    ("pages/Live.py", "Live", ":material/monitoring:"),
+    ("pages/Influence.py", "Influence", ":material/image_search:"),
+    ("pages/Runs_and_storage.py", "Runs and storage", ":material/database:"),
+)
 
 
 @contextlib.contextmanager
@@ -32,17 +32,21 @@ def page(title: str):
     """Draws the frame, then the page's own body, then any error of that body as a message."""
     st.set_page_config(page_title=f"{title} · Replay Explorer" if title != "Replay Explorer" else title,
                        page_icon="🔁", layout="wide")
+    drawn = False
     with guarded():
         with st.sidebar:
             st.markdown("**Replay Explorer**")
-            for path, label, icon in PAGES.values():
+            for path, label, icon in PAGES:
                 st.page_link(path, label=label, icon=icon)
             st.divider()
             _status_strip()
         st.title(title)
-        notice = st.session_state.pop("notice", None)
-        if notice:
+        if notice := st.session_state.pop("notice", None):
             st.success(notice, icon=":material/check:")
+        drawn = True
+    if not drawn:
+        st.stop()
+    with guarded():
         yield
 
 

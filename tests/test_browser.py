@@ -1,0 +1,248 @@
+"""The app as people use it: a fresh server, a real browser, the sample run from start to clean-up."""
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Page, expect, sync_playwright
+
+from engine import runs
+
+ROOT = Path(__file__).parents[1]
+HEADINGS = {"": "Replay Explorer", "Set_up_a_run": "Set up a run", "Live": "Live",
+            "Influence": "Influence", "Runs_and_storage": "Runs and storage"}
+# On a page's own URL Streamlit first looks for its server below that path, and then at the root.
+PROBES = ("/_stcore/health", "/_stcore/host-config")
+
+
+@contextmanager
+def server(outputs: Path):
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "streamlit", "run", "app.py", "--server.port", str(port)], cwd=ROOT,
+        env={**os.environ, "REPLAY_OUTPUTS_DIR": str(outputs)}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    url = f"http://localhost:{port}"
+    try:
+        deadline = time.monotonic() + 60
+        while True:
+            try:
+                urllib.request.urlopen(f"{url}/_stcore/health", timeout=2).close()
+                break
+            except OSError:
+                assert time.monotonic() < deadline and process.poll() is None, process.stdout.read()
+                time.sleep(0.1)
+        yield url, process
+    finally:
+        process.kill()
+        process.wait()
+
+
+@pytest.fixture(scope="module")
+def browser():
+    with sync_playwright() as playwright:
+        found = shutil.which("chromium")
+        assert found, "Debian's chromium is missing: `make browser` installs it"
+        browser = playwright.chromium.launch(executable_path=found)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def page(browser):
+    """A tab that fails the test for any console error, page error, exception or foreign request."""
+    faults = []
+    context = browser.new_context(viewport={"width": 1440, "height": 900})
+    context.set_default_timeout(30_000)
+
+    def watch(tab: Page) -> None:
+        tab.on("console", lambda m: m.type == "error" and not m.location["url"].endswith(PROBES)
+               and faults.append(f"{m.text} {m.location['url']}"))
+        tab.on("pageerror", lambda e: faults.append(str(e)))
+        tab.on("request", lambda r: r.url.startswith(("http://localhost:", "ws://localhost:", "data:", "blob:"))
+               or faults.append(f"asked {r.url}"))
+    context.on("page", watch)
+    tab = context.new_page()
+    yield tab
+    assert tab.locator('[data-testid="stException"]').count() == 0
+    context.close()
+    assert faults == []
+
+
+def settled(tab: Page, heading: str) -> None:
+    expect(tab.get_by_role("heading", name=heading, exact=True, level=1)).to_be_visible()
+    expect(tab.locator('[data-testid="stException"]')).to_have_count(0)
+
+
+def steps_done(tab: Page) -> tuple[str, int]:
+    metrics = tab.locator('[data-testid="stMetric"]')
+    phase = metrics.nth(0).locator('[data-testid="stMetricValue"]').inner_text()
+    step = metrics.nth(1).locator('[data-testid="stMetricValue"]').inner_text()
+    return phase, int(step.split(" of ")[0].replace(",", "")) if " of " in step else 0
+
+
+def wait_until(condition, seconds: float, tab: Page) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        tab.wait_for_timeout(100)
+
+
+@pytest.mark.parametrize("path", HEADINGS)
+def test_every_page_may_be_the_first_request_of_a_fresh_server(path, page, tmp_path):
+    with server(tmp_path) as (url, _):
+        page.goto(f"{url}/{path}")
+        settled(page, HEADINGS[path])
+        links = page.locator('[data-testid="stSidebar"] [data-testid="stPageLink"]')
+        expect(links).to_have_text(["Overview", "Set up a run", "Live", "Influence", "Runs and storage"])
+
+
+def test_the_sample_from_the_button_to_the_clean_up(page, tmp_path):
+    with server(tmp_path) as (url, _):
+        page.goto(url)
+        settled(page, "Replay Explorer")
+        page.get_by_role("button", name="Run the sample").click()
+        settled(page, "Live")
+        run, = runs.list_runs(tmp_path)
+        assert run.id in page.url
+
+        # The step count grows in the replay, and the server answers other pages meanwhile.
+        wait_until(lambda: steps_done(page)[0] == "Replay", 90, page)
+        phase, first = steps_done(page)
+        wait_until(lambda: steps_done(page)[1] >= first + 3, 60, page)
+        other = page.context.new_page()
+        began = time.monotonic()
+        other.goto(f"{url}/Runs_and_storage")
+        settled(other, "Runs and storage")
+        expect(other.locator('[data-testid="stSidebar"]').get_by_text("In progress")).to_be_visible()
+        assert run.status == "replaying", "the run ended before the second tab was looked at"
+        print(f"second tab drawn in {time.monotonic() - began:.1f} s during the replay")
+        other.close()
+
+        page.reload()
+        settled(page, "Live")
+        assert run.id in page.url
+        expect(page.get_by_text("Finished: the scores are ready.")).to_be_visible(timeout=180_000)
+        assert run.status == "finished" and len(runs.list_runs(tmp_path)) == 1
+        assert page.locator(".js-plotly-plot").count() == 2
+
+        page.get_by_role("link", name="Look at the influence").click()
+        settled(page, "Influence")
+        tiles = page.locator("section[aria-label^='Most'] img")
+        expect(tiles).to_have_count(24)                       # 2 × k, k = 12
+        assert all(width > 0 for width in tiles.evaluate_all("images => images.map(i => i.naturalWidth)"))
+        alt = tiles.first.get_attribute("alt")
+        assert alt.startswith("Train image ") and "label" in alt
+        shown = page.locator("section[aria-label='Most harmful'] figure").evaluate_all(
+            "tiles => tiles.map(t => Number(t.dataset.score))")
+        expected = sorted(run.scores("loss-000")[0].tolist(), reverse=True)[:12]
+        assert shown == pytest.approx(expected, rel=1e-5)
+        assert "target=test" in page.url and "k=12" in page.url
+
+        link = page.url.replace("test%3A0", "test%3A5").replace("test:0", "test:5")
+        page.goto(link)
+        settled(page, "Influence")
+        expect(page.get_by_text("Test image 5", exact=False).first).to_be_visible()
+
+        page.locator('[data-testid="stSidebar"]').get_by_role("link", name="Runs and storage").click()
+        settled(page, "Runs and storage")
+        before = run.sizes()["trajectory"]
+        assert before > 10_000_000
+        page.get_by_role("combobox", name="Runs to clean").click()
+        page.get_by_role("option").first.click()
+        page.keyboard.press("Escape")
+        page.get_by_role("button", name="Delete checkpoints").click()
+        dialog = page.get_by_role("dialog")
+        expect(dialog.get_by_text(f"{before:,} bytes")).to_be_visible()
+        with run.locked():
+            dialog.get_by_role("button", name="Delete checkpoints").click()
+            expect(dialog.get_by_text("is in use by a job in progress")).to_be_visible()
+        assert run.sizes()["trajectory"] == before
+        dialog.get_by_role("button", name="Delete checkpoints").click()
+        expect(page.get_by_text(f"freed ({before:,} bytes)")).to_be_visible()
+        assert run.sizes()["trajectory"] == 0 and run.targets()
+        # Its page still works, for the scores are kept.
+        page.goto(link)
+        settled(page, "Influence")
+        expect(tiles).to_have_count(24)
+
+
+def test_cancel_a_killed_server_and_a_run_deleted_elsewhere(page, tmp_path):
+    with server(tmp_path) as (url, process):
+        page.goto(url)
+        page.get_by_role("button", name="Run the sample").click()
+        settled(page, "Live")
+        wait_until(lambda: steps_done(page)[1] > 0, 60, page)
+        page.get_by_role("button", name="Cancel the run").click()
+        expect(page.locator('[data-testid="stAlert"]').get_by_text("Cancelled")).to_be_visible()
+        cancelled, = runs.list_runs(tmp_path)
+        assert cancelled.status == "cancelled"
+
+        page.goto(url)
+        page.get_by_role("button", name="Run the sample").click()
+        settled(page, "Live")
+        wait_until(lambda: steps_done(page)[1] > 0, 60, page)
+        killed = next(r for r in runs.list_runs(tmp_path) if r.id != cancelled.id)
+        page.goto("about:blank")
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    with server(tmp_path) as (url, _):
+        page.goto(f"{url}/Live?run={killed.id}")
+        settled(page, "Live")
+        expect(page.get_by_text("Interrupted: the process")).to_be_visible()
+        killed.delete()
+        page.reload()
+        settled(page, "Live")
+        expect(page.get_by_text("There is no run")).to_be_visible()
+
+
+def test_own_settings_with_targets_picked_by_looking(page, tmp_path):
+    with server(tmp_path) as (url, _):
+        page.goto(f"{url}/Set_up_a_run")
+        settled(page, "Set up a run")
+        page.get_by_text("Own settings").click()
+        rate = page.get_by_role("spinbutton", name="Batch size")
+        rate.fill("1000")
+        rate.press("Enter")
+        epochs = page.get_by_role("spinbutton", name="Epochs")
+        epochs.fill("0")
+        epochs.press("Enter")
+        expect(page.get_by_text("must be from 1 to 10,000").or_(page.get_by_text("must be from 1 to 10000")).first).to_be_visible()
+        expect(page.get_by_role("button", name="Start the run")).to_be_disabled()
+        epochs.fill("1")
+        epochs.press("Enter")
+        expect(page.get_by_text("must be from 1 to")).to_have_count(0)
+        page.get_by_text("Choose test images and sets").click()
+        page.get_by_text("9 ", exact=False).and_(page.locator("label *")).first.wait_for()
+        page.locator('[data-testid="stCheckbox"]').filter(has_text="10 ").first.click()
+        expect(page.get_by_text("9 targets chosen")).to_be_visible()
+        expect(page.get_by_text("All steps")).to_be_visible()
+        page.get_by_role("button", name="Start the run").click()
+        settled(page, "Live")
+        expect(page.get_by_text("Finished: the scores are ready.")).to_be_visible(timeout=120_000)
+        run, = runs.list_runs(tmp_path)
+        assert run.config.recipe.epochs == 1 and "test:10" in run.config.targets
+        assert [t.name for t in run.targets()] == list(run.config.targets)
+
+        # Misclassified images of that run are offered, and further targets need no training.
+        page.goto(f"{url}/Influence?run={run.id}")
+        settled(page, "Influence")
+        page.get_by_text("Explain further targets of this run").click()
+        page.get_by_role("combobox", name="Targets").click()
+        option = page.get_by_role("option").first
+        expect(option).to_contain_text("misclassified")
+        chosen = option.inner_text().split(" · ")[0]
+        option.click()
+        page.keyboard.press("Escape")
+        page.get_by_role("button", name="Replay for these targets").click()
+        settled(page, "Live")
+        wait_until(lambda: any(t.name == chosen for t in run.targets()), 60, page)

@@ -1,0 +1,157 @@
+"""Each page by itself, without a browser: empty folders, bad links, damaged runs."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import streamlit as st
+from streamlit.testing.v1 import AppTest
+
+from engine import config as configs
+from engine import runs, work
+
+ROOT = Path(__file__).parents[1]
+PAGES = {"app.py": "Replay Explorer", "pages/Set_up_a_run.py": "Set up a run", "pages/Live.py": "Live",
+         "pages/Influence.py": "Influence", "pages/Runs_and_storage.py": "Runs and storage"}
+CONFIG = configs.preset("sample").replace(
+    **{"recipe.epochs": 1, "recipe.batch_size": 1000, "targets": ("test:0", "class:2")})
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory) -> Path:
+    run = runs.Run.create(runs.outputs_root(tmp_path_factory.mktemp("made")), CONFIG)
+    with run.locked():
+        work.execute(run)
+    return run.path
+
+
+@pytest.fixture(autouse=True)
+def root(tmp_path) -> Path:
+    st.cache_resource.clear()           # the job manager remembers its folder
+    st.cache_data.clear()
+    return runs.outputs_root()
+
+
+@pytest.fixture
+def run(made, root) -> runs.Run:
+    shutil.copytree(made, root / made.name)
+    return runs.Run.open(root, made.name)
+
+
+def show(page: str, **query) -> AppTest:
+    app = AppTest.from_file(str(ROOT / "app.py"), default_timeout=60)
+    if page != "app.py":
+        app.switch_page(page)
+    for name, value in query.items():
+        app.query_params[name] = value
+    app.run()
+    assert not app.exception, app.exception[0].message
+    return app
+
+
+def said(app: AppTest) -> str:
+    return "\n".join(e.value for kind in (app.error, app.warning, app.info, app.success) for e in kind)
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_an_empty_folder_offers_the_next_action(page):
+    app = show(page)
+    assert [t.value for t in app.title] == [PAGES[page]]
+    assert not app.error
+
+
+@pytest.mark.parametrize("page", ["pages/Live.py", "pages/Influence.py"])
+@pytest.mark.parametrize("asked, message", [("../../etc", "no run id"), ("nope", "no run nope")])
+def test_a_link_to_no_run_says_so(page, asked, message, run):
+    app = show(page, run=asked)
+    assert message in said(app)
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_a_finished_run_draws(page, run):
+    assert not show(page, run=run.id).error
+
+
+def test_influence_shows_the_links_target_and_what_a_score_means(run):
+    app = show("pages/Influence.py", run=run.id, target="class:2.loss", k="6")
+    assert app.query_params["target"] == "class:2.loss" and app.query_params["k"] == "6"
+    assert any("derivative of the target's loss (nats)" in m.value for m in app.markdown)
+    app = show("pages/Influence.py", run=run.id, target="test:999.loss", k="7")
+    assert "no scores for the target" in said(app)
+    assert app.query_params["target"] == "test:0.loss"
+
+
+@pytest.mark.parametrize("harm", [
+    lambda p: (p / "config.json").write_text("{"),
+    lambda p: (p / "manifest.json").write_text("[]"),
+    lambda p: (p / "manifest.json").unlink(),
+    lambda p: (p / "scores" / "loss-000.npy").write_bytes(b"x"),
+    lambda p: (p / "scores" / "loss-000.json").unlink(),
+    lambda p: shutil.rmtree(p / "model"),
+    lambda p: (p / "events.jsonl").write_text("nonsense\n"),
+])
+@pytest.mark.parametrize("page", PAGES)
+def test_a_damaged_run_breaks_no_page(page, harm, run):
+    harm(run.path)
+    show(page, run=run.id)
+
+
+def test_damage_is_named_with_its_remedy(run):
+    (run.path / "scores" / "loss-000.npy").write_bytes(b"x")
+    message = said(show("pages/Influence.py", run=run.id))
+    assert "has changed since it was written" in message and "attribute the targets again" in message
+    (run.path / "config.json").write_text("{")
+    assert "config.json" in said(show("pages/Live.py", run=run.id))
+
+
+def test_a_failed_run_shows_its_message_remedy_and_traceback(root):
+    config = CONFIG.replace(**{"recipe.peak_lr": 100.0, "recipe.weight_decay": 10.0, "recipe.epochs": 8,
+                               "recipe.schedule": "constant", "recipe.warmup": 0.0})
+    run = runs.Run.create(root, config)
+    with run.locked(), pytest.raises(Exception, match="diverged"):
+        work.execute(run)
+    app = show("pages/Live.py", run=run.id)
+    assert "diverged at step" in said(app) and "Lower the peak learning rate" in said(app)
+    assert any("DivergedError" in c.value for c in app.code)
+
+
+def test_an_interrupted_run_says_so(run):
+    manifest = json.loads((run.path / "manifest.json").read_text())
+    (run.path / "manifest.json").write_text(json.dumps({**manifest, "status": "replaying"}))
+    assert run.status == "interrupted"
+    assert "Interrupted" in said(show("pages/Live.py", run=run.id))
+
+
+def test_set_up_names_a_bad_setting_beside_its_field_and_will_not_start():
+    app = show("pages/Set_up_a_run.py")
+    app.button_group[0].set_value("own").run()
+    assert not app.exception
+    app.number_input(key="set-recipe.batch_size").set_value(6001).run()
+    assert "larger than the data set's 6,000 training images" in said(app)
+    start = next(b for b in app.button if b.label == "Start the run")
+    assert start.disabled
+    app.number_input(key="set-recipe.batch_size").set_value(500).run()
+    assert not next(b for b in app.button if b.label == "Start the run").disabled
+    assert any(m.label == "All steps" for m in app.metric)
+
+
+def test_set_up_says_where_a_missing_data_set_comes_from(monkeypatch, tmp_path):
+    from engine import data
+    monkeypatch.setattr(data, "DEBIAN", tmp_path / "none")
+    monkeypatch.setenv("REPLAY_DATA_DIR", str(tmp_path / "data"))
+    data._fashion_mnist.cache_clear()
+    app = show("pages/Set_up_a_run.py")
+    app.button_group[0].set_value("resnet9").run()
+    assert not app.exception and "dataset-fashion-mnist" in said(app)
+    assert next(b for b in app.button if b.label == "Start the run").disabled
+
+
+def test_storage_lists_sizes_and_names_the_bytes_before_deleting(run):
+    app = show("pages/Runs_and_storage.py")
+    assert run.id in app.dataframe[0].value["Run"].tolist()
+    app.multiselect(key="chosen").set_value([run.id]).run()
+    next(b for b in app.button if b.label == "Delete checkpoints").click().run()
+    assert not app.exception
+    assert any(f"({run.sizes()['trajectory']:,} bytes) of 1 run" in m.value for m in app.markdown)
+    assert run.sizes()["trajectory"] > 0
