@@ -14,7 +14,7 @@ test: .venv/test.stamp browser
 	$(BIN)/python -m pytest tests
 
 # The figures in the README.
-bench: .venv/app.stamp
+bench: .venv/test.stamp
 	$(BIN)/python -m tools.bench
 
 # Makes the embedded data set again from Debian's package dataset-fashion-mnist.
@@ -22,9 +22,9 @@ data: .venv/app.stamp
 	[ -d /usr/share/datasets/fashion-mnist ] || { $(SUDO) apt-get update -q && $(SUDO) apt-get install -yq dataset-fashion-mnist; }
 	$(BIN)/python -m tools.make_sample
 
-# The pictures in docs/, from a real run in a real browser.
+# The picture in docs/, from a real run in a real browser; LOOK=folder keeps those of every page.
 screenshots: .venv/test.stamp browser
-	$(BIN)/python -m tools.screenshots
+	$(BIN)/python -m tools.screenshots $(LOOK)
 
 browser:
 	@command -v chromium >/dev/null || { $(SUDO) apt-get update -q && $(SUDO) apt-get install -yq --no-install-recommends chromium; }

@@ -135,7 +135,7 @@ PRESETS = {
     ),
     # The same smooth ingredients at a GPU's size, on all 60,000 images.
     "resnet9": RunConfig(
-        preset="resnet9", dataset="fashion-mnist", model="resnet9", width=1.0,
+        preset="resnet9", dataset="fashion-mnist", model="resnet9", width=0.5,
         recipe=Recipe(epochs=12, batch_size=1000, peak_lr=0.05),
         targets=tuple(f"test:{i}" for i in range(16)), replay_mode="disk",
     ),

@@ -42,6 +42,7 @@ def estimate(config: RunConfig, root: Path) -> Estimate:
     """From the model's real shapes. Raises `ConfigError` or `DataError`; needs torch."""
     from engine import device as devices
     from engine import models
+    from engine.replay import bytes_per_target, chunk_that_fits
     dataset = data.load(config.dataset)
     functional = models.functional(config, dataset)
     n, k = len(dataset.train_labels), len(config.targets)
@@ -53,8 +54,11 @@ def estimate(config: RunConfig, root: Path) -> Estimate:
     scores = 4 * k * n + SIDECAR + SIDECAR_TARGET * k
     model = state + item * functional.parameters + 4 * len(dataset.test_labels) * len(dataset.classes)
     device = devices.choose(config.device)
-    # Adjoints of K targets, the data as float, scores.
-    working = 4 * k * state + dataset.train_images.size + item * k * n
+    _, height, width, channels = dataset.train_images.shape
+    per_target = bytes_per_target(functional, (config.recipe.batch_size, channels, height, width))
+    chunk = config.targets_per_pass or chunk_that_fits(per_target, k, device)
+    # The tangents of a pass, the adjoints of all targets, the images' bytes, the scores.
+    working = min(chunk, k) * per_target + 4 * k * state + dataset.train_images.size + item * k * n
     memory_free = devices.memory_free(device)
     disk_free = runs.disk_free(root)
     disk = {"memory": scores + model, "disk": trajectory + scores + model}

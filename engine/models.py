@@ -136,6 +136,7 @@ class FunctionalModel:
                 **_unflatten(buffers_Q, self._buffer_shapes)}
 
     def to(self, device, dtype: torch.dtype) -> "FunctionalModel":
+        """A copy on another device or in another precision; on "meta", its shapes alone."""
         return FunctionalModel(self.module, device, dtype)
 
 
@@ -178,6 +179,13 @@ class Residual(nn.Module):
         return x + self.layers(x)
 
 
+class GlobalAverage(nn.Module):
+    """Mean over the image's two dimensions. (`nn.AdaptiveAvgPool2d` has no batching rule in vmap.)"""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.mean((2, 3))
+
+
 class Scale(nn.Module):
     def __init__(self, factor: float):
         super().__init__()
@@ -201,7 +209,7 @@ def resnet9(channels: int, side: int, classes: int, width: float) -> nn.Module:
         *_conv(b, c, 3, padding=1), nn.AvgPool2d(2),
         *_conv(c, d, 3, padding=1), nn.AvgPool2d(2),
         Residual(*_conv(d, d, 3, padding=1), *_conv(d, d, 3, padding=1)),
-        nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(d, classes), Scale(0.125))
+        GlobalAverage(), nn.Linear(d, classes), Scale(0.125))
 
 
 BUILDERS = {"small-cnn": small_cnn, "resnet9": resnet9}

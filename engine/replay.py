@@ -22,7 +22,7 @@ from engine.store import Trajectory
 from engine.training import optimizer_for
 
 # Copies of a forward pass's saved values that one target holds while it is carried through a
-# step: its tangents forwards and backwards, and work space. Measured peak was 2.1 to 2.6.
+# step: its tangents forwards and backwards, and work space. `tests/test_gpu.py` measures it.
 TANGENT_COPIES = 3
 # On a CPU, wider passes leave the caches: 8 targets of the sample took 0.59 s a step in chunks of
 # 4 and 0.76 s in one. A GPU wants them wide.
@@ -42,7 +42,9 @@ def replay(model: FunctionalModel, data: Examples, recipe: Recipe, trajectory: T
     steps, optimizer = len(plan), optimizer_for(model, recipe)
     w_N = data.labels.new_ones(len(data), dtype=data.dtype) if weights is None else weights
     scores = adjoint.theta.new_zeros(adjoint.theta.shape[0], len(data))     # [K, N]
-    chunk = targets_per_pass or chunk_that_fits(model, data, recipe, len(scores))
+    batch_shape = data.batch(plan[0])[0].shape
+    chunk = targets_per_pass or chunk_that_fits(bytes_per_target(model, batch_shape), len(scores),
+                                                scores.device)
     for t in reversed(range(steps)):
         if before_step is not None:
             before_step(t)
@@ -60,8 +62,8 @@ def replay(model: FunctionalModel, data: Examples, recipe: Recipe, trajectory: T
     return scores
 
 
-def chunk_that_fits(model: FunctionalModel, data: Examples, recipe: Recipe, targets: int) -> int:
-    """Targets a pass, so that their tangents take at most half of the free memory."""
+def bytes_per_target(model: FunctionalModel, batch_shape: tuple[int, ...]) -> int:
+    """Memory, in bytes, that one target adds to a step backwards; from the shapes alone."""
     saved = 0
 
     def count(tensor: Tensor) -> Tensor:
@@ -69,10 +71,15 @@ def chunk_that_fits(model: FunctionalModel, data: Examples, recipe: Recipe, targ
         saved += tensor.numel() * tensor.element_size()
         return tensor
 
-    inputs, _ = data.batch(torch.arange(recipe.batch_size))
-    theta = model.theta0.clone().requires_grad_()
+    shape_only = model.to("meta", model.theta0.dtype)
+    theta = shape_only.theta0.clone().requires_grad_()
+    inputs = torch.empty(batch_shape, device="meta", dtype=theta.dtype)
     with torch.autograd.graph.saved_tensors_hooks(count, lambda t: t):
-        model(theta, model.buffers0, inputs, training=True)
-    per_target = TANGENT_COPIES * saved + 6 * theta.numel() * theta.element_size()
-    fit = memory_free(theta.device) // 2 // per_target
-    return int(max(1, min(fit, targets, LARGEST_CHUNK[theta.device.type])))
+        shape_only(theta, shape_only.buffers0, inputs, training=True)
+    return TANGENT_COPIES * saved + 6 * theta.numel() * theta.element_size()
+
+
+def chunk_that_fits(per_target: int, targets: int, device: torch.device) -> int:
+    """Targets a pass, so that their tangents take at most half of the free memory."""
+    fit = memory_free(device) // 2 // per_target
+    return int(max(1, min(fit, targets, LARGEST_CHUNK[device.type])))

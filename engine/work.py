@@ -23,7 +23,7 @@ from engine.check import check_model
 from engine.config import check
 from engine.errors import (CancelledError, ConfigError, DataError, IntegrityError, ReplayError,
                            StorageError)
-from engine.replay import chunk_that_fits, replay
+from engine.replay import bytes_per_target, chunk_that_fits, replay
 from engine.runs import Run, disk_free
 from engine.schedule import plan_for
 from engine.state import State, examples
@@ -166,8 +166,9 @@ class _Work:
         adjoint = phi.adjoints(self.model, self.final, self.test, sets, function)
         values = phi.values(self.model, self.final, self.test, sets, function).tolist()
         norms = [adjoint.theta.norm(dim=1)] * 2
+        batch_shape = self.examples.batch(range(recipe.batch_size))[0].shape
         chunk = self.config.targets_per_pass or chunk_that_fits(
-            self.model, self.examples, recipe, len(targets))
+            bytes_per_target(self.model, batch_shape), len(targets), self.device)
         meter = _Meter(self, "replay")
 
         def progress(done: int, adjoint) -> None:

@@ -15,7 +15,7 @@ def ranked(run_path: str, score_set: str, row: int, function: str, k: int, _run)
     return scores_N, influence.rank(scores_N, function, k)
 
 
-def describe_target(dataset, view, function: str) -> None:
+def describe_target(dataset, view) -> None:
     indices = view.test_indices.tolist()
     if len(indices) == 1:
         st.html(pictures.picture(dataset.name, "test", indices[0], 280))
@@ -85,9 +85,9 @@ def draw(run) -> None:
     target = targets[key]
     scores_N, ranking = ranked(str(run.path), target.score_set, target.row, target.function, k, run)
     st.markdown(influence.meaning(target.function))
-    side, lists = st.columns([1, 3.4], gap="large")
+    side, lists = st.columns([1.3, 3.2], gap="large")
     with side:
-        describe_target(dataset, influence.view(run, dataset, target.name), target.function)
+        describe_target(dataset, influence.view(run, dataset, target.name))
     with lists:
         helpful, harmful = st.columns(2, gap="large")
         for column, heading, indices, effect in (

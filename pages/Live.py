@@ -8,25 +8,23 @@ from ui import formats, pictures, shell
 PHASES = ("prepare", "train", "replay", "done")
 
 
-def meters(run, told) -> None:
-    phase, step, rate, left = st.columns(4)
-    phase.metric("Phase", formats.PHASES[told.phase])
-    step.metric("Step", f"{told.step:,} of {told.steps:,}" if told.steps else "—")
-    rate.metric("Rate", f"{told.rate:.3g} steps/s" if told.rate else "—")
-    left.metric("Time left in this phase", formats.duration(told.seconds_left))
+def meters(told) -> None:
     known = told.meters.get
-    ram, machine, gpu, disk = st.columns(4)
-    ram.metric("RAM of this process", formats.size(known("rss")))
-    machine.metric("RAM available", formats.size(known("ram_available")),
-                   help=f"Of {formats.size(known('ram_total'))} in this machine.")
-    gpu.metric("GPU memory in use", formats.size(known("gpu")) if known("gpu_total") else "No GPU",
-               help=f"Of {formats.size(known('gpu_total'))}." if known("gpu_total") else None)
-    disk.metric("Disk used by this run", formats.size(known("disk_used")),
-                help=f"{formats.size(known('disk_free'))} are free.")
-    disk.caption(f"{formats.size(known('disk_free'))} free")
+    shell.metrics({
+        "Phase": formats.PHASES[told.phase],
+        "Step": f"{told.step:,} of {told.steps:,}" if told.steps else "—",
+        "Rate": f"{told.rate:.3g} steps/s" if told.rate else "—",
+        "Time left in this phase": formats.duration(told.seconds_left)})
+    shell.metrics({
+        "RAM of this process": formats.size(known("rss")),
+        "RAM available": f"{formats.size(known('ram_available'))} of {formats.size(known('ram_total'))}",
+        "GPU memory in use": (f"{formats.size(known('gpu'))} of {formats.size(known('gpu_total'))}"
+                              if known("gpu_total") else "No GPU"),
+        "Disk used by this run": formats.size(known("disk_used")),
+        "Disk free": formats.size(known("disk_free"))})
 
 
-def charts(run, told) -> None:
+def charts(told) -> None:
     loss, rate = st.columns(2)
     with loss:
         st.markdown("**Training loss**")
@@ -81,8 +79,8 @@ def body(run, was_active: bool) -> None:
             st.info("Stopping at the next step.", icon=":material/info:")
         else:
             st.info("Another process works on this run; cancel it there.", icon=":material/info:")
-    meters(run, told)
-    charts(run, told)
+    meters(told)
+    charts(told)
     with st.expander("Event log", expanded=not active):
         lines = [f"{formats.clock(e['time'])}  {formats.sentence(e)}" for e in reversed(shell.log(run)[-200:])]
         st.code("\n".join(lines) or "Nothing yet", language=None)

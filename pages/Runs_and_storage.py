@@ -53,11 +53,9 @@ def row(run) -> dict:
 
 with shell.page("Runs and storage"):
     runs = shell.runs()
-    used, free_space, folder = st.columns([1, 1, 3])
-    used.metric("Used by all runs", formats.size(storage.files.size_of(shell.root())))
-    free_space.metric("Free on this disk", formats.size(storage.disk_free(shell.root())))
-    folder.markdown("Folder of all runs")
-    folder.code(str(shell.root()), language=None)
+    shell.metrics({"Used by all runs": formats.size(storage.files.size_of(shell.root())),
+                   "Free on this disk": formats.size(storage.disk_free(shell.root()))})
+    st.caption(f"Folder of all runs: `{shell.root()}`")
     if not runs:
         st.info("No runs, and so nothing to clean.", icon=":material/info:")
         st.page_link("app.py", label="Run the sample from the Overview", icon=":material/play_arrow:")

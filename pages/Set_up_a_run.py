@@ -114,15 +114,11 @@ def choose_targets(dataset) -> None:
 def show_estimate(config) -> bool:
     """What the run will take, and whether it fits."""
     told = estimate.estimate(config, shell.root())
-    a, b, c, d = st.columns(4)
-    a.metric("Steps", f"{told.steps:,}")
-    b.metric("Each step keeps", formats.size(told.bytes_per_step),
-             help=f"{told.parameters:,} parameters and {told.buffers:,} buffers, with a small header.")
-    c.metric("All steps", formats.size(told.trajectory))
-    d.metric("Disk free", formats.size(told.disk_free))
+    shell.metrics({"Steps": f"{told.steps:,}", "Each step keeps": formats.size(told.bytes_per_step),
+                   "All steps": formats.size(told.trajectory), "Disk free": formats.size(told.disk_free)})
+    st.caption(f"A step keeps {told.parameters:,} parameters and {told.buffers:,} buffers, and nothing else.")
     rows = [{"Replay mode": mode, "Disk needed": formats.size(told.disk[mode]),
-             "Memory needed, about": formats.size(told.memory[mode]),
-             "Disk free": formats.size(told.disk_free),
+             "Memory needed beside the engine, about": formats.size(told.memory[mode]),
              f"Memory free ({told.device})": formats.size(told.memory_free),
              "Fits": "yes" if told.fits[mode] else "no"} for mode in told.fits]
     st.table(rows)

@@ -1,60 +1,25 @@
 """The app as people use it: a fresh server, a real browser, the sample run from start to clean-up."""
 
-import os
-import shutil
+import re
 import signal
-import socket
-import subprocess
-import sys
 import time
-import urllib.request
-from contextlib import contextmanager
-from pathlib import Path
 
 import pytest
-from playwright.sync_api import Page, expect, sync_playwright
+from playwright.sync_api import Page, expect
 
 from engine import runs
+from tools.serve import chromium, server
 
-ROOT = Path(__file__).parents[1]
 HEADINGS = {"": "Replay Explorer", "Set_up_a_run": "Set up a run", "Live": "Live",
             "Influence": "Influence", "Runs_and_storage": "Runs and storage"}
 # On a page's own URL Streamlit first looks for its server below that path, and then at the root.
 PROBES = ("/_stcore/health", "/_stcore/host-config")
 
 
-@contextmanager
-def server(outputs: Path):
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        port = free.getsockname()[1]
-    process = subprocess.Popen(
-        [sys.executable, "-m", "streamlit", "run", "app.py", "--server.port", str(port)], cwd=ROOT,
-        env={**os.environ, "REPLAY_OUTPUTS_DIR": str(outputs)}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
-    url = f"http://localhost:{port}"
-    try:
-        deadline = time.monotonic() + 60
-        while True:
-            try:
-                urllib.request.urlopen(f"{url}/_stcore/health", timeout=2).close()
-                break
-            except OSError:
-                assert time.monotonic() < deadline and process.poll() is None, process.stdout.read()
-                time.sleep(0.1)
-        yield url, process
-    finally:
-        process.kill()
-        process.wait()
-
-
 @pytest.fixture(scope="module")
 def browser():
-    with sync_playwright() as playwright:
-        found = shutil.which("chromium")
-        assert found, "Debian's chromium is missing: `make browser` installs it"
-        browser = playwright.chromium.launch(executable_path=found)
+    with chromium() as browser:
         yield browser
-        browser.close()
 
 
 @pytest.fixture
@@ -99,15 +64,16 @@ def wait_until(condition, seconds: float, tab: Page) -> None:
 
 @pytest.mark.parametrize("path", HEADINGS)
 def test_every_page_may_be_the_first_request_of_a_fresh_server(path, page, tmp_path):
-    with server(tmp_path) as (url, _):
+    with server(tmp_path, page) as (url, _):
         page.goto(f"{url}/{path}")
         settled(page, HEADINGS[path])
         links = page.locator('[data-testid="stSidebar"] [data-testid="stPageLink"]')
-        expect(links).to_have_text(["Overview", "Set up a run", "Live", "Influence", "Runs and storage"])
+        names = ["Overview", "Set up a run", "Live", "Influence", "Runs and storage"]
+        expect(links).to_have_text([re.compile(f"{name}$") for name in names])      # after the icon's name
 
 
 def test_the_sample_from_the_button_to_the_clean_up(page, tmp_path):
-    with server(tmp_path) as (url, _):
+    with server(tmp_path, page) as (url, _):
         page.goto(url)
         settled(page, "Replay Explorer")
         page.get_by_role("button", name="Run the sample").click()
@@ -158,7 +124,7 @@ def test_the_sample_from_the_button_to_the_clean_up(page, tmp_path):
         before = run.sizes()["trajectory"]
         assert before > 10_000_000
         page.get_by_role("combobox", name="Runs to clean").click()
-        page.get_by_role("option").first.click()
+        page.get_by_role("option").filter(has_text=run.id).click()
         page.keyboard.press("Escape")
         page.get_by_role("button", name="Delete checkpoints").click()
         dialog = page.get_by_role("dialog")
@@ -177,7 +143,7 @@ def test_the_sample_from_the_button_to_the_clean_up(page, tmp_path):
 
 
 def test_cancel_a_killed_server_and_a_run_deleted_elsewhere(page, tmp_path):
-    with server(tmp_path) as (url, process):
+    with server(tmp_path, page) as (url, process):
         page.goto(url)
         page.get_by_role("button", name="Run the sample").click()
         settled(page, "Live")
@@ -195,7 +161,7 @@ def test_cancel_a_killed_server_and_a_run_deleted_elsewhere(page, tmp_path):
         page.goto("about:blank")
         process.send_signal(signal.SIGKILL)
         process.wait()
-    with server(tmp_path) as (url, _):
+    with server(tmp_path, page) as (url, _):
         page.goto(f"{url}/Live?run={killed.id}")
         settled(page, "Live")
         expect(page.get_by_text("Interrupted: the process")).to_be_visible()
@@ -206,7 +172,7 @@ def test_cancel_a_killed_server_and_a_run_deleted_elsewhere(page, tmp_path):
 
 
 def test_own_settings_with_targets_picked_by_looking(page, tmp_path):
-    with server(tmp_path) as (url, _):
+    with server(tmp_path, page) as (url, _):
         page.goto(f"{url}/Set_up_a_run")
         settled(page, "Set up a run")
         page.get_by_text("Own settings").click()
@@ -222,7 +188,6 @@ def test_own_settings_with_targets_picked_by_looking(page, tmp_path):
         epochs.press("Enter")
         expect(page.get_by_text("must be from 1 to")).to_have_count(0)
         page.get_by_text("Choose test images and sets").click()
-        page.get_by_text("9 ", exact=False).and_(page.locator("label *")).first.wait_for()
         page.locator('[data-testid="stCheckbox"]').filter(has_text="10 ").first.click()
         expect(page.get_by_text("9 targets chosen")).to_be_visible()
         expect(page.get_by_text("All steps")).to_be_visible()
@@ -238,7 +203,7 @@ def test_own_settings_with_targets_picked_by_looking(page, tmp_path):
         settled(page, "Influence")
         page.get_by_text("Explain further targets of this run").click()
         page.get_by_role("combobox", name="Targets").click()
-        option = page.get_by_role("option").first
+        option = page.get_by_role("option").nth(1)      # after «Select all»
         expect(option).to_contain_text("misclassified")
         chosen = option.inner_text().split(" · ")[0]
         option.click()

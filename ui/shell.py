@@ -70,6 +70,13 @@ def show_error(what: str, remedy: str, details: str | None = None) -> None:
             st.code(details)
 
 
+def metrics(values: dict[str, str]) -> None:
+    """A row of figures that wraps where the window is narrow."""
+    with st.container(horizontal=True, gap="large"):
+        for label, value in values.items():
+            st.metric(label, value, width="content")
+
+
 def _plain(text: str) -> str:
     """Text with Markdown's signs made harmless."""
     return "".join(f"\\{c}" if c in "\\`*_[]<>$~#|" else c for c in text)

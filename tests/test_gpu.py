@@ -1,0 +1,51 @@
+"""The same on a GPU, where there is one."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+
+import engine
+from engine import config, data, device, models
+from engine.replay import TANGENT_COPIES, bytes_per_target
+from engine.state import Adjoint, examples
+from engine.step import step_back
+from engine.training import initial_state, optimizer_for
+from tests.test_training import RECIPE, images, net
+
+pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU that torch can use")
+
+
+def test_scores_on_the_gpu_are_those_of_the_cpu():
+    inputs, labels = images()
+    on = {where: engine.attribute(engine.train(net(), inputs, labels, RECIPE, device=where),
+                                  inputs[:3], labels[:3]) for where in ("cpu", "cuda")}
+    assert np.linalg.norm(on["cpu"] - on["cuda"]) <= 1e-6 * np.linalg.norm(on["cpu"])
+
+
+def test_memory_and_disk_are_bitwise_equal_on_the_gpu(tmp_path):
+    inputs, labels = images()
+    scores = [engine.attribute(engine.train(net(), inputs.float(), labels, RECIPE, device="cuda",
+                                            trajectory_folder=folder), inputs[:3].float(), labels[:3])
+              for folder in (None, tmp_path)]
+    assert np.abs(scores[0]).max() > 0 and np.array_equal(*scores)
+
+
+def test_a_targets_memory_is_within_its_estimate():
+    preset = config.preset("sample").replace(model="resnet9", width=0.5)
+    dataset, where = data.load(preset.dataset), torch.device("cuda")
+    model = models.functional(preset, dataset, where)
+    batch = examples(dataset, "train", where, torch.float32).batch(range(preset.recipe.batch_size))
+    weights, state = torch.ones(preset.recipe.batch_size, device=where), initial_state(model)
+    optimizer = optimizer_for(model, dataclasses.replace(preset.recipe))
+    peaks = {}
+    with device.exact_arithmetic():
+        for k in (2, 6):
+            end = Adjoint(*(torch.randn(k, part.numel(), device=where) for part in state))
+            torch.cuda.reset_peak_memory_stats()
+            step_back(model, optimizer, state, batch, weights, 0.01, end)
+            peaks[k] = torch.cuda.max_memory_allocated()
+    each, told = (peaks[6] - peaks[2]) / 4, bytes_per_target(model, batch[0].shape)
+    print(f"a target takes {each / 1e6:.0f} MB, {TANGENT_COPIES * each / told:.2f} copies of what a forward saves")
+    assert 0.3 * told < each <= told

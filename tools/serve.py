@@ -1,0 +1,56 @@
+"""The app on a port of its own and Debian's chromium: for the browser tests and the pictures."""
+
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from contextlib import contextmanager
+from pathlib import Path
+
+from playwright.sync_api import Page, sync_playwright
+
+ROOT = Path(__file__).parents[1]
+
+
+@contextmanager
+def server(outputs: Path, page: Page):
+    """Yields the URL and the process. The page's tabs leave before the server goes."""
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "streamlit", "run", "app.py", "--server.port", str(port)], cwd=ROOT,
+        env={**os.environ, "REPLAY_OUTPUTS_DIR": str(outputs)}, stdout=subprocess.DEVNULL)
+    url = f"http://localhost:{port}"
+    try:
+        deadline = time.monotonic() + 60
+        while not _answers(f"{url}/_stcore/health"):
+            assert time.monotonic() < deadline and process.poll() is None, "the server did not start"
+            time.sleep(0.1)
+        yield url, process
+        for tab in page.context.pages:
+            tab.goto("about:blank")
+    finally:
+        process.kill()
+        process.wait()
+
+
+def _answers(url: str) -> bool:
+    try:
+        urllib.request.urlopen(url, timeout=2).close()
+        return True
+    except OSError:
+        return False
+
+
+@contextmanager
+def chromium():
+    found = shutil.which("chromium")
+    assert found, "Debian's chromium is missing: `make browser` installs it"
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=found)
+        yield browser
+        browser.close()
