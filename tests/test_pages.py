@@ -1,6 +1,7 @@
 """Each page by itself, without a browser: empty folders, bad links, damaged runs."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -46,7 +47,13 @@ def show(page: str, **query) -> AppTest:
     for name, value in query.items():
         app.query_params[name] = value
     app.run()
+    return sound(app)
+
+
+def sound(app: AppTest) -> AppTest:
+    """No exception, shown by Streamlit or, for the shell catches them all, as a message."""
     assert not app.exception, app.exception[0].message
+    assert "This page stopped" not in said(app), said(app)
     return app
 
 
@@ -89,7 +96,9 @@ def test_influence_shows_the_links_target_and_what_a_score_means(run):
     lambda p: (p / "scores" / "loss-000.npy").write_bytes(b"x"),
     lambda p: (p / "scores" / "loss-000.json").unlink(),
     lambda p: shutil.rmtree(p / "model"),
+    lambda p: (p / "manifest.json").write_text('{"schema": 1}'),
     lambda p: (p / "events.jsonl").write_text("nonsense\n"),
+    lambda p: (p / "events.jsonl").write_text('{"kind": "progress"}\n'),
 ])
 @pytest.mark.parametrize("page", PAGES)
 def test_a_damaged_run_breaks_no_page(page, harm, run):
@@ -155,3 +164,78 @@ def test_storage_lists_sizes_and_names_the_bytes_before_deleting(run):
     assert not app.exception
     assert any(f"({run.sizes()['trajectory']:,} bytes) of 1 run" in m.value for m in app.markdown)
     assert run.sizes()["trajectory"] > 0
+
+
+def button(app: AppTest, label: str):
+    return next(b for b in app.button if b.label.startswith(label))
+
+
+def test_a_run_deleted_elsewhere_before_the_confirmation_is_named(run):
+    app = show("pages/Runs_and_storage.py")
+    app.multiselect(key="chosen").set_value([run.id]).run()
+    button(app, "Delete whole runs").click().run()
+    shutil.rmtree(run.path)
+    sound(button(app, "Delete whole runs: free").click().run())
+    assert f"no run {run.id}" in said(app)
+
+
+def test_a_run_in_use_is_kept_and_the_others_are_told_as_freed(made, run, root):
+    other = root / f"{made.name}-2"
+    shutil.copytree(made, other)
+    app = show("pages/Runs_and_storage.py")
+    app.multiselect(key="chosen").set_value([other.name, run.id]).run()
+    button(app, "Delete checkpoints").click().run()
+    with run.locked():
+        sound(button(app, "Delete checkpoints: free").click().run())
+    assert "in use by a job" in said(app) and "freed" in said(app)
+    assert run.sizes()["trajectory"] > 0 and not list((other / "trajectory").iterdir())
+
+
+def test_scores_made_anew_are_not_those_of_before(run):
+    """Score sets are numbered from 000 again after a deletion: the name alone names no content."""
+    def first(app):
+        return next(h for h in re.findall(r'data-score="([^"]+)"', "".join(e.proto.body for e in app.get("html"))))
+
+    before = first(show("pages/Influence.py", run=run.id))
+    run.clean(("scores",))
+    with run.locked():
+        work.execute(run, ("test:5",), "loss")
+    after = first(show("pages/Influence.py", run=run.id))
+    assert float(after) == pytest.approx(run.scores("loss-000")[0].min(), rel=1e-5) and after != before
+
+
+def test_deleted_scores_are_told_from_scores_to_come(run):
+    run.clean(("scores",))
+    assert "scores of this run were deleted" in said(show("pages/Influence.py", run=run.id))
+
+
+def test_ticks_and_chosen_targets_agree_whatever_is_switched(root):
+    app = show("pages/Set_up_a_run.py")
+    app.checkbox(key="tick-test:10").check().run()
+    app.multiselect(key="sets").set_value(["class:2"]).run()
+    mine = [*(f"test:{i}" for i in range(8)), "test:10", "class:2"]
+    assert app.session_state["chosen_targets"] == mine
+    app.select_slider[0].set_value(24).run()
+    app.select_slider[0].set_value(0).run()
+    assert app.checkbox(key="tick-test:10").value
+    app.button_group[0].set_value("own").run()
+    sound(app)
+    assert app.session_state["chosen_targets"] == mine, "own settings keep the person's choice"
+    assert app.checkbox(key="tick-test:10").value and not app.checkbox(key="tick-test:11").value
+    app.checkbox(key="tick-test:10").uncheck().run()
+    assert "test:10" not in app.session_state["chosen_targets"]
+
+
+def test_an_emptied_field_is_a_problem_and_not_a_silent_default():
+    app = show("pages/Set_up_a_run.py")
+    app.button_group[0].set_value("own").run()
+    app.number_input(key="set-recipe.peak_lr").set_value(None).run()
+    assert "Peak learning rate" in said(app) and button(app, "Start the run").disabled
+
+
+def test_live_without_a_link_shows_the_run_worked_on_rather_than_the_newest(made, run, root, monkeypatch):
+    from engine.jobs import JobManager
+    newer = root / "99990101-000000-sample-ffff"
+    shutil.copytree(made, newer)
+    monkeypatch.setattr(JobManager, "active", lambda self: [run.id])
+    assert show("pages/Live.py").query_params["run"] == [run.id]
