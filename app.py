@@ -32,7 +32,7 @@ with shell.page("Replay Explorer"):
 
     st.subheader("Recent runs")
     if not runs:
-        st.info("No runs yet. Run the sample, watch it, and look at its influence in about a minute.",
+        st.info("No runs yet. Run the sample, watch it, and look at its influence.",
                 icon=":material/info:")
     for run in runs[:RECENT]:
         with st.container(border=True):

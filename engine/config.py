@@ -133,10 +133,12 @@ PRESETS = {
     "sample": RunConfig(
         preset="sample", recipe=Recipe(epochs=6, batch_size=250), targets=tuple(f"test:{i}" for i in range(8)), replay_mode="disk",
     ),
-    # The same smooth ingredients at a GPU's size, on all 60,000 images.
+    # The same smooth ingredients at a GPU's size, on all 60,000 images. The rate is the highest that
+    # stays smooth: over 8 epochs the adjoint's norm grew × 0.2 to 1 at a peak of 0.02 (accuracy 0.892)
+    # and × 2 to 7 at 0.03 (0.911), over 12 epochs × 10,000 to 100,000 at 0.05 (0.932).
     "resnet9": RunConfig(
         preset="resnet9", dataset="fashion-mnist", model="resnet9", width=0.5,
-        recipe=Recipe(epochs=12, batch_size=1000, peak_lr=0.05),
+        recipe=Recipe(epochs=8, batch_size=1000, peak_lr=0.03),
         targets=tuple(f"test:{i}" for i in range(16)), replay_mode="disk",
     ),
 }

@@ -10,8 +10,9 @@ SHOWN = (6, 12, 24, 48)
 
 
 @st.cache_data(max_entries=64, show_spinner=False)
-def ranked(run_path: str, score_set: str, row: int, function: str, k: int, _run):
-    scores_N = _run.scores(score_set)[row]
+def ranked(sha256: str, row: int, function: str, k: int, _run, _score_set: str):
+    """By content: a score set's name says too little, for it is used again after a deletion."""
+    scores_N = _run.scores(_score_set)[row]
     return scores_N, influence.rank(scores_N, function, k)
 
 
@@ -63,7 +64,10 @@ def draw(run) -> None:
     targets = {t.key: t for t in run.targets()}
     asked = st.query_params.get("target")
     if not targets:
-        st.info(f"This run has no scores yet; it is {run.status}.", icon=":material/info:")
+        # Cleaning sets `scored` to false; before the first replay it is not there at all.
+        deleted = run.manifest.get("scored") is False
+        st.info("The scores of this run were deleted." if deleted else
+                f"This run has no scores yet; it is {run.status}.", icon=":material/info:")
         st.page_link("pages/Live.py", label="See it on Live", query_params={"run": run.id},
                      icon=":material/monitoring:")
         if run.manifest.get("trained"):
@@ -83,7 +87,8 @@ def draw(run) -> None:
     st.query_params.from_dict({"run": run.id, "target": key, "k": str(k)})
 
     target = targets[key]
-    scores_N, ranking = ranked(str(run.path), target.score_set, target.row, target.function, k, run)
+    scores_N, ranking = ranked(run.manifest["files"][f"scores/{target.score_set}.npy"], target.row,
+                               target.function, k, run, target.score_set)
     st.markdown(influence.meaning(target.function))
     side, lists = st.columns([1.3, 3.2], gap="large")
     with side:
@@ -94,7 +99,8 @@ def draw(run) -> None:
                 (helpful, "Most helpful", ranking.helpful, "improved"), (harmful, "Most harmful", ranking.harmful, "worsened")):
             with column:
                 st.subheader(heading)
-                st.caption(f"Training on these {effect} the target's {target.function} most")
+                st.caption(f"Training on these {effect} the target's {target.function} most; scores in "
+                           f"{influence.unit(target.function)}")
                 pictures.scored_tiles(dataset.name, indices, scores_N, heading)
     st.subheader("All scores")
     pictures.chart(pictures.histogram(scores_N, influence.unit(target.function)), "histogram",

@@ -15,11 +15,11 @@ def meters(told) -> None:
         "Step": f"{told.step:,} of {told.steps:,}" if told.steps else "—",
         "Rate": f"{told.rate:.3g} steps/s" if told.rate else "—",
         "Time left in this phase": formats.duration(told.seconds_left)})
+    gpu = {"GPU memory in use": f"{formats.size(known('gpu'))} of {formats.size(known('gpu_total'))}"}
     shell.metrics({
         "RAM of this process": formats.size(known("rss")),
         "RAM available": f"{formats.size(known('ram_available'))} of {formats.size(known('ram_total'))}",
-        "GPU memory in use": (f"{formats.size(known('gpu'))} of {formats.size(known('gpu_total'))}"
-                              if known("gpu_total") else "No GPU"),
+        **(gpu if known("gpu_total") else {}),
         "Disk used by this run": formats.size(known("disk_used")),
         "Disk free": formats.size(known("disk_free"))})
 
@@ -92,7 +92,10 @@ def guarded_body(run, was_active: bool) -> None:
 
 
 with shell.page("Live"):
-    run = shell.chosen_run(shell.runs(), "There is no run to watch yet.")
+    # Without a link: the run being worked on, which is not the newest where others wait.
+    worked_on = shell.manager().active()
+    candidates = sorted(shell.runs(), key=lambda run: run.id not in worked_on[:1])
+    run = shell.chosen_run(candidates, "There is no run to watch yet.")
     config = run.config
     st.caption(f"{config.dataset} · {config.model} · {config.recipe.epochs} epochs of batches of "
                f"{config.recipe.batch_size:,} images · {formats.count(len(config.targets), 'targets')} · "

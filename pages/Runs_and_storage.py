@@ -17,6 +17,17 @@ def free(run, part: str | None, dry_run: bool = False) -> int:
     return run.delete(dry_run) if part is None else run.clean((part,), dry_run)
 
 
+def free_all(chosen: list, part: str | None) -> tuple[list[int], list[tuple[str, str]]]:
+    """Bytes freed of each run, and what and remedy of each that cannot be: one does not stop the others."""
+    freed, refused = [], []
+    for run in chosen:
+        try:
+            freed.append(free(storage.Run.open(run.root, run.id), part))     # gone, if deleted in another tab
+        except ReplayError as error:
+            refused.append((error.what, error.remedy))
+    return freed, refused
+
+
 def confirm(action: str, chosen: list) -> None:
     part, consequence = ACTIONS[action]
 
@@ -29,10 +40,14 @@ def confirm(action: str, chosen: list) -> None:
             st.code("\n".join(run.id for run in chosen), language=None)
             st.write(consequence)
             yes, no = st.columns(2)
-            if yes.button(f"{action}: free {formats.size(total)}", type="primary", width="stretch"):
-                freed = sum(free(run, part) for run in chosen)
-                st.session_state["notice"] = f"{action}: {formats.size(freed)} freed ({freed:,} bytes)."
-                st.rerun()
+            if yes.button(f"{action}: free {formats.size(total)}", key="confirm", type="primary", width="stretch"):
+                freed, refused = free_all(chosen, part)
+                if freed:
+                    st.session_state["notice"] = f"{action}: {formats.size(sum(freed))} freed ({sum(freed):,} bytes)."
+                    st.session_state["refused"] = refused
+                    st.rerun()
+                for what, remedy in refused:
+                    shell.show_error(what, remedy)
             if no.button("Keep", width="stretch"):
                 st.rerun()
     ask()
@@ -52,6 +67,8 @@ def row(run) -> dict:
 
 
 with shell.page("Runs and storage"):
+    for what, remedy in st.session_state.pop("refused", []):
+        shell.show_error(what, remedy)
     runs = shell.runs()
     shell.metrics({"Used by all runs": formats.size(storage.files.size_of(shell.root())),
                    "Free on this disk": formats.size(storage.disk_free(shell.root()))})

@@ -34,7 +34,6 @@ def field(name: str, config, found: dict) -> object:
             given = st.number_input(label, value=int(value), step=1, key=key, help=allowed.what)
         else:
             given = st.number_input(label, value=float(value), format="%g", step=None, key=key, help=allowed.what)
-        given = value if given is None else given
     if name in found:
         st.error(f"{label} {found[name]}.")
     return given
@@ -45,7 +44,7 @@ def own_settings(start) -> dict:
              "recipe.schedule", "recipe.warmup", "recipe.momentum", "recipe.nesterov", "recipe.weight_decay",
              "recipe.decay_norm_bias", "recipe.seed", "targets_per_pass", "device", "precision"]
     # The values of the last drawing, so that each problem stands beside its field at once.
-    typed = {n: st.session_state[f"set-{n}"] for n in names if st.session_state.get(f"set-{n}") is not None}
+    typed = {n: st.session_state[f"set-{n}"] for n in names if f"set-{n}" in st.session_state}
     found = configs.problems(start.replace(**typed), *sizes(typed.get("dataset", start.dataset)))
     columns, changes = st.columns(4), {}
     for i, name in enumerate(names):
@@ -65,6 +64,20 @@ def sizes(dataset_name: str) -> tuple:
 def toggle(name: str) -> None:
     chosen = st.session_state["chosen_targets"]
     chosen.remove(name) if name in chosen else chosen.append(name)
+
+
+def take_sets(sets: dict) -> None:
+    images = [t for t in st.session_state["chosen_targets"] if t not in sets]
+    st.session_state["chosen_targets"] = [*images, *st.session_state["sets"]]
+
+
+def offer(config) -> None:
+    """A preset's own targets, until the person chooses others; those stay while the data set does."""
+    was = st.session_state.get("offered")
+    chosen = st.session_state.get("chosen_targets")
+    if was is None or was[0] != config.dataset or chosen == was[1]:
+        st.session_state["chosen_targets"] = list(config.targets)
+    st.session_state["offered"] = (config.dataset, list(config.targets))
 
 
 def offered_images(dataset) -> tuple[np.ndarray, str]:
@@ -103,12 +116,13 @@ def choose_targets(dataset) -> None:
         with columns[i % len(columns)]:
             name = f"test:{index}"
             st.html(pictures.picture(dataset.name, "test", index, 84))
-            st.checkbox(f"{index} {dataset.classes[dataset.test_labels[index]]}", name in chosen, key=f"tick-{name}",
+            st.session_state[f"tick-{name}"] = name in chosen     # the choice decides, not the widget's memory
+            st.checkbox(f"{index} {dataset.classes[dataset.test_labels[index]]}", key=f"tick-{name}",
                         on_change=toggle, args=(name,))
     sets = {f"class:{c}": f"All test images of {name}" for c, name in enumerate(dataset.classes)}
     sets["test:all"] = "All test images"
-    picked = st.multiselect("Sets", list(sets), [t for t in chosen if t in sets], format_func=sets.get)
-    st.session_state["chosen_targets"] = [*(t for t in chosen if t not in sets), *picked]
+    st.session_state["sets"] = [t for t in chosen if t in sets]
+    st.multiselect("Sets", list(sets), key="sets", format_func=sets.get, on_change=take_sets, args=(sets,))
 
 
 def show_estimate(config) -> bool:
@@ -144,10 +158,7 @@ with shell.page("Set up a run"):
     st.subheader("Targets")
     function = st.radio("Target function", list(FUNCTIONS), captions=list(FUNCTIONS.values()), horizontal=True,
                         format_func=str.capitalize)
-    # Chosen targets belong to a preset's first sight; afterwards they are the person's own.
-    if st.session_state.get("targets_of") != (preset, config.dataset):
-        st.session_state["targets_of"] = (preset, config.dataset)
-        st.session_state["chosen_targets"] = list(config.targets)
+    offer(config)
     dataset = None
     with shell.guarded():
         dataset = pictures.dataset(config.dataset)

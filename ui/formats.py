@@ -26,7 +26,7 @@ def size(count: float | None) -> str:
     if count is None:
         return "—"
     for unit in ("B", "KB", "MB", "GB"):
-        if abs(count) < 1000:
+        if abs(count) < 999.5:      # what would be rounded to 1000 belongs to the next unit
             break
         count /= 1000
     else:
@@ -37,10 +37,13 @@ def size(count: float | None) -> str:
 def duration(seconds: float | None) -> str:
     if seconds is None:
         return "—"
-    if seconds < 60:
-        return f"{seconds:.0f} s"
     minutes, seconds = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
+    days, hours = divmod(hours, 24)
+    if days:
+        return f"{count(days, 'days')} {hours} h"
+    if not hours and not minutes:
+        return f"{seconds} s"
     return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {seconds:02d} s"
 
 
@@ -61,8 +64,8 @@ def percent(share: float | None) -> str:
 
 
 def score(value: float) -> str:
-    """Signed, with three figures: «+1.23e-02»."""
-    return f"{value:+.2e}" if abs(value) < 1e-3 else f"{value:+.4f}"
+    """Signed, with three figures: «+1.23e-02», the same for all, so that tiles compare at a glance."""
+    return f"{value:+.2e}".replace("-", "−")
 
 
 def run_label(run: Run) -> str:

@@ -26,7 +26,8 @@ def image_url(dataset_name: str, split: str, index: int, size: int) -> str:
 def picture(dataset_name: str, split: str, index: int, size: int) -> str:
     """HTML of one image with its alternative text."""
     label = dataset(dataset_name).classes[dataset(dataset_name).labels(split)[index]]
-    alt = html.escape(f"{split.capitalize()} image {index}, label {label}")
+    kind = "Training" if split == "train" else "Test"
+    alt = html.escape(f"{kind} image {index}, label {label}")
     return (f'<img src="{image_url(dataset_name, split, index, size)}" alt="{alt}" '
             'style="width:100%;image-rendering:pixelated;border-radius:4px;display:block">')
 
