@@ -24,6 +24,7 @@ from pathlib import Path
 
 from engine.files import disk_errors
 
+NEEDED = {"progress": {"kind", "time", "phase", "step", "steps"}, "phase": {"kind", "time", "phase", "steps"}}
 TERMINAL = ("finished", "failed", "cancelled")
 
 
@@ -56,9 +57,9 @@ class EventLog:
 def _parse(line: bytes) -> dict:
     try:
         event = json.loads(line)
-        if isinstance(event, dict) and isinstance(event.get("kind"), str):
+        if isinstance(event, dict) and event.keys() >= NEEDED.get(event.get("kind"), {"kind", "time"}):
             return event
-    except ValueError:
+    except (ValueError, TypeError):
         pass
     return {"kind": "unreadable", "time": None, "text": line.decode("utf-8", "replace")[:200]}
 

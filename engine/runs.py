@@ -115,8 +115,10 @@ class Run:
     def manifest(self) -> dict:
         path = self.path / "manifest.json"
         manifest = files.read_json(path, "Delete the run in Runs and storage and start it again.")
-        if not isinstance(manifest, dict) or manifest.get("schema") != SCHEMA:
-            raise IntegrityError(f"{path} is not of schema {SCHEMA}.",
+        whole = (isinstance(manifest, dict) and manifest.get("schema") == SCHEMA
+                 and manifest.get("status") in STATUSES and isinstance(manifest.get("files"), dict))
+        if not whole:
+            raise IntegrityError(f"{path} is damaged, or not of schema {SCHEMA}.",
                                  "Open the run with the version that wrote it, or delete it.")
         return manifest
 
