@@ -56,6 +56,11 @@ def settled(tab: Page, heading: str) -> None:
     sound(tab)
 
 
+def idle(tab: Page) -> None:
+    """The script has run to its end: what is clicked now is not drawn anew under the pointer."""
+    expect(tab.locator('[data-testid="stApp"]')).to_have_attribute("data-test-script-state", "notRunning", timeout=30_000)
+
+
 def steps_done(tab: Page) -> tuple[str, int]:
     metrics = tab.locator('[data-testid="stMetric"]')
     phase = metrics.nth(0).locator('[data-testid="stMetricValue"]').inner_text()
@@ -131,6 +136,7 @@ def test_the_sample_from_the_button_to_the_clean_up(page, tmp_path):
         settled(page, "Runs and storage")
         before = run.sizes()["trajectory"]
         assert before > 10_000_000
+        idle(page)
         page.get_by_role("combobox", name="Runs to clean").click()
         page.get_by_role("option").filter(has_text=run.id).click()
         page.keyboard.press("Escape")
@@ -209,10 +215,14 @@ def test_own_settings_with_targets_picked_by_looking(page, tmp_path):
         # Misclassified images of that run are offered, and further targets need no training.
         page.goto(f"{url}/Influence?run={run.id}")
         settled(page, "Influence")
+        idle(page)
         page.get_by_text("Explain further targets of this run").click()
-        page.get_by_role("combobox", name="Targets").click()
+        box = page.get_by_role("combobox", name="Targets")
+        expect(box).to_be_visible()
+        page.wait_for_timeout(1000)                     # the expander opens with an animation
+        box.click()
         option = page.get_by_role("option").nth(1)      # after «Select all»
-        expect(option).to_contain_text("misclassified")
+        expect(option).to_contain_text("misclassified", timeout=15_000)
         chosen = option.inner_text().split(" · ")[0]
         option.click()
         page.keyboard.press("Escape")
@@ -232,6 +242,7 @@ def test_one_refused_deletion_does_not_hide_what_the_others_freed(page, tmp_path
     with server(tmp_path, page) as (url, _):
         page.goto(f"{url}/Runs_and_storage")
         settled(page, "Runs and storage")
+        idle(page)
         page.get_by_role("combobox", name="Runs to clean").click()
         for name in (made.id, "busy", "gone"):
             page.get_by_role("option").filter(has_text=name).click()
