@@ -12,7 +12,7 @@ from collections import Counter
 from pathlib import Path
 
 from engine import config as configs
-from engine import runs
+from engine import files, runs
 from engine.errors import ConfigError, ReplayError, RunNotFoundError
 
 OK, FAILED, USAGE, NOT_FOUND, INTERRUPTED = 0, 1, 2, 3, 130
@@ -20,10 +20,14 @@ OK, FAILED, USAGE, NOT_FOUND, INTERRUPTED = 0, 1, 2, 3, 130
 EPILOG = """examples:
   python -m engine run --preset sample --targets test:0,test:1
   python -m engine run --preset sample --set recipe.epochs=4 --set target_function=margin
+  python -m engine estimate --preset resnet9 --set recipe.epochs=20
   python -m engine attribute RUN --targets class:6,test:all --function margin
+  python -m engine resume RUN
+  python -m engine rebuild RUN --mode recompute
   python -m engine list
   python -m engine info RUN
   python -m engine clean RUN --parts trajectory --dry-run
+  python -m engine storage
 
 targets: test:INDEX (one test image), class:INDEX (all test images of a class), test:all.
 Runs live in --outputs, else in REPLAY_OUTPUTS_DIR, else in ./outputs. `RUN --help` of each
@@ -41,24 +45,38 @@ def parser() -> argparse.ArgumentParser:
     common.add_argument("--log-level", default="warning", choices=("debug", "info", "warning", "error"))
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
-    run = commands.add_parser("run", parents=[common], help="train, replay, print where the scores are",
-                              epilog=_settings(), formatter_class=argparse.RawDescriptionHelpFormatter)
-    run.add_argument("--preset", default="sample", help=f"one of {', '.join(configs.PRESETS)} (sample)")
-    run.add_argument("--targets", metavar="T,T,…", help="targets, such as test:0,class:3")
-    run.add_argument("--function", choices=configs.TARGET_FUNCTIONS, help="target function (loss)")
-    run.add_argument("--mode", choices=configs.REPLAY_MODES, help="where the trajectory is kept")
-    run.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", dest="settings",
-                     help="change one setting of the preset; may be repeated")
+    settings = argparse.ArgumentParser(add_help=False)
+    settings.add_argument("--preset", default="sample", help=f"one of {', '.join(configs.PRESETS)} (sample)")
+    settings.add_argument("--targets", metavar="T,T,…", help="targets, such as test:0,class:3")
+    settings.add_argument("--function", choices=configs.TARGET_FUNCTIONS, help="target function (loss)")
+    settings.add_argument("--mode", choices=configs.REPLAY_MODES, help="where the trajectory is kept")
+    settings.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", dest="settings",
+                          help="change one setting of the preset; may be repeated")
+    for name, what in (("run", "train, replay, print where the scores are"),
+                       ("estimate", "memory, disk and time of each replay mode, from a short measurement")):
+        commands.add_parser(name, parents=[common, settings], help=what, epilog=_settings(),
+                            formatter_class=argparse.RawDescriptionHelpFormatter)
 
     attribute = commands.add_parser("attribute", parents=[common],
                                     help="score further targets of a trained run, without training")
     attribute.add_argument("run", metavar="RUN")
     attribute.add_argument("--targets", required=True, metavar="T,T,…")
     attribute.add_argument("--function", choices=configs.TARGET_FUNCTIONS, default="loss")
+    attribute.add_argument("--mode", choices=configs.REPLAY_MODES,
+                           help="another replay mode than that of the trajectory kept; trains again where it must")
+
+    resume = commands.add_parser("resume", parents=[common],
+                                 help="go on with a run that was killed, cancelled or failed")
+    resume.add_argument("run", metavar="RUN")
+    rebuild = commands.add_parser("rebuild", parents=[common], help="train once more, to make deleted or "
+                                  "damaged checkpoints again, or those of another mode")
+    rebuild.add_argument("run", metavar="RUN")
+    rebuild.add_argument("--mode", choices=configs.REPLAY_MODES[1:], default="disk", help="(disk)")
 
     commands.add_parser("list", parents=[common], help="every run with status, size and accuracy")
     info = commands.add_parser("info", parents=[common], help="one run as JSON")
     info.add_argument("run", metavar="RUN")
+    commands.add_parser("storage", parents=[common], help="what fills the disk, by run and part")
 
     clean = commands.add_parser("clean", parents=[common], help="delete parts of runs, or whole runs")
     clean.add_argument("runs", metavar="RUN", nargs="+")
@@ -93,7 +111,7 @@ def main(arguments: list[str] | None = None) -> int:
         return INTERRUPTED
 
 
-def _run(given, root: Path) -> int:
+def _configured(given) -> configs.RunConfig:
     from engine import data
     config = configs.preset(given.preset)
     changes = dict(_setting(text) for text in given.settings)
@@ -104,27 +122,59 @@ def _run(given, root: Path) -> int:
         changes["targets"] = _targets(given.targets)
     config = config.replace(**changes)
     dataset = data.load(config.dataset)
-    configs.check(config, len(dataset.train_labels), len(dataset.test_labels), len(dataset.classes))
-    return _execute(runs.Run.create(root, config))
+    return configs.check(config, len(dataset.train_labels), len(dataset.test_labels), len(dataset.classes))
+
+
+def _run(given, root: Path) -> int:
+    return _execute(runs.Run.create(root, _configured(given)))
 
 
 def _attribute(given, root: Path) -> int:
-    return _execute(runs.Run.open(root, given.run), _targets(given.targets), given.function)
+    run = runs.Run.open(root, given.run)
+    return _execute(run, runs.Job("replay", run.mode_for(given.mode), _targets(given.targets), given.function))
 
 
-def _execute(run: runs.Run, targets: tuple[str, ...] | None = None, function: str | None = None) -> int:
+def _rebuild(given, root: Path) -> int:
+    return _execute(runs.Run.open(root, given.run), runs.Job("rebuild", given.mode))
+
+
+def _resume(given, root: Path) -> int:
+    return _execute(runs.Run.open(root, given.run))
+
+
+def _execute(run: runs.Run, job: runs.Job | None = None) -> int:
     from engine import work
     with run.locked(), _Bar() as bar:
-        print(f"run {run.id}")
-        name = work.execute(run, targets, function, on_event=bar.event)
+        print(f"run {run.id}", flush=True)
+        name = work.execute(run, job, on_event=bar.event)
     manifest = run.manifest
     print(f"test accuracy {manifest['test_accuracy']:.1%} on {manifest['device_name']}")
-    print(f"scores {run.path / 'scores' / name}.npy float32 {run.scores(name).shape}")
+    if name is not None:
+        print(f"scores {run.path / 'scores' / name}.npy float32 {run.scores(name).shape}")
     return OK
 
 
+def _estimate(given, root: Path) -> int:
+    from engine.estimate import estimate
+    config = _configured(given)
+    told = estimate(config, root, measure=True)
+    print(f"{told.steps:,} steps of {told.parameters:,} parameters and {told.buffers:,} buffers; "
+          f"{len(config.targets)} targets; {told.device_name}\n"
+          f"training {told.train_seconds:.1f} s; a segment is {told.segment:,} steps\n"
+          f"free: disk {told.disk_free / 1e9:.1f} GB, RAM {told.ram_free / 1e9:.1f} GB"
+          + (f", GPU {told.gpu_free / 1e9:.1f} GB" if told.gpu_free else "") + "\n")
+    print(f"{'mode':11}{'disk kept':>12}{'disk peak':>12}{'RAM peak':>12}{'GPU peak':>12}{'time':>10}{'× training':>12}  fits")
+    for name, mode in told.modes.items():
+        gpu = f"{mode.gpu / 1e6:,.1f} MB" if mode.gpu else "-"
+        print(f"{name:11}{mode.disk / 1e6:>9,.1f} MB{mode.disk_peak / 1e6:>9,.1f} MB{mode.ram / 1e6:>9,.0f} MB"
+              f"{gpu:>12}{mode.seconds:>8,.1f} s{mode.seconds / told.train_seconds:>12.1f}  "
+              f"{'yes' if not mode.problem else 'no: ' + mode.problem}")
+    print(f"\nrecommended: {told.recommended or 'none of them fits'}")
+    return OK if told.recommended else FAILED
+
+
 class _Bar:
-    """One tqdm bar a phase, from the run's events."""
+    """One tqdm bar a phase, from the run's events, and its notes."""
 
     def __enter__(self):
         self.bar = self.phase = None
@@ -136,6 +186,11 @@ class _Bar:
 
     def event(self, event: dict) -> None:
         from tqdm import tqdm
+        if event["kind"] == "note":
+            tqdm.write(event["text"], file=sys.stderr)
+        elif event["kind"] == "paused":
+            tqdm.write(f"paused: the disk has {event['disk_free']:,} bytes free, and {event['needed']:,} are "
+                       "needed; free some, and the run goes on", file=sys.stderr)
         if event["kind"] != "progress":
             return
         if event["phase"] != self.phase:
@@ -169,8 +224,17 @@ def _info(given, root: Path) -> int:
     events, _ = run.events()
     print(json.dumps({
         "run": run.id, "path": str(run.path), "status": run.status, "bytes": run.sizes(),
-        "targets": [t.key for t in run.targets()], "config": run.config.to_dict(),
+        "targets": [t.key for t in run.targets()], "modes": run.modes(), "resumable": run.resumable, "config": run.config.to_dict(),
         "manifest": run.manifest, "events": Counter(e["kind"] for e in events)}, indent=1))
+    return OK
+
+
+def _storage(given, root: Path) -> int:
+    print(f"{'run':40}" + "".join(f"{part:>14}" for part in runs.PARTS) + f"{'in all':>14}   bytes")
+    for run in runs.list_runs(root):
+        sizes = run.sizes()
+        print(f"{run.id:40}" + "".join(f"{n:>14,}" for n in [*sizes.values(), sum(sizes.values())]))
+    print(f"{root}: {files.size_of(root):,} bytes used, {files.disk_free(root):,} free")
     return OK
 
 
@@ -208,7 +272,8 @@ def _setting(text: str) -> tuple[str, object]:
     return name, parsed
 
 
-COMMANDS = {"run": _run, "attribute": _attribute, "list": _list, "info": _info, "clean": _clean}
+COMMANDS = {"run": _run, "estimate": _estimate, "attribute": _attribute, "resume": _resume,
+            "rebuild": _rebuild, "list": _list, "info": _info, "storage": _storage, "clean": _clean}
 
 if __name__ == "__main__":
     sys.exit(main())

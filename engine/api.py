@@ -1,5 +1,6 @@
 """The engine on your own model and tensors: `train`, `attribute`, `retrain`."""
 
+import functools
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,13 +12,14 @@ from engine import device as devices
 from engine import targets as phi
 from engine import training
 from engine.check import check_model
-from engine.config import RANGES, Recipe, RunConfig, problems
+from engine.config import RANGES, REPLAY_MODES, Recipe, RunConfig, problems
 from engine.errors import ConfigError
 from engine.models import FunctionalModel
 from engine.replay import replay
+from engine.schedule import plan_for, segment_length
 from engine.state import Examples, State
-from engine.store import DiskTrajectory, MemoryTrajectory, Trajectory
-
+from engine.store import DiskStore, MemoryStore, Writer
+from engine.trajectory import Checkpoints, Digests, EveryState, Trajectory
 
 
 @dataclass(frozen=True)
@@ -38,15 +40,18 @@ class Trained:
 
 
 def train(model: nn.Module, inputs: Tensor, labels: Tensor, recipe: Recipe = Recipe(), *,
-          weights: Tensor | None = None, device: str = "auto",
-          trajectory_folder: str | Path | None = None, check: bool = True) -> Trained:
+          weights: Tensor | None = None, device: str = "auto", replay_mode: str | None = None,
+          trajectory_folder: str | Path | None = None, segment: int = 0, check: bool = True) -> Trained:
     """Trains a copy of `model` with SGD and cross-entropy loss, keeping what a replay needs.
 
     `inputs` [N, ...], floating-point (its dtype is the precision of everything); `labels` int64
     [N], from 0 up; `weights` [N] of the examples, 1 each where not given. The model maps [B, ...]
     to logits [B, C]. The trajectory, 4 bytes × (parameters + buffers) a step in float32, is kept
-    on the device, or in `trajectory_folder`, which must exist and be empty. `check` first compares
-    the model's derivatives with finite differences on eight examples.
+    on the device (`replay_mode` "memory"), in `trajectory_folder`, which must exist and be empty
+    ("disk", the default where a folder is given), or only every `segment`-th step with its momentum, on the device or in the folder, and
+    the rest trained again while replaying ("recompute"; `segment` 0 takes √T of T steps). The scores
+    are the same bit for bit. `check` first compares the model's derivatives with finite differences
+    on eight examples.
 
     Raises `ConfigError` for arguments out of range, `ModelError` for a model that cannot be
     replayed exactly, `DivergedError` where the loss stops being finite.
@@ -62,8 +67,15 @@ def train(model: nn.Module, inputs: Tensor, labels: Tensor, recipe: Recipe = Rec
     with devices.exact_arithmetic():
         if check:
             check_model(functional, data, recipe)
-        trajectory = _trajectory(trajectory_folder, where)
         weights = weights.to(where, inputs.dtype)
+        steps = len(plan_for(recipe, len(data)))
+        initial = training.initial_state(functional)
+        digests = Digests(segment_length(steps, 0, segment), steps)
+        replay_mode = replay_mode or ("memory" if trajectory_folder is None else "disk")
+        store = _store(replay_mode, trajectory_folder, where)
+        kind = Checkpoints if replay_mode == "recompute" else EveryState
+        trajectory = kind(store, initial, functools.partial(training.advance, functional, data, recipe, weights),
+                          digests)
         state = training.train(functional, data, recipe, weights, trajectory)
     return Trained(functional, data, recipe, weights, trajectory, state)
 
@@ -155,10 +167,15 @@ def _check_weights(weights: Tensor, data: Examples) -> None:
         raise ConfigError(f"`weights` must be a finite tensor [{len(data)}].", "One weight an example.")
 
 
-def _trajectory(folder: str | Path | None, device: torch.device) -> Trajectory:
+def _store(mode: str, folder: str | Path | None, device: torch.device) -> MemoryStore | DiskStore:
+    if mode not in REPLAY_MODES:
+        raise ConfigError(f"There is no replay mode {mode!r}.", f"Choose one of {', '.join(REPLAY_MODES)}.")
+    if mode == ("disk" if folder is None else "memory"):
+        raise ConfigError(f"Replay mode {mode!r} does not go with trajectory_folder={folder!r}.",
+                          "Disk mode needs a folder, memory mode takes none.")
     if folder is None:
-        return MemoryTrajectory()
+        return MemoryStore(full=mode == "recompute")
     folder = Path(folder)
     if not folder.is_dir() or any(folder.iterdir()):
         raise ConfigError(f"{folder} is not an empty folder.", "Make one for this training alone.")
-    return DiskTrajectory(folder, "api", device)
+    return DiskStore(folder, "api", device, Writer(), full=mode == "recompute")

@@ -15,10 +15,11 @@ from dataclasses import dataclass, field
 
 from engine.errors import ConfigError
 
-SCHEMA = 1
+SCHEMA = 2
+TRAINING_SCHEMA = 1       # of what `training_digest` covers, and of how a step computes
 SCHEDULES = ("one-cycle", "cosine", "constant")
 TARGET_FUNCTIONS = ("loss", "margin")
-REPLAY_MODES = ("memory", "disk")
+REPLAY_MODES = ("memory", "disk", "recompute")
 PRECISIONS = ("float32", "float64")
 DEVICES = ("auto", "cpu", "cuda")
 MODELS = ("small-cnn", "resnet9")
@@ -51,7 +52,14 @@ class Recipe:
 
 @dataclass(frozen=True)
 class RunConfig:
-    """One run of the app or the command line. `targets`: see `engine.targets.parse`."""
+    """One run of the app or the command line.
+
+    `targets` are names such as test:3, class:2 or test:all (`engine.influence.resolve`).
+    `replay_mode` says where the states before the steps are kept: all in memory, all on disk, or
+    every `segment`-th on disk and the rest recomputed. `segment` 0 takes √T steps, or more where
+    the checkpoints would take more than `checkpoint_mb` megabytes (0: any number).
+    `clean_when_done` deletes the trajectory once the run's own targets have their scores.
+    """
 
     preset: str = "own"
     dataset: str = "fashion-mnist-sample"
@@ -61,6 +69,9 @@ class RunConfig:
     targets: tuple[str, ...] = ("test:0",)
     target_function: str = "loss"
     replay_mode: str = "memory"
+    segment: int = 0
+    checkpoint_mb: float = 0.0
+    clean_when_done: bool = False
     targets_per_pass: int = 0
     device: str = "auto"
     precision: str = "float32"
@@ -78,7 +89,7 @@ class RunConfig:
 
     def training_digest(self, data_fingerprint: str) -> str:
         """Hex digest of all that decides the trajectory: recipe, model, data and precision."""
-        decides = [SCHEMA, dataclasses.asdict(self.recipe), self.model, self.width, self.precision,
+        decides = [TRAINING_SCHEMA, dataclasses.asdict(self.recipe), self.model, self.width, self.precision,
                    data_fingerprint]
         return hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()
 
@@ -114,6 +125,11 @@ RANGES = {
     "recipe.seed": Range(0, 2**31 - 1, "Decides the initial weights and the order of the "
                          "examples.", int),
     "width": Range(0.125, 16.0, "Factor on every channel count of the model."),
+    "segment": Range(0, 10_000_000, "Steps from one full checkpoint to the next: what recompute mode "
+                     "holds in memory, and what a kill may cost; 0 takes the square root of all "
+                     "steps.", int),
+    "checkpoint_mb": Range(0.0, 1e9, "Disk that the checkpoints of recompute mode may take, in MB "
+                           "(10⁶ bytes); 0 sets no limit. Less disk takes more memory."),
     "targets_per_pass": Range(0, 4096, "Targets carried through one backward pass; 0 chooses by "
                               "the free memory.", int),
 }
@@ -126,12 +142,13 @@ CHOICES = {
     "device": DEVICES,
     "precision": PRECISIONS,
 }
-FLAGS = ("recipe.nesterov", "recipe.decay_norm_bias")
+FLAGS = ("recipe.nesterov", "recipe.decay_norm_bias", "clean_when_done")
 
 PRESETS = {
     # Chosen for smooth training: BatchNorm before GELU, no max-pooling, warm-up, low peak rate.
     "sample": RunConfig(
-        preset="sample", recipe=Recipe(epochs=6, batch_size=250), targets=tuple(f"test:{i}" for i in range(8)), replay_mode="disk",
+        preset="sample", recipe=Recipe(epochs=6, batch_size=250),
+        targets=tuple(f"test:{i}" for i in range(8)), replay_mode="disk",
     ),
     # The same smooth ingredients at a GPU's size, on all 60,000 images. The rate is the highest that
     # stays smooth: over 8 epochs the adjoint's norm grew × 0.2 to 1 at a peak of 0.02 (accuracy 0.892)
@@ -182,6 +199,8 @@ def problems(config: RunConfig, n_train: int | None = None, n_test: int | None =
     if n_train is not None and "recipe.batch_size" not in found and recipe.batch_size > n_train:
         found["recipe.batch_size"] = (f"is {recipe.batch_size:,}, larger than the data set's "
                                       f"{n_train:,} training images")
+    if not found.keys() & {"segment", "checkpoint_mb"} and config.segment and config.checkpoint_mb:
+        found["segment"] = "cannot be set together with checkpoint_mb, which chooses it"
     if not config.targets:
         found["targets"] = "name at least one target, such as test:0"
     seen = set()

@@ -3,6 +3,7 @@
 import contextlib
 import os
 import platform
+import resource
 from pathlib import Path
 
 import psutil
@@ -43,6 +44,35 @@ def memory_free(device: torch.device) -> int:
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
     return psutil.virtual_memory().available
+
+
+def memory_total(device: torch.device) -> int:
+    """Bytes of GPU memory, or of the machine's RAM."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[1]
+    return psutil.virtual_memory().total
+
+
+class Peak:
+    """The most memory, in bytes, that this process has held since the peak was made."""
+
+    def __init__(self, device: torch.device):
+        self.device = device
+        # The kernel's high-water mark begins anew; where it may not, it is the process's own.
+        with contextlib.suppress(OSError):
+            Path("/proc/self/clear_refs").write_text("5")
+        if device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(device)
+
+    def bytes(self) -> dict[str, int]:
+        peak = {"rss": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024}
+        with contextlib.suppress(OSError, StopIteration):
+            lines = Path("/proc/self/status").read_text().splitlines()
+            mark = next(line for line in lines if line.startswith("VmHWM:"))
+            peak["rss"] = int(mark.split()[1]) * 1024
+        if self.device.type == "cuda":
+            peak["gpu"] = torch.cuda.max_memory_allocated(self.device)
+        return peak
 
 
 def usage(device: torch.device) -> dict[str, int | None]:

@@ -50,7 +50,11 @@ class DivergedError(ReplayError):
 
 
 class StorageError(ReplayError):
-    pass
+    """`passing`: the disk is full, so that the same write may succeed once there is space."""
+
+    def __init__(self, what: str, remedy: str = "", passing: bool = False):
+        super().__init__(what, remedy)
+        self.passing = passing
 
 
 class IntegrityError(ReplayError):

@@ -1,30 +1,34 @@
 """The run's own log: `events.jsonl`, append-only, one JSON object a line.
 
 Everything that a page shows of a run in progress is read from here, by any process, at any
-time. Each line has `time` (seconds since 1970) and `kind`:
+time. Each line has `time` (seconds since 1970), `kind`, and `crc`, the CRC-32 of the rest of the
+line in hexadecimal, so that a line that was changed or cut is told from one that was written:
 
-    queued, started, finished, cancelled, cleaned, note
-    phase      `phase` ("prepare", "train", "evaluate", "replay") and its `steps`
+    queued, started, finished, cancelled, cleaned, continued, note
+    phase      `phase` ("prepare", "train", "evaluate", "replay", "rebuild"), its `steps`, and
+               `done`, how many of them were done before the run was resumed
     failed     `what` and `remedy`
+    paused     the disk is full: `needed` and `disk_free`, in bytes
     progress   as below
 
 `progress` has
 
-    phase      "train" or "replay"
+    phase      "train", "replay" or "rebuild"
     step       steps of this phase done; `steps` is how many there are
     losses     train: mean batch loss of each step since the last progress line
     rates      train: learning rate of each of them
     rate       steps per second, over the last seconds
-    rss, ram_total, ram_available, gpu, gpu_total, disk_free, disk_used    bytes
+    rss, ram_total, ram_available, gpu, gpu_total, disk_free, disk_used,
+    written, read          bytes; the last two by this process since the work began
 """
 
 import json
 import time
+import zlib
 from pathlib import Path
 
 from engine.files import disk_errors
 
-NEEDED = {"progress": {"kind", "time", "phase", "step", "steps"}, "phase": {"kind", "time", "phase", "steps"}}
 TERMINAL = ("finished", "failed", "cancelled")
 
 
@@ -34,7 +38,8 @@ class EventLog:
 
     def append(self, kind: str, **fields) -> dict:
         event = {"time": round(time.time(), 3), "kind": kind, **fields}
-        line = json.dumps(event, ensure_ascii=False).encode() + b"\n"
+        body = json.dumps(event, ensure_ascii=False).encode()
+        line = body[:-1] + b', "crc": "%08x"}\n' % zlib.crc32(body)
         with disk_errors(self.path), self.path.open("ab+") as file:
             if file.tell():
                 file.seek(-1, 2)
@@ -55,11 +60,7 @@ class EventLog:
 
 
 def _parse(line: bytes) -> dict:
-    try:
-        event = json.loads(line)
-        if isinstance(event, dict) and event.keys() >= NEEDED.get(event.get("kind"), {"kind", "time"}):
-            return event
-    except (ValueError, TypeError):
-        pass
+    body, _, crc = line.rpartition(b', "crc": "')
+    if crc == b'%08x"}' % zlib.crc32(body + b"}"):
+        return json.loads(body + b"}")
     return {"kind": "unreadable", "time": None, "text": line.decode("utf-8", "replace")[:200]}
-

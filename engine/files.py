@@ -1,7 +1,8 @@
-"""Writing so that a crash leaves the old file or the new one, and reading so that damage shows.
+"""Files that are whole or absent, counted, and arrays that are verified against their checksums.
 
 Every file is written under a temporary name in its own folder, synced and renamed. Failures of
-the disk become `StorageError`s that name the file and the remedy.
+the disk become `StorageError`s that name the file and the remedy. `Room` waits for space instead,
+so that a long run outlives a full disk.
 """
 
 import contextlib
@@ -10,14 +11,30 @@ import hashlib
 import io
 import json
 import os
+import shutil
 import tempfile
+import threading
 from pathlib import Path
+from typing import Callable
 
 import numpy as np
 
-from engine.errors import IntegrityError, StorageError
+from engine.errors import CancelledError, IntegrityError, StorageError
 
 os.umask(UMASK := os.umask(0o022))      # it can only be read by setting it
+TEMPORARY = ".tmp-"
+RESERVE = 16 << 20      # bytes of the disk that a run leaves free, for logs and for others
+LOOK_AGAIN = 1.0        # seconds between looks at a full disk
+
+
+class Traffic:
+    """Bytes that this process has written to and read from the files of runs, for the meters."""
+
+    def __init__(self):
+        self.written = self.read = 0
+
+
+traffic = Traffic()
 
 
 @contextlib.contextmanager
@@ -29,7 +46,8 @@ def disk_errors(path: Path):
         if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             raise StorageError(f"No space left to write {path}.",
                                "Free space in Runs and storage (checkpoints are the big part), or "
-                               "set REPLAY_OUTPUTS_DIR to a larger disk.") from error
+                               "set REPLAY_OUTPUTS_DIR to a larger disk.",
+                               passing=error.errno != errno.EFBIG) from error
         if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST):
             raise StorageError(f"{path} cannot be written ({error.strerror}).",
                                "Make the outputs folder writable, or set REPLAY_OUTPUTS_DIR (or "
@@ -37,10 +55,45 @@ def disk_errors(path: Path):
         raise
 
 
+def disk_free(path: Path) -> int:
+    return shutil.disk_usage(path).free
+
+
+class Room:
+    """Lets a write wait until the disk has room for it.
+
+    `write(bytes, act)` runs `act` once that many bytes and `RESERVE` are free, and again where the
+    disk refuses it as full all the same. While it waits, `tell("paused", needed=, disk_free=)` and
+    then `tell("continued")` are called, and `stop` ends it with a `CancelledError`.
+    """
+
+    def __init__(self, folder: Path, stop: threading.Event, tell: Callable):
+        self.folder, self.stop, self.tell = folder, stop, tell
+
+    def write(self, size: int, act: Callable):
+        paused = False
+        while True:
+            if disk_free(self.folder) >= size + RESERVE:
+                try:
+                    result = act()
+                    if paused:
+                        self.tell("continued")
+                    return result
+                except StorageError as error:
+                    if not error.passing:
+                        raise
+            if not paused:
+                paused = True
+                self.tell("paused", needed=size + RESERVE, disk_free=disk_free(self.folder))
+            if self.stop.wait(LOOK_AGAIN):
+                raise CancelledError("Cancelled while waiting for space on the disk.",
+                                     "What was trained and scored before is kept.")
+
+
 def write_bytes(path: Path, content: bytes) -> str:
     """Writes atomically and returns the content's SHA-256."""
     with disk_errors(path):
-        handle, temporary = tempfile.mkstemp(prefix=".tmp-", dir=path.parent)
+        handle, temporary = tempfile.mkstemp(prefix=TEMPORARY, dir=path.parent)
         try:
             with os.fdopen(handle, "wb") as file:
                 file.write(content)
@@ -57,20 +110,38 @@ def write_bytes(path: Path, content: bytes) -> str:
             os.fsync(folder)
         finally:
             os.close(folder)
+    traffic.written += len(content)
     return hashlib.sha256(content).hexdigest()
+
+
+def sweep(folder: Path) -> None:
+    """Deletes the temporary files that a killed process left in a folder and those right below."""
+    for pattern in (f"{TEMPORARY}*", f"*/{TEMPORARY}*"):
+        for path in folder.glob(pattern):
+            if path.is_file() and not path.parent.is_symlink():
+                path.unlink(missing_ok=True)
 
 
 def write_json(path: Path, value) -> str:
     return write_bytes(path, (json.dumps(value, indent=1, ensure_ascii=False) + "\n").encode())
 
 
-def read_json(path: Path, remedy: str):
+def read_json(path: Path, remedy: str, sha256: str | None = None):
+    """The value; where `sha256` is given, the file must match it."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        content = path.read_bytes()
+        if sha256 is not None and hashlib.sha256(content).hexdigest() != sha256:
+            raise IntegrityError(f"{path} has changed since it was written.", remedy)
+        return json.loads(content.decode("utf-8"))
     except FileNotFoundError as error:
         raise IntegrityError(f"{path} is missing.", remedy) from error
     except (OSError, ValueError) as error:
         raise IntegrityError(f"{path} is damaged ({error}).", remedy) from error
+
+
+def json_digest(value) -> str:
+    """SHA-256 of a JSON value, however it is laid out."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
 def write_npy(path: Path, array: np.ndarray) -> str:

@@ -12,29 +12,29 @@ import queue
 import threading
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Callable
 
-from engine import data, influence
+from engine import data, influence, runs
 from engine.config import RunConfig, check
 from engine.errors import ConfigError, ReplayError
-from engine.runs import Run
+from engine.runs import Job, Run
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass
-class Job:
+class _Held:
     run: Run
     lock: int
-    targets: tuple[str, ...] | None      # None: train, then replay the configuration's targets
-    function: str | None
     cancel: threading.Event = field(default_factory=threading.Event)
 
 
 class JobManager:
     def __init__(self, root: Path):
         self.root = root
-        self._queue: queue.SimpleQueue[Job] = queue.SimpleQueue()
-        self._jobs: dict[str, Job] = {}       # queued and running, by run id
+        runs.sweep(root)
+        self._queue: queue.SimpleQueue[_Held] = queue.SimpleQueue()
+        self._jobs: dict[str, _Held] = {}       # queued and running, by run id
         self._mutex = threading.Lock()
         self._thread = threading.Thread(target=self._work, name="replay-engine", daemon=True)
         self._thread.start()
@@ -45,11 +45,11 @@ class JobManager:
         check(config, len(dataset.train_labels), len(dataset.test_labels), len(dataset.classes))
         with self._mutex:
             run = Run.create(self.root, config)
-            self._enqueue(run, None, None)
+            self._enqueue(run, None)
         return run.id
 
-    def submit_targets(self, run_id: str, targets: tuple[str, ...], function: str) -> None:
-        """Queues a replay of further targets of a trained run, without training again."""
+    def submit_targets(self, run_id: str, targets: tuple[str, ...], function: str, mode: str | None = None) -> None:
+        """Queues a replay of further targets of a trained run; `mode` as in `Run.mode_for`."""
         run = Run.open(self.root, run_id)
         dataset = data.load(run.config.dataset)
         for target in targets:
@@ -57,26 +57,43 @@ class JobManager:
         if not targets:
             raise ConfigError("No target was named.", "Choose at least one test image or class.")
         with self._mutex:
-            self._enqueue(run, tuple(targets), function)
+            self._enqueue(run, lambda: Job("replay", run.mode_for(mode), tuple(targets), function))
 
-    def _enqueue(self, run: Run, targets, function) -> None:
+    def submit_rebuild(self, run_id: str, mode: str) -> None:
+        """Queues the rebuilding of a run's checkpoints for disk or recompute mode."""
+        run = Run.open(self.root, run_id)
+        with self._mutex:
+            self._enqueue(run, lambda: Job("rebuild", run.mode_for(mode)))
+
+    def resume(self, run_id: str) -> None:
+        """Queues what was not finished of a run that was killed, cancelled or failed."""
+        run = Run.open(self.root, run_id)
+        if run.job is None:
+            raise ConfigError(f"Run {run_id} has nothing left to do.", "Look at its scores, or name further targets.")
+        with self._mutex:
+            self._enqueue(run, None)
+
+    def _enqueue(self, run: Run, job: Callable[[], Job] | None) -> None:
+        """The job is made once the run is held, so that it fits what the run keeps then."""
         lock = run.acquire()
         try:
+            if job is not None:
+                run.assign(job())
             run.update_manifest(status="queued")
             run.events_log.append("queued", ahead=len(self._jobs))
         except BaseException:
             os.close(lock)
             raise
-        job = Job(run, lock, targets, function)
-        self._jobs[run.id] = job
-        self._queue.put(job)
+        held = _Held(run, lock)
+        self._jobs[run.id] = held
+        self._queue.put(held)
 
     def cancel(self, run_id: str) -> bool:
         """Asks a queued or running job to stop at its next step; False where this process has none."""
-        job = self._jobs.get(run_id)
-        if job is None:
+        held = self._jobs.get(run_id)
+        if held is None:
             return False
-        job.cancel.set()
+        held.cancel.set()
         return True
 
     def active(self) -> list[str]:
@@ -86,13 +103,13 @@ class JobManager:
     def _work(self) -> None:
         from engine import work      # loads torch here, so that the first page need not wait
         while True:
-            job = self._queue.get()
+            held = self._queue.get()
             try:
-                work.execute(job.run, job.targets, job.function, job.cancel)
+                work.execute(held.run, cancel=held.cancel)
             except ReplayError:
                 pass                 # told by the run's events, and logged there
             except BaseException:    # the thread must outlive every job; the run's log has the rest
-                logger.exception("Run %s failed.", job.run.id)
+                logger.exception("Run %s failed.", held.run.id)
             finally:
-                self._jobs.pop(job.run.id, None)
-                os.close(job.lock)
+                self._jobs.pop(held.run.id, None)
+                os.close(held.lock)

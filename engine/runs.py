@@ -2,12 +2,15 @@
 
     outputs/<run_id>/
       config.json       what was asked for (`RunConfig`)
-      manifest.json     what came of it: status, digests, versions, device, timings, checksums
+      manifest.json     what came of it: status, the job in hand, digests, versions, device,
+                        timings, checksums of the files below, and its own
       events.jsonl      the log, see `engine.events`
       log.txt           tracebacks, for those who repair
-      trajectory/       the state before each step; the big part, deletable
-      model/            final state (safetensors), test logits float32 [N_test, classes] (npy)
+      trajectory/       states, and what a killed run goes on from; the big part, deletable
+      model/            final state (safetensors), test logits float32 [N_test, classes] (npy),
+                        digests.json: SHA-256 of the states that training went through
       scores/           <set>.npy float32 [K, N] and <set>.json, its sidecar
+      validation/       what checks the scores
       .lock             held (flock) by the process that works on the run, and freed by its death
 
 A run's status is what its manifest says, except that a run which says that it is in progress
@@ -21,23 +24,27 @@ import os
 import re
 import secrets
 import shutil
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
 
 from engine import files
-from engine.config import RunConfig, from_dict
+from engine.config import REPLAY_MODES, RunConfig, from_dict
 from engine.errors import (ConfigError, IntegrityError, ReplayError, RunBusyError,
                            RunNotFoundError, StorageError)
 from engine.events import EventLog
 
-SCHEMA = 1
+SCHEMA = 2
 RUN_ID = re.compile(r"[a-z0-9][a-z0-9-]{0,63}")
-PARTS = ("trajectory", "scores", "model")       # what `sizes` tells apart; the rest is "other"
-CLEANABLE = ("trajectory", "scores")
-IN_PROGRESS = ("queued", "training", "replaying")
+FOLDERS = ("trajectory", "scores", "validation", "model")
+LOGS = ("events.jsonl", "log.txt")
+PARTS = (*FOLDERS, "logs", "other")             # what `sizes` tells apart
+CLEANABLE = ("trajectory", "scores", "validation", "logs")
+IN_PROGRESS = ("queued", "training", "replaying", "rebuilding")
 STATUSES = (*IN_PROGRESS, "finished", "failed", "cancelled", "interrupted", "damaged")
+DELETED = ".deleted-"                           # a folder on its way out
+START_AGAIN = "Delete the run in Runs and storage and start it again."
 
 
 def outputs_root(given: str | Path | None = None) -> Path:
@@ -54,6 +61,17 @@ def outputs_root(given: str | Path | None = None) -> Path:
 def new_run_id(preset: str) -> str:
     stamp = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
     return f"{stamp}-{preset}-{secrets.token_hex(2)}"
+
+
+@dataclass(frozen=True)
+class Job:
+    """What is to be done with a run. It stands in the manifest until it is done, so that a run
+    which was killed, cancelled or failed can be resumed."""
+
+    kind: str                        # "run" trains and replays, "replay" replays, "rebuild" checkpoints
+    mode: str                        # of `engine.config.REPLAY_MODES`
+    targets: tuple[str, ...] = ()
+    function: str = ""
 
 
 @dataclass(frozen=True)
@@ -95,12 +113,13 @@ class Run:
         run = cls(root, run_id or new_run_id(config.preset))
         with files.disk_errors(run.path):
             run.path.mkdir()
-            for part in PARTS:
-                (run.path / part).mkdir()
-        files.write_json(run.path / "config.json", config.to_dict())
+            for folder in FOLDERS:
+                (run.path / folder).mkdir()
+        checksum = files.write_json(run.path / "config.json", config.to_dict())
+        job = Job("run", config.replay_mode, config.targets, config.target_function)
         run.write_manifest({"schema": SCHEMA, "run_id": run.id, "status": "queued",
                             "created": datetime.datetime.now().astimezone().isoformat("T", "seconds"),
-                            "files": {}})
+                            "job": asdict(job), "files": {"config.json": checksum}})
         return run
 
     # -- what it says of itself
@@ -109,21 +128,22 @@ class Run:
     def config(self) -> RunConfig:
         path = self.path / "config.json"
         remedy = "Restore it from a copy, or delete the run and start it again."
-        return from_dict(files.read_json(path, remedy), str(path))
+        return from_dict(files.read_json(path, remedy, self.manifest["files"].get("config.json")), str(path))
 
     @property
     def manifest(self) -> dict:
         path = self.path / "manifest.json"
-        manifest = files.read_json(path, "Delete the run in Runs and storage and start it again.")
-        whole = (isinstance(manifest, dict) and manifest.get("schema") == SCHEMA
-                 and manifest.get("status") in STATUSES and isinstance(manifest.get("files"), dict))
-        if not whole:
+        manifest = files.read_json(path, START_AGAIN)
+        if not isinstance(manifest, dict) or manifest.get("schema") != SCHEMA:
             raise IntegrityError(f"{path} is damaged, or not of schema {SCHEMA}.",
                                  "Open the run with the version that wrote it, or delete it.")
+        checksum = manifest.pop("checksum", None)
+        if checksum != files.json_digest(manifest):
+            raise IntegrityError(f"{path} has changed since it was written.", START_AGAIN)
         return manifest
 
     def write_manifest(self, manifest: dict) -> None:
-        files.write_json(self.path / "manifest.json", manifest)
+        files.write_json(self.path / "manifest.json", {**manifest, "checksum": files.json_digest(manifest)})
 
     def update_manifest(self, **fields) -> dict:
         manifest = {**self.manifest, **fields}
@@ -148,6 +168,45 @@ class Run:
 
     def events(self, offset: int = 0) -> tuple[list[dict], int]:
         return self.events_log.read(offset)
+
+    # -- what is to be done with it
+
+    @property
+    def job(self) -> Job | None:
+        """The job in hand, begun or not; None where all was done."""
+        job = self.manifest.get("job")
+        return Job(**{**job, "targets": tuple(job["targets"])}) if job else None
+
+    def assign(self, job: Job) -> None:
+        """Takes a job in place of the one in hand. Raises `ConfigError` for a run not trained yet."""
+        if not self.manifest.get("trained"):
+            raise ConfigError(f"Run {self.id} was not trained to its end.", "Resume it first.")
+        self.update_manifest(job=asdict(job))
+
+    @property
+    def resumable(self) -> bool:
+        return self.status not in (*IN_PROGRESS, "damaged") and self.job is not None
+
+    @property
+    def kept(self) -> str | None:
+        """The mode, disk or recompute, that the trajectory on disk serves as it is."""
+        return self.manifest.get("trajectory", {}).get("kept")
+
+    def modes(self) -> dict[str, bool]:
+        """For each replay mode, whether a replay can begin at once; else it first trains again."""
+        kept = self.kept
+        return {"memory": kept == "disk", "disk": kept == "disk", "recompute": kept == "recompute"}
+
+    def mode_for(self, mode: str | None) -> str:
+        """The mode given, or the one that needs nothing first; `ConfigError` where none does."""
+        if mode is None and self.kept is None:
+            raise ConfigError(
+                f"Run {self.id} keeps no trajectory (it was replayed in memory mode, or its checkpoints "
+                "were deleted).", "Rebuild its checkpoints, or name a mode: memory, disk and recompute all "
+                "train once more, to the same states, and then replay.")
+        if mode is not None and mode not in REPLAY_MODES:
+            raise ConfigError(f"There is no replay mode «{mode}».", f"Choose one of {', '.join(REPLAY_MODES)}.")
+        return mode or self.kept
 
     # -- who works on it
 
@@ -230,36 +289,46 @@ class Run:
     # -- disk
 
     def sizes(self) -> dict[str, int]:
-        """Bytes by part: trajectory, scores, model, other."""
-        sizes = {part: files.size_of(self.path / part) for part in PARTS}
-        return {**sizes, "other": files.size_of(self.path) - sum(sizes.values())}
+        """Bytes by part, in the order of `PARTS`."""
+        sizes = {folder: files.size_of(self.path / folder) for folder in FOLDERS}
+        sizes["logs"] = sum(files.size_of(self.path / name) for name in LOGS)
+        return {**sizes, "other": max(0, files.size_of(self.path) - sum(sizes.values()))}
 
     def clean(self, parts: tuple[str, ...], dry_run: bool = False) -> int:
         """Deletes the content of some parts and returns the bytes freed (or to be freed)."""
         for part in parts:
             if part not in CLEANABLE:
                 raise ConfigError(f"«{part}» cannot be cleaned.", f"Choose of {', '.join(CLEANABLE)}.")
-        bytes_freed = sum(files.size_of(self.path / part) for part in parts)
         if dry_run:
-            return bytes_freed
+            return sum(self.sizes()[part] for part in parts)
         with self.locked():
-            manifest = self.manifest
-            kept = {f: sha for f, sha in manifest["files"].items() if f.split("/")[0] not in parts}
-            manifest = {**manifest, "files": kept}
-            if "trajectory" in parts and "trajectory" in manifest:
-                manifest["trajectory"] = {**manifest["trajectory"], "kept": False}
-            if "scores" in parts:
-                manifest["scored"] = False
-            self.write_manifest(manifest)
-            for part in parts:
-                folder = self.path / part
-                if folder.is_symlink():
-                    raise StorageError(f"{folder} is a link, and links are not followed.",
-                                       "Remove it by hand.")
-                shutil.rmtree(folder, ignore_errors=True)
-                folder.mkdir(exist_ok=True)
-            self.events_log.append("cleaned", parts=list(parts), bytes=bytes_freed)
-        return bytes_freed
+            return self.clean_held(parts)
+
+    def clean_held(self, parts: tuple[str, ...]) -> int:
+        """`clean`, for a caller who holds the run."""
+        for part in parts:
+            if (self.path / part).is_symlink():
+                raise StorageError(f"{self.path / part} is a link, and links are not followed.",
+                                   "Remove it by hand.")
+        sizes = self.sizes()
+        manifest = self.manifest
+        kept = {f: sha for f, sha in manifest["files"].items() if f.split("/")[0] not in parts}
+        manifest = {**manifest, "files": kept}
+        if "trajectory" in parts and "trajectory" in manifest:
+            manifest["trajectory"] = {**manifest["trajectory"], "kept": None}
+        if "scores" in parts:
+            manifest["scored"] = False
+        self.write_manifest(manifest)
+        for part in parts:
+            if part == "logs":
+                for name in LOGS:
+                    (self.path / name).unlink(missing_ok=True)
+            else:
+                shutil.rmtree(self.path / part, ignore_errors=True)
+                (self.path / part).mkdir(exist_ok=True)
+        freed = sum(sizes[part] for part in parts)
+        self.events_log.append("cleaned", parts=list(parts), bytes=freed)
+        return freed
 
     def delete(self, dry_run: bool = False) -> int:
         """Deletes the whole folder and returns the bytes freed (or to be freed)."""
@@ -270,7 +339,7 @@ class Run:
             return bytes_freed
         with self.locked(), files.disk_errors(self.path):
             # Out of sight first, so that no page meets a half-deleted run.
-            doomed = self.root / f".deleted-{self.id}"
+            doomed = self.root / f"{DELETED}{self.id}"
             self.path.rename(doomed)
             shutil.rmtree(doomed)
         return bytes_freed
@@ -283,5 +352,8 @@ def list_runs(root: Path) -> list[Run]:
     return [Run(root, name) for name in sorted(names, reverse=True)]
 
 
-def disk_free(root: Path) -> int:
-    return shutil.disk_usage(root).free
+def sweep(root: Path) -> None:
+    """Finishes the deletions that a killed process had begun."""
+    for path in root.glob(f"{DELETED}*"):
+        if RUN_ID.fullmatch(path.name.removeprefix(DELETED)) and not path.is_symlink():
+            shutil.rmtree(path, ignore_errors=True)

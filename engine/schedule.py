@@ -1,4 +1,4 @@
-"""Learning rates and batches as pure functions of integers.
+"""Learning rates, batches and checkpoint spacing as pure functions of integers.
 
 Training, replay and retraining ask for step t and get the same answer, whatever they asked
 before; so a step is rebuilt from its number alone.
@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from engine.config import Recipe
+from engine.errors import ConfigError
 
 # OneCycleLR's defaults (arXiv 1708.07120): the rate starts at peak / 25 and ends at that / 10,000.
 START_DIV, END_DIV = 25.0, 1e4
@@ -76,3 +77,22 @@ def _permutation(n: int, seed: int, epoch: int) -> np.ndarray:
 
 def plan_for(recipe: Recipe, n: int) -> BatchPlan:
     return BatchPlan(n, recipe.batch_size, recipe.epochs, recipe.seed)
+
+
+def segment_length(steps: int, checkpoint_bytes: int, segment: int = 0, space: int = 0) -> int:
+    """Steps from one full checkpoint to the next, from 1 to `steps`.
+
+    `segment` where given. Else √T, which makes checkpoints and recomputed states about equally
+    many (arXiv 1604.06174), or more where checkpoints of `checkpoint_bytes` each would take more
+    than `space` bytes (0: any number). Raises `ConfigError` where not one of them fits.
+    """
+    if segment:
+        return min(segment, steps)
+    length = math.isqrt(steps - 1) + 1
+    if space:
+        if space < checkpoint_bytes:
+            raise ConfigError(f"Not one checkpoint of {checkpoint_bytes:,} bytes fits into {space:,} bytes.",
+                              "Allow more space, or use a narrower model.",
+                              {"checkpoint_mb": f"holds not one checkpoint of {checkpoint_bytes / 1e6:.3g} MB"})
+        length = max(length, -(-steps // (space // checkpoint_bytes)))
+    return length

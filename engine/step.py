@@ -21,6 +21,8 @@ adjoint of the buffers and the many targets are this project's. Cost: about two 
 a target.
 """
 
+import threading
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -29,6 +31,10 @@ from torch.func import grad, jvp, vmap
 from engine.models import FunctionalModel
 from engine.optim import Optimizer
 from engine.state import Adjoint, State
+
+
+# torch keeps the level of forward-mode differentiation in a global: two threads in it at once break each other.
+_one_forward_mode = threading.Lock()
 
 
 def step(model: FunctionalModel, optimizer: Optimizer, state: State,
@@ -64,7 +70,8 @@ def step_back(model: FunctionalModel, optimizer: Optimizer, state: State,
         _, (tangents, loss_tangent) = jvp(gradient, (state.theta, zero), (v_P, one))
         return *tangents, loss_tangent
 
-    through_theta, buffers, loss_tangent = vmap(one_target, chunk_size=chunk)(v, adjoint.buffers)
+    with _one_forward_mode:
+        through_theta, buffers, loss_tangent = vmap(one_target, chunk_size=chunk)(v, adjoint.buffers)
     return (Adjoint(direct + through_theta, momentum, buffers), loss_tangent / w_B.shape[0])
 
 

@@ -1,78 +1,185 @@
-"""Trajectories: the state before each step, kept in memory or on disk.
+"""Where states are put: in memory, or on disk as one safetensors file each.
 
-`put(t, state)` while training, `get(t)` while replaying, for t from 0 to T − 1. SGD goes
-backwards without its momentum, so parameters and buffers are all that is kept.
+A step that is only replayed needs its parameters and buffers (SGD goes backwards without its
+momentum); a step that training can go on from needs all of the state. `full` says which.
 
-On disk a step is one safetensors file. Its header names the step, the digest of the training
-that made it and the SHA-256 of its tensors, so a file that is missing, cut, changed or of
-another run is found out when it is read, and nothing is ever put in its place.
+A file's header names the step, the digest of the training that made it and the SHA-256 of all
+this and its tensors, so a file that is missing, cut, changed, swapped or of another run is found out when it
+is read, and nothing is ever put in its place. Files are written by one thread in the order given
+and read ahead by another; both hold a bounded number of bytes.
 """
 
 import hashlib
 import math
+from collections import deque
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Protocol
+from typing import Callable, Protocol
 
 import safetensors
 import safetensors.torch
 import torch
 
 from engine import files
-from engine.errors import IntegrityError
+from engine.errors import IntegrityError, StorageError
 from engine.state import State
 
-TRAIN_AGAIN = "Start the run again with the same settings: it trains to the same states."
+WAITING = 256 << 20     # bytes of states that may wait to be written
+BLOCK = 64 << 20        # bytes of states side by side in memory: glibc maps such a block by itself
+AHEAD = 3               # states read before they are asked for
+HEADER = 512            # bytes of a file beside its tensors: names, shapes, digests
 
 
-class Trajectory(Protocol):
+class Store(Protocol):
+    """States by the number of the step that they stand before."""
+
     def put(self, t: int, state: State) -> None: ...
-    def get(self, t: int) -> State: ...
+    def get(self, t: int) -> State: ...              # IntegrityError where it is not as it was put
+    def flush(self) -> None: ...                     # returns once all is kept
+    def close(self) -> None: ...
 
 
-class MemoryTrajectory:
-    """Keeps the states themselves, on their device; steps return new tensors, so none is copied."""
+class MemoryStore:
+    """Keeps copies on the states' device, many to a block.
 
-    def __init__(self):
-        self._states: dict[int, State] = {}
+    Kept as they are, small states would lie between the large buffers that a pass frees and stop
+    the allocator from using their space again: 14 MB of states made a process 110 MB larger.
+    """
+
+    def __init__(self, full: bool = False):
+        self.full = full
+        self._places: dict[int, tuple[torch.Tensor, list[int]]] = {}
+        self._block, self._used = None, 0
 
     def put(self, t: int, state: State) -> None:
-        self._states[t] = State(state.theta, state.theta.new_empty(0), state.buffers)
+        parts = [part for part in (state if self.full else without_momentum(state))]
+        sizes = [part.numel() for part in parts]
+        if self._block is None or self._used == len(self._block):
+            each = sum(sizes) * parts[0].element_size()
+            self._block, self._used = parts[0].new_empty(max(1, BLOCK // each), sum(sizes)), 0
+        row = self._block[self._used]
+        torch.cat(parts, out=row)
+        self._used += 1
+        self._places[t] = row, sizes
 
     def get(self, t: int) -> State:
-        if t not in self._states:
-            raise IntegrityError(f"Step {t} is missing from the trajectory in memory.", TRAIN_AGAIN)
-        return self._states[t]
+        if t not in self._places:
+            raise IntegrityError(f"Step {t} is not in memory.", "Train again up to this step.")
+        row, sizes = self._places[t]
+        return State(*(part.clone() for part in row.split(sizes)))      # aligned, as kernels like it
+
+    def flush(self) -> None:
+        pass
+
+    def close(self) -> None:
+        self._places.clear()
+        self._block = None
 
 
-class DiskTrajectory:
-    def __init__(self, folder: Path, digest: str, device: torch.device):
-        self.folder, self.digest, self.device = Path(folder), digest, device
+class Writer:
+    """Writes in the order given, in a thread of its own; a failure is raised by a later call.
+
+    At most `WAITING` bytes, or one state, wait; then `write` waits too. `room` may let a write
+    wait for space. After a failure nothing more is written.
+    """
+
+    def __init__(self, room: files.Room | None = None):
+        self.room, self._failed = room, False
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="replay-writer")
+        self._pending: deque[tuple[Future, int]] = deque()
+
+    def write(self, size: int, act: Callable[[], object]) -> Future:
+        while self._pending and (self._pending[0][0].done()
+                                 or sum(s for _, s in self._pending) + size > WAITING):
+            self._pending.popleft()[0].result()
+        self._pending.append((self._pool.submit(self._act, size, act), size))
+        return self._pending[-1][0]
+
+    def _act(self, size: int, act: Callable[[], object]) -> None:
+        if self._failed:
+            raise StorageError("An earlier file could not be written.", "See the error before this one.")
+        try:
+            self.room.write(size, act) if self.room is not None else act()
+        except BaseException:
+            self._failed = True
+            raise
+
+    def flush(self) -> None:
+        while self._pending:
+            self._pending.popleft()[0].result()
+
+    def close(self) -> None:
+        """Gives up what has not been begun."""
+        self._pool.shutdown(wait=True, cancel_futures=True)
+
+
+class DiskStore:
+    """`digest` names the training; states come back on `device`."""
+
+    def __init__(self, folder: Path, digest: str, device: torch.device, writer: Writer, full: bool = False):
+        self.folder, self.digest, self.device, self.writer, self.full = Path(folder), digest, device, writer, full
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="replay-reader")
+        self._coming: dict[int, Future] = {}
 
     def path(self, t: int) -> Path:
-        return self.folder / f"step-{t:07d}.safetensors"
+        return self.folder / f"{'full' if self.full else 'step'}-{t:07d}.safetensors"
 
     def put(self, t: int, state: State) -> None:
-        write_state(self.path(t), {"theta": state.theta, "buffers": state.buffers},
-                    {"step": str(t), "training": self.digest})
+        tensors = state._asdict() if self.full else {"theta": state.theta, "buffers": state.buffers}
+        self.writer.write(bytes_of(state, self.full),
+                          lambda: write_state(self.path(t), tensors, self._header(t)))
 
     def get(self, t: int) -> State:
-        tensors = read_state(self.path(t), {"step": str(t), "training": self.digest}, TRAIN_AGAIN)
-        theta, buffers = tensors["theta"].to(self.device), tensors["buffers"].to(self.device)
-        return State(theta, theta.new_empty(0), buffers)
+        """Also begins to read the steps before t, which a replay asks for next."""
+        coming = self._coming.pop(t, None) or self._pool.submit(self._read, t)
+        if not self.full:
+            wanted = range(t - 1, max(t - 1 - AHEAD, -1), -1)
+            self._coming = {s: self._coming.get(s) or self._pool.submit(self._read, s) for s in wanted}
+        try:
+            tensors = coming.result()
+        except BaseException:
+            self._coming = {}        # what is made again must be read again
+            raise
+        state = {k: tensor.to(self.device) for k, tensor in tensors.items()}
+        return State(state["theta"], state.get("momentum", state["theta"].new_empty(0)), state["buffers"])
 
-    def missing(self, steps: int) -> list[int]:
-        return [t for t in range(steps) if not self.path(t).is_file()]
+    def flush(self) -> None:
+        self.writer.flush()
+
+    def close(self) -> None:
+        self._pool.shutdown(wait=True, cancel_futures=True)
+
+    def _read(self, t: int) -> dict[str, torch.Tensor]:
+        return read_state(self.path(t), self._header(t), "Rebuild the checkpoints of this run.")
+
+    def _header(self, t: int) -> dict[str, str]:
+        return {"step": str(t), "training": self.digest}
+
+
+def without_momentum(state: State) -> State:
+    return State(state.theta, state.theta.new_empty(0), state.buffers)
+
+
+def bytes_of(state: State, full: bool) -> int:
+    """On disk, header included."""
+    parts = state if full else (state.theta, state.buffers)
+    return sum(part.numel() * part.element_size() for part in parts) + HEADER
 
 
 def write_state(path: Path, tensors: dict[str, torch.Tensor], header: dict[str, str]) -> str:
     """Writes atomically, and returns the SHA-256 of the whole file."""
     tensors = {k: t.detach().cpu().contiguous() for k, t in tensors.items()}
-    content = safetensors.torch.save(tensors, {**header, "sha256": _digest(tensors)})
+    content = safetensors.torch.save(tensors, {**header, "sha256": digest_of(tensors, header)})
     return files.write_bytes(path, content)
 
 
 def read_state(path: Path, header: dict[str, str], remedy: str) -> dict[str, torch.Tensor]:
     """The tensors, on the CPU; every entry of `header` and the checksum must be as written."""
+    return read_with_header(path, header, remedy)[0]
+
+
+def read_with_header(path: Path, header: dict[str, str], remedy: str) -> tuple[dict, dict[str, str]]:
+    """The tensors, and all of the header."""
     try:
         with safetensors.safe_open(path, "pt") as file:
             found = file.metadata() or {}
@@ -85,15 +192,17 @@ def read_state(path: Path, header: dict[str, str], remedy: str) -> dict[str, tor
         if found.get(key) != value:
             raise IntegrityError(f"{path} is of another {key}: {found.get(key)} instead of {value}.",
                                  remedy)
-    if found.get("sha256") != _digest(tensors):
+    if found.pop("sha256", None) != digest_of(tensors, found):
         raise IntegrityError(f"{path} has changed since it was written.", remedy)
-    return tensors
+    files.traffic.read += sum(t.numel() * t.element_size() for t in tensors.values())
+    return tensors, found
 
 
-def _digest(tensors: dict[str, torch.Tensor]) -> str:
-    digest = hashlib.sha256()
+def digest_of(tensors: dict[str, torch.Tensor], header: dict[str, str] | None = None) -> str:
+    """SHA-256 over names, types, shapes and values, and over a file's header where given."""
+    digest = hashlib.sha256(repr(sorted((header or {}).items())).encode())
     for name in sorted(tensors):
-        tensor = tensors[name]
+        tensor = tensors[name].detach().cpu().contiguous()
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         if math.prod(tensor.shape):
             digest.update(tensor.view(torch.uint8).numpy())

@@ -14,7 +14,7 @@ from engine.optim import Optimizer, sgd
 from engine.schedule import learning_rate, plan_for
 from engine.state import Examples, State
 from engine.step import step
-from engine.store import Trajectory
+from engine.trajectory import Trajectory
 
 LOSS_EVERY = 0.2     # seconds between looks at the losses: each look makes a GPU wait
 
@@ -32,35 +32,50 @@ def optimizer_for(model: FunctionalModel, recipe: Recipe) -> Optimizer:
 
 def train(model: FunctionalModel, data: Examples, recipe: Recipe, weights: Tensor | None = None,
           trajectory: Trajectory | None = None, on_progress: OnProgress | None = None,
-          before_step: Callable[[int], None] | None = None) -> State:
+          before_step: Callable[[int], None] | None = None,
+          resume: tuple[int, State] | None = None) -> State:
     """The state after all steps. `weights` [N] of the examples, all 1 where not given.
 
-    `before_step(t)` may raise to stop. Raises `DivergedError`, with the step's number, where a
-    loss is not finite.
+    `before_step(t)` may raise to stop. `resume`, a step and the state before it, goes on from
+    there. Raises `DivergedError`, with the step's number, where a loss is not finite.
     """
+    steps = len(plan_for(recipe, len(data)))
+    start, state = resume or (0, initial_state(model))
+    state = advance(model, data, recipe, weights, state, start, steps,
+                    trajectory.put if trajectory is not None else None, on_progress, before_step)
+    if not all(torch.isfinite(part).all() for part in state):
+        _check_finite(math.nan, steps - 1, steps, recipe)
+    if trajectory is not None:
+        trajectory.finish(state)
+    return state
+
+
+def advance(model: FunctionalModel, data: Examples, recipe: Recipe, weights: Tensor | None, state: State,
+            start: int, stop: int, put: Callable[[int, State], None] | None = None,
+            on_progress: OnProgress | None = None,
+            before_step: Callable[[int], None] | None = None) -> State:
+    """Runs the steps from `start` to before `stop`, putting the state before each."""
     plan = plan_for(recipe, len(data))
     steps, optimizer = len(plan), optimizer_for(model, recipe)
     w_N = data.labels.new_ones(len(data), dtype=data.dtype) if weights is None else weights
-    state, pending, rates, looked = initial_state(model), [], [], time.monotonic()
-    for t in range(steps):
+    pending, rates, looked = [], [], time.monotonic()
+    for t in range(start, stop):
         if before_step is not None:
             before_step(t)
-        if trajectory is not None:
-            trajectory.put(t, state)
+        if put is not None:
+            put(t, state)
         index = torch.as_tensor(plan[t], device=w_N.device)
         lr = learning_rate(recipe, t, steps)
         state, loss = step(model, optimizer, state, data.batch(index), w_N[index], lr)
         pending.append(loss)
         rates.append(lr)
-        if t + 1 == steps or time.monotonic() - looked >= LOSS_EVERY:
+        if t + 1 == stop or time.monotonic() - looked >= LOSS_EVERY:
             losses = torch.stack(pending).tolist()
             for i, value in enumerate(losses, t + 1 - len(losses)):
                 _check_finite(value, i, steps, recipe)
             if on_progress is not None:
                 on_progress(t + 1, losses, rates)
             pending, rates, looked = [], [], time.monotonic()
-    if not all(torch.isfinite(part).all() for part in state):
-        _check_finite(math.nan, steps - 1, steps, recipe)
     return state
 
 

@@ -5,6 +5,7 @@ central differences of the targets with the scores. Two mutations show that the 
 """
 
 import dataclasses
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -184,3 +185,13 @@ def test_replay_agrees_with_reverse_over_reverse():
     logits, _ = functional(theta, buffers, test[0], False)
     expected, = torch.autograd.grad(nn.functional.cross_entropy(logits[:1], test[1][:1]), weights)
     assert relative_error(engine.attribute(trained, *test)[0], expected.numpy()) <= TOLERANCE
+
+
+def test_two_threads_may_replay_at_once():
+    """As a page's measurement beside a running job: torch's forward mode is not made for it."""
+    model, train, test = problem(True)
+    each = [engine.train(model, *train, recipe(**ALL), device="cpu") for _ in range(3)]
+    expected = engine.attribute(each[0], *test)
+    with ThreadPoolExecutor(3) as pool:
+        found = list(pool.map(lambda trained: engine.attribute(trained, *test), each))
+    assert all(np.array_equal(scores, expected) for scores in found)

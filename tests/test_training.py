@@ -11,12 +11,11 @@ from torch import nn
 import engine
 from engine import data
 from engine.config import Recipe
-from engine.errors import ConfigError, DivergedError, IntegrityError, ModelError
+from engine.errors import ConfigError, DivergedError, ModelError
 from engine.models import BUILDERS, FunctionalModel
 from engine.schedule import BatchPlan, learning_rate, plan_for
 from engine.state import State
 from engine.step import step_back
-from engine.store import DiskTrajectory
 
 RECIPE = Recipe(epochs=3, batch_size=8, peak_lr=0.1, warmup=0.25, seed=5)
 
@@ -120,28 +119,6 @@ def test_memory_and_disk_trajectories_give_bitwise_the_same_scores(tmp_path):
     assert len(files) == 9
     state_bytes = 4 * (trained.model.parameters + trained.model.buffers)
     assert all(state_bytes < f.stat().st_size <= state_bytes + 512 for f in files)
-
-
-@pytest.mark.parametrize("harm, said", [
-    (lambda f: f[4].unlink(), "missing"),
-    (lambda f: f[4].write_bytes(f[4].read_bytes()[:-7]), "damaged"),
-    (lambda f: f[4].write_bytes(f[4].read_bytes()[:-1] + b"\x07"), "changed"),
-    (lambda f: f[4].write_bytes(f[5].read_bytes()), "another step"),
-])
-def test_a_damaged_trajectory_is_found_and_never_replaced(tmp_path, harm, said):
-    inputs, labels = images()
-    trained = engine.train(net(), inputs, labels, RECIPE, device="cpu", trajectory_folder=tmp_path)
-    harm(sorted(tmp_path.iterdir()))
-    with pytest.raises(IntegrityError, match=said) as error:
-        engine.attribute(trained, inputs[:1], labels[:1])
-    assert "step-0000004" in error.value.what and error.value.remedy
-
-
-def test_a_trajectory_of_another_training_is_refused(tmp_path):
-    state = State(torch.ones(3), torch.ones(3), torch.ones(1))
-    DiskTrajectory(tmp_path, "a", torch.device("cpu")).put(0, state)
-    with pytest.raises(IntegrityError, match="another training"):
-        DiskTrajectory(tmp_path, "b", torch.device("cpu")).get(0)
 
 
 # -- models that must not give wrong scores

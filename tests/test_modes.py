@@ -1,0 +1,255 @@
+"""Replay modes: the same scores bit for bit, whatever is kept, recomputed, deleted or damaged."""
+
+import threading
+import time
+
+import numpy as np
+import pytest
+import safetensors
+import torch
+
+import engine
+from engine import files, store, trajectory
+from engine.config import Recipe
+from engine.errors import CancelledError, ConfigError, IntegrityError, StorageError
+from engine.schedule import segment_length
+from engine.state import State
+from engine.store import DiskStore, MemoryStore, Writer
+from tests.test_training import images, net
+
+RECIPE = Recipe(epochs=3, batch_size=8, peak_lr=0.1, warmup=0.25, seed=5)      # 9 steps of 26 examples
+STEPS = 9
+
+
+def trained(**kwargs):
+    inputs, labels = images()
+    return engine.train(net().float(), inputs.float(), labels, RECIPE, device="cpu", check=False, **kwargs)
+
+
+def scores(of) -> np.ndarray:
+    inputs, labels = images()
+    return engine.attribute(of, inputs[:3].float(), labels[:3])
+
+
+@pytest.fixture(scope="module")
+def expected() -> np.ndarray:
+    found = scores(trained())
+    assert np.abs(found).min(0).max() > 0
+    return found
+
+
+@pytest.fixture
+def steps_run(monkeypatch) -> list[int]:
+    """Every step that is run forward again, in order."""
+    seen, advance = [], engine.training.advance
+
+    def told(model, data, recipe, weights, state, start, stop, *rest, **kwargs):
+        seen.extend(range(start, stop))
+        return advance(model, data, recipe, weights, state, start, stop, *rest, **kwargs)
+    monkeypatch.setattr("engine.training.advance", told)
+    return seen
+
+
+# -- the same scores
+
+
+@pytest.mark.parametrize("segment", range(1, STEPS + 2))
+@pytest.mark.parametrize("on_disk", [True, False])
+def test_recompute_equals_memory_bitwise_and_runs_the_steps_again(segment, on_disk, expected, steps_run, tmp_path):
+    of = trained(replay_mode="recompute", segment=segment, trajectory_folder=tmp_path if on_disk else None)
+    assert steps_run == list(range(STEPS))
+    if on_disk:
+        kept = range(0, STEPS, min(segment, STEPS))
+        assert sorted(p.name for p in tmp_path.iterdir()) == [f"full-{t:07d}.safetensors" for t in kept]
+    steps_run.clear()
+    assert np.array_equal(scores(of), expected)
+    # From the last segment to the first, each forwards, each step once.
+    length = min(segment, STEPS)
+    order = [t for start in reversed(range(0, STEPS, length)) for t in range(start, min(start + length, STEPS))]
+    assert steps_run == order and of.trajectory.rebuilt == STEPS
+
+
+def test_disk_equals_memory_bitwise_and_runs_nothing_again(expected, steps_run, tmp_path):
+    of = trained(trajectory_folder=tmp_path)
+    steps_run.clear()
+    assert np.array_equal(scores(of), expected) and np.array_equal(scores(of), expected)
+    assert steps_run == [] and len(list(tmp_path.iterdir())) == STEPS
+
+
+def test_segment_lengths_are_what_the_square_root_and_the_space_say():
+    assert [segment_length(T, 10) for T in (1, 2, 4, 5, 144, 145, 5000)] == [1, 2, 2, 3, 12, 13, 71]
+    assert [segment_length(144, 10, space=s) for s in (10, 20, 60, 119, 120, 10_000)] == [144, 72, 24, 14, 12, 12]
+    assert [segment_length(9, 10, segment=s) for s in (1, 4, 100)] == [1, 4, 9]
+    with pytest.raises(ConfigError, match="Not one checkpoint of 10 bytes fits into 9 bytes"):
+        segment_length(144, 10, space=9)
+
+
+@pytest.mark.parametrize("given", [dict(replay_mode="disk"), dict(replay_mode="cloud"),
+                                   dict(replay_mode="memory", trajectory_folder="x")])
+def test_a_mode_that_does_not_go_with_its_folder_is_named(given):
+    with pytest.raises(ConfigError, match="eplay mode"):
+        trained(**given)
+
+
+# -- what is missing or damaged is made again, and said
+
+
+def contents(folder) -> dict[str, str]:
+    """Of each file the checksum in its header, which the reader has verified."""
+    found = {}
+    for path in folder.iterdir():
+        store.read_state(path, {}, "")
+        with safetensors.safe_open(path, "pt") as file:
+            found[path.name] = file.metadata()["sha256"]
+    return found
+
+
+def flip(path, at: int) -> None:
+    content = bytearray(path.read_bytes())
+    content[at % len(content)] ^= 4
+    path.write_bytes(content)
+
+
+HARMS = {
+    "missing": lambda f: f[1].unlink(),
+    "cut": lambda f: f[1].write_bytes(f[1].read_bytes()[:-7]),
+    "emptied": lambda f: f[1].write_bytes(b""),
+    "a bit of its values": lambda f: flip(f[1], -5),
+    "a bit of its header": lambda f: flip(f[1], 30),
+    "swapped": lambda f: f[1].write_bytes(f[2].read_bytes()),
+    "all deleted": lambda f: [p.unlink() for p in f],
+}
+
+
+@pytest.mark.parametrize("mode", ["disk", "recompute"])
+@pytest.mark.parametrize("harm", HARMS)
+def test_what_is_damaged_is_rebuilt_bitwise_and_said(mode, harm, expected, steps_run, tmp_path):
+    of = trained(replay_mode=mode, trajectory_folder=tmp_path, segment=3)
+    before = contents(tmp_path)
+    HARMS[harm](sorted(tmp_path.iterdir()))
+    said = []
+    of.trajectory.tell = said.append
+    steps_run.clear()
+    assert np.array_equal(scores(of), expected)
+    assert steps_run and said and (harm == "all deleted" or "0000001" in said[0] or "0000003" in said[0])
+    assert contents(tmp_path) == before
+
+
+@pytest.mark.parametrize("mode", ["disk", "recompute"])
+def test_a_deleted_trajectory_is_rebuilt_by_one_call(mode, tmp_path, steps_run):
+    of = trained(replay_mode=mode, trajectory_folder=tmp_path, segment=4)
+    before = contents(tmp_path)
+    for path in tmp_path.iterdir():
+        path.unlink()
+    steps_run.clear()
+    of.trajectory.rebuild()
+    assert contents(tmp_path) == before and steps_run == list(range(STEPS))
+    steps_run.clear()
+    of.trajectory.rebuild()
+    assert steps_run == []
+
+
+@pytest.mark.parametrize("mode", ["memory", "disk", "recompute"])
+def test_rebuilt_states_that_differ_are_an_error_that_says_so(mode, tmp_path):
+    of = trained(replay_mode=mode, trajectory_folder=None if mode == "memory" else tmp_path, segment=3)
+    if mode == "memory":
+        of.trajectory.store.close()
+    for path in tmp_path.iterdir():
+        path.unlink()
+    other = of.trajectory.initial
+    of.trajectory.initial = other._replace(theta=other.theta * (1 + 1e-7))      # one rounding away
+    with pytest.raises(IntegrityError, match="is not the one that training went through") as error:
+        scores(of)
+    assert "other software, hardware or thread counts" in error.value.remedy
+
+
+@pytest.mark.parametrize("harm", ["value", "name", "shape"])
+def test_a_digest_covers_values_names_and_shapes(harm):
+    state = State(torch.ones(3), torch.ones(3), torch.ones(1))
+    other = {"value": state._replace(theta=torch.tensor([1, 1, 1 + 2**-23])),
+             "name": State(state.theta, state.buffers, state.momentum),
+             "shape": state._replace(theta=torch.ones(3, 1))}[harm]
+    assert store.digest_of(state._asdict()) != store.digest_of(other._asdict())
+
+
+def test_a_trajectory_of_another_training_is_refused(tmp_path):
+    state, cpu, writer = State(torch.ones(3), torch.ones(3), torch.ones(1)), torch.device("cpu"), Writer()
+    mine = DiskStore(tmp_path, "a", cpu, writer)
+    mine.put(0, state)
+    mine.flush()
+    assert torch.equal(mine.get(0).theta, state.theta) and mine.get(0).momentum.numel() == 0
+    with pytest.raises(IntegrityError, match="another training"):
+        DiskStore(tmp_path, "b", cpu, writer).get(0)
+
+
+# -- bounded, in order, and patient
+
+
+def test_memory_store_gives_back_what_was_put():
+    kept = MemoryStore(full=True)
+    states = [State(*(torch.randn(n) for n in (3, 3, 2))) for _ in range(5)]
+    for t, state in enumerate(states):
+        kept.put(t, state)
+    assert all(torch.equal(a, b) for t, state in enumerate(states) for a, b in zip(kept.get(t), state, strict=True))
+
+
+def test_the_writer_writes_in_order_holds_little_and_passes_errors_on(monkeypatch):
+    monkeypatch.setattr(store, "WAITING", 30)
+    writer, done, gate, most = Writer(), [], threading.Event(), []
+
+    def act(i):
+        gate.wait(5)
+        done.append(i)
+
+    feeder = threading.Thread(target=lambda: [(writer.write(10, lambda i=i: act(i)), most.append(len(writer._pending)))
+                                              for i in range(12)])
+    feeder.start()
+    time.sleep(0.2)
+    assert feeder.is_alive() and len(most) == 3, "the fourth write waits for the first"
+    gate.set()
+    feeder.join()
+    writer.flush()
+    assert done == list(range(12)) and max(most) <= 3
+
+    def fail():
+        raise StorageError("No space left to write x.")
+    writer.write(10, fail)
+    with pytest.raises(StorageError, match="No space left"):
+        for i in range(20, 30):
+            writer.write(10, lambda i=i: act(i))
+        writer.flush()
+    assert not any(i >= 20 for i in done), "nothing is written after a failure"
+    writer.close()
+
+
+def test_a_full_disk_is_waited_for_until_there_is_space_or_the_run_is_cancelled(tmp_path, monkeypatch):
+    monkeypatch.setattr(files, "LOOK_AGAIN", 0.01)
+    free, told, stop = [0, 0, files.RESERVE + 9, files.RESERVE + 10], [], threading.Event()
+    monkeypatch.setattr(files, "disk_free", lambda folder: free.pop(0) if free else files.RESERVE + 10)
+    room = files.Room(tmp_path, stop, lambda kind, **fields: told.append((kind, fields)))
+    assert room.write(10, lambda: "written") == "written"
+    assert [kind for kind, _ in told] == ["paused", "continued"] and told[0][1]["needed"] == files.RESERVE + 10
+    refusals = [StorageError("full", passing=True), StorageError("full", passing=True)]
+
+    def refused_twice():
+        if refusals:
+            raise refusals.pop()
+        return "written"
+    assert room.write(10, refused_twice) == "written" and len(told) == 4
+    with pytest.raises(StorageError, match="for good"):
+        room.write(10, lambda: (_ for _ in ()).throw(StorageError("for good")))
+    monkeypatch.setattr(files, "disk_free", lambda folder: 0)
+    stop.set()
+    with pytest.raises(CancelledError, match="waiting for space"):
+        room.write(10, lambda: None)
+
+
+def test_checkpoints_know_where_a_digest_stands():
+    digests = trajectory.Digests(4, 10)
+    assert [digests.after(t) for t in range(10)] == [4, 4, 4, 4, 8, 8, 8, 8, 10, 10]
+    state = State(*(torch.ones(2) for _ in range(3)))
+    for t in range(11):
+        digests.note(t, state)
+    assert sorted(digests.known) == [0, 4, 8, 10]
+    with pytest.raises(IntegrityError, match="before step 8"):
+        digests.note(8, state._replace(buffers=torch.zeros(2)))
