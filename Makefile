@@ -5,7 +5,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 
-.PHONY: run test bench data screenshots browser clean
+.PHONY: run test bench bench-storage faults data screenshots browser clean
 
 run: .venv/app.stamp
 	$(BIN)/streamlit run app.py
@@ -16,6 +16,14 @@ test: .venv/test.stamp browser
 # The figures in the README.
 bench: .venv/test.stamp
 	$(BIN)/python -m tools.bench
+
+# What each replay mode takes on disk, in memory and in time; about five minutes.
+bench-storage: .venv/test.stamp
+	$(BIN)/python -m tools.bench_storage
+
+# 30 kills, 100 corruptions, a full disk, a stopped server; about fifteen minutes. SEED=n for others.
+faults: .venv/test.stamp
+	$(BIN)/python -m tools.faults $(SEED)
 
 # Makes the embedded data set again from Debian's package dataset-fashion-mnist.
 data: .venv/app.stamp

@@ -86,7 +86,7 @@ def estimate(config: RunConfig, root: Path, measure: bool = False) -> Estimate:
     kept = {"memory": 0, "disk": steps * (state + HEADER), "recompute": checkpoints * (full + HEADER)}
     rest = (full + 4 * len(dataset.test_labels) * len(dataset.classes) + 4 * k * n + SIDECAR
             + SIDECAR_TARGET * k + SMALL_FILES + A_DIGEST * (checkpoints + 1))
-    resume = 2 * max(full, k * full + item * k * n)       # the last one, until the next is whole
+    resume = max(full, k * full + item * k * n)           # two of them: the last, until the next is whole
 
     # Memory beside the trajectory: the tangents of a pass, adjoints (old and new), scores, pixels.
     height, width, channels = dataset.train_images.shape[1:]
@@ -111,13 +111,12 @@ def estimate(config: RunConfig, root: Path, measure: bool = False) -> Estimate:
             waiting = max(0.0, probe.write - probe.step) + max(0.0, probe.write - probe.back) if name == "disk" else 0.0
             again = probe.step if name == "recompute" else 0.0
             seconds = probe.other + steps * (probe.step + probe.back + waiting + again)
-        ram, gpu = pass_ram + (0 if on_gpu else states[name]), pass_gpu + (states[name] if on_gpu else 0)
-        disk, disk_peak = kept[name] + rest, kept[name] + rest + resume
+        # What is written is copied out of the device, laid out as a file, and handed on.
+        ram, gpu = pass_ram + 3 * resume + (0 if on_gpu else states[name]), pass_gpu + (states[name] if on_gpu else 0)
+        disk, disk_peak = kept[name] + rest, kept[name] + rest + 2 * resume
         short = [f"{what} {need / 1e6:,.0f} MB needed, {has / 1e6:,.0f} MB free" for what, need, has in (
             ("disk:", disk_peak + files.RESERVE, free["disk"]),
             ("RAM:", ram - own + RESERVE_RAM, free["ram"]), ("GPU memory:", gpu, free["gpu"])) if need > has]
-        if on_gpu and not gpu:
-            short = short[:1]
         modes[name] = Mode(disk, disk_peak, ram, gpu, seconds, "; ".join(short))
     return Estimate(model.parameters, model.buffers, steps, segment, state + HEADER, free["disk"], free["ram"],
                     free["gpu"], str(device), devices.describe(device), steps * probe.step if probe else None,

@@ -183,7 +183,9 @@ def read_with_header(path: Path, header: dict[str, str], remedy: str) -> tuple[d
     try:
         with safetensors.safe_open(path, "pt") as file:
             found = file.metadata() or {}
-            tensors = {k: file.get_tensor(k) for k in file.keys()}
+            # Clones lie where torch puts tensors: from the file's own offsets, a kernel may take
+            # another path through the same sum, and the scores another rounding.
+            tensors = {k: file.get_tensor(k).clone() for k in file.keys()}
     except FileNotFoundError as error:
         raise IntegrityError(f"{path} is missing.", remedy) from error
     except (OSError, safetensors.SafetensorError) as error:

@@ -24,12 +24,14 @@ def test_scores_on_the_gpu_are_those_of_the_cpu():
     assert np.linalg.norm(on["cpu"] - on["cuda"]) <= 1e-6 * np.linalg.norm(on["cpu"])
 
 
-def test_memory_and_disk_are_bitwise_equal_on_the_gpu(tmp_path):
+def test_all_modes_are_bitwise_equal_on_the_gpu(tmp_path):
     inputs, labels = images()
-    scores = [engine.attribute(engine.train(net(), inputs.float(), labels, RECIPE, device="cuda",
-                                            trajectory_folder=folder), inputs[:3].float(), labels[:3])
-              for folder in (None, tmp_path)]
-    assert np.abs(scores[0]).max() > 0 and np.array_equal(*scores)
+    (tmp_path / "disk").mkdir()
+    modes = [dict(replay_mode="memory"), dict(replay_mode="disk", trajectory_folder=tmp_path / "disk"),
+             *(dict(replay_mode="recompute", segment=segment) for segment in (1, 2, 3, 4, 9))]
+    scores = [engine.attribute(engine.train(net(), inputs.float(), labels, RECIPE, device="cuda", **mode),
+                               inputs[:3].float(), labels[:3]) for mode in modes]
+    assert np.abs(scores[0]).max() > 0 and all(np.array_equal(s, scores[0]) for s in scores)
 
 
 def test_a_targets_memory_is_within_its_estimate():

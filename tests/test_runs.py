@@ -434,6 +434,32 @@ def test_the_event_log_survives_half_a_line(tmp_path):
     assert [e["kind"] for e in log.read()[0]] == ["started", "unreadable", "unreadable"]
 
 
+def test_progress_follows_a_resumed_training_and_a_pause():
+    def told(*events):
+        return follow(Progress(), [{"time": float(i), **e} for i, e in enumerate(events)])
+
+    losses = {"kind": "progress", "phase": "train", "step": 6, "steps": 9, "losses": [6.0, 5, 4, 3, 2, 1], "rates": [1.0] * 6}
+    again = told({"kind": "phase", "phase": "train", "steps": 9, "done": 0}, losses, {"kind": "started"},
+                 {"kind": "phase", "phase": "train", "steps": 9, "done": 4})
+    assert again.losses == [6, 5, 4, 3] and again.step == 4 and again.fraction == pytest.approx(4 / 9)
+    full = {"kind": "paused", "needed": 20, "disk_free": 10}
+    assert told(full).paused == {"needed": 20, "disk_free": 10} and told(full, {"kind": "continued"}).paused is None
+    assert told(full, {"kind": "cancelled"}).paused is None
+    long = told(*({"kind": "progress", "phase": "replay", "step": i, "steps": 5000, "rss": i} for i in range(5000)))
+    minutes, values = long.points("rss")
+    assert 300 <= len(values) <= 700 and values[-1] == 4999 and minutes[-1] == pytest.approx(4999 / 60)
+
+
+def test_the_outputs_folder_may_be_a_link_and_only_what_is_in_it_is_deleted(tmp_path, made):
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (tmp_path / "link").symlink_to(elsewhere)
+    root = runs.outputs_root(tmp_path / "link")
+    shutil.copytree(made, root / made.name)
+    assert main(["clean", made.name, "--all", "--outputs", str(tmp_path / "link")]) == 0
+    assert list(elsewhere.iterdir()) == [] and (tmp_path / "link").is_symlink()
+
+
 # -- the worker thread
 
 

@@ -1,0 +1,386 @@
+"""Kills, corruptions, full disks and stopped servers: `make faults`. The scores must not change.
+
+A short form is part of the tests (`tests/test_faults.py`); this module does the harm.
+"""
+
+import itertools
+import json
+import os
+import random
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+
+from engine import config as configs
+from engine import data, files, influence, runs, work
+from engine.errors import ReplayError
+from engine.jobs import JobManager
+
+ROOT = Path(__file__).parents[1]
+# Long enough to be killed in the middle: 96 steps of training, then as many of replay, in segments of 10.
+KILLED = configs.preset("sample").replace(targets=("test:0",), width=0.5, **{"recipe.epochs": 4})
+SHORT = configs.preset("sample").replace(targets=("test:0",), width=0.25,
+                                         **{"recipe.epochs": 1, "recipe.batch_size": 500})
+SEGMENT = 10
+PAGES = ("app.py", "pages/Live.py", "pages/Influence.py", "pages/Runs_and_storage.py")
+
+
+def new_run(root: Path, config: configs.RunConfig) -> runs.Run:
+    run = runs.Run.create(root, config)
+    with run.locked():
+        work.execute(run)
+    return run
+
+
+def settings(config: configs.RunConfig) -> list[str]:
+    """The command line's words for a configuration made from the sample's."""
+    recipe = config.recipe
+    return ["--targets", ",".join(config.targets), "--mode", config.replay_mode,
+            "--set", f"recipe.epochs={recipe.epochs}", "--set", f"recipe.batch_size={recipe.batch_size}",
+            "--set", f"width={config.width}"]
+
+
+@contextmanager
+def engine(root: Path, *words: str, limit: int | None = None):
+    """`python -m engine` as a process of its own, killed at the end where it still runs; `limit`
+    is the largest file, in bytes, that it may write."""
+    def small_files():
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+    process = subprocess.Popen([sys.executable, "-m", "engine", *words, "--outputs", str(root)], cwd=ROOT,
+                               stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+                               preexec_fn=small_files if limit else None)
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+        process.stdout.close()
+
+
+def the_run(root: Path) -> runs.Run:
+    deadline = time.monotonic() + 60
+    while not (found := runs.list_runs(root)):
+        assert time.monotonic() < deadline, "no run began"
+        time.sleep(0.01)
+    return found[0]
+
+
+def steps_done(run: runs.Run) -> tuple[str, int]:
+    """Phase and step of the last progress event."""
+    told = [e for e in run.events()[0] if e["kind"] == "progress"]
+    return (told[-1]["phase"], told[-1]["step"]) if told else ("prepare", 0)
+
+
+def kills(count: int, seed: int, folder: Path, say=print) -> list[dict]:
+    """SIGKILL at `count` random moments of training and replay, over all modes, each followed by a
+    resume which may be killed again. Returns a row a kill; raises where a score differs."""
+    dice, rows = random.Random(seed), []
+    expected = new_run(runs.outputs_root(folder / "whole"), KILLED).scores("loss-000").copy()
+    for number in itertools.count():
+        if len(rows) >= count:
+            return rows
+        mode = configs.REPLAY_MODES[number % 3]
+        root = runs.outputs_root(folder / f"killed-{number}")
+        words, left = ("run", *settings(KILLED.replace(replay_mode=mode))), min(5, count - len(rows))
+        moments = sorted(dice.sample(range(1, 192), left))      # a step of the 96 + 96
+        run = None
+        for moment in moments:
+            with engine(root, *words) as process:
+                run = run or the_run(root)
+                _wait(run, process, moment)
+                time.sleep(dice.random() * 0.1)
+                if process.poll() is not None:
+                    break                                       # it was done before its turn came
+                process.send_signal(signal.SIGKILL)
+                process.wait()
+            phase, step = steps_done(run)
+            assert run.status == "interrupted", run.status
+            rows.append({"mode": mode, "phase": phase, "step": step})
+            say(f"kill {len(rows):3}: {mode:9} {phase:8} step {step}")
+            words = ("resume", run.id)
+        if run.status != "finished":
+            with engine(root, *words) as process:
+                said, _ = process.communicate()
+                assert process.returncode == 0, said
+        assert run.status == "finished" and np.array_equal(run.scores("loss-000"), expected), mode
+        _check_lost(run, mode)
+
+
+def _wait(run: runs.Run, process, moment: int) -> tuple[str, int]:
+    """Until `moment` steps of training and replay together are done, or the process has ended."""
+    while True:
+        phase, step = steps_done(run)
+        if (96 if phase == "replay" else 0) + (step if phase != "rebuild" else 0) >= moment or process.poll() is not None:
+            return phase, step
+        time.sleep(0.005)
+
+
+def _check_lost(run: runs.Run, mode: str) -> None:
+    """Each resumed phase begins at most a segment before the last step that was told of."""
+    done: dict[str, int] = {}
+    for event in run.events()[0]:
+        if event["kind"] == "progress":
+            done[event["phase"]] = event["step"]
+        if event["kind"] == "phase" and "done" in event and not (mode == "memory" and event["phase"] == "train"):
+            lost = done.get(event["phase"], 0) - event["done"]
+            assert lost <= SEGMENT, f"{lost} steps of {event['phase']} were lost in {mode} mode"
+
+
+# -- damage
+
+
+def _flip(path: Path, dice: random.Random) -> str:
+    content = bytearray(path.read_bytes())
+    if content:
+        content[dice.randrange(len(content))] ^= 1 << dice.randrange(8)
+    path.write_bytes(content)
+    return "flip"
+
+
+def _cut(path: Path, dice: random.Random) -> str:
+    os.truncate(path, dice.randrange(max(1, path.stat().st_size)))
+    return "cut"
+
+
+def _delete(path: Path, dice: random.Random) -> str:
+    path.unlink()
+    return "delete"
+
+
+def _swap(path: Path, dice: random.Random) -> str:
+    others = [p for p in path.parent.iterdir() if p != path and p.is_file()]
+    if others:
+        other = dice.choice(others)
+        mine, its = path.read_bytes(), other.read_bytes()
+        path.write_bytes(its)
+        other.write_bytes(mine)
+    return "swap"
+
+
+def corruptions(count: int, seed: int, folder: Path, look, say=print) -> list[dict]:
+    """`count` random flips, cuts, deletions and swaps, one at a time, on copies of three runs: kept
+    by disk and by recompute mode, and interrupted in the replay. Each is detected or harmless: what is
+    read is as it was or a `ReplayError`, and so are the scores of a replay. `look(root, run)` draws
+    the pages. Returns a row a corruption; raises where a score differs or another error comes."""
+    dice, rows = random.Random(seed), []
+    whole = runs.outputs_root(folder / "whole")
+    originals = [new_run(whole, SHORT.replace(replay_mode=mode)) for mode in ("disk", "recompute")]
+    expected = originals[0].scores("loss-000").copy()
+    originals.append(_interrupted(folder))
+    for number in range(count):
+        original = originals[number % 3]
+        root = runs.outputs_root(folder / f"corrupted-{number}")
+        shutil.copytree(original.path, root / original.id)
+        run = runs.Run(root, original.id)
+        victims = sorted(p for p in run.path.rglob("*") if p.is_file())
+        # Every file has its turn: half of the harm goes to the few small ones.
+        small = [p for p in victims if p.parent.name != "trajectory"]
+        victim = dice.choice(small if dice.random() < 0.5 else victims)
+        how = dice.choice([_flip, _flip, _cut, _delete, _swap])(victim, dice)
+        found = _read_all(run, expected)
+        look(root, run)
+        found.append(_replay(run, expected, original.status == "interrupted"))
+        outcome = "; ".join(dict.fromkeys(f for f in found if f)) or "harmless: all scores as before"
+        rows.append({"how": how, "file": victim.relative_to(run.path).as_posix(), "outcome": outcome})
+        say(f"{number + 1:4}: {how:6} {rows[-1]['file']:42} {outcome[:150]}")
+        shutil.rmtree(root)
+    return rows
+
+
+def _interrupted(folder: Path) -> runs.Run:
+    """A run as it stands after a kill in its replay."""
+    class Killed(BaseException):
+        pass
+
+    def on_event(event):
+        if event["kind"] == "progress" and event["phase"] == "replay" and event["step"] >= 6:
+            raise Killed
+    root = runs.outputs_root(folder / "interrupted")
+    run = runs.Run.create(root, SHORT)
+    tell, work._tell = work._tell, lambda *args: None      # a killed process says nothing
+    try:
+        with run.locked():
+            work.execute(run, on_event=on_event)
+    except Killed:
+        pass
+    finally:
+        work._tell = tell
+    assert run.status == "interrupted" and (run.path / "trajectory" / work.RESUME_REPLAY).exists()
+    return run
+
+
+def _read_all(run: runs.Run, expected: np.ndarray) -> list[str]:
+    """What each reader says of the damage; anything but a `ReplayError` goes up."""
+    dataset = data.load(SHORT.dataset)
+    said = []
+    for read in (lambda: run.status, lambda: run.config, lambda: run.manifest, run.events, run.targets,
+                 run.modes, run.sizes, lambda: run.resumable, lambda: influence.view(run, dataset, "test:0"),
+                 lambda: _same(run, expected)):
+        try:
+            read()
+        except ReplayError as error:
+            assert error.what and error.remedy, repr(error)
+            said.append(f"{error.what} {error.remedy}")
+    said += ["a line of the log cannot be read" for e in run.events()[0] if e["kind"] == "unreadable"]
+    return said
+
+
+def _same(run: runs.Run, expected: np.ndarray) -> None:
+    for found in run.score_sets():
+        assert np.array_equal(run.scores(found["name"]), expected), "a changed score was read"
+
+
+def _replay(run: runs.Run, expected: np.ndarray, interrupted: bool) -> str:
+    notes = len(_notes(run))
+    try:
+        job = None if interrupted else runs.Job("replay", run.mode_for(None), SHORT.targets, "loss")
+        with run.locked():
+            name = work.execute(run, job)
+        assert np.array_equal(run.scores(name), expected), "a damaged run gave another score"
+    except ReplayError as error:
+        assert error.what and error.remedy, repr(error)
+        return f"{error.what} {error.remedy}"
+    return " ".join(t for t in _notes(run)[notes:] if "missing" in t or "damaged" in t or "changed" in t or "another" in t)
+
+
+def draw_pages(root: Path, run: runs.Run) -> None:
+    """Every page that shows runs, drawn without a browser: whatever is wrong is told as a message."""
+    import streamlit as st
+    from streamlit.testing.v1 import AppTest
+    os.environ["REPLAY_OUTPUTS_DIR"] = str(root)
+    st.cache_resource.clear()            # the job manager remembers its folder
+    st.cache_data.clear()
+    for page in PAGES:
+        app = AppTest.from_file(str(ROOT / "app.py"), default_timeout=60)
+        if page != "app.py":
+            app.switch_page(page)
+        app.query_params["run"] = run.id
+        app.run()
+        said = " ".join(e.value for e in app.error)
+        assert not app.exception and "This page stopped" not in said, (page, said, app.exception)
+
+
+def _notes(run: runs.Run) -> list[str]:
+    return [e["text"] for e in run.events()[0] if e["kind"] == "note"]
+
+
+# -- space, and servers
+
+
+@contextmanager
+def small_disk(folder: Path, size: int):
+    """A tmpfs of `size` bytes at `folder`; yields None where mounting is not allowed."""
+    folder.mkdir(parents=True, exist_ok=True)
+    mounted = os.geteuid() == 0 and subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", f"size={size}", "none", str(folder)], capture_output=True).returncode == 0
+    try:
+        yield folder if mounted else None
+    finally:
+        if mounted:
+            subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+def full_disk(folder: Path) -> str:
+    """A disk that fills up while the run writes, and is freed: the run pauses and goes on. Where no
+    disk can be mounted, a limit on file sizes: the run fails, and is resumed without it."""
+    root = runs.outputs_root(folder / "whole-disk")
+    expected = new_run(root, SHORT).scores("loss-000").copy()
+    with small_disk(folder / "small", files.RESERVE + 40_000_000) as disk:
+        if disk is not None:
+            ballast = disk / "ballast"
+            ballast.write_bytes(bytes(39_600_000))
+            with engine(disk, "run", *settings(SHORT)) as process:
+                run = the_run(disk)
+                deadline = time.monotonic() + 60
+                while not any(e["kind"] == "paused" for e in run.events()[0]):
+                    assert time.monotonic() < deadline and process.poll() is None, "the run did not pause"
+                    time.sleep(0.05)
+                held = sum(p.stat().st_size for p in (run.path / "trajectory").iterdir())
+                time.sleep(2)
+                assert run.status == "training" and process.poll() is None
+                ballast.unlink()
+                said, _ = process.communicate()
+                assert process.returncode == 0, said
+            assert np.array_equal(run.scores("loss-000"), expected)
+            return f"a disk that was full after {held:,} bytes: paused, went on, same scores"
+    root = runs.outputs_root(folder / "limited")
+    with engine(root, "run", *settings(SHORT), limit=15_000) as process:
+        said, _ = process.communicate()
+        assert process.returncode == 1 and "No space left" in said, said
+    run = the_run(root)
+    with run.locked():
+        work.execute(run)
+    assert np.array_equal(run.scores("loss-000"), expected)
+    return "no disk can be mounted here; a limit on file sizes: failed with its remedy, resumed, same scores"
+
+
+def stopped_server(folder: Path) -> str:
+    """A server that is asked to stop (SIGTERM) in the middle of a run; the next one resumes it."""
+    root = runs.outputs_root(folder / "served")
+    code = ("import json, sys, time; from pathlib import Path; from engine import config, jobs; "
+            "jobs.JobManager(Path(sys.argv[1])).submit(config.from_dict(json.loads(sys.argv[2]))); time.sleep(600)")
+    process = subprocess.Popen([sys.executable, "-c", code, str(root), json.dumps(KILLED.to_dict())], cwd=ROOT)
+    try:
+        run = the_run(root)
+        phase, step = _wait(run, process, 110)
+        process.terminate()
+        process.wait(30)
+    finally:
+        process.kill()
+    assert run.status == "interrupted"
+    manager = JobManager(root)
+    manager.resume(run.id)
+    while manager.active():
+        time.sleep(0.1)
+    whole = new_run(runs.outputs_root(folder / "unserved"), KILLED)
+    assert run.status == "finished" and np.array_equal(run.scores("loss-000"), whole.scores("loss-000"))
+    _check_lost(run, "disk")
+    return f"a server stopped at {phase} step {step}: resumed by the next one, same scores"
+
+
+def peak_memory(folder: Path, steps: int, mode: str = "disk") -> int:
+    """Bytes resident at the peak of a process that makes a run of that many steps."""
+    root = runs.outputs_root(folder / f"{mode}-{steps}")
+    with engine(root, "run", "--mode", mode, "--targets", "test:0", "--set", "recipe.batch_size=60",
+                "--set", f"recipe.epochs={steps // 100}") as process:
+        said, _ = process.communicate()
+        assert process.returncode == 0, said
+    run = the_run(root)
+    assert run.manifest["steps"] == steps
+    return run.manifest["peak_bytes"]["rss"]
+
+
+def main() -> None:
+    seed = int(sys.argv[1]) if len(sys.argv) > 1 else 0
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        killed = kills(30, seed, folder / "kills")
+        for mode in configs.REPLAY_MODES:
+            mine = [row for row in killed if row["mode"] == mode]
+            print(f"{mode}: {len(mine)} kills, " + ", ".join(
+                f"{sum(r['phase'] == p for r in mine)} in {p}" for p in ("prepare", "train", "rebuild", "replay")))
+        print(f"{len(killed)} kills: bitwise the same scores; at most one segment of work lost")
+        rows = corruptions(100, seed, folder / "corruptions", draw_pages)
+        harmless = sum(row["outcome"].startswith("harmless") for row in rows)
+        print(f"{len(rows)} corruptions: {len(rows) - harmless} detected, {harmless} harmless; no changed score, "
+              "no page without a message")
+        print(full_disk(folder / "disk"))
+        print(stopped_server(folder / "server"))
+        short, long = (peak_memory(folder / "peak", steps) for steps in (100, 1600))
+        held = peak_memory(folder / "peak", 1600, "memory")
+        print(f"peak memory in disk mode: {short / 1e6:.0f} MB at T = 100, {long / 1e6:.0f} MB at T = 1,600 "
+              f"({long / short - 1:+.1%}); memory mode at T = 1,600: {held / 1e6:.0f} MB")
+        assert abs(long / short - 1) <= 0.1
+    print(f"seed {seed}: all held")
+
+
+if __name__ == "__main__":
+    main()
