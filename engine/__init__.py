@@ -6,8 +6,14 @@ Torch is loaded at the first use of `train`, `attribute`, `retrain` or `evaluate
 the pages of the app import this package and draw without it.
 """
 
-from engine.config import Recipe
-from engine.errors import ReplayError
+import os
+
+# Threads of a pass that wait for each other should sleep rather than spin: beside a browser on the same
+# two cores, spinning made training four times slower. OpenMP reads this when torch is loaded.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+from engine.config import Recipe  # noqa: E402
+from engine.errors import ReplayError  # noqa: E402
 
 __all__ = ["Recipe", "ReplayError", "Trained", "attribute", "evaluate", "retrain", "train"]
 
