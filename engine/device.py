@@ -4,6 +4,7 @@ import contextlib
 import os
 import platform
 import resource
+import threading
 from pathlib import Path
 
 import psutil
@@ -54,10 +55,13 @@ def memory_total(device: torch.device) -> int:
 
 
 class Peak:
-    """The most memory, in bytes, that this process has held since the peak was made."""
+    """The most memory, in bytes, that this process has held since the peak was made; where other
+    work was under way then, since that began."""
 
     def __init__(self, device: torch.device):
         self.device = device
+        if _exact_users:
+            return
         # The kernel's high-water mark begins anew; where it may not, it is the process's own.
         with contextlib.suppress(OSError):
             Path("/proc/self/clear_refs").write_text("5")
@@ -86,14 +90,28 @@ def usage(device: torch.device) -> dict[str, int | None]:
             "ram_available": ram.available, "gpu": gpu, "gpu_total": gpu_total}
 
 
+_exact_users, _exact_mutex = [], threading.Lock()     # of this process: the flags below are its own
+
+
 @contextlib.contextmanager
 def exact_arithmetic():
-    """Full float32 products and repeatable kernels, so that a replayed step is the trained step."""
+    """Full float32 products and repeatable kernels, so that a replayed step is the trained step.
+
+    The flags are the process's: the first thread to enter sets them, the last to leave restores them.
+    """
     cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
-    before = cudnn.allow_tf32, cudnn.deterministic, cudnn.benchmark, matmul.allow_tf32
-    cudnn.allow_tf32, cudnn.deterministic, cudnn.benchmark = False, True, False
-    matmul.allow_tf32 = False
+    with _exact_mutex:
+        if not _exact_users:
+            before = cudnn.allow_tf32, cudnn.deterministic, cudnn.benchmark, matmul.allow_tf32
+            cudnn.allow_tf32, cudnn.deterministic, cudnn.benchmark = False, True, False
+            matmul.allow_tf32 = False
+        else:
+            before = _exact_users[0]
+        _exact_users.append(before)
     try:
         yield
     finally:
-        cudnn.allow_tf32, cudnn.deterministic, cudnn.benchmark, matmul.allow_tf32 = before
+        with _exact_mutex:
+            before = _exact_users.pop()
+            if not _exact_users:
+                cudnn.allow_tf32, cudnn.deterministic, cudnn.benchmark, matmul.allow_tf32 = before

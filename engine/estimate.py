@@ -6,6 +6,7 @@ checkpoint keeps the momentum too. Time, and the memory of a pass, are measured:
 the very model, data and targets, forwards and backwards, and a few writes where the run will go.
 """
 
+import contextlib
 import statistics
 import tempfile
 import time
@@ -16,6 +17,7 @@ import psutil
 
 from engine import data, files, influence
 from engine.config import REPLAY_MODES, RunConfig
+from engine.errors import ConfigError
 from engine.schedule import plan_for, segment_length
 
 SIDECAR, SIDECAR_TARGET = 1100, 150     # bytes of the JSON beside the scores
@@ -133,13 +135,22 @@ def _recommend(modes: dict[str, Mode], free: dict[str, int], states: dict[str, i
     return next((name for name in ("recompute", "disk", "memory") if name in fits), None)
 
 
+@contextlib.contextmanager
+def _memory_errors(device):
+    import torch
+    try:
+        yield
+    except (MemoryError, torch.OutOfMemoryError) as error:
+        raise ConfigError(f"Memory ran out on {device} while measuring.", "Carry fewer targets per pass, use a "
+                          "smaller batch or a narrower model, or wait until other work has ended.") from error
+
+
 def _probe(config: RunConfig, model, dataset, device, chunk: int, root: Path, working: int) -> _Probe:
     import torch
 
     from engine import device as devices
     from engine import targets as phi
     from engine.check import check_model
-    from engine.errors import ConfigError
     from engine.schedule import learning_rate
     from engine.state import examples
     from engine.step import step, step_back
@@ -166,7 +177,7 @@ def _probe(config: RunConfig, model, dataset, device, chunk: int, root: Path, wo
     optimizer, plan = optimizer_for(model, recipe), plan_for(recipe, len(train))
     weights = torch.ones(recipe.batch_size, dtype=dtype, device=device)
     sets = [influence.resolve(t, dataset.test_labels, len(dataset.classes)) for t in config.targets]
-    with devices.exact_arithmetic():
+    with devices.exact_arithmetic(), _memory_errors(device):
         other = timed(lambda: check_model(model, train, recipe))[0]
         state, forward, back = initial_state(model), [], []
 

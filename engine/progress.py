@@ -42,6 +42,7 @@ def follow(progress: Progress, events: list[dict]) -> Progress:
         progress.last_time = event.get("time") or progress.last_time
         if kind == "started":
             progress.error = progress.paused = None
+            progress.series = {}        # another process, or another day: its meters begin anew
             progress.phase, progress.step, progress.steps, progress.fraction = "prepare", 0, 0, 0.0
         elif kind == "phase":
             done = event.get("done", 0)

@@ -213,7 +213,7 @@ class Run:
     def is_locked(self) -> bool:
         try:
             handle = os.open(self.path / ".lock", os.O_RDONLY)
-        except FileNotFoundError:
+        except OSError:        # none was made yet; one that cannot be read is named by `acquire`
             return False
         try:
             fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
@@ -347,6 +347,9 @@ class Run:
 
 def list_runs(root: Path) -> list[Run]:
     """All runs, newest first. Folders whose names are no run ids are left alone."""
+    if not root.is_dir():
+        raise StorageError(f"The folder of all runs, {root}, is gone.",
+                           "Make it again, or mount its disk, and reload.")
     names = [p.name for p in root.iterdir()
              if RUN_ID.fullmatch(p.name) and p.is_dir() and not p.is_symlink()]
     return [Run(root, name) for name in sorted(names, reverse=True)]

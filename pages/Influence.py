@@ -3,7 +3,7 @@
 import streamlit as st
 
 from engine import influence
-from engine.config import TARGET_FUNCTIONS
+from engine.config import REPLAY_MODES, TARGET_FUNCTIONS
 from ui import formats, pictures, shell
 
 SHOWN = (6, 12, 24, 48)
@@ -39,22 +39,26 @@ def describe_target(dataset, view) -> None:
 
 
 def further_targets(run, dataset) -> None:
-    """Scores of more targets from the kept trajectory, without training again."""
-    kept = run.manifest.get("trajectory", {})
+    """Scores of more targets: from the kept trajectory, or after training once more."""
     with st.expander("Explain further targets of this run", icon=":material/add:"):
-        if not kept.get("kept"):
-            st.caption("This run keeps no checkpoints (memory mode, or they were deleted), so it cannot be "
-                       "replayed again. Start it again in disk mode with all the targets you want.")
-            return
         wrong = influence.misclassified(run, dataset)[:24].tolist()
         names = {f"test:{i}": f"test:{i} · {dataset.classes[dataset.test_labels[i]]}, misclassified" for i in wrong}
         names |= {f"class:{c}": f"class:{c} · all test images of {name}" for c, name in enumerate(dataset.classes)}
         names["test:all"] = "test:all · all test images"
         chosen = st.multiselect("Targets", list(names), format_func=lambda t: names.get(t, t),
                                 accept_new_options=True, placeholder="Choose, or type test:INDEX")
-        function = st.radio("Target function", TARGET_FUNCTIONS, horizontal=True)
+        ready = [mode for mode, at_once in run.modes().items() if at_once]
+        function_side, mode_side = st.columns(2)
+        function = function_side.radio("Target function", TARGET_FUNCTIONS, horizontal=True)
+        mode = mode_side.selectbox(
+            "Replay mode", REPLAY_MODES, index=REPLAY_MODES.index(run.kept or "memory"), key=f"mode-{run.id}",
+            format_func=lambda m: f"{m}: begins at once" if m in ready else f"{m}: trains once more first")
+        at_once = (f"Ready: {' and '.join(ready)} mode, from the checkpoints on disk." if ready else
+                   "This run keeps no checkpoints.")
+        st.caption(f"{at_once} {'Another mode' if ready else 'Every mode'} trains once more first, to the same states: "
+                   "they are checked against the digests recorded in training.")
         if st.button("Replay for these targets", disabled=not chosen):
-            shell.manager().submit_targets(run.id, tuple(chosen), function)
+            shell.manager().submit_targets(run.id, tuple(chosen), function, mode)
             st.switch_page("pages/Live.py", query_params={"run": run.id})
 
 

@@ -5,26 +5,21 @@ import streamlit as st
 from engine.runs import IN_PROGRESS
 from ui import formats, pictures, shell
 
-PHASES = ("prepare", "train", "replay", "done")
+GOES_ON = ("What it wrote is kept, and it can be resumed where it stopped: at most one segment of steps is "
+           "done again.")
+TRAINS_AGAIN = ("Memory mode loses its states with the process: the training is run again, to the same states, "
+                "and scores that a replay had begun go on where they stopped.")
 
 
-def meters(told) -> None:
-    known = told.meters.get
+def figures(told) -> None:
     shell.metrics({
-        "Phase": formats.PHASES[told.phase],
+        "Phase": formats.phase(told.phase),
         "Step": f"{told.step:,} of {told.steps:,}" if told.steps else "—",
         "Rate": f"{told.rate:.3g} steps/s" if told.rate else "—",
         "Time left in this phase": formats.duration(told.seconds_left)})
-    gpu = {"GPU memory in use": f"{formats.size(known('gpu'))} of {formats.size(known('gpu_total'))}"}
-    shell.metrics({
-        "RAM of this process": formats.size(known("rss")),
-        "RAM available": f"{formats.size(known('ram_available'))} of {formats.size(known('ram_total'))}",
-        **(gpu if known("gpu_total") else {}),
-        "Disk used by this run": formats.size(known("disk_used")),
-        "Disk free": formats.size(known("disk_free"))})
 
 
-def charts(told) -> None:
+def curves(told) -> None:
     loss, rate = st.columns(2)
     with loss:
         st.markdown("**Training loss**")
@@ -42,23 +37,81 @@ def charts(told) -> None:
             st.caption("Appears with the first steps.")
 
 
+def meter(told, title: str, lines: dict[str, str], limit: str, powers: bool = False) -> None:
+    now = {name: formats.size(told.meters.get(meter)) for name, meter in lines.items()}
+    st.markdown(f"**{title}**")
+    pictures.legend(now, limit)
+    pictures.chart(pictures.meters({name: told.points(meter) for name, meter in lines.items()}, limit, powers),
+                   title, f"{title} over time, now: {', '.join(f'{name} {value}' for name, value in now.items())}")
+
+
+def meters(told) -> None:
+    """Memory and disk over time, each with its limit."""
+    if not told.meters:
+        return
+    on_gpu = told.meters.get("gpu_total")
+    columns = iter(st.columns(3 if on_gpu else 2))
+    with next(columns):
+        meter(told, "RAM", {"This process": "rss", "Available": "ram_available", "In all": "ram_total"}, "In all")
+    if on_gpu:
+        with next(columns):
+            meter(told, "GPU memory", {"In use": "gpu", "In all": "gpu_total"}, "In all")
+    with next(columns):
+        meter(told, "Disk (logarithmic axis)",
+              {"This run": "disk_used", "Written": "written", "Read": "read", "Free": "disk_free"}, "Free", powers=True)
+
+
+def space(told) -> None:
+    """Says that the run waits for space, or that it soon will."""
+    if told.paused:
+        st.warning(
+            f"**Paused: the disk is full.** {formats.size(told.paused['needed'])} must be free, and "
+            f"{formats.size(told.paused['disk_free'])} were when it stopped. The run keeps what it has and goes on by "
+            "itself once there is space.", icon=":material/hard_drive:")
+    elif formats.disk_low(told.meters.get("disk_free")):
+        st.warning(f"**The disk is nearly full:** {formats.size(told.meters['disk_free'])} are free. The run waits "
+                   "where it runs out, and goes on once there is space.", icon=":material/hard_drive:")
+    else:
+        return
+    st.page_link("pages/Runs_and_storage.py", label="Free space in Runs and storage", icon=":material/database:")
+
+
+def resume(run) -> None:
+    if run.resumable and st.button("Resume the run", type="primary", icon=":material/resume:", key="resume"):
+        shell.manager().resume(run.id)
+        st.rerun()
+
+
 def outcome(run, status: str, told) -> None:
+    manifest = run.manifest
+    # The manifest has the error too, for where the log was deleted.
+    error = told.error or (manifest.get("error") if run.resumable else None) or {}
+    in_memory = run.resumable and run.job.mode == "memory"
+    goes_on = TRAINS_AGAIN if in_memory else GOES_ON
     if status == "finished":
-        st.success("Finished: the scores are ready.", icon=":material/check:")
-        st.page_link("pages/Influence.py", label="Look at the influence", icon=":material/image_search:",
-                     query_params={"run": run.id})
+        if manifest.get("scored"):
+            st.success("Finished: the scores are ready.", icon=":material/check:")
+            st.page_link("pages/Influence.py", label="Look at the influence", icon=":material/image_search:",
+                         query_params={"run": run.id})
+        else:
+            st.info("Finished. The scores of this run were deleted.", icon=":material/info:")
     elif status == "interrupted":
-        st.warning("Interrupted: the process that worked on this run ended before the run did. What it "
-                   "wrote is kept; start it again from Set up a run, or delete it.", icon=":material/warning:")
-    elif status == "cancelled":
-        st.warning(f"Cancelled. {(told.error or {}).get('what', '')} What was trained and scored before is kept.",
+        st.warning(f"Interrupted: the process that worked on this run ended before the run did. {goes_on}",
                    icon=":material/warning:")
-    if told.error and (status == "failed" or (status == "finished" and told.phase != "done")):
-        shell.show_error(told.error["what"], told.error["remedy"])
+    elif status == "cancelled":
+        st.warning(f"Cancelled. {error.get('what', '')} {goes_on}", icon=":material/warning:")
+    cancelled = (manifest.get("error") or {}).get("kind") == "cancelled"
+    if status == "finished" and run.resumable and cancelled:
+        st.warning(f"The further work was cancelled. {goes_on}", icon=":material/warning:")
+    elif error and (status == "failed" or (status == "finished" and run.resumable)):
+        shell.show_error(error["what"], error["remedy"])
+        if status == "failed":
+            st.caption(f"Once that is put right: {goes_on}")
         log = run.path.joinpath("log.txt")
         if log.is_file():
             with st.expander("Traceback, from the run's log.txt"):
                 st.code(log.read_text(encoding="utf-8", errors="replace")[-6000:])
+    resume(run)
 
 
 def body(run, was_active: bool) -> None:
@@ -67,28 +120,34 @@ def body(run, was_active: bool) -> None:
     active = status in IN_PROGRESS
     if was_active and not active:
         st.rerun()                    # the whole page: the clock stops, the outcome appears
-    done = PHASES.index(told.phase) if told.phase in PHASES else 1
-    st.markdown("  →  ".join(f"**{formats.PHASES[p]}**" if i == done else f":gray[{formats.PHASES[p]}]"
-                             for i, p in enumerate(PHASES)))
-    st.progress(told.fraction, text=f"{formats.PHASES[told.phase]}: step {told.step:,} of {told.steps:,}"
-                if told.steps else formats.PHASES[told.phase])
-    if not active:
+    if active:
+        job = run.job
+        st.markdown("  →  ".join(formats.stages(job.kind if job else "run", told.phase)))
+        st.progress(told.fraction, text=f"{formats.phase(told.phase)}: step {told.step:,} of {told.steps:,}"
+                    if told.steps else formats.phase(told.phase))
+        space(told)
+        if st.button("Cancel the run", icon=":material/stop_circle:", key="cancel"):
+            if shell.manager().cancel(run.id):
+                st.info("Stopping at the next step.", icon=":material/info:")
+            else:
+                st.info("Another process works on this run; cancel it there.", icon=":material/info:")
+    else:
         outcome(run, status, told)
-    elif st.button("Cancel the run", icon=":material/stop_circle:", key="cancel"):
-        if shell.manager().cancel(run.id):
-            st.info("Stopping at the next step.", icon=":material/info:")
-        else:
-            st.info("Another process works on this run; cancel it there.", icon=":material/info:")
+    figures(told)
+
+
+def series(run, active: bool) -> None:
+    told = shell.progress(run)
+    curves(told)
     meters(told)
-    charts(told)
     with st.expander("Event log", expanded=not active):
         lines = [f"{formats.clock(e['time'])}  {formats.sentence(e)}" for e in reversed(shell.log(run)[-200:])]
-        st.code("\n".join(lines) or "Nothing yet", language=None)
+        st.code("\n".join(lines) or "Nothing yet", language=None, wrap_lines=True)
 
 
-def guarded_body(run, was_active: bool) -> None:
+def guarded(draw, run, active: bool) -> None:
     with shell.guarded():
-        body(run, was_active)
+        draw(run, active)
 
 
 with shell.page("Live"):
@@ -101,4 +160,6 @@ with shell.page("Live"):
                f"{config.recipe.batch_size:,} images · {formats.count(len(config.targets), 'targets')} · "
                f"{config.replay_mode} mode")
     active = run.status in IN_PROGRESS
-    st.fragment(guarded_body, run_every="1s" if active else None)(run, active)
+    # A browser on the same machine takes its share of the cores to draw charts, so they come less often.
+    for draw, every in ((body, "1s"), (series, "5s")):
+        st.fragment(guarded, run_every=every if active else None)(draw, run, active)

@@ -1,15 +1,23 @@
-"""Runs and storage: what fills the disk, and deleting it after a look at the bytes."""
+"""Runs and storage: what fills the disk, deleting it after a look at the bytes, and rebuilding checkpoints."""
 
 import streamlit as st
 
+from engine import files
 from engine import runs as storage
 from engine.errors import ReplayError
 from ui import formats, shell
 
 ACTIONS = {
-    "Delete checkpoints": ("trajectory", "The scores stay; further targets will need a new run."),
-    "Delete scores": ("scores", "The checkpoints stay, so the scores can be computed again where they are kept."),
+    "Delete checkpoints": ("trajectory", "The scores stay. Further targets will train once more, to the same states. "
+                           "A run that stopped halfway loses what it could go on from, and starts over when resumed."),
+    "Delete scores": ("scores", "Model and checkpoints stay: Influence can compute scores again."),
+    "Delete validation": ("validation", "The scores stay, without the results that checked them."),
+    "Delete logs": ("logs", "The scores stay. The curves, meters and messages on Live go."),
     "Delete whole runs": (None, "Nothing of these runs stays."),
+}
+REBUILDS = {
+    "disk": "Every state on disk: further targets need no training.",
+    "recompute": "Every c-th full state on disk: little disk, and a replay trains the rest again.",
 }
 
 
@@ -58,26 +66,77 @@ def row(run) -> dict:
     shown = {"Run": run.id, "Status": run.status}
     try:
         manifest = run.manifest
-        shown |= {"Age": formats.age(manifest.get("created")),
-                  "Test accuracy": formats.percent(manifest.get("test_accuracy"))}
+        shown |= {"Remark": "", "Age": formats.age(manifest.get("created")),
+                  "Test accuracy": formats.percent(manifest.get("test_accuracy")),
+                  "Replays in": formats.replays_in(run)}
     except ReplayError as error:
-        shown |= {"Age": "—", "Test accuracy": "—", "Remark": error.what}
-    shown |= {name: formats.size(sizes[part]) for part, name in formats.PARTS.items()}
-    return {**shown, "In all": formats.size(sum(sizes.values()))}
+        shown |= {"Remark": error.what, "Age": "—", "Test accuracy": "—", "Replays in": "—"}
+    shown["In all"] = formats.size(sum(sizes.values()))
+    return shown | {name: formats.size(sizes[part]) for part, name in formats.PARTS.items()}
+
+
+def trained(runs: list) -> dict:
+    """The runs, by id, whose checkpoints can be made again."""
+    found = {}
+    for run in runs:
+        try:
+            if run.manifest.get("trained") and run.status not in storage.IN_PROGRESS:
+                found[run.id] = run
+        except ReplayError:
+            continue        # the table says what is wrong with it
+    return found
+
+
+def rebuild(candidates: dict) -> None:
+    st.subheader("Rebuild checkpoints")
+    if not candidates:
+        st.caption("There is no run that was trained to its end and is not in progress.")
+        return
+    which, how = st.columns(2)
+    run = candidates[which.selectbox("Run to rebuild", list(candidates),
+                                     format_func=lambda i: formats.run_label(candidates[i]))]
+    mode = how.radio("Checkpoints for", list(REBUILDS), captions=list(REBUILDS.values()), horizontal=True,
+                     format_func=lambda m: f"{m} mode")
+    if run.kept == mode:
+        cost = "This run keeps them: only what is missing or damaged is made again."
+    else:
+        once = formats.duration(run.manifest.get("timings", {}).get("train_seconds"))
+        cost = f"This trains once more ({once} when the run was made), to the same states."
+        replaced = " The checkpoints it keeps now are replaced." if run.kept else ""
+        cost = f"{cost}{replaced}"
+    st.caption(f"{cost} Each segment's first state is checked against the digest recorded in training. "
+               "The scores stay as they are.")
+    if run.resumable:
+        st.warning("This run has unfinished work, and rebuilding takes its place. To finish it instead, resume the run "
+                   "on Live.", icon=":material/warning:")
+    if st.button("Rebuild checkpoints", icon=":material/history:"):
+        shell.manager().submit_rebuild(run.id, mode)
+        st.switch_page("pages/Live.py", query_params={"run": run.id})
+
+
+def folder() -> None:
+    free_bytes = files.disk_free(shell.root())
+    shell.metrics({"Used by all runs": formats.size(files.size_of(shell.root())),
+                   "Free on this disk": formats.size(free_bytes)})
+    if formats.disk_low(free_bytes):
+        st.warning(f"The disk is nearly full: {formats.size(free_bytes)} are free. Runs in progress wait when it is; "
+                   "checkpoints are the big part of what can be deleted.", icon=":material/hard_drive:")
+    st.caption(f"Folder of all runs: `{shell.root()}`. To have it elsewhere, set `REPLAY_OUTPUTS_DIR`, start the app with "
+               "`streamlit run app.py -- --outputs DIR`, or make `outputs` a symbolic link.")
 
 
 with shell.page("Runs and storage"):
     for what, remedy in st.session_state.pop("refused", []):
         shell.show_error(what, remedy)
     runs = shell.runs()
-    shell.metrics({"Used by all runs": formats.size(storage.files.size_of(shell.root())),
-                   "Free on this disk": formats.size(storage.disk_free(shell.root()))})
-    st.caption(f"Folder of all runs: `{shell.root()}`")
+    folder()
     if not runs:
         st.info("No runs, and so nothing to clean.", icon=":material/info:")
         st.page_link("app.py", label="Run the sample from the Overview", icon=":material/play_arrow:")
         st.stop()
-    st.dataframe([row(run) for run in runs], hide_index=True)
+    rows = [row(run) for run in runs]
+    remarks = any(r["Remark"] for r in rows)
+    st.dataframe(rows, hide_index=True, column_config={} if remarks else {"Remark": None})
     by_id = {run.id: run for run in runs}
     kept = [i for i in st.session_state.get("chosen", []) if i in by_id]
     if kept != st.session_state.get("chosen", []):      # deleted here or in another tab
@@ -85,8 +144,10 @@ with shell.page("Runs and storage"):
     chosen = st.multiselect("Runs to clean", list(by_id), key="chosen",
                             format_func=lambda i: formats.run_label(by_id[i]) if i in by_id else i,
                             placeholder="Choose one or more runs")
-    st.caption("Checkpoints are the states that a replay in disk mode reads; they are the big part. Before anything is "
-               "deleted you see how many bytes it frees.")
-    for column, action in zip(st.columns(len(ACTIONS)), ACTIONS):
-        if column.button(action, disabled=not chosen, width="stretch"):
-            confirm(action, [by_id[i] for i in chosen])
+    st.caption("Checkpoints are the states that a replay in disk or recompute mode reads; they are the big part. Before "
+               "anything is deleted you see how many bytes it frees.")
+    with st.container(horizontal=True):
+        for action in ACTIONS:
+            if st.button(action, disabled=not chosen):
+                confirm(action, [by_id[i] for i in chosen])
+    rebuild(trained(runs))

@@ -1,4 +1,6 @@
-"""Set up a run: preset or own settings, targets chosen by looking, what it will take on disk."""
+"""Set up a run: preset or own settings, targets chosen by looking, and what each replay mode will take."""
+
+import json
 
 import numpy as np
 import streamlit as st
@@ -11,9 +13,17 @@ from ui import formats, pictures, shell
 A_PAGE = 24
 OWN = "own"
 MODES = {
-    "memory": "Keeps every step in RAM or GPU memory: fastest, nothing to clean, no further targets later.",
-    "disk": "Keeps every step in outputs/: little RAM, and further targets can be explained later.",
+    "memory": "Every state in RAM or GPU memory; further targets later need one more training.",
+    "disk": "Every state on disk, streamed back; further targets later need no training.",
+    "recompute": "Every c-th full state on disk, the rest trained again while replaying: little disk, one more "
+                 "training of time.",
 }
+RECOMMENDED = {
+    "memory": "the disk is too short for every state, and memory is not",
+    "disk": "further targets then need no training",
+    "recompute": "it takes the least disk and memory, for one more training",
+}
+NOT_OF_SIZE = ("preset", "replay_mode", "clean_when_done")      # the estimate covers every mode
 FUNCTIONS = {
     "loss": "Cross-entropy loss of the target, in nats.",
     "margin": "Logit of the true label minus the log-sum-exp of the others, in logits.",
@@ -125,23 +135,83 @@ def choose_targets(dataset) -> None:
     st.multiselect("Sets", list(sets), key="sets", format_func=sets.get, on_change=take_sets, args=(sets,))
 
 
+def choose_mode(config):
+    """The configuration with the replay mode chosen, and with what else that mode asks for."""
+    mode = st.radio("Where the training steps are kept", list(MODES), captions=list(MODES.values()),
+                    index=list(MODES).index(config.replay_mode), format_func=str.capitalize)
+    config = config.replace(replay_mode=mode)
+    limits = ["segment", "checkpoint_mb"] if mode == "recompute" else []
+    typed = {n: st.session_state[f"set-{n}"] for n in limits if f"set-{n}" in st.session_state}
+    found = configs.problems(config.replace(**typed))
+    changes = {}
+    for column, name in zip(st.columns(2), limits):
+        with column:
+            changes[name] = field(name, config, found)
+    if mode != "memory":
+        changes["clean_when_done"] = field("clean_when_done", config, found)
+    return config.replace(**changes)
+
+
+def measured(config):
+    """The measured estimate of these settings, kept until they change; None where there is none."""
+    key = json.dumps({k: v for k, v in config.to_dict().items() if k not in NOT_OF_SIZE}, sort_keys=True)
+    kept_key, told, busy = st.session_state.get("measured", (None, None, False))
+    told, busy = (told, busy) if kept_key == key else (None, False)
+    in_progress = bool(shell.manager().active())
+    label = "Measure again" if told else "Measure on this machine"
+    with shell.guarded():
+        if st.button(f"{label} (some seconds)", icon=":material/timer:", key="measure"):
+            with st.spinner("Measuring: a few steps of this model, data and targets, forwards and backwards …"):
+                told, busy = estimate.estimate(config, shell.root(), measure=True), in_progress
+            st.session_state["measured"] = key, told, busy
+            st.rerun()                  # for the button's own words
+    if told is None:
+        st.caption("Sizes follow from the model and the settings. Time, and memory at the peak, are measured: a few "
+                   "steps of the very model, data and targets, and a few writes to the outputs folder.")
+    if busy:
+        st.warning("This was measured while a run was in progress, so its times are too long.", icon=":material/warning:")
+    elif told is None and in_progress:
+        st.warning("A run is in progress: times measured now will be too long, because the machine is busy.",
+                   icon=":material/warning:")
+    return told
+
+
 def show_estimate(config) -> bool:
-    """What the run will take, and whether it fits."""
-    told = estimate.estimate(config, shell.root())
-    shell.metrics({"Steps": f"{told.steps:,}", "Each step keeps": formats.size(told.bytes_per_step),
-                   "All steps": formats.size(told.trajectory), "Disk free": formats.size(told.disk_free)})
-    st.caption(f"A step keeps {told.parameters:,} parameters and {told.buffers:,} buffers, and nothing else.")
-    rows = [{"Replay mode": mode, "Disk needed": formats.size(told.disk[mode]),
-             "Memory needed beside the engine, about": formats.size(told.memory[mode]),
-             f"Memory free ({told.device})": formats.size(told.memory_free),
-             "Fits": "yes" if told.fits[mode] else "no"} for mode in told.fits]
-    st.table(rows)
-    if not told.fits[config.replay_mode]:
-        others = [mode for mode, fits in told.fits.items() if fits]
-        remedy = (f"Choose {others[0]} mode." if others
-                  else "Free some space, train fewer steps, or use a narrower model.")
-        st.warning(f"{config.replay_mode.capitalize()} mode does not fit. {remedy}", icon=":material/warning:")
-    return told.fits[config.replay_mode]
+    """What the run will take in each mode, which one is best here, and whether the chosen one fits."""
+    place = st.container()
+    told = measured(config) or estimate.estimate(config, shell.root())
+    timed = told.train_seconds is not None
+    with place:
+        shell.metrics({
+            "Steps": f"{told.steps:,}", "Each step keeps": formats.size(told.bytes_per_step),
+            **({"Segment": formats.count(told.segment, "steps")} if config.replay_mode == "recompute" else {}),
+            "Disk free": formats.size(told.disk_free), "RAM available": formats.size(told.ram_free),
+            **({"GPU memory free": formats.size(told.gpu_free)} if told.gpu_free else {}),
+            **({"Training": formats.duration(told.train_seconds)} if timed else {})})
+        rows = []
+        for name, mode in told.modes.items():
+            # Without its checkpoints a run leaves what memory mode does.
+            stays = told.modes["memory"] if config.clean_when_done else mode
+            rows.append({
+                "Replay mode": name, "Disk that stays": formats.size(stays.disk),
+                "Disk at the peak": formats.size(mode.disk_peak),
+                "RAM at the peak" if timed else "RAM at the peak, beside the engine's own": formats.size(mode.ram),
+                **({"GPU memory at the peak": formats.size(mode.gpu)} if told.gpu_free else {}),
+                "Time": formats.duration_beside(mode.seconds, told.train_seconds) if timed else "not measured",
+                "Fits": mode.problem or "yes"})
+        st.table(rows)
+        time_is = "Time is that of training and replay." if timed else ""
+        st.caption(f"On {told.device_name}. A step keeps {told.parameters:,} parameters and {told.buffers:,} buffers, "
+                   f"and nothing else. {time_is}")
+        if told.recommended:
+            st.markdown(f"Recommended here: **{told.recommended}** mode; {RECOMMENDED[told.recommended]}.")
+        problem = told.modes[config.replay_mode].problem
+        if problem:
+            remedy = (f"Choose {told.recommended} mode." if told.recommended
+                      else "Free some space, train fewer steps, or use a narrower model.")
+            st.warning(f"{config.replay_mode.capitalize()} mode does not fit: {problem}. {remedy}",
+                       icon=":material/warning:")
+    return not problem
 
 
 with shell.page("Set up a run"):
@@ -171,12 +241,10 @@ with shell.page("Set up a run"):
     st.caption(f"{formats.count(len(targets), 'targets')} chosen: {', '.join(targets) or 'none yet'}")
 
     st.subheader("Replay mode")
-    mode = st.radio("Where the training steps are kept", list(MODES), captions=list(MODES.values()),
-                    index=list(MODES).index(config.replay_mode), format_func=str.capitalize, horizontal=True)
-    config = config.replace(targets=targets, target_function=function, replay_mode=mode)
+    config = choose_mode(config.replace(targets=targets, target_function=function))
     found = configs.problems(config, *sizes(config.dataset))
 
-    st.subheader("Disk and memory")
+    st.subheader("Disk, memory and time")
     fits = False
     if [name for name in found if name != "targets"]:
         st.info("The estimate appears once the settings are in range.", icon=":material/info:")

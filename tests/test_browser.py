@@ -110,9 +110,9 @@ def test_the_sample_from_the_button_to_the_clean_up(page, tmp_path):
         page.reload()
         settled(page, "Live")
         assert run.id in page.url
-        expect(page.get_by_text("Finished: the scores are ready.")).to_be_visible(timeout=180_000)
+        expect(page.get_by_text("Finished: the scores are ready.")).to_be_visible(timeout=400_000)
         assert run.status == "finished" and len(runs.list_runs(tmp_path)) == 1
-        expect(page.locator(".js-plotly-plot")).to_have_count(2)     # drawn once their code is fetched
+        expect(page.locator(".js-plotly-plot")).to_have_count(4)     # drawn once their code is fetched
 
         page.get_by_role("link", name="Look at the influence").click()
         settled(page, "Influence")
@@ -156,8 +156,8 @@ def test_the_sample_from_the_button_to_the_clean_up(page, tmp_path):
         expect(tiles).to_have_count(24)
 
 
-def test_cancel_a_killed_server_and_a_run_deleted_elsewhere(page, tmp_path):
-    with server(tmp_path, page) as (url, process):
+def test_cancel_and_a_run_deleted_elsewhere(page, tmp_path):
+    with server(tmp_path, page) as (url, _):
         page.goto(url)
         page.get_by_role("button", name="Run the sample").click()
         settled(page, "Live")
@@ -167,22 +167,36 @@ def test_cancel_a_killed_server_and_a_run_deleted_elsewhere(page, tmp_path):
         cancelled, = runs.list_runs(tmp_path)
         assert cancelled.status == "cancelled"
 
-        page.goto(url)
-        page.get_by_role("button", name="Run the sample").click()
-        settled(page, "Live")
-        wait_until(lambda: steps_done(page)[1] > 0, 60, page)
-        killed = next(r for r in runs.list_runs(tmp_path) if r.id != cancelled.id)
-        page.goto("about:blank")
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-    with server(tmp_path, page) as (url, _):
-        page.goto(f"{url}/Live?run={killed.id}")
-        settled(page, "Live")
-        expect(page.get_by_text("Interrupted: the process")).to_be_visible()
-        killed.delete()
+        cancelled.delete()
         page.reload()
         settled(page, "Live")
         expect(page.get_by_text("There is no run")).to_be_visible()
+
+
+def test_a_run_of_a_killed_server_is_resumed_on_live_and_finishes(page, tmp_path):
+    config = configs.preset("sample").replace(**{"recipe.epochs": 2, "targets": ("test:0", "class:2")})
+    run = runs.Run.create(tmp_path, config)           # queued, and its process is gone: to be resumed too
+
+    def resume(url: str) -> None:
+        page.goto(f"{url}/Live?run={run.id}")
+        settled(page, "Live")
+        expect(page.get_by_text("Interrupted: the process")).to_be_visible()
+        page.get_by_role("button", name="Resume the run").click()
+        expect(page.get_by_text("Interrupted: the process")).to_have_count(0)
+
+    with server(tmp_path, page) as (url, process):
+        resume(url)
+        wait_until(lambda: steps_done(page)[0] == "Replay" and steps_done(page)[1] > 12, 240, page)
+        page.goto("about:blank")
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    assert run.status == "interrupted"
+    with server(tmp_path, page) as (url, _):
+        resume(url)
+        expect(page.get_by_text("Finished: the scores are ready.")).to_be_visible(timeout=120_000)
+        expect(page.get_by_text(re.compile(r"Resumes the replay after \d+ of 48 steps"))).to_be_visible()
+    phases = [e["phase"] for e in run.events()[0] if e["kind"] == "phase"]
+    assert phases.count("train") == 1 and run.status == "finished" and len(run.targets()) == 2
 
 
 def test_own_settings_with_targets_picked_by_looking(page, tmp_path):
@@ -204,7 +218,13 @@ def test_own_settings_with_targets_picked_by_looking(page, tmp_path):
         page.get_by_text("Choose test images and sets").click()
         page.locator('[data-testid="stCheckbox"]').filter(has_text="10 ").first.click()
         expect(page.get_by_text("9 targets chosen")).to_be_visible()
-        expect(page.get_by_text("All steps")).to_be_visible()
+        table = page.locator('[data-testid="stTable"]')
+        expect(table.get_by_role("row")).to_have_count(4)
+        expect(table.get_by_text("not measured")).to_have_count(3)
+        idle(page)
+        page.get_by_role("button", name="Measure on this machine").click()
+        expect(table.get_by_text("training ×")).to_have_count(3, timeout=120_000)
+        expect(page.get_by_text("Recommended here: disk mode")).to_be_visible()
         page.get_by_role("button", name="Start the run").click()
         settled(page, "Live")
         expect(page.get_by_text("Finished: the scores are ready.")).to_be_visible(timeout=120_000)
@@ -229,6 +249,29 @@ def test_own_settings_with_targets_picked_by_looking(page, tmp_path):
         page.get_by_role("button", name="Replay for these targets").click()
         settled(page, "Live")
         wait_until(lambda: any(t.name == chosen for t in run.targets()), 60, page)
+
+
+def test_deleted_checkpoints_are_rebuilt_from_the_storage_page(page, tmp_path):
+    small = configs.preset("sample").replace(**{"recipe.epochs": 1, "recipe.batch_size": 1000, "targets": ("test:0",)})
+    run = runs.Run.create(tmp_path, small)
+    with run.locked():
+        work.execute(run)
+    before = run.sizes()["trajectory"]
+    run.clean(("trajectory",))
+    with server(tmp_path, page) as (url, _):
+        for mode in ("disk", "recompute"):
+            page.goto(f"{url}/Runs_and_storage")
+            settled(page, "Runs and storage")
+            idle(page)
+            page.get_by_text(f"{mode} mode", exact=True).click()
+            expect(page.get_by_text("This trains once more")).to_be_visible()
+            idle(page)
+            page.get_by_role("button", name="Rebuild checkpoints").click()
+            settled(page, "Live")
+            expect(page.get_by_text("Finished: the scores are ready.")).to_be_visible(timeout=60_000)
+            assert run.kept == mode and run.targets()
+            assert (run.sizes()["trajectory"] == before) == (mode == "disk")
+            expect(page.get_by_text(f"Checkpoints for {mode} mode are complete")).to_be_visible()
 
 
 def test_one_refused_deletion_does_not_hide_what_the_others_freed(page, tmp_path):

@@ -1,8 +1,9 @@
 """Each page by itself, without a browser: empty folders, bad links, damaged runs."""
 
-import json
+import os
 import re
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,8 @@ import streamlit as st
 from streamlit.testing.v1 import AppTest
 
 from engine import config as configs
-from engine import runs, work
+from engine import files, runs, work
+from ui import formats
 
 ROOT = Path(__file__).parents[1]
 PAGES = {"app.py": "Replay Explorer", "pages/Set_up_a_run.py": "Set up a run", "pages/Live.py": "Live",
@@ -102,7 +104,11 @@ def test_influence_shows_the_links_target_and_what_a_score_means(run):
     lambda p: shutil.rmtree(p / "model"),
     lambda p: (p / "manifest.json").write_text('{"schema": 1}'),
     lambda p: (p / "events.jsonl").write_text("nonsense\n"),
+    lambda p: (p / "manifest.json").write_text((p / "manifest.json").read_text().replace("finished", "training")),
     lambda p: (p / "events.jsonl").write_text('{"kind": "progress"}\n'),
+    lambda p: (p / "events.jsonl").unlink(),
+    lambda p: ((p / "events.jsonl").unlink(), (p / "events.jsonl").mkdir()),
+    lambda p: shutil.rmtree(p / "trajectory"),
 ])
 @pytest.mark.parametrize("page", PAGES)
 def test_a_damaged_run_breaks_no_page(page, harm, run):
@@ -129,11 +135,70 @@ def test_a_failed_run_shows_its_message_remedy_and_traceback(root):
     assert any("DivergedError" in c.value for c in app.code)
 
 
-def test_an_interrupted_run_says_so(run):
-    manifest = json.loads((run.path / "manifest.json").read_text())
-    (run.path / "manifest.json").write_text(json.dumps({**manifest, "status": "replaying"}))
+def test_a_manifest_changed_by_hand_or_of_another_schema_is_named(run):
+    manifest = run.path / "manifest.json"
+    manifest.write_text(manifest.read_text().replace('"status": "finished"', '"status": "training"'))
+    message = said(show("pages/Live.py", run=run.id))
+    assert "has changed since it was written" in message and "start it again" in message
+    files.write_json(manifest, {"schema": 1, "status": "finished"})
+    for page in ("pages/Live.py", "pages/Influence.py"):
+        message = said(show(page, run=run.id))
+        assert "not of schema 2" in message and "Open the run with the version that wrote it" in message
+    table = show("pages/Runs_and_storage.py").dataframe[0].value
+    assert "not of schema 2" in table["Remark"][0] and table["Replays in"][0] == "—"
+
+
+@pytest.mark.parametrize("status, mode, words", [
+    ("replaying", "disk", "resumed where it stopped: at most one segment"),
+    ("training", "memory", "Memory mode loses its states"),
+])
+def test_an_interrupted_run_offers_to_resume_it(run, status, mode, words, monkeypatch):
+    resumed = []
+    monkeypatch.setattr("engine.jobs.JobManager.resume", lambda self, run_id: resumed.append(run_id))
+    run.update_manifest(status=status, job={"kind": "run", "mode": mode, "targets": ["test:0"], "function": "loss"})
     assert run.status == "interrupted"
-    assert "Interrupted" in said(show("pages/Live.py", run=run.id))
+    app = show("pages/Live.py", run=run.id)
+    assert "Interrupted" in said(app) and words in said(app)
+    sound(button(app, "Resume the run").click().run())
+    assert resumed == [run.id]
+
+
+def test_a_failed_further_replay_is_told_and_can_be_resumed(run):
+    assert not [b for b in show("pages/Live.py", run=run.id).button if b.label == "Resume the run"]
+    run.assign(runs.Job("replay", "disk", ("test:5",), "loss"))
+    (run.path / "model" / "digests.json").write_text("{}")
+    with run.locked(), pytest.raises(Exception, match="has changed"):
+        work.execute(run)
+    app = show("pages/Live.py", run=run.id)
+    assert "digests.json has changed" in said(app).replace("\\", "") and "the scores are ready" in said(app)
+    assert not button(app, "Resume the run").disabled
+    run.clean(("logs",))
+    assert "has changed" in said(show("pages/Live.py", run=run.id)), "the manifest has it too"
+
+
+def test_a_run_that_waits_for_space_says_how_much_it_needs(run):
+    run.update_manifest(status="training")
+    lock = run.acquire()
+    try:
+        run.events_log.append("paused", needed=123_000_000, disk_free=4_000_000)
+        app = show("pages/Live.py", run=run.id)
+        assert "123 MB must be free, and 4 MB were when it stopped" in said(app)
+        assert "goes on by itself" in said(app)
+        run.events_log.append("continued")
+        run.events_log.append("progress", phase="train", step=3, steps=6, disk_free=files.RESERVE)
+        assert "The disk is nearly full:** 16.8 MB are free" in said(show("pages/Live.py", run=run.id))
+        run.events_log.append("phase", phase="a phase of tomorrow", steps=0)
+        show("pages/Live.py", run=run.id)
+    finally:
+        os.close(lock)
+
+
+def test_a_log_that_was_deleted_while_the_page_was_open_is_read_anew(run):
+    app = show("pages/Live.py", run=run.id)
+    before = app.code[0].value
+    run.clean(("logs",))
+    app.run()
+    assert "Deleted logs" in sound(app).code[0].value and before not in app.code[0].value
 
 
 def test_set_up_names_a_bad_setting_beside_its_field_and_will_not_start():
@@ -145,7 +210,52 @@ def test_set_up_names_a_bad_setting_beside_its_field_and_will_not_start():
     assert button(app, "Start the run").disabled
     app.number_input(key="set-recipe.batch_size").set_value(500).run()
     assert not button(app, "Start the run").disabled
-    assert any(m.label == "All steps" for m in app.metric)
+    assert any(m.label == "Each step keeps" for m in app.metric)
+
+
+def table(app: AppTest):
+    return app.table[0].value
+
+
+def test_set_up_compares_the_three_modes_and_measures_where_asked(root):
+    app = show("pages/Set_up_a_run.py")
+    shown = table(app)
+    assert shown["Replay mode"].tolist() == list(configs.REPLAY_MODES)
+    assert shown["Fits"].tolist() == ["yes"] * 3 and shown["Time"].tolist() == ["not measured"] * 3
+    assert "RAM at the peak, beside the engine's own" in shown
+    assert any("Recommended here: **disk** mode" in m.value for m in app.markdown)
+
+    sound(button(app, "Measure on this machine").click().run())
+    shown = table(app)
+    assert "RAM at the peak" in shown and "(training × " in shown["Time"][0]
+    app.radio[1].set_value("recompute").run()
+    assert table(sound(app))["Time"].equals(shown["Time"]), "the measurement holds for every mode"
+    before = shown["Disk that stays"].tolist()
+    app.checkbox(key="set-clean_when_done").check().run()
+    assert table(app)["Disk that stays"].tolist() == [before[0]] * 3 != before
+    app.number_input(key="set-segment").set_value(5).run()
+    assert table(sound(app))["Time"].tolist() == ["not measured"] * 3
+    assert next(m.value for m in app.metric if m.label == "Segment") == "5 steps"
+    app.number_input(key="set-checkpoint_mb").set_value(1.0).run()
+    assert "cannot be set together" in said(app) and button(app, "Start the run").disabled
+    app.number_input(key="set-segment").set_value(0).run()
+    assert not button(sound(app), "Start the run").disabled
+    app.number_input(key="set-checkpoint_mb").set_value(0.01).run()
+    assert "Not one checkpoint of" in said(sound(app)) and button(app, "Start the run").disabled
+
+
+def test_set_up_refuses_a_mode_that_does_not_fit_with_its_numbers(root, monkeypatch):
+    monkeypatch.setattr(files, "disk_free", lambda path: files.RESERVE + 10_000_000)
+    app = show("pages/Set_up_a_run.py")
+    assert "Disk mode does not fit: disk: 34 MB needed, 27 MB free. Choose memory mode." in said(app)
+    assert button(app, "Start the run").disabled
+    app.radio[1].set_value("memory").run()
+    assert not button(sound(app), "Start the run").disabled
+
+
+def test_set_up_says_that_a_busy_machine_measures_too_long_times(root, monkeypatch):
+    monkeypatch.setattr("engine.jobs.JobManager.active", lambda self: ["a-run"])
+    assert "times measured now will be too long" in said(show("pages/Set_up_a_run.py"))
 
 
 def test_set_up_says_where_a_missing_data_set_comes_from(monkeypatch, tmp_path):
@@ -169,6 +279,58 @@ def test_storage_lists_sizes_and_names_the_bytes_before_deleting(run):
     assert run.sizes()["trajectory"] > 0
 
 
+def test_storage_has_a_column_of_every_part_and_says_where_a_run_replays(run, monkeypatch):
+    assert set(formats.PARTS) == set(runs.PARTS)
+    shown = show("pages/Runs_and_storage.py").dataframe[0].value
+    assert set(formats.PARTS.values()) <= set(shown)
+    assert shown["Replays in"].tolist() == ["memory, disk"]
+    run.clean(("trajectory",))
+    assert show("pages/Runs_and_storage.py").dataframe[0].value["Replays in"].tolist() == ["after a rebuild"]
+    monkeypatch.setattr(files, "disk_free", lambda path: files.RESERVE)
+    assert "The disk is nearly full: 16.8 MB are free" in said(show("pages/Runs_and_storage.py"))
+
+
+def test_further_targets_name_the_modes_that_are_ready(run, monkeypatch):
+    asked = []
+    monkeypatch.setattr("engine.jobs.JobManager.submit_targets", lambda self, *args: asked.append(args))
+
+    def replay(app):
+        app.multiselect[0].set_value(["test:all"]).run()
+        sound(button(app, "Replay for these targets").click().run())
+        return app
+
+    app = show("pages/Influence.py", run=run.id)
+    mode = app.selectbox(key=f"mode-{run.id}")
+    assert mode.value == "disk" and [o.partition(":")[0] for o in mode.options] == list(configs.REPLAY_MODES)
+    assert any("Ready: memory and disk mode" in c.value for c in app.caption)
+    replay(app)
+    run.clean(("trajectory",))
+    app = show("pages/Influence.py", run=run.id)
+    assert any("This run keeps no checkpoints. Every mode trains once more" in c.value for c in app.caption)
+    replay(app)
+    assert asked == [(run.id, ("test:all",), "loss", "disk"), (run.id, ("test:all",), "loss", "memory")]
+
+
+def test_the_outputs_folder_may_be_an_argument_of_the_app(run, tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["app.py", "--outputs", str(tmp_path / "elsewhere")])
+    st.cache_resource.clear()
+    app = show("pages/Runs_and_storage.py")
+    assert "No runs" in said(app) and any(str(tmp_path / "elsewhere") in c.value for c in app.caption)
+    monkeypatch.setattr(sys, "argv", ["app.py", "--outputs"])
+    st.cache_resource.clear()
+    assert "names no folder" in said(show("pages/Runs_and_storage.py"))
+    (tmp_path / "file").touch()
+    monkeypatch.setattr(sys, "argv", ["app.py", "--outputs", str(tmp_path / "file")])
+    st.cache_resource.clear()
+    assert "cannot be written" in said(show("pages/Runs_and_storage.py"))
+
+
+def test_a_folder_of_runs_that_is_gone_is_named(run, root):
+    app = show("app.py")
+    shutil.rmtree(root)
+    assert "is gone" in said(sound(app.run()))
+
+
 def test_scores_made_anew_are_not_those_of_before(run):
     """Score sets are numbered from 000 again after a deletion: the name alone names no content."""
     def first(app):
@@ -177,7 +339,7 @@ def test_scores_made_anew_are_not_those_of_before(run):
     before = first(show("pages/Influence.py", run=run.id))
     run.clean(("scores",))
     with run.locked():
-        work.execute(run, ("test:5",), "loss")
+        work.execute(run, runs.Job("replay", "disk", ("test:5",), "loss"))
     after = first(show("pages/Influence.py", run=run.id))
     assert float(after) == pytest.approx(run.scores("loss-000")[0].min(), rel=1e-5) and after != before
 

@@ -3,12 +3,16 @@
 import datetime
 import time
 
+from engine import files
 from engine.runs import Run
 
 STATUS_MARK = {"finished": "✓", "failed": "✗", "cancelled": "–", "interrupted": "!", "damaged": "!",
-               "queued": "…", "training": "▸", "replaying": "▸"}
+               "queued": "…", "training": "▸", "replaying": "▸", "rebuilding": "▸"}
 PHASES = {"queued": "Queued", "prepare": "Prepare", "train": "Train", "evaluate": "Evaluate",
-          "replay": "Replay", "done": "Done"}
+          "replay": "Replay", "rebuild": "Rebuild", "done": "Done"}
+# What each kind of job goes through; a replay rebuilds only what it lacks.
+STAGES = {"run": ("prepare", "train", "replay", "done"), "replay": ("prepare", "rebuild", "replay", "done"),
+          "rebuild": ("prepare", "rebuild", "done")}
 LABELS = {
     "recipe.epochs": "Epochs", "recipe.batch_size": "Batch size (images)", "recipe.peak_lr": "Peak learning rate",
     "recipe.schedule": "Learning-rate schedule", "recipe.warmup": "Warm-up (fraction of steps)",
@@ -16,10 +20,15 @@ LABELS = {
     "recipe.weight_decay": "Weight decay", "recipe.decay_norm_bias": "Decay biases and norms too",
     "recipe.seed": "Seed", "dataset": "Data set", "model": "Model", "width": "Width (× channels)",
     "targets": "Targets", "target_function": "Target function", "replay_mode": "Replay mode",
+    "segment": "Steps a segment (0: automatic)", "checkpoint_mb": "Checkpoints at most (MB, 0: no limit)",
+    "clean_when_done": "Delete checkpoints when the scores are done",
     "targets_per_pass": "Targets a pass (0: automatic)", "device": "Device", "precision": "Precision",
     "preset": "Preset",
 }
-PARTS = {"trajectory": "Checkpoints", "scores": "Scores", "model": "Model", "other": "Log and settings"}
+PARTS = {"trajectory": "Checkpoints", "scores": "Scores", "validation": "Validation", "model": "Model",
+         "logs": "Logs", "other": "Settings"}
+# Small files and logs still fit into what a run leaves free; its next states soon do not.
+LOW_DISK = 5 * files.RESERVE
 
 
 def size(count: float | None) -> str:
@@ -47,6 +56,11 @@ def duration(seconds: float | None) -> str:
     return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {seconds:02d} s"
 
 
+def duration_beside(seconds: float | None, training: float | None) -> str:
+    """A time, and how many times the training's that is."""
+    return duration(seconds) + (f" (training × {seconds / training:.1f})" if seconds and training else "")
+
+
 def age(created: str | None) -> str:
     try:
         then = datetime.datetime.fromisoformat(created)
@@ -70,7 +84,30 @@ def score(value: float) -> str:
 
 def run_label(run: Run) -> str:
     status = run.status
-    return f"{STATUS_MARK[status]} {run.id} · {status}"
+    return f"{STATUS_MARK.get(status, '?')} {run.id} · {status}"
+
+
+def phase(name: str) -> str:
+    return PHASES.get(name, name.capitalize())
+
+
+def stages(kind: str, now: str) -> list[str]:
+    """The stages of a job as Markdown, that of the phase `now` in bold."""
+    names = STAGES.get(kind, STAGES["run"])
+    if now in ("train", "evaluate", "rebuild") and now not in names:
+        now = "train" if "train" in names else "rebuild"
+    return [f"**{phase(name)}**" if name == now else f":gray[{phase(name)}]" for name in names]
+
+
+def disk_low(free: float | None) -> bool:
+    return free is not None and free < LOW_DISK
+
+
+def replays_in(run: Run) -> str:
+    """The modes in which further targets need nothing first."""
+    if not run.manifest.get("trained"):
+        return "not trained yet"
+    return ", ".join(mode for mode, ready in run.modes().items() if ready) or "after a rebuild"
 
 
 def count(number: int, what: str) -> str:
@@ -83,8 +120,13 @@ def sentence(event: dict) -> str:
     if kind == "queued":
         return "Queued" + (f" behind {count(event['ahead'], 'runs')}" if event.get("ahead") else "")
     if kind == "phase":
-        return f"{PHASES.get(event['phase'], event['phase'])} began" + (
-            f", {count(event['steps'], 'steps')}" if event.get("steps") else "")
+        return f"{phase(event['phase'])} began" + (
+            f", {count(event['steps'], 'steps')}" if event.get("steps") else "") + (
+            f", {event['done']:,} of them done before" if event.get("done") else "")
+    if kind == "paused":
+        return f"Paused: the disk is full; {size(event.get('needed'))} needed, {size(event.get('disk_free'))} free"
+    if kind == "continued":
+        return "Continued: there is space again"
     if kind == "cleaned":
         parts = " and ".join(PARTS.get(p, p).lower() for p in event.get("parts", []))
         return f"Deleted {parts}, {size(event.get('bytes'))} freed"
@@ -93,5 +135,5 @@ def sentence(event: dict) -> str:
     if kind in ("failed", "cancelled"):
         return f"{kind.capitalize()}: {event.get('what', '')}"
     if kind == "unreadable":
-        return "A line of the log cannot be read (the run was killed while writing it)"
+        return "A line of the log cannot be read: it was changed, or cut when its process was killed"
     return kind.capitalize()

@@ -2,6 +2,7 @@
 
 import base64
 import html
+import math
 
 import numpy as np
 import plotly.graph_objects as go
@@ -9,6 +10,9 @@ import streamlit as st
 
 from engine import data
 from ui import formats
+
+DRAWN = 1200      # points of a curve that are worth sending every second
+COLOURS, GREY = ("#3f83c4", "#cf8632", "#4a9d78"), "#8a939c"      # to be told apart on light and on dark
 
 
 @st.cache_resource(show_spinner="Reading the images …")
@@ -65,12 +69,58 @@ def histogram(scores_N: np.ndarray, unit: str) -> go.Figure:
 
 
 def curve(values: list[float], title: str, unit: str) -> go.Figure:
-    """One value a training step."""
-    figure = go.Figure(go.Scatter(x=list(range(1, len(values) + 1)), y=values, mode="lines",
+    """One value a training step, thinned to what can be seen."""
+    every = len(values) // DRAWN + 1
+    steps = range(len(values), 0, -every)[::-1]         # the newest always
+    figure = go.Figure(go.Scatter(x=list(steps), y=[values[t - 1] for t in steps], mode="lines",
                                   hovertemplate=f"step %{{x}}<br>%{{y:.4g}} {unit}<extra></extra>"))
     figure.update_xaxes(title="Step")
     figure.update_yaxes(title=f"{title} ({unit})", rangemode="tozero")
     return _calm(figure, 240)
+
+
+def meters(lines: dict[str, tuple[list, list]], limit: str, powers: bool = False) -> go.Figure:
+    """Bytes over minutes; the line named `limit` is grey and dotted. `powers` for sizes of different orders."""
+    figure, colours = go.Figure(), _colours(lines, limit)
+    for name, (minutes, sizes) in lines.items():
+        figure.add_scatter(
+            x=minutes, y=[value or None for value in sizes] if powers else sizes,    # a logarithmic axis has no zero
+            name=name, mode="lines", text=[formats.size(value) for value in sizes],
+            line=dict(color=colours[name], dash="dot" if name == limit else "solid"),
+            hovertemplate=f"{name}: %{{text}}<br>after %{{x:.1f}} min<extra></extra>")
+    found = [value for _, sizes in lines.values() for value in sizes if value]
+    ticks = _powers(found) if powers else _even(found)
+    figure.update_xaxes(title="Minutes", rangemode="tozero")
+    figure.update_yaxes(tickvals=ticks, ticktext=[formats.size(tick) for tick in ticks],
+                        **(dict(type="log") if powers else dict(rangemode="tozero")))
+    return _calm(figure, 200)
+
+
+def legend(values: dict[str, str], limit: str) -> None:
+    """The lines of `meters` with what each says now; it wraps where Plotly's own would shrink the chart."""
+    colours = _colours(values, limit)
+    marks = {name: "┅" if name == limit else "━" for name in values}
+    st.html('<p style="margin:0;font-size:0.875rem;line-height:1.6">' + "".join(
+        f'<span style="white-space:nowrap;margin-right:1rem"><b style="color:{colours[name]}">{marks[name]}</b> '
+        f'{html.escape(name)} {html.escape(value)}</span> ' for name, value in values.items()) + "</p>")
+
+
+def _colours(names, limit: str) -> dict[str, str]:
+    return {limit: GREY} | dict(zip((name for name in names if name != limit), COLOURS))
+
+
+def _even(values: list[float]) -> list[float]:
+    """Round numbers from zero to the largest value, four steps or fewer."""
+    top = max(values, default=1)
+    unit = 10 ** math.floor(math.log10(top))
+    step = next(m * unit for m in (0.25, 0.5, 1, 2.5) if m * unit * 4 >= top)
+    return [i * step for i in range(int(top / step) + 1)]
+
+
+def _powers(values: list[float]) -> list[int]:
+    """Powers of ten from the smallest value to the largest, six or fewer."""
+    low, high = (math.floor(math.log10(f(values, default=1))) for f in (min, max))
+    return [10**k for k in range(low, high + 2, (high - low) // 5 + 1)]
 
 
 def _calm(figure: go.Figure, height: int) -> go.Figure:
@@ -81,5 +131,3 @@ def _calm(figure: go.Figure, height: int) -> go.Figure:
 def chart(figure: go.Figure, key: str, alt: str) -> None:
     st.plotly_chart(figure, key=key, config={"displayModeBar": False})
     st.html(f'<p style="position:absolute;left:-9999px">{html.escape(alt)}</p>')
-
-

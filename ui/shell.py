@@ -7,17 +7,20 @@ With a plain `pages/` folder and `client.showSidebarNavigation = false`, each pa
 navigation itself, so that a page which is the first request to a fresh server looks the same.
 """
 
+import argparse
 import contextlib
+import sys
 import traceback
 
 import streamlit as st
 
-from engine.errors import ReplayError
+from engine.errors import ConfigError, IntegrityError, ReplayError, StorageError
 from engine.jobs import JobManager
 from engine.progress import Progress, follow
 from engine.runs import Run, list_runs, outputs_root
 from ui import formats
 
+HEAD = 48       # bytes of a log that tell it from one that was begun later
 PAGES = (
     ("app.py", "Overview", ":material/home:"),
     ("pages/Set_up_a_run.py", "Set up a run", ":material/tune:"),
@@ -39,8 +42,10 @@ def page(title: str):
             for path, label, icon in PAGES:
                 st.page_link(path, label=label, icon=icon)
             st.divider()
-            _status_strip()
         st.title(title)
+        manager()               # here, where its error is shown: a fragment's would be a bare traceback
+        with st.sidebar:
+            _status_strip()
         if notice := st.session_state.pop("notice", None):
             st.success(notice, icon=":material/check:")
         drawn = True
@@ -85,7 +90,18 @@ def _plain(text: str) -> str:
 @st.cache_resource
 def manager() -> JobManager:
     """The process's one worker, shared by all tabs and sessions."""
-    return JobManager(outputs_root())
+    return JobManager(outputs_root(_outputs_setting()))
+
+
+def _outputs_setting() -> str | None:
+    """DIR of `streamlit run app.py -- --outputs DIR`."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    parser.add_argument("--outputs")
+    try:
+        return parser.parse_known_args(sys.argv[1:])[0].outputs
+    except argparse.ArgumentError:
+        raise ConfigError("The setting --outputs names no folder.",
+                          "Start the app with `streamlit run app.py -- --outputs DIR`.") from None
 
 
 def root():
@@ -99,7 +115,11 @@ def device() -> str:
 
 
 def runs() -> list[Run]:
-    return list_runs(root())
+    try:
+        return list_runs(root())
+    except FileNotFoundError:
+        raise StorageError(f"The folder of all runs, {root()}, is gone.",
+                           "Put it back (is its disk mounted?), or start the app again.") from None
 
 
 def chosen_run(candidates: list[Run], empty: str) -> Run:
@@ -123,6 +143,11 @@ def chosen_run(candidates: list[Run], empty: str) -> Run:
 
 @st.fragment(run_every="2s")
 def _status_strip() -> None:
+    with guarded():
+        _status()
+
+
+def _status() -> None:
     st.caption(f"Computes on {device()}")
     active = manager().active()
     if not active:
@@ -133,18 +158,31 @@ def _status_strip() -> None:
         told = progress(run)
         waiting = formats.count(len(active[1:]), "runs")
         st.caption(f"In progress: {run.id}" + (f", {waiting} waiting" if active[1:] else ""))
-        st.progress(told.fraction, text=f"{formats.PHASES[told.phase]}, step {told.step:,} of {told.steps:,}, "
+        if told.paused:
+            st.caption("Paused: it waits for space on the disk")
+        st.progress(told.fraction, text=f"{formats.phase(told.phase)}, step {told.step:,} of {told.steps:,}, "
                                         f"{formats.duration(told.seconds_left)} left")
 
 
 def progress(run: Run) -> Progress:
     """The run's progress so far; this session reads each event once."""
     followed = st.session_state.setdefault("followed", {})
-    told, offset, log = followed.get(run.id, (Progress(), 0, []))
-    events, offset = run.events(offset)
+    path = run.events_log.path
+    head = b""
+    try:
+        # A log that was deleted begins anew; its first line has another time then.
+        with contextlib.suppress(FileNotFoundError), path.open("rb") as file:
+            head = file.read(HEAD)
+        told, offset, log, known = followed.get(run.id, (Progress(), 0, [], head))
+        if known != head:
+            told, offset, log = Progress(), 0, []
+        events, offset = run.events(offset)
+    except OSError as error:
+        raise IntegrityError(f"{path} cannot be read ({error.strerror}).", "Make it readable, or delete the logs "
+                             "in Runs and storage.") from error
     told = follow(told, events)
     log.extend(e for e in events if e["kind"] != "progress")
-    followed[run.id] = told, offset, log
+    followed[run.id] = told, offset, log, head
     return told
 
 
