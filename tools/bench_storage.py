@@ -63,7 +63,7 @@ def main() -> None:
         print(f"peak memory in disk mode: {peaks[0]:.0f} MB at T = 100, {peaks[1]:.0f} MB at T = 1,600")
     state, full = 4 * PARAMETERS, 8 * PARAMETERS
     segment = segment_length(STEPS, full)
-    print(f"\n{PARAMETERS / 1e6:.1f} M parameters, {STEPS:,} steps, by the shapes: memory mode {STEPS * state / 1e9:.0f} GB of "
+    print(f"\n{PARAMETERS / 1e6:.1f} M parameters, {STEPS:,} steps, from the shapes: memory mode {STEPS * state / 1e9:.0f} GB of "
           f"memory; disk mode {STEPS * state / 1e9:.0f} GB of disk; recompute mode {-(-STEPS // segment) * full / 1e9:.1f} GB "
           f"of disk and {segment * state / 1e9:.1f} GB of memory (segments of {segment})")
 
