@@ -12,7 +12,7 @@ from collections import Counter
 from pathlib import Path
 
 from engine import config as configs
-from engine import files, runs
+from engine import files, runs, trust
 from engine.errors import ConfigError, ReplayError, RunNotFoundError
 
 OK, FAILED, USAGE, NOT_FOUND, INTERRUPTED = 0, 1, 2, 3, 130
@@ -24,6 +24,10 @@ EPILOG = """examples:
   python -m engine attribute RUN --targets class:6,test:all --function margin
   python -m engine resume RUN
   python -m engine rebuild RUN --mode recompute
+  python -m engine validate RUN --subsets 50 --drop 0.01,0.05
+  python -m engine smoothness RUN
+  python -m engine what-if RUN --leave-out 17,4711 --relabel 23=6
+  python -m engine suspects RUN --csv suspects.csv
   python -m engine list
   python -m engine info RUN
   python -m engine clean RUN --parts trajectory --dry-run
@@ -72,6 +76,30 @@ def parser() -> argparse.ArgumentParser:
                                   "damaged checkpoints again, or those of another mode")
     rebuild.add_argument("run", metavar="RUN")
     rebuild.add_argument("--mode", choices=configs.REPLAY_MODES[1:], default="disk", help="(disk)")
+
+    validate = commands.add_parser("validate", parents=[common], help="train again without random subsets, and "
+                                   "compare what happens with what the scores say")
+    validate.add_argument("run", metavar="RUN")
+    validate.add_argument("--subsets", type=int, default=32, metavar="M", help="retrainings a fraction (32)")
+    validate.add_argument("--drop", type=_drops, default=(0.01,), metavar="F,F", help="fractions to leave out (0.01)")
+    validate.add_argument("--seed", type=int, default=0, help="of the subsets (0)")
+    smoothness = commands.add_parser("smoothness", parents=[common],
+                                     help="how straight the training's answer to changed weights is")
+    smoothness.add_argument("run", metavar="RUN")
+    smoothness.add_argument("--directions", type=int, default=2, metavar="D",
+                            help="random directions, two trainings each (2)")
+    smoothness.add_argument("--seed", type=int, default=0, help="of the directions (0)")
+    what_if = commands.add_parser("what-if", parents=[common], help="train again without some images, or with "
+                                  "other labels, beside what the scores predict")
+    what_if.add_argument("run", metavar="RUN")
+    what_if.add_argument("--leave-out", default="", metavar="I,I", help="training images")
+    what_if.add_argument("--relabel", default="", metavar="I=C,I=C", help="training images and their other labels, by number")
+    suspects = commands.add_parser("suspects", parents=[common], help="training images by the harm they do: "
+                                   "the likeliest wrong labels first")
+    suspects.add_argument("run", metavar="RUN")
+    suspects.add_argument("--target", metavar="KEY", help="by which target (test:all where it was scored)")
+    suspects.add_argument("--count", type=int, default=20, metavar="K", help="how many to print (20)")
+    suspects.add_argument("--csv", metavar="FILE", help="write all of them")
 
     commands.add_parser("list", parents=[common], help="every run with status, size and accuracy")
     info = commands.add_parser("info", parents=[common], help="one run as JSON")
@@ -142,6 +170,69 @@ def _resume(given, root: Path) -> int:
     return _execute(runs.Run.open(root, given.run))
 
 
+def _validate(given, root: Path) -> int:
+    run = runs.Run.open(root, given.run)
+    code = _check(run, runs.Job("validate", options={"subsets": given.subsets, "drops": given.drop, "seed": given.seed}))
+    for report in trust.reports(run):
+        if report["drop"] not in given.drop or report["seed"] != given.seed or report["subsets"] != given.subsets:
+            continue
+        print(f"\n{run.path / 'validation' / report['name']}.json\n"
+              f"{report['function']}, {report['subsets']} subsets, {100 * report['drop']:g} % left out "
+              f"({report['left_out']:,} images): LDS {report['lds_mean']:.3f} "
+              f"({report['lds_mean_low']:.3f} to {report['lds_mean_high']:.3f}), slope {report['slope_mean']:.2f}, "
+              f"R² {report['r2_mean']:.2f}; noise {100 * report['noise_share']:.2g} % of the variance")
+        print(f"{'target':12}{'LDS':>8}{'95 % interval':>20}{'slope':>8}{'R²':>8}")
+        for t in report["targets"]:
+            print(f"{t['name']:12}{t['lds']:8.3f}{t['low']:10.3f} to{t['high']:7.3f}{t['slope']:8.2f}{t['r2']:8.2f}")
+    return code
+
+
+def _smoothness(given, root: Path) -> int:
+    run = runs.Run.open(root, given.run)
+    return _check(run, runs.Job("smoothness", options={"directions": given.directions, "seed": given.seed}))
+
+
+def _what_if(given, root: Path) -> int:
+    from engine import data
+    run = runs.Run.open(root, given.run)
+    try:
+        left_out = [int(i) for i in given.leave_out.split(",") if i]
+        relabelled = {int(i): int(c) for i, _, c in (pair.partition("=") for pair in given.relabel.split(",") if pair)}
+    except ValueError:
+        raise ConfigError("--leave-out takes image numbers, and --relabel pairs of them with label numbers.",
+                          "Write them like --leave-out 3,14 --relabel 15=9.") from None
+    left_out, relabelled = trust.check_changes(left_out, relabelled, data.load(run.config.dataset))
+    code = _check(run, runs.Job("what-if", options={
+        "left_out": left_out.tolist(), "relabelled": {str(i): c for i, c in relabelled.items()}}))
+    report = trust.what_ifs(run)[-1]
+    print(f"\n{run.path / 'validation' / report['name']}.json; test accuracy {report['test_accuracy_before']:.1%} "
+          f"before, {report['test_accuracy']:.1%} retrained\n{'target':20}{'before':>10}{'predicted':>11}{'retrained':>11}")
+    for t in report["targets"]:
+        function, predicted = t["function"], t["predicted"]
+        said = f"{predicted[function]:.4f}" if predicted else "-"
+        print(f"{t['key']:20}{t['before'][function]:>10.4f}{said:>11}{t['actual'][function]:>11.4f}")
+    return code
+
+
+def _suspects(given, root: Path) -> int:
+    from engine import suspects
+    run = runs.Run.open(root, given.run)
+    found = suspects.ranked(run, given.target)
+    if given.csv:
+        found.to_csv(given.csv, index=False)
+        print(f"{given.csv}: {len(found):,} training images")
+    print(found.head(given.count).to_string(index=False))
+    return OK
+
+
+def _check(run: runs.Run, job: runs.Job) -> int:
+    """Executes a job that checks scores, and prints the verdict."""
+    code = _execute(run, job)
+    verdict = trust.verdict(run)
+    print(f"verdict: {verdict.level}. {verdict.reason}")
+    return code
+
+
 def _execute(run: runs.Run, job: runs.Job | None = None) -> int:
     from engine import work
     with run.locked(), _Bar() as bar:
@@ -149,7 +240,7 @@ def _execute(run: runs.Run, job: runs.Job | None = None) -> int:
         name = work.execute(run, job, on_event=bar.event)
     manifest = run.manifest
     print(f"test accuracy {manifest['test_accuracy']:.1%} on {manifest['device_name']}")
-    if name is not None:
+    if name in [s["name"] for s in run.score_sets()]:
         print(f"scores {run.path / 'scores' / name}.npy float32 {run.scores(name).shape}")
     return OK
 
@@ -254,6 +345,10 @@ def _targets(text: str) -> tuple[str, ...]:
     return tuple(part.strip() for part in text.split(",") if part.strip())
 
 
+def _drops(text: str) -> tuple[float, ...]:
+    return tuple(float(part) for part in text.split(",") if part)
+
+
 def _setting(text: str) -> tuple[str, object]:
     name, equals, value = text.partition("=")
     known = [*configs.RANGES, *configs.CHOICES, *configs.FLAGS]
@@ -273,7 +368,8 @@ def _setting(text: str) -> tuple[str, object]:
 
 
 COMMANDS = {"run": _run, "estimate": _estimate, "attribute": _attribute, "resume": _resume,
-            "rebuild": _rebuild, "list": _list, "info": _info, "storage": _storage, "clean": _clean}
+            "rebuild": _rebuild, "validate": _validate, "smoothness": _smoothness, "what-if": _what_if,
+            "suspects": _suspects, "list": _list, "info": _info, "storage": _storage, "clean": _clean}
 
 if __name__ == "__main__":
     sys.exit(main())

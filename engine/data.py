@@ -5,6 +5,7 @@ loader and there are no workers). Its fingerprint, SHA-256 over everything that 
 is kept with each run and compared before a replay.
 """
 
+import dataclasses
 import functools
 import gzip
 import hashlib
@@ -23,6 +24,7 @@ DEBIAN = Path("/usr/share/datasets/fashion-mnist")
 CLASSES = ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat",
            "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot")
 SPLITS = ("train", "test")
+FLIPPED = 0.05      # of the noisy sample's training labels
 
 
 @dataclass(frozen=True)
@@ -40,6 +42,7 @@ class Dataset:
     train_labels: np.ndarray
     test_images: np.ndarray
     test_labels: np.ndarray
+    true_train_labels: np.ndarray | None = None      # where it is known that some labels are wrong
 
     def images(self, split: str) -> np.ndarray:
         return self.train_images if split == "train" else self.test_images
@@ -77,7 +80,8 @@ class Dataset:
 
 def load(name: str) -> Dataset:
     """The data set by its name in `engine.config.DATASETS`, loaded once a process."""
-    loaders = {"fashion-mnist-sample": _sample, "fashion-mnist": _fashion_mnist}
+    loaders = {"fashion-mnist-sample": _sample, "fashion-mnist-sample-noisy": _noisy_sample,
+               "fashion-mnist": _fashion_mnist}
     if name not in loaders:
         raise ConfigError(f"There is no data set «{name}».", f"Choose one of {', '.join(loaders)}.",
                           {"dataset": f"is not one of {', '.join(loaders)}"})
@@ -97,6 +101,20 @@ def _sample() -> Dataset:
         "6,000 + 1,000 images of Fashion-MNIST, Zalando SE, MIT licence, arXiv 1708.07747", CLASSES,
         arrays["train_images"][..., None], arrays["train_labels"].astype(np.int64),
         arrays["test_images"][..., None], arrays["test_labels"].astype(np.int64))
+
+
+@functools.cache
+def _noisy_sample() -> Dataset:
+    """The sample with 5 % of its training labels flipped, each to another class, all as likely: for
+    learning how wrong labels look, and for measuring how well they are found."""
+    clean = _sample()
+    rng, n, classes = np.random.default_rng(0), len(clean.train_labels), len(clean.classes)
+    flipped = rng.choice(n, round(FLIPPED * n), replace=False)
+    labels = clean.train_labels.copy()
+    labels[flipped] = (labels[flipped] + rng.integers(1, classes, len(flipped))) % classes
+    return dataclasses.replace(clean, name="fashion-mnist-sample-noisy",
+                               title=f"Fashion-MNIST sample, {FLIPPED:.0%} of the training labels wrong",
+                               train_labels=labels, true_train_labels=clean.train_labels)
 
 
 def data_folder() -> Path:

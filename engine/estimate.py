@@ -20,7 +20,7 @@ from engine.config import REPLAY_MODES, RunConfig
 from engine.errors import ConfigError
 from engine.schedule import plan_for, segment_length
 
-SIDECAR, SIDECAR_TARGET = 1100, 150     # bytes of the JSON beside the scores
+SIDECAR, SIDECAR_TARGET = 1360, 500     # bytes of the JSON beside the scores
 SMALL_FILES, A_DIGEST = 12_000, 85      # bytes of configuration, manifest and log; of one digest
 RESERVE_RAM = 1 << 30     # bytes left to the system and others
 PROBED = 3                # measured steps; the first ones, which allocate, are not among them
@@ -86,7 +86,7 @@ def estimate(config: RunConfig, root: Path, measure: bool = False) -> Estimate:
 
     # Disk: what each mode keeps of the steps; final state, logits and scores; what a killed run goes on from.
     kept = {"memory": 0, "disk": steps * (state + HEADER), "recompute": checkpoints * (full + HEADER)}
-    rest = (full + 4 * len(dataset.test_labels) * len(dataset.classes) + 4 * k * n + SIDECAR
+    rest = (full + 4 * (n + len(dataset.test_labels)) * len(dataset.classes) + 4 * k * n + SIDECAR
             + SIDECAR_TARGET * k + SMALL_FILES + A_DIGEST * (checkpoints + 1))
     resume = max(full, k * full + item * k * n)           # two of them: the last, until the next is whole
 
@@ -188,7 +188,7 @@ def _probe(config: RunConfig, model, dataset, device, chunk: int, root: Path, wo
         for i in range(min(4 * PROBED, len(plan) + 2)):
             seconds, state = timed(lambda: forwards(i % len(plan)))
             forward.append(seconds)
-        other += timed(lambda: phi.logits(model, state, test))[0]
+        other += timed(lambda: phi.logits(model, state, test))[0] * (1 + len(train) / len(test))
         seconds, adjoint = timed(lambda: phi.adjoints(model, state, test, sets, config.target_function))
         other += seconds
         scores = adjoint.theta.new_zeros(len(sets), len(train))

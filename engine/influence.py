@@ -83,6 +83,11 @@ def log_probabilities(logits: np.ndarray) -> np.ndarray:
     return shifted - np.log(np.exp(shifted).sum(-1, keepdims=True))
 
 
+def margins(right: np.ndarray) -> np.ndarray:
+    """From log p of the label: log p − log(1 − p), the label's logit minus log-sum-exp of the others."""
+    return right - np.log(-np.expm1(np.minimum(right, -1e-15)))
+
+
 def view(run: runs.Run, dataset: data.Dataset, target: str) -> TargetView:
     logits = run.test_logits()
     if logits.shape != (len(dataset.test_labels), len(dataset.classes)):
@@ -101,8 +106,7 @@ def view(run: runs.Run, dataset: data.Dataset, target: str) -> TargetView:
         probability=float(np.exp(right).mean()),
         predicted_probability=float(np.exp(logp.max(1)).mean()),
         loss=float(-right.mean()),
-        # The margin is log p - log(1 - p): the correct logit minus log-sum-exp of the others.
-        margin=float((right - np.log(-np.expm1(np.minimum(right, -1e-15)))).mean()),
+        margin=float(margins(right).mean()),
         accuracy=float((predicted == labels).mean()))
 
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Callable
 
-from engine import data, influence, runs
+from engine import data, influence, lds, runs, trust
 from engine.config import RunConfig, check
 from engine.errors import ConfigError, ReplayError
 from engine.runs import Job, Run
@@ -64,6 +64,26 @@ class JobManager:
         run = Run.open(self.root, run_id)
         with self._mutex:
             self._enqueue(run, lambda: Job("rebuild", run.mode_for(mode)))
+
+    def submit_validation(self, run_id: str, subsets: int, drops: tuple[float, ...], seed: int = 0) -> None:
+        """Queues the retraining of a run without random subsets, and the comparison with its scores."""
+        run = Run.open(self.root, run_id)
+        lds.check_plan(subsets, drops, seed, len(data.load(run.config.dataset).train_labels))
+        self._check(run, "validate", {"subsets": subsets, "drops": list(drops), "seed": seed})
+
+    def submit_what_if(self, run_id: str, left_out, relabelled: dict[int, int]) -> None:
+        """Queues one retraining without some images, or with other labels for some."""
+        run = Run.open(self.root, run_id)
+        left_out, relabelled = trust.check_changes(left_out, relabelled, data.load(run.config.dataset))
+        self._check(run, "what-if", {"left_out": left_out.tolist(), "relabelled": {str(i): c for i, c in relabelled.items()}})
+
+    def submit_smoothness(self, run_id: str, directions: int = 2, seed: int = 0) -> None:
+        """Queues the measurement of a run's metasmoothness."""
+        self._check(Run.open(self.root, run_id), "smoothness", {"directions": directions, "seed": seed})
+
+    def _check(self, run: Run, kind: str, options: dict) -> None:
+        with self._mutex:
+            self._enqueue(run, lambda: Job(kind, options=options))
 
     def resume(self, run_id: str) -> None:
         """Queues what was not finished of a run that was killed, cancelled or failed."""

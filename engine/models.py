@@ -155,19 +155,22 @@ def _unflatten(flat: Tensor, shapes: dict[str, torch.Size]) -> dict[str, Tensor]
 # -- the models that ship: no max-pooling, BatchNorm before GELU, for smooth training
 
 
-def _conv(inputs: int, outputs: int, kernel: int, **kwargs) -> list[nn.Module]:
-    return [nn.Conv2d(inputs, outputs, kernel, bias=False, **kwargs), nn.BatchNorm2d(outputs), nn.GELU()]
+def _conv(inputs: int, outputs: int, kernel: int, norm=nn.BatchNorm2d, activation=nn.GELU, **kwargs) -> list[nn.Module]:
+    return [nn.Conv2d(inputs, outputs, kernel, bias=False, **kwargs), norm(outputs), activation()]
 
 
-def small_cnn(channels: int, side: int, classes: int, width: float) -> nn.Module:
+def small_cnn(channels: int, side: int, classes: int, width: float, norm=nn.BatchNorm2d, activation=nn.GELU,
+              scale: float = 0.5) -> nn.Module:
     """Two convolutions; 23,578 parameters at width 1 on 28 × 28 grey images.
 
     The first convolution takes 6 × 6 pixels in strides of 4: 49 positions keep a step cheap on a
-    CPU, where the replay's cost is the memory traffic of the activations.
+    CPU, where the replay's cost is the memory traffic of the activations. Logits are multiplied by
+    `scale`: a half took the LDS of the sample from 0.82 to 0.99 and its accuracy from 0.849 to 0.855.
     """
     a, b = round(24 * width), round(32 * width)
-    return nn.Sequential(*_conv(channels, a, 6, stride=4, padding=1), *_conv(a, b, 3, padding=1),
-                         nn.Flatten(), nn.Linear(b * ((side - 4) // 4 + 1)**2, classes))
+    kind = {"norm": norm, "activation": activation}
+    return nn.Sequential(*_conv(channels, a, 6, stride=4, padding=1, **kind), *_conv(a, b, 3, padding=1, **kind),
+                         nn.Flatten(), nn.Linear(b * ((side - 4) // 4 + 1)**2, classes), Scale(scale))
 
 
 class Residual(nn.Module):
@@ -195,21 +198,34 @@ class Scale(nn.Module):
         return self.factor * x
 
 
-def resnet9(channels: int, side: int, classes: int, width: float) -> nn.Module:
+def resnet9(channels: int, side: int, classes: int, width: float, norm=nn.BatchNorm2d, activation=nn.GELU,
+            scale: float = 0.125, gain: float = 1.0) -> nn.Module:
     """ResNet-9 as in DAWNBench entries (64, 128, 256, 512 channels at width 1), smoothed:
-    average pooling throughout, and logits scaled by 1/8, which keeps the loss's curvature low."""
+    average pooling throughout, and logits scaled by 1/8, which keeps the loss's curvature low.
+
+    Convolutions begin with a standard deviation of `gain` / √(inputs), √3 times torch's own: behind
+    BatchNorm the size of a weight sets how fast it turns, and small ones make the first steps chaotic
+    (metasmoothness −0.10 with torch's, 0.99 with these, at the preset's rate)."""
     a, b, c, d = (max(1, round(n * width)) for n in (64, 128, 256, 512))
     if side < 16:
         raise ModelError(f"ResNet-9 halves its images three times and these have {side} pixels a "
                          "side.", "Choose small-cnn.")
-    return nn.Sequential(
-        *_conv(channels, a, 3, padding=1),
-        *_conv(a, b, 3, padding=1), nn.AvgPool2d(2),
-        Residual(*_conv(b, b, 3, padding=1), *_conv(b, b, 3, padding=1)),
-        *_conv(b, c, 3, padding=1), nn.AvgPool2d(2),
-        *_conv(c, d, 3, padding=1), nn.AvgPool2d(2),
-        Residual(*_conv(d, d, 3, padding=1), *_conv(d, d, 3, padding=1)),
-        GlobalAverage(), nn.Linear(d, classes), Scale(0.125))
+
+    def conv(inputs: int, outputs: int) -> list[nn.Module]:
+        return _conv(inputs, outputs, 3, norm, activation, padding=1)
+
+    model = nn.Sequential(
+        *conv(channels, a),
+        *conv(a, b), nn.AvgPool2d(2),
+        Residual(*conv(b, b), *conv(b, b)),
+        *conv(b, c), nn.AvgPool2d(2),
+        *conv(c, d), nn.AvgPool2d(2),
+        Residual(*conv(d, d), *conv(d, d)),
+        GlobalAverage(), nn.Linear(d, classes), Scale(scale))
+    for module in model.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.normal_(module.weight, std=gain / math.sqrt(module.weight[0].numel()))
+    return model
 
 
 BUILDERS = {"small-cnn": small_cnn, "resnet9": resnet9}

@@ -7,10 +7,10 @@
       events.jsonl      the log, see `engine.events`
       log.txt           tracebacks, for those who repair
       trajectory/       states, and what a killed run goes on from; the big part, deletable
-      model/            final state (safetensors), test logits float32 [N_test, classes] (npy),
+      model/            final state (safetensors), logits of both splits float32 [N, classes] (npy),
                         digests.json: SHA-256 of the states that training went through
       scores/           <set>.npy float32 [K, N] and <set>.json, its sidecar
-      validation/       what checks the scores
+      validation/       what checks the scores, see `engine.trust`
       .lock             held (flock) by the process that works on the run, and freed by its death
 
 A run's status is what its manifest says, except that a run which says that it is in progress
@@ -24,7 +24,7 @@ import os
 import re
 import secrets
 import shutil
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -41,7 +41,7 @@ FOLDERS = ("trajectory", "scores", "validation", "model")
 LOGS = ("events.jsonl", "log.txt")
 PARTS = (*FOLDERS, "logs", "other")             # what `sizes` tells apart
 CLEANABLE = ("trajectory", "scores", "validation", "logs")
-IN_PROGRESS = ("queued", "training", "replaying", "rebuilding")
+IN_PROGRESS = ("queued", "training", "replaying", "rebuilding", "validating")
 STATUSES = (*IN_PROGRESS, "finished", "failed", "cancelled", "interrupted", "damaged")
 DELETED = ".deleted-"                           # a folder on its way out
 START_AGAIN = "Delete the run in Runs and storage and start it again."
@@ -68,10 +68,12 @@ class Job:
     """What is to be done with a run. It stands in the manifest until it is done, so that a run
     which was killed, cancelled or failed can be resumed."""
 
-    kind: str                        # "run" trains and replays, "replay" replays, "rebuild" checkpoints
-    mode: str                        # of `engine.config.REPLAY_MODES`
+    kind: str                        # "run" trains and replays, "replay" replays, "rebuild" checkpoints;
+                                     # "validate", "what-if" and "smoothness" train again to check scores
+    mode: str = ""                   # of `engine.config.REPLAY_MODES`, where there is a replay
     targets: tuple[str, ...] = ()
     function: str = ""
+    options: dict = field(default_factory=dict)     # of the checks, see `engine.validate`
 
 
 @dataclass(frozen=True)
@@ -282,7 +284,14 @@ class Run:
 
     def test_logits(self) -> np.ndarray:
         """float32 [N_test, classes] of the final model in evaluation mode."""
-        relative = "model/test_logits.npy"
+        return self._logits("test")
+
+    def train_logits(self) -> np.ndarray:
+        """float32 [N, classes] of the final model in evaluation mode, on its own training images."""
+        return self._logits("train")
+
+    def _logits(self, split: str) -> np.ndarray:
+        relative = f"model/{split}_logits.npy"
         return files.read_npy(self.path / relative, self.manifest["files"].get(relative),
                               f"Delete run {self.id} and start it again.")
 

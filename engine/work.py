@@ -32,7 +32,7 @@ import numpy as np
 import safetensors
 import torch
 
-from engine import data, device as devices, files, influence, models, targets as phi
+from engine import data, device as devices, files, influence, models, targets as phi, validate
 from engine.check import check_model
 from engine.config import check
 from engine.errors import (CancelledError, ConfigError, DataError, IntegrityError, ReplayError,
@@ -53,6 +53,7 @@ METER_SHARE = 0.005         # of the time, at most, for looking at the meters
 RESUME_SHARE = 0.03         # of the time, at most, for writing what a killed replay goes on from
 SPARE = ".spare"            # given up when the disk is full, so that the failure can be written down
 SPARE_BYTES = 64 * 1024
+NORMS = 32                  # looks at the adjoint's norm during a replay
 SMALL = 1 << 16             # bytes: more than a manifest or a sidecar takes
 RESUME_TRAINING, RESUME_REPLAY = "resume-training.safetensors", "resume-replay.safetensors"
 
@@ -61,7 +62,7 @@ def execute(run: Run, job: Job | None = None, cancel: threading.Event | None = N
             on_event=None) -> str | None:
     """Does the job given, or else the one in hand: the whole run at first, or what was not finished.
 
-    Returns the name of the score set, None for a rebuild. `cancel` stops it at the next step.
+    Returns the name of the score set or report, None for a rebuild. `cancel` stops it at the next step.
     `on_event(event)` is told every event beside the log. Raises the tree of `engine.errors`; the
     folder has been told.
     """
@@ -156,6 +157,12 @@ class _Work:
             self._reopen()
         else:
             self._train()
+        if self.job.kind in validate.JOBS:
+            self.update(status="validating")
+            began = time.monotonic()
+            name = validate.JOBS[self.job.kind](self)
+            self._timing("validate_seconds", time.monotonic() - began)
+            return name
         name = None
         if self.job.kind == "rebuild":
             self._rebuild()
@@ -195,19 +202,21 @@ class _Work:
 
         began = time.monotonic()
         self.final = train(self.model, self.examples, config.recipe, trajectory=_WithResume(self, digests),
-                           on_progress=progress, before_step=self._stop_if_cancelled, resume=(start, state))
+                           on_progress=progress, before_step=self.stop_if_cancelled, resume=(start, state))
         seconds = time.monotonic() - began
         self.event("phase", phase="evaluate", steps=0)
-        logits = phi.logits(self.model, self.final, self.test).float().cpu().numpy()
-        accuracy = float((logits.argmax(1) == self.dataset.test_labels).mean())
+        logits = {split: phi.logits(self.model, self.final, of).float().cpu().numpy()
+                  for split, of in (("train", self.examples), ("test", self.test))}
+        accuracy = float((logits["test"].argmax(1) == self.dataset.test_labels).mean())
         model = self.run.path / "model"
         final = self.final._asdict()
         self.add_files({
             "model/state.safetensors": self.room.write(
                 bytes_of(self.final, full=True),
                 lambda: write_state(model / "state.safetensors", final, {"training": self.digest})),
-            "model/test_logits.npy": self.room.write(
-                logits.nbytes, lambda: files.write_npy(model / "test_logits.npy", logits)),
+            **{f"model/{split}_logits.npy": self.room.write(
+                values.nbytes, lambda: files.write_npy(model / f"{split}_logits.npy", values))
+               for split, values in logits.items()},
             "model/digests.json": self.room.write(100 * len(digests.known), lambda: files.write_json(
                 model / "digests.json", {"every": self.every, "sha256": digests.known}))})
         self._timing("train_seconds", seconds)
@@ -237,49 +246,50 @@ class _Work:
         values = phi.values(self.model, self.final, self.test, sets, job.function).tolist()
         resumed = self._resume_replay()
         if resumed is not None:
-            done, chunk, first, adjoint, scores = resumed
+            done, chunk, norms, adjoint, scores = resumed
         else:
             done, adjoint = 0, phi.adjoints(self.model, self.final, self.test, sets, job.function)
             scores = adjoint.theta.new_zeros(len(sets), len(self.examples))
-            first = adjoint.theta.norm(dim=1).tolist()
+            norms = {self.steps: _norms(adjoint)}        # by the step that the adjoint stands before
             batch_shape = self.examples.batch(range(recipe.batch_size))[0].shape
             chunk = self.config.targets_per_pass or chunk_that_fits(
                 bytes_per_target(self.model, batch_shape), len(sets), self.device)
         self.event("phase", phase="replay", steps=self.steps, done=done)
-        meter, last = _Meter(self, "replay", self.steps, done), list(first)
-        keeper = _ReplayKeeper(self, {"chunk": chunk, "first": first})
+        meter, keeper = _Meter(self, "replay", self.steps, done), _ReplayKeeper(self, chunk, norms)
+        looked = {round(self.steps * i / NORMS) for i in range(NORMS)}
 
         def progress(done: int, adjoint: Adjoint, scores: torch.Tensor) -> None:
             meter.report(done)
-            if done == self.steps:
-                last[:] = adjoint.theta.norm(dim=1).tolist()
-            elif done % self.keep_every == 0:
+            if self.steps - done in looked:
+                norms[self.steps - done] = _norms(adjoint)
+            if done < self.steps and done % self.keep_every == 0:
                 keeper.keep(done, adjoint, scores)
 
         began = time.monotonic()
         scores = replay(self.model, self.examples, recipe, self.trajectory, adjoint,
                         targets_per_pass=chunk, on_progress=progress,
-                        before_step=self._stop_if_cancelled, resume=(done, scores))
+                        before_step=self.stop_if_cancelled, resume=(done, scores))
         self.writer.flush()
         self._timing("replay_seconds", time.monotonic() - began, resume_seconds=keeper.seconds,
                      meter_seconds=self.looking)
         self.update(targets_per_pass=chunk, steps_recomputed=self.trajectory.rebuilt)
-        growth = [b / a if a else 0.0 for a, b in zip(first, last, strict=True)]
-        return self._write_scores(sets, scores.float().cpu().numpy(), values, growth)
+        return self._write_scores(sets, scores.float().cpu().numpy(), values, norms)
 
-    def _write_scores(self, sets, scores, values, growth) -> str:
+    def _write_scores(self, sets, scores, values, norms) -> str:
         run, function = self.run, self.job.function
         name = f"{function}-{len(run.score_sets()):03d}"
         folder = run.path / "scores"
         sha = self.room.write(scores.nbytes, lambda: files.write_npy(folder / f"{name}.npy", scores))
+        by_target = list(zip(*norms.values(), strict=True))        # each from the last step to the first
+        growth = [each[-1] / each[0] if each[0] else 0.0 for each in by_target]
         sidecar = {
             "schema": 1, "shape": list(scores.shape), "dtype": "float32", "sha256": sha,
             "target_function": function, "unit": influence.unit(function),
             "sign": influence.meaning(function), "training_digest": self.digest,
-            "data_fingerprint": self.dataset.fingerprint, "replay_mode": self.job.mode,
+            "data_fingerprint": self.dataset.fingerprint, "replay_mode": self.job.mode, "norm_steps": list(norms),
             "targets": [{"name": t, "title": influence.title(t, self.dataset),
-                         "test_images": len(s), "value": v, "adjoint_growth": g}
-                        for t, s, v, g in zip(self.job.targets, sets, values, growth, strict=True)]}
+                         "test_images": len(s), "value": v, "adjoint_growth": g, "norms": n}
+                        for t, s, v, g, n in zip(self.job.targets, sets, values, growth, by_target, strict=True)]}
         self.add_files({f"scores/{name}.npy": sha, f"scores/{name}.json": self.room.write(
             SMALL, lambda: files.write_json(folder / f"{name}.json", sidecar))})
         self.update(scored=True)
@@ -319,7 +329,8 @@ class _Work:
                                    manifest["files"].get("model/digests.json"))
         known = {int(t): sha for t, sha in recorded["sha256"].items()}
         self.every = recorded["every"]
-        self.trajectory = self._trajectory(Digests(self.every, self.steps, known))
+        if self.job.kind not in validate.JOBS:      # they train again, and need no states
+            self.trajectory = self._trajectory(Digests(self.every, self.steps, known))
 
     def _trajectory(self, digests: Digests) -> Trajectory:
         rest = self.initial, self._forward, digests, lambda text: self.event("note", text=text)
@@ -331,7 +342,7 @@ class _Work:
         if self.run.manifest.get("trained") and self.run.kept == "disk":
             on_disk = EveryState(self._disk(), *rest)
             for t in reversed(range(self.steps)):
-                self._stop_if_cancelled(t)
+                self.stop_if_cancelled(t)
                 store.put(t, on_disk.get(t))
             on_disk.close()
         return EveryState(store, *rest)
@@ -347,7 +358,7 @@ class _Work:
             meter = _Meter(self, "rebuild", stop - start)
             progress = lambda done, losses, rates: meter.report(done - start)       # noqa: E731
         return advance(self.model, self.examples, self.config.recipe, None, state, start, stop, put,
-                       progress, self._stop_if_cancelled)
+                       progress, self.stop_if_cancelled)
 
     def _resume_training(self) -> tuple[int, State, dict[int, str]]:
         found = self._read_resume(RESUME_TRAINING) if self.job.mode != "memory" else None
@@ -363,9 +374,10 @@ class _Work:
         if found is None:
             return None
         tensors, header = found
-        rest, scores = json.loads(header["rest"]), tensors.pop("scores")
+        scores = tensors.pop("scores")
+        norms = {int(t): n for t, n in json.loads(header["norms"]).items()}
         self.event("note", text=f"Resumes the replay after {header['step']} of {self.steps} steps.")
-        return int(header["step"]), rest["chunk"], rest["first"], Adjoint(**tensors), scores
+        return int(header["step"]), int(header["chunk"]), norms, Adjoint(**tensors), scores
 
     def _read_resume(self, name: str, **header: str):
         path = self.run.path / "trajectory" / name
@@ -398,12 +410,16 @@ class _Work:
             raise DataError(f"The data set {self.dataset.name} has changed since run {self.run.id} "
                             "was made.", "Restore it, or start a new run.")
 
-    def _stop_if_cancelled(self, t: int) -> None:
+    def stop_if_cancelled(self, t: int) -> None:
         if self.cancel.is_set():
             raise CancelledError(f"Cancelled before step {t + 1} of {self.steps}.",
                                  "What was trained and scored before is kept.")
 
     # -- telling
+
+    def meter(self, phase: str, steps: int) -> "_Meter":
+        self.event("phase", phase=phase, steps=steps)
+        return _Meter(self, phase, steps)
 
     def update(self, **fields) -> None:
         self.room.write(SMALL, lambda: self.run.update_manifest(**fields))
@@ -432,6 +448,11 @@ class _Work:
             self.on_event(event)
 
 
+def _norms(adjoint: Adjoint) -> list[float]:
+    """Of each target, to four figures: they are for people."""
+    return [float(f"{norm:.4g}") for norm in adjoint.theta.norm(dim=1).tolist()]
+
+
 def _job_digest(job: Job) -> str:
     return files.json_digest([job.function, *job.targets])
 
@@ -455,8 +476,8 @@ class _WithResume:
 class _ReplayKeeper:
     """Keeps adjoint and partial scores for a killed replay, within its share of the time."""
 
-    def __init__(self, work: _Work, rest: dict):
-        self.work, self.rest = work, json.dumps(rest)
+    def __init__(self, work: _Work, chunk: int, norms: dict[int, list[float]]):
+        self.work, self.chunk, self.norms = work, chunk, norms
         self.seconds, self.cost, self.kept = 0.0, 0.0, time.monotonic()
 
     def keep(self, done: int, adjoint: Adjoint, scores: torch.Tensor) -> None:
@@ -465,7 +486,8 @@ class _ReplayKeeper:
             return
         self.kept = now
         self.work.write_resume(RESUME_REPLAY, {**adjoint._asdict(), "scores": scores.clone()}, self._took,
-                               job=_job_digest(self.work.job), step=str(done), rest=self.rest)
+                               job=_job_digest(self.work.job), step=str(done), chunk=str(self.chunk),
+                               norms=json.dumps(self.norms))
 
     def _took(self, seconds: float) -> None:
         self.cost = seconds

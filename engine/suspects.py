@@ -1,0 +1,62 @@
+"""Training images by the harm they do to a target: the likeliest wrong labels first. No torch.
+
+With the mean loss over clean held-out images as the target, an example's score is what its presence adds
+to that loss; a wrongly labelled one tends to add most. What the model itself says of an image stands
+beside: its label where it was left to decide, and the probability that it gives to the label given.
+"""
+
+import numpy as np
+import pandas as pd
+
+from engine import data, influence, runs
+from engine.errors import ConfigError
+
+PREFERRED = ("test:all.loss", "test:all.margin")
+
+
+def target_key(run: runs.Run, key: str | None = None) -> str:
+    """The key given, or that of all test images, or the first set's, or the first."""
+    keys = [t.key for t in run.targets()]
+    if key is not None:
+        return run.target(key).key
+    if not keys:
+        raise ConfigError(f"Run {run.id} has no scores yet.", "Attribute the target test:all.")
+    sets = [k for k in keys if k.startswith("class:")]
+    return next((k for k in PREFERRED if k in keys), sets[0] if sets else keys[0])
+
+
+def ranked(run: runs.Run, key: str | None = None) -> pd.DataFrame:
+    """All training images, the most harmful first.
+
+    Columns: rank, index, given_label, model_label, probability (of the given label, of the trained
+    model), score (as in the score file), harm (positive: harmful, whatever the target function), and, where the
+    data set knows it, true_label.
+    """
+    target = run.target(target_key(run, key))
+    dataset = data.load(run.config.dataset)
+    score = np.asarray(run.scores(target.score_set)[target.row], np.float64)
+    harm = influence.harmful_sign(target.function) * score
+    order = np.argsort(-harm, kind="stable")
+    logp = influence.log_probabilities(run.train_logits())
+    names = np.array(dataset.classes)
+    columns = {
+        "rank": np.arange(1, len(order) + 1), "index": order, "given_label": names[dataset.train_labels[order]],
+        "model_label": names[logp.argmax(1)[order]],
+        "probability": np.exp(logp[order, dataset.train_labels[order]]), "score": score[order], "harm": harm[order]}
+    if dataset.true_train_labels is not None:
+        columns["true_label"] = names[dataset.true_train_labels[order]]
+    return pd.DataFrame(columns)
+
+
+def precision_at(suspicion_N: np.ndarray, wrong_N: np.ndarray, share: float) -> float:
+    """Share of wrong labels among the most suspicious `share` of all examples."""
+    k = max(1, round(share * len(suspicion_N)))
+    return float(wrong_N[np.argsort(-suspicion_N, kind="stable")[:k]].mean())
+
+
+def average_precision(suspicion_N: np.ndarray, wrong_N: np.ndarray) -> float:
+    """Area under the precision-recall curve, as the mean of the precision at each wrong label found."""
+    found = wrong_N[np.argsort(-suspicion_N, kind="stable")].astype(bool)
+    if not found.any():
+        raise ConfigError("No label is wrong, so there is nothing to find.", "Use a data set with known errors.")
+    return float((np.cumsum(found) / np.arange(1, len(found) + 1))[found].mean())

@@ -1,0 +1,182 @@
+"""What is known of a run's trustworthiness: reports on disk, predictions of what-ifs, a verdict. No torch.
+
+    validation/
+      lds-<function>-<drop>-<seed>.json   agreement with retraining (`engine.lds`), by `engine.validate`
+      what-if-<n>.json                    one retraining without some images, or with other labels
+      smoothness.json                     metasmoothness (`engine.retraining`)
+      retrained/<key>.safetensors         test logits float32 [N_test, C] of each retraining: what the
+                                          reports are computed from, so that none is trained twice
+
+Each report is listed, with its checksum, in the manifest, and names the training digest it belongs to.
+"""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from engine import files, influence, runs
+from engine.data import Dataset
+from engine.errors import ConfigError, IntegrityError
+
+SMOOTHNESS = "smoothness"
+LEVELS = ("trustworthy", "check before you rely on it", "do not rely on it")
+MEASURED = 20              # subsets from which on a measured agreement decides the verdict
+# Over the recipes of docs/trust.md the LDS was 0.86 to 1.00 (median 0.99) within both limits of smoothness,
+# and −0.01 to 0.58 (median 0.12) below a metasmoothness of 0.5, or 0.20 at most above a growth of 8.
+GOOD_LDS, POOR_LDS = 0.9, 0.6
+GOOD_SMOOTHNESS, POOR_SMOOTHNESS = 0.95, 0.5
+SMOOTH_GROWTH, CHAOTIC_GROWTH = 2.0, 8.0
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """`level` of `LEVELS`, the reason in a sentence or two, and what it rests on (None: not measured)."""
+
+    level: str
+    reason: str
+    growth: float | None           # largest growth of an adjoint's norm
+    metasmoothness: float | None   # mean over directions
+    lds: float | None              # of the report that decides
+
+
+@dataclass(frozen=True)
+class Values:
+    """Of one target at one model: means over its test images. None where it cannot be told."""
+
+    loss: float | None             # nats
+    margin: float | None           # logits
+    probability: float | None      # of the true label
+
+
+@dataclass(frozen=True)
+class WhatIf:
+    """One target: at the trained model, as the scores predict it, and retrained (None before that)."""
+
+    key: str
+    name: str
+    function: str
+    change: float | None           # predicted, of the target function; None where labels were changed
+    before: Values
+    predicted: Values | None
+    actual: Values | None
+
+
+# -- reports
+
+
+def reports(run: runs.Run) -> list[dict]:
+    """Agreement with retraining, the smallest fraction left out first; each with its name under `name`."""
+    return sorted(_read(run, "lds-"), key=lambda r: (r["drop"], r["function"], r["seed"]))
+
+
+def what_ifs(run: runs.Run) -> list[dict]:
+    """What was retrained, oldest first; each with its name under `name`."""
+    return _read(run, "what-if-")
+
+
+def smoothness(run: runs.Run) -> dict | None:
+    return next(iter(_read(run, SMOOTHNESS)), None)
+
+
+def _read(run: runs.Run, prefix: str) -> list[dict]:
+    manifest = run.manifest
+    remedy = f"Delete the validation of run {run.id} in Runs and storage and validate again."
+    found = []
+    for relative, sha in manifest["files"].items():
+        folder, _, name = relative.partition("/")
+        if folder != "validation" or not name.startswith(prefix) or not name.endswith(".json"):
+            continue
+        report = files.read_json(run.path / relative, remedy, sha)
+        if report.get("training_digest") != manifest.get("training_digest"):
+            raise IntegrityError(f"{run.path / relative} belongs to another training.", remedy)
+        found.append({**report, "name": name.removesuffix(".json")})
+    return found
+
+
+# -- the verdict
+
+
+def verdict(run: runs.Run) -> Verdict:
+    """Measured agreement decides where there is one; else what smoothness foretells."""
+    growth = max((t["adjoint_growth"] for s in run.score_sets() for t in s["targets"]), default=None)
+    report, smooth = smoothness(run), None
+    if report is not None:
+        smooth = report["mean"]
+    measured = [r for r in reports(run) if r["subsets"] >= MEASURED and r["lds_mean"] is not None]
+    if measured:
+        r = measured[0]
+        level = LEVELS[0] if r["lds_mean"] >= GOOD_LDS else LEVELS[1] if r["lds_mean"] >= POOR_LDS else LEVELS[2]
+        reason = (f"Measured: over {r['subsets']} retrainings that each left out {100 * r['drop']:g} % of the images, the "
+                  f"scores' rank correlation with what happened is {r['lds_mean']:.2f} "
+                  f"(95 % interval {r['lds_mean_low']:.2f} to {r['lds_mean_high']:.2f}).")
+        return Verdict(level, reason, growth, smooth, r["lds_mean"])
+    if growth is None:
+        return Verdict(LEVELS[1], "There are no scores yet.", None, smooth, None)
+    grew = f"From the end of training to its start the adjoint's norm grew × {growth:.3g} at most"
+    if growth > CHAOTIC_GROWTH or (smooth is not None and smooth < POOR_SMOOTHNESS):
+        level, so = LEVELS[2], "training is chaotic, and its derivatives foretell little"
+    elif smooth is None:
+        level, so = LEVELS[1], "that alone tells chaos, not smoothness: measure the smoothness, or validate"
+    elif growth > SMOOTH_GROWTH or smooth < GOOD_SMOOTHNESS:
+        level, so = LEVELS[1], "training is not quite smooth: validate"
+    else:
+        level, so = LEVELS[0], "recipes as smooth as this agreed with retraining"
+    measured = "" if smooth is None else f", and the metasmoothness is {smooth:.2f}"
+    return Verdict(level, f"{grew}{measured}: {so}.", growth, smooth, None)
+
+
+# -- what if
+
+
+def check_changes(left_out, relabelled: dict[int, int], dataset: Dataset) -> tuple[np.ndarray, dict[int, int]]:
+    """Both, in order and whole numbers; `ConfigError` for images or classes that are not there."""
+    n, classes = len(dataset.train_labels), len(dataset.classes)
+    left_out = np.asarray(sorted(left_out), np.int64).reshape(-1)
+    if len(left_out) > n:
+        raise ConfigError(f"{len(left_out):,} images were named, and there are {n:,}.", "Name fewer images.")
+    if len(left_out) and (left_out[0] < 0 or left_out[-1] >= n or len(np.unique(left_out)) < len(left_out)):
+        raise ConfigError("A training image was named twice, or is not there.",
+                          f"The training images are train:0 to train:{n - 1}.")
+    for index, label in relabelled.items():
+        if not 0 <= index < n or not 0 <= label < classes:
+            raise ConfigError(f"Image train:{index} cannot get label {label}.",
+                              f"There are {n:,} training images and the classes 0 to {classes - 1}.")
+        if index in left_out:
+            raise ConfigError(f"Image train:{index} is both left out and relabelled.", "Choose one.")
+    if not len(left_out) and not relabelled:
+        raise ConfigError("No image is left out, and none relabelled.", "Tick at least one training image.")
+    return left_out, {int(i): int(c) for i, c in sorted(relabelled.items())}
+
+
+def values(logits: np.ndarray, labels_N: np.ndarray, indices: np.ndarray) -> Values:
+    """At a model's test logits [N_test, C], of the target that is the mean over `indices`."""
+    right = influence.log_probabilities(logits[indices])[np.arange(len(indices)), labels_N[indices]]
+    return Values(float(-right.mean()), float(influence.margins(right).mean()), float(np.exp(right).mean()))
+
+
+def predict(run: runs.Run, dataset: Dataset, left_out: np.ndarray) -> list[WhatIf]:
+    """What leaving images out will do to each target of the run, to first order.
+
+    The target function changes by −Σ τ. For a target of one image the other figures follow, for
+    margin = −loss − log(1 − p) and p = exp(−loss): d margin / d loss = −1 / (1 − p).
+    """
+    logits, labels = run.test_logits(), dataset.test_labels
+    found = []
+    for target in run.targets():
+        indices = influence.resolve(target.name, labels, len(dataset.classes))
+        before = values(logits, labels, indices)
+        change = float(-np.asarray(run.scores(target.score_set)[target.row][left_out], np.float64).sum())
+        found.append(WhatIf(target.key, target.name, target.function, change, before,
+                            _moved(before, target.function, change, len(indices) == 1), None))
+    return found
+
+
+def _moved(before: Values, function: str, change: float, single: bool) -> Values:
+    if not single:
+        return Values(before.loss + change if function == "loss" else None,
+                      before.margin + change if function == "margin" else None, None)
+    wrong = max(1 - before.probability, 1e-300)
+    loss, margin = (change, -change / wrong) if function == "loss" else (-change * wrong, change)
+    moved = before.margin + margin
+    return Values(before.loss + loss, moved, 1 / (1 + math.exp(-moved)) if moved > -700 else 0.0)
