@@ -5,7 +5,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 
-.PHONY: run test bench bench-storage faults data screenshots browser clean
+.PHONY: run test bench bench-storage trust trust-gpu trust-grid faults data screenshots browser clean
 
 run: .venv/app.stamp
 	$(BIN)/streamlit run app.py
@@ -20,6 +20,15 @@ bench: .venv/test.stamp
 # What each replay mode takes on disk, in memory and in time; about five minutes.
 bench-storage: .venv/test.stamp
 	$(BIN)/python -m tools.bench_storage
+
+# The presets' agreement with retraining: about five minutes on two cores; half an hour on an H200, where the full
+# Fashion-MNIST is at hand. And that of a grid of recipes (docs/trust.md): minutes on a GPU, hours on two cores.
+trust: .venv/test.stamp
+	$(BIN)/python -m tools.trust sample
+trust-gpu: .venv/test.stamp
+	$(BIN)/python -m tools.trust resnet9
+trust-grid: .venv/test.stamp
+	$(BIN)/python -m tools.grid
 
 # 30 kills, 100 corruptions, a full disk, a stopped server; about fifteen minutes. SEED=n for others.
 faults: .venv/test.stamp
