@@ -14,6 +14,7 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
+import pandas as pd
 
 from engine import files, influence, runs
 from engine.data import Dataset
@@ -92,6 +93,14 @@ def _read(run: runs.Run, prefix: str) -> list[dict]:
             raise IntegrityError(f"{run.path / relative} belongs to another training.", remedy)
         found.append({**report, "name": name.removesuffix(".json")})
     return found
+
+
+def outcomes(report: dict) -> pd.DataFrame:
+    """A report's predicted and actual changes, one row a target and subset, for other tools."""
+    return pd.DataFrame([
+        {"target": t["key"], "drop": report["drop"], "seed": report["seed"], "subset": m, "predicted": p, "actual": a,
+         "unit": report["unit"]}
+        for t in report["targets"] for m, (p, a) in enumerate(zip(t["predicted"], t["actual"], strict=True))])
 
 
 # -- the verdict

@@ -1,10 +1,12 @@
 """Influence: the training images that helped and harmed a target most."""
 
+import dataclasses
+
 import streamlit as st
 
-from engine import influence
+from engine import influence, trust
 from engine.config import REPLAY_MODES, TARGET_FUNCTIONS
-from ui import formats, pictures, shell
+from ui import formats, pictures, shell, ticks
 
 SHOWN = (6, 12, 24, 48)
 
@@ -62,6 +64,54 @@ def further_targets(run, dataset) -> None:
             st.switch_page("pages/Live.py", query_params={"run": run.id})
 
 
+def what_if(run, dataset, target, scores_N) -> None:
+    """The predicted change if the ticked images had not been there, and a retraining that checks it."""
+    st.subheader("What if?")
+    ticked = ticks.of(run.id)
+    with st.container(horizontal=True, vertical_alignment="bottom"):
+        many = st.number_input("Images", min_value=1, max_value=len(scores_N), value=50, step=10, width=140)
+        st.button("Tick the most harmful", icon=":material/arrow_upward:", on_click=lambda: ticks.add(
+            run.id, influence.rank(scores_N, target.function, many).harmful))
+        st.button("Tick the most helpful", icon=":material/arrow_downward:", on_click=lambda: ticks.add(
+            run.id, influence.rank(scores_N, target.function, many).helpful))
+        st.button("Clear the ticks", icon=":material/clear:", disabled=not ticked, on_click=ticks.clear, args=(run.id,))
+    if not ticked:
+        st.caption("Tick training images above: what would this target's loss be without them?")
+        return
+    pictures.plain_tiles(dataset.name, "train", ticked[:32])
+    labels = ["Leave them out", *(f"Label them {name}" for name in dataset.classes)]
+    asked = st.selectbox(f"{formats.count(len(ticked), 'images')} ticked", labels, key=f"do-{run.id}")
+    relabelled = {} if asked == labels[0] else dict.fromkeys(ticked, labels[1:].index(asked))
+    left_out = [] if relabelled else ticked
+    tried = [w for w in trust.what_ifs(run)
+             if w["left_out"] == left_out and w["relabelled"] == {str(i): c for i, c in relabelled.items()}]
+    if tried:
+        shown = tried[-1]["targets"]
+    elif relabelled:
+        shown = []
+    else:
+        shown = [dataclasses.asdict(w) for w in trust.predict(run, dataset, ticked)]
+    for what in shown:
+        if what["key"] == target.key:
+            st.markdown(formats.what_if_change(what))
+            st.table(formats.what_if_table(what))
+    if relabelled:
+        st.caption("The scores tell what an image's presence does, not what another label would: there is no prediction, "
+                   "only the check.")
+    if [w for w in shown if w["key"] != target.key]:
+        with st.expander("The run's other targets"):
+            for what in shown:
+                if what["key"] != target.key:
+                    st.markdown(f"**{influence.title(what['name'], dataset)}** · {what['function']}")
+                    st.table(formats.what_if_table(what))
+    if tried:
+        st.caption(f"Retrained: test accuracy {formats.percent(tried[-1]['test_accuracy_before'])} before, "
+                   f"{formats.percent(tried[-1]['test_accuracy'])} after.")
+    elif st.button("Check by retraining", type="primary", icon=":material/science:"):
+        shell.manager().submit_what_if(run.id, left_out, relabelled)
+        st.switch_page("pages/Live.py", query_params={"run": run.id})
+
+
 def draw(run) -> None:
     config = run.config
     dataset = pictures.dataset(config.dataset)
@@ -105,7 +155,9 @@ def draw(run) -> None:
                 st.subheader(heading)
                 st.caption(f"Training on these {effect} the target's {target.function} most; scores in "
                            f"{influence.unit(target.function)}")
-                pictures.scored_tiles(dataset.name, indices, scores_N, heading)
+                tiles = pictures.ranked_tiles(dataset.name, indices, scores_N)
+                pictures.tick_tiles(dataset.name, tiles, run.id, heading.split()[1])
+    what_if(run, dataset, target, scores_N)
     st.subheader("All scores")
     pictures.chart(pictures.histogram(scores_N, influence.unit(target.function)), "histogram",
                    f"Histogram of the scores of {len(scores_N)} training images")

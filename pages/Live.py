@@ -91,8 +91,11 @@ def outcome(run, status: str, told) -> None:
     if status == "finished":
         if manifest.get("scored"):
             st.success("Finished: the scores are ready.", icon=":material/check:")
-            st.page_link("pages/Influence.py", label="Look at the influence", icon=":material/image_search:",
-                         query_params={"run": run.id})
+            with st.container(horizontal=True):
+                st.page_link("pages/Influence.py", label="Look at the influence", icon=":material/image_search:",
+                             query_params={"run": run.id})
+                st.page_link("pages/Trust.py", label="Look at the trust report", icon=":material/verified:",
+                             query_params={"run": run.id})
         else:
             st.info("Finished. The scores of this run were deleted.", icon=":material/info:")
     elif status == "interrupted":

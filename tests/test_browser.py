@@ -9,11 +9,11 @@ import pytest
 from playwright.sync_api import Page, expect
 
 from engine import config as configs
-from engine import runs, work
+from engine import runs, trust, work
 from tools.serve import chromium, server
 
 HEADINGS = {"": "Replay Explorer", "Set_up_a_run": "Set up a run", "Live": "Live",
-            "Influence": "Influence", "Runs_and_storage": "Runs and storage"}
+            "Influence": "Influence", "Trust": "Trust", "Find_bad_labels": "Find bad labels", "Runs_and_storage": "Runs and storage"}
 # On a page's own URL Streamlit first looks for its server below that path, and then at the root.
 PROBES = ("/_stcore/health", "/_stcore/host-config")
 
@@ -81,7 +81,7 @@ def test_every_page_may_be_the_first_request_of_a_fresh_server(path, page, tmp_p
         page.goto(f"{url}/{path}")
         settled(page, HEADINGS[path])
         links = page.locator('[data-testid="stSidebar"] [data-testid="stPageLink"]')
-        names = ["Overview", "Set up a run", "Live", "Influence", "Runs and storage"]
+        names = ["Overview", "Set up a run", "Live", "Influence", "Trust", "Find bad labels", "Runs and storage"]
         expect(links).to_have_text([re.compile(f"{name}$") for name in names])      # after the icon's name
 
 
@@ -116,12 +116,12 @@ def test_the_sample_from_the_button_to_the_clean_up(page, tmp_path):
 
         page.get_by_role("link", name="Look at the influence").click()
         settled(page, "Influence")
-        tiles = page.locator("section[aria-label^='Most'] img")
+        tiles = page.locator(".st-key-tiles-helpful img, .st-key-tiles-harmful img")
         expect(tiles).to_have_count(24)                       # 2 × k, k = 12
         assert all(width > 0 for width in tiles.evaluate_all("images => images.map(i => i.naturalWidth)"))
         alt = tiles.first.get_attribute("alt")
         assert alt.startswith("Training image ") and "label" in alt
-        shown = page.locator("section[aria-label='Most harmful'] figure").evaluate_all(
+        shown = page.locator(".st-key-tiles-harmful figure").evaluate_all(
             "tiles => tiles.map(t => Number(t.dataset.score))")
         expected = sorted(run.scores("loss-000")[0].tolist(), reverse=True)[:12]
         assert shown == pytest.approx(expected, rel=1e-5)
@@ -272,6 +272,67 @@ def test_deleted_checkpoints_are_rebuilt_from_the_storage_page(page, tmp_path):
             assert run.kept == mode and run.targets()
             assert (run.sizes()["trajectory"] == before) == (mode == "disk")
             expect(page.get_by_text(f"Checkpoints for {mode} mode are complete")).to_be_visible()
+
+
+def test_scores_are_checked_by_retraining_from_the_pages(page, tmp_path):
+    run = runs.Run.create(runs.outputs_root(tmp_path), configs.preset("sample").replace(
+        dataset="fashion-mnist-sample-noisy", targets=("test:0", "test:all"),
+        **{"recipe.epochs": 1, "recipe.batch_size": 1000}))
+    with run.locked():
+        work.execute(run)
+
+    def finishes() -> None:
+        settled(page, "Live")
+        expect(page.get_by_text("Finished: the scores are ready.")).to_be_visible(timeout=90_000)
+
+    with server(tmp_path, page) as (url, _):
+        page.goto(f"{url}/Trust?run={run.id}")
+        settled(page, "Trust")
+        expect(page.get_by_text("Not validated yet.")).to_be_visible()
+        idle(page)
+        page.get_by_role("spinbutton", name="Subsets").fill("5")
+        page.get_by_role("spinbutton", name="Subsets").press("Enter")
+        idle(page)
+        page.get_by_role("button", name="Validate", exact=True).click()
+        finishes()
+        page.get_by_role("link", name="Look at the trust report").click()
+        settled(page, "Trust")
+        expect(page.locator('[data-testid="stMetric"]', has_text="LDS, mean")).to_be_visible()
+        expect(page.locator(".js-plotly-plot")).to_have_count(2)
+        report, = trust.reports(run)
+        assert report["subsets"] == 5
+
+        # Two ticks, by the keyboard; the prediction appears at once, and after the retraining the truth beside it.
+        page.goto(f"{url}/Influence?run={run.id}&target=test:all.loss")
+        settled(page, "Influence")
+        for _ in range(2):
+            idle(page)
+            box = page.locator(".st-key-tiles-harmful input[type=checkbox]:not(:checked)").first
+            box.focus()
+            box.press("Space")
+            idle(page)
+        expect(page.get_by_text("2 images ticked")).to_be_visible()
+        expect(page.get_by_text("Predicted change of the loss")).to_be_visible()
+        row = page.locator('[data-testid="stTable"] tr', has_text="Loss (nats)").last
+        expect(row).to_contain_text(re.compile(r"\d\.\d{4}.*\d\.\d{4}.*—"))
+        page.get_by_role("button", name="Check by retraining").click()
+        finishes()
+        page.get_by_role("link", name="Look at the influence").click()
+        settled(page, "Influence")
+        page.get_by_role("combobox", name="Target").first.click()
+        page.get_by_role("option", name="All test images").click()
+        expect(row).to_contain_text(re.compile(r"\d\.\d{4}.*\d\.\d{4}.*\d\.\d{4}"))
+        assert len(trust.what_ifs(run)[0]["left_out"]) == 2
+
+        page.get_by_role("link", name="Find bad labels").click()
+        settled(page, "Find bad labels")
+        expect(page.get_by_text("of the first 5 % have a wrong label")).to_be_visible()
+        expect(page.locator(".st-key-tiles-suspects img")).to_have_count(24)
+        idle(page)
+        with page.expect_download() as download:
+            page.get_by_role("button", name="All suspects as CSV").click()
+        lines = download.value.path().read_text().splitlines()
+        assert lines[0].startswith("rank,index,given_label,model_label") and len(lines) == 6001
 
 
 def test_one_refused_deletion_does_not_hide_what_the_others_freed(page, tmp_path):

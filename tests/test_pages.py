@@ -16,7 +16,8 @@ from ui import formats
 
 ROOT = Path(__file__).parents[1]
 PAGES = {"app.py": "Replay Explorer", "pages/Set_up_a_run.py": "Set up a run", "pages/Live.py": "Live",
-         "pages/Influence.py": "Influence", "pages/Runs_and_storage.py": "Runs and storage"}
+         "pages/Influence.py": "Influence", "pages/Trust.py": "Trust",
+         "pages/Find_bad_labels.py": "Find bad labels", "pages/Runs_and_storage.py": "Runs and storage"}
 CONFIG = configs.preset("sample").replace(
     **{"recipe.epochs": 1, "recipe.batch_size": 1000, "targets": ("test:0", "class:2")})
 
@@ -247,7 +248,7 @@ def test_set_up_compares_the_three_modes_and_measures_where_asked(root):
 def test_set_up_refuses_a_mode_that_does_not_fit_with_its_numbers(root, monkeypatch):
     monkeypatch.setattr(files, "disk_free", lambda path: files.RESERVE + 10_000_000)
     app = show("pages/Set_up_a_run.py")
-    assert "Disk mode does not fit: disk: 34 MB needed, 27 MB free. Choose memory mode." in said(app)
+    assert "Disk mode does not fit: disk: 35 MB needed, 27 MB free. Choose memory mode." in said(app)
     assert button(app, "Start the run").disabled
     app.radio[1].set_value("memory").run()
     assert not button(sound(app), "Start the run").disabled

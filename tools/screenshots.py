@@ -11,7 +11,7 @@ from pathlib import Path
 from engine import config, runs, work
 from tools.serve import ROOT, chromium, server
 
-PAGES = ("", "Set_up_a_run", "Live", "Influence", "Runs_and_storage")
+PAGES = ("", "Set_up_a_run", "Live", "Influence", "Trust", "Find_bad_labels", "Runs_and_storage")
 
 
 def main() -> None:

@@ -3,16 +3,18 @@
 import datetime
 import time
 
-from engine import files
+from engine import files, suspects
+from engine.errors import ConfigError
 from engine.runs import Run
 
 STATUS_MARK = {"finished": "✓", "failed": "✗", "cancelled": "–", "interrupted": "!", "damaged": "!",
-               "queued": "…", "training": "▸", "replaying": "▸", "rebuilding": "▸"}
+               "queued": "…", "training": "▸", "replaying": "▸", "rebuilding": "▸", "validating": "▸"}
 PHASES = {"queued": "Queued", "prepare": "Prepare", "train": "Train", "evaluate": "Evaluate",
-          "replay": "Replay", "rebuild": "Rebuild", "done": "Done"}
+          "replay": "Replay", "rebuild": "Rebuild", "retrain": "Retrain", "done": "Done"}
 # What each kind of job goes through; a replay rebuilds only what it lacks.
 STAGES = {"run": ("prepare", "train", "replay", "done"), "replay": ("prepare", "rebuild", "replay", "done"),
-          "rebuild": ("prepare", "rebuild", "done")}
+          "rebuild": ("prepare", "rebuild", "done"),
+          **dict.fromkeys(("validate", "what-if", "smoothness"), ("prepare", "retrain", "done"))}
 LABELS = {
     "recipe.epochs": "Epochs", "recipe.batch_size": "Batch size (images)", "recipe.peak_lr": "Peak learning rate",
     "recipe.schedule": "Learning-rate schedule", "recipe.warmup": "Warm-up (fraction of steps)",
@@ -80,6 +82,80 @@ def percent(share: float | None) -> str:
 def score(value: float) -> str:
     """Signed, with three figures: «+1.23e-02», the same for all, so that tiles compare at a glance."""
     return f"{value:+.2e}".replace("-", "−")
+
+
+def arrow_score(value: float) -> str:
+    """A score whose sign is told by an arrow too."""
+    return f"{'▲' if value > 0 else '▼'} {score(value)}"
+
+
+def figure(value: float | None, digits: int = 2) -> str:
+    return "—" if value is None else f"{value:.{digits}f}".replace("-", "−")
+
+
+def between(low: float | None, high: float | None) -> str:
+    return "—" if low is None else f"{figure(low)} to {figure(high)}"
+
+
+def times(value: float | None) -> str:
+    return "—" if value is None else f"× {value:.3g}"
+
+
+def retraining_time(train_seconds: float | None, subsets: int, fractions: int) -> str:
+    """What a validation takes, from what the training took."""
+    if train_seconds is None or not fractions:
+        return ""
+    return f"about {duration(train_seconds * (subsets * fractions + 1))}, for one training took {duration(train_seconds)}"
+
+
+def what_if_change(what_if: dict) -> str:
+    """One target, in a sentence: the change of its function, predicted and, where it was retrained, actual."""
+    function, unit = what_if["function"], "nats" if what_if["function"] == "loss" else "logits"
+    said = "" if what_if["change"] is None else f"Predicted change of the {function}: {score(what_if['change'])} {unit}. "
+    if what_if["actual"] is not None:
+        said += f"Retrained: {score(what_if['actual'][function] - what_if['before'][function])} {unit}."
+    return said
+
+
+def from_position(start: int) -> str:
+    """Of a list's page, for people, who count from one."""
+    return f"from {start + 1:,}"
+
+
+def changed(what_if: dict) -> str:
+    """What a what-if did to the training images."""
+    parts = [f"{count(len(what_if['left_out']), 'images')} left out"] if what_if["left_out"] else []
+    if what_if["relabelled"]:
+        parts.append(f"{count(len(what_if['relabelled']), 'images')} relabelled")
+    return " and ".join(parts)
+
+
+def what_if_table(what_if: dict) -> list[dict]:
+    """One target: a row a figure, with what it was, what the scores predict, what retraining gave."""
+    kinds = (("loss", "Loss (nats)", lambda value: figure(value, 4)),
+             ("margin", "Margin (logits)", lambda value: figure(value, 3)),
+             ("probability", "Probability of the true label", percent))
+    return [{"": name, **{heading: write((what_if[when] or {}).get(which)) for when, heading in (
+        ("before", "Now"), ("predicted", "Predicted"), ("actual", "Retrained"))}} for which, name, write in kinds]
+
+
+def precision(found) -> str:
+    """Of suspects whose true labels are known: how many of the first 5 % are wrong."""
+    if "true_label" not in found:
+        return ""
+    wrong = (found["given_label"] != found["true_label"]).to_numpy()
+    share = suspects.precision_at(found["harm"].to_numpy(), wrong, 0.05)
+    return (f"This data set's errors are known: {percent(share)} of the first 5 % have a wrong label; by chance it would be "
+            f"{percent(wrong.mean())}.")
+
+
+def fraction(text) -> float:
+    """A fraction that a person typed: 0.01, 0,01 or 1 %."""
+    cleaned = str(text).strip().replace(",", ".")
+    try:
+        return float(cleaned.removesuffix("%")) / 100 if cleaned.endswith("%") else float(cleaned)
+    except ValueError:
+        raise ConfigError(f"«{text}» is no fraction.", "Write it like 0.01 or 1 %.") from None
 
 
 def run_label(run: Run) -> str:

@@ -3,14 +3,16 @@
 import base64
 import html
 import math
+from dataclasses import dataclass
 
 import numpy as np
 import plotly.graph_objects as go
 import streamlit as st
 
 from engine import data
-from ui import formats
+from ui import formats, ticks
 
+TILE = 100        # pixels, of a tile's width
 DRAWN = 1200      # points of a curve that are worth sending every second
 COLOURS, GREY = ("#3f83c4", "#cf8632", "#4a9d78"), "#8a939c"      # to be told apart on light and on dark
 
@@ -36,19 +38,34 @@ def picture(dataset_name: str, split: str, index: int, size: int) -> str:
             'style="width:100%;image-rendering:pixelated;border-radius:4px;display:block">')
 
 
-def scored_tiles(dataset_name: str, indices: np.ndarray, scores_N: np.ndarray, heading: str) -> None:
-    """Training images in their order, each with rank, score, label and index."""
+@dataclass(frozen=True)
+class Tile:
+    """One training image to look at and to tick: `title` in bold, and lines below it."""
+
+    index: int
+    score: float
+    title: str
+    lines: tuple[str, ...]
+
+
+def ranked_tiles(dataset_name: str, indices: np.ndarray, scores_N: np.ndarray) -> list[Tile]:
+    """Training images in their order, each with rank, label and signed score."""
     classes, labels = dataset(dataset_name).classes, dataset(dataset_name).train_labels
-    tiles = []
-    for rank, i in enumerate(indices.tolist(), 1):
-        arrow = "▲" if scores_N[i] > 0 else "▼"
-        tiles.append(
-            f'<figure style="margin:0" data-score="{scores_N[i]:.6e}">{picture(dataset_name, "train", i, 112)}'
-            f'<figcaption style="font-size:0.8rem;line-height:1.35;margin-top:0.25rem">'
-            f'<b>{rank}. {html.escape(classes[labels[i]])}</b><br>{arrow} {formats.score(scores_N[i])}'
-            f'<br><span style="opacity:0.75">train:{i}</span></figcaption></figure>')
-    st.html(f'<section aria-label="{html.escape(heading)}" style="display:grid;gap:0.75rem;'
-            f'grid-template-columns:repeat(auto-fill,minmax(92px,1fr))">{"".join(tiles)}</section>')
+    return [Tile(i, float(scores_N[i]), f"{rank}. {classes[labels[i]]}", (formats.arrow_score(scores_N[i]),))
+            for rank, i in enumerate(indices.tolist(), 1)]
+
+
+def tick_tiles(dataset_name: str, tiles: list[Tile], run_id: str, where: str) -> None:
+    """Tiles that wrap, each with its tick; `where` is a name of this place on the page."""
+    with st.container(horizontal=True, gap="small", key=f"tiles-{where}"):
+        for tile in tiles:
+            with st.container(width=TILE, gap=None):
+                lines = "<br>".join(html.escape(line) for line in tile.lines)
+                st.html(f'<figure style="margin:0" data-score="{tile.score:.6e}">'
+                        f'{picture(dataset_name, "train", tile.index, 112)}'
+                        f'<figcaption style="font-size:0.8rem;line-height:1.35;margin-top:0.25rem">'
+                        f'<b>{html.escape(tile.title)}</b><br>{lines}</figcaption></figure>')
+                ticks.box(run_id, tile.index, where)
 
 
 def plain_tiles(dataset_name: str, split: str, indices: list[int]) -> None:
@@ -77,6 +94,37 @@ def curve(values: list[float], title: str, unit: str) -> go.Figure:
     figure.update_xaxes(title="Step")
     figure.update_yaxes(title=f"{title} ({unit})", rangemode="tozero")
     return _calm(figure, 240)
+
+
+def agreement(report: dict, key: str | None) -> go.Figure:
+    """Predicted against actual change of one target, or of all, with the line of equality."""
+    figure, unit = go.Figure(), report["unit"]
+    shown = [t for t in report["targets"] if key in (None, t["key"])]
+    values = [v for t in shown for v in (*t["predicted"], *t["actual"])]
+    low, high = min(values), max(values)
+    figure.add_scatter(x=[low, high], y=[low, high], mode="lines", line=dict(color=GREY, dash="dash", width=1),
+                       hoverinfo="skip")
+    for i, target in enumerate(shown):
+        figure.add_scatter(
+            x=target["predicted"], y=target["actual"], mode="markers", name=target["title"], customdata=list(range(len(target["actual"]))),
+            marker=dict(size=6, opacity=0.75, color=COLOURS[i % len(COLOURS)]),
+            hovertemplate=f"{html.escape(target['title'])}<br>subset %{{customdata}}<br>predicted %{{x:.3g}} {unit}"
+                          f"<br>retrained %{{y:.3g}} {unit}<extra></extra>")
+    figure.update_xaxes(title=f"Predicted change of the {report['function']} ({unit})", exponentformat="power")
+    figure.update_yaxes(title=f"Change after retraining ({unit})", exponentformat="power")
+    return _calm(figure, 420)
+
+
+def norms(score_set: dict) -> go.Figure:
+    """The adjoint's norm before each step that was looked at, one line a target."""
+    figure, steps = go.Figure(), score_set["norm_steps"]
+    for i, target in enumerate(score_set["targets"]):
+        figure.add_scatter(x=steps, y=target["norms"], mode="lines", name=target["title"],
+                           line=dict(color=COLOURS[i % len(COLOURS)], width=1.5), opacity=0.7,
+                           hovertemplate=f"{html.escape(target['title'])}<br>step %{{x}}<br>norm %{{y:.3g}}<extra></extra>")
+    figure.update_xaxes(title="Training step")
+    figure.update_yaxes(title="Norm of the adjoint", type="log", exponentformat="power")
+    return _calm(figure, 260)
 
 
 def meters(lines: dict[str, tuple[list, list]], limit: str, powers: bool = False) -> go.Figure:

@@ -26,6 +26,8 @@ PAGES = (
     ("pages/Set_up_a_run.py", "Set up a run", ":material/tune:"),
     ("pages/Live.py", "Live", ":material/monitoring:"),
     ("pages/Influence.py", "Influence", ":material/image_search:"),
+    ("pages/Trust.py", "Trust", ":material/verified:"),
+    ("pages/Find_bad_labels.py", "Find bad labels", ":material/label_off:"),
     ("pages/Runs_and_storage.py", "Runs and storage", ":material/database:"),
 )
 

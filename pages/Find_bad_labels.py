@@ -1,0 +1,95 @@
+"""Find bad labels: training images by the harm they do, to look at, exclude, and check."""
+
+import streamlit as st
+
+from engine import influence, suspects
+from ui import formats, pictures, shell, ticks
+
+A_PAGE = 24
+EVERY = "All classes"
+BEST = "test:all.loss"
+
+
+@st.cache_data(max_entries=8, show_spinner=False)
+def ranked(sha256: str, key: str, _run):
+    return suspects.ranked(_run, key)
+
+
+def better_target(run) -> None:
+    """The mean loss over all test images tells wrong labels best; it may not be scored yet."""
+    st.info("The mean loss over all test images is the best guide to wrong labels, and this run has no scores for it.",
+            icon=":material/info:")
+    mode = run.kept or "memory"
+    if st.button("Score all test images", icon=":material/add:",
+                 help=f"One replay in {mode} mode{'' if run.kept else ', after training once more'}"):
+        shell.manager().submit_targets(run.id, ("test:all",), "loss", mode)
+        st.switch_page("pages/Live.py", query_params={"run": run.id})
+
+
+def tiles_of(rows) -> list[pictures.Tile]:
+    """What a person needs to judge a label by: the label given, and what the model would say."""
+    tiles = []
+    for row in rows.itertuples():
+        lines = [f"model: {row.model_label}", f"given label: {formats.percent(row.probability)}", formats.arrow_score(row.score)]
+        if "true_label" in rows:
+            lines.append(f"true: {row.true_label}" if row.true_label != row.given_label else "label is right")
+        tiles.append(pictures.Tile(row.index, row.score, f"{row.rank}. {row.given_label}", tuple(lines)))
+    return tiles
+
+
+def exclude(run) -> None:
+    ticked = ticks.of(run.id)
+    st.subheader("Exclude and check")
+    if not ticked:
+        st.caption("Tick the images whose label is wrong; a retraining without them tells what they did.")
+        return
+    st.caption(f"{formats.count(len(ticked), 'images')} ticked. The retraining leaves them out of every step; prediction and truth "
+               "then stand on Trust and on Influence.")
+    with st.container(horizontal=True):
+        check = st.button("Check by retraining", type="primary", icon=":material/science:")
+        st.button("Clear the ticks", icon=":material/clear:", on_click=ticks.clear, args=(run.id,))
+    if check:
+        shell.manager().submit_what_if(run.id, ticked, {})
+        st.switch_page("pages/Live.py", query_params={"run": run.id})
+
+
+def draw(run) -> None:
+    dataset = pictures.dataset(run.config.dataset)
+    targets = {t.key: t for t in run.targets()}
+    if not targets:
+        st.info(f"This run has no scores; it is {run.status}.", icon=":material/info:")
+        st.page_link("pages/Live.py", label="See it on Live", query_params={"run": run.id}, icon=":material/monitoring:")
+        return
+    if BEST not in targets:
+        better_target(run)
+    keys, best = list(targets), suspects.target_key(run)
+    names = {k: f"{influence.title(t.name, dataset)} · {t.function}" for k, t in targets.items()}
+    by, given, agree = st.columns([2, 1, 1], vertical_alignment="bottom")
+    key = by.selectbox("Ranked by harm to", keys, index=keys.index(best), format_func=names.get, key=f"by-{run.id}")
+    target = targets[key]
+    found = ranked(run.manifest["files"][f"scores/{target.score_set}.npy"], key, run)
+    label = given.selectbox("Given label", [EVERY, *dataset.classes])
+    disagree = agree.checkbox("The model disagrees")
+    shown = found[(found["given_label"] == label) | (label == EVERY)]
+    shown = shown[(shown["given_label"] != shown["model_label"]) | (not disagree)]
+    st.markdown("Training on the first images raised the target's loss most. A wrong label is the usual reason; a hard or "
+                "unusual image is another, so look before you exclude.")
+    if told := formats.precision(found):
+        st.caption(told)
+    if shown.empty:
+        st.info("No training image is left with these filters.", icon=":material/filter_alt_off:")
+    else:
+        pages = list(range(0, len(shown), A_PAGE))
+        asked = st.query_params.get("from", "0")
+        start = pages[0]
+        if pages[1:]:
+            start = st.select_slider("Suspects", pages, key=f"from-{run.id}-{label}-{disagree}", format_func=formats.from_position,
+                                     value=int(asked) if asked in map(str, pages) else pages[0])
+        st.query_params["from"] = str(start)
+        pictures.tick_tiles(dataset.name, tiles_of(shown[start:][:A_PAGE]), run.id, "suspects")
+    st.download_button("All suspects as CSV", found.to_csv(index=False), f"{run.id}-suspects.csv", icon=":material/download:")
+    exclude(run)
+
+
+with shell.page("Find bad labels"):
+    draw(shell.chosen_run(shell.runs(), "There is no run to search for bad labels yet."))

@@ -1,0 +1,184 @@
+"""Trust, what-ifs and bad labels as pages: each state, and bad input."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+import streamlit as st
+
+from engine import config as configs
+from engine import runs, trust, work
+from engine.jobs import JobManager
+from tests.test_pages import button, said, show, sound, table
+from ui import formats
+
+CONFIG = configs.preset("sample").replace(dataset="fashion-mnist-sample-noisy", **{
+    "recipe.epochs": 1, "recipe.batch_size": 1000, "targets": ("test:0", "test:all")})
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory) -> Path:
+    """A run with a validation and a what-if."""
+    run = runs.Run.create(runs.outputs_root(tmp_path_factory.mktemp("made")), CONFIG)
+    with run.locked():
+        work.execute(run)
+        work.execute(run, runs.Job("validate", options={"subsets": 5, "drops": [0.01], "seed": 0}))
+        work.execute(run, runs.Job("what-if", options={"left_out": [3, 7], "relabelled": {}}))
+    return run.path
+
+
+@pytest.fixture(autouse=True)
+def root(tmp_path, monkeypatch) -> Path:
+    st.cache_resource.clear()
+    st.cache_data.clear()
+    monkeypatch.setenv("REPLAY_OUTPUTS_DIR", str(tmp_path / "outputs"))
+    return runs.outputs_root()
+
+
+@pytest.fixture
+def run(made, root) -> runs.Run:
+    shutil.copytree(made, root / made.name)
+    return runs.Run.open(root, made.name)
+
+
+@pytest.fixture
+def submitted(monkeypatch) -> list:
+    """What the pages ask the job manager for, which does nothing here."""
+    asked = []
+    for name in ("submit_validation", "submit_smoothness", "submit_what_if", "submit_targets"):
+        monkeypatch.setattr(JobManager, name, lambda self, *given, name=name: asked.append((name, *given)))
+    return asked
+
+
+def test_trust_shows_the_verdict_the_figures_and_what_was_tried(run):
+    app = show("pages/Trust.py", run=run.id)
+    report, = trust.reports(run)
+    assert trust.verdict(run).reason in said(app)
+    metrics = {m.label: m.value for m in app.metric}
+    assert metrics["LDS, mean"] == f"{report['lds_mean']:.3f}" and metrics["Noise (of the variance)"] == "0.0 %"
+    rows = app.dataframe[0].value
+    assert list(rows["LDS"]) == [formats.figure(t["lds"], 3) for t in report["targets"]]
+    assert "2 images left out: test accuracy" in "".join(e.label for e in app.expander)
+
+
+def test_trust_starts_a_validation_with_what_was_typed(run, submitted):
+    app = show("pages/Trust.py", run=run.id)
+    next(n for n in app.number_input if n.label == "Subsets").set_value(12)
+    app.multiselect[0].set_value(["0.01", "5 %", "0,1"])
+    sound(app.run())
+    assert "This takes about" in noted(app) and "Validate" in [b.label for b in app.button]
+    sound(button(app, "Validate").click().run())
+    assert submitted == [("submit_validation", run.id, 12, (0.01, 0.05, 0.1), 0)]
+
+
+@pytest.mark.parametrize("typed, message", [("a few", "«a few» is no fraction"), ("1.5", "Leaving out 1.5 of 6,000"),
+                                            ("0", "Leaving out 0 of 6,000")])
+def test_trust_names_a_fraction_that_makes_no_sense(run, typed, message):
+    app = show("pages/Trust.py", run=run.id)
+    app.multiselect[0].set_value([typed])
+    sound(app.run())
+    sound(button(app, "Validate").click().run())
+    assert message in said(app) and "Predicted and actual change" in [s.value for s in app.subheader]
+    assert run.status == "finished"
+
+
+def test_trust_of_a_run_without_scores_or_with_a_damaged_report_works(run):
+    report = run.path / "validation" / "lds-loss-0.01-0.json"
+    report.write_text(report.read_text().replace('"subsets": 5', '"subsets": 50'))
+    assert "has changed since it was written" in said(show("pages/Trust.py", run=run.id))
+    run.clean(("validation",))
+    assert "Not validated yet." in said(show("pages/Trust.py", run=run.id))
+    run.clean(("scores",))
+    assert "This run has no scores" in said(show("pages/Trust.py", run=run.id))
+
+
+def noted(app) -> str:
+    return "\n".join(c.value for c in app.caption)
+
+
+def tick(app, label: str):
+    return next(c for c in app.checkbox if c.label == label)
+
+
+def test_ticked_images_have_a_prediction_and_a_check(run, submitted):
+    app = show("pages/Influence.py", run=run.id, target="test:0.loss")
+    assert "Tick training images above" in noted(app)
+    first, second = [c.label for c in app.checkbox if c.label.startswith("train:")][:2]
+    sound(tick(app, first).check().run())
+    sound(tick(app, second).check().run())
+    indices = sorted(int(label.removeprefix("train:")) for label in (first, second))
+    from engine import data
+    expected = next(w for w in trust.predict(run, data.load(CONFIG.dataset), indices) if w.key == "test:0.loss")
+    shown = next(t.value for t in app.table if "Predicted" in t.value)
+    assert list(shown["Predicted"])[0] == formats.figure(expected.predicted.loss, 4)
+    assert list(shown["Now"])[0] == formats.figure(expected.before.loss, 4) and list(shown["Retrained"]) == ["—"] * 3
+    sound(button(app, "Check by retraining").click().run())
+    assert submitted == [("submit_what_if", run.id, indices, {})]
+
+
+def test_a_relabelling_has_no_prediction_only_a_check(run, submitted):
+    app = show("pages/Influence.py", run=run.id, target="test:0.loss")
+    sound(button(app, "Tick the most harmful").click().run())
+    what = next(s for s in app.selectbox if s.label == "50 images ticked")
+    sound(what.set_value("Label them Shirt").run())
+    assert "there is no prediction" in noted(app) and not [t for t in app.table if "Predicted" in t.value]
+    sound(button(app, "Check by retraining").click().run())
+    (_, _, left_out, relabelled), = submitted
+    assert left_out == [] and len(relabelled) == 50 and set(relabelled.values()) == {6}
+
+
+def test_ticks_can_be_cleared(run):
+    app = show("pages/Influence.py", run=run.id, target="test:0.loss")
+    sound(button(app, "Tick the most helpful").click().run())
+    assert "50 images ticked" in [s.label for s in app.selectbox]
+    sound(button(app, "Clear the ticks").click().run())
+    assert "Tick training images above" in noted(app) and not any(c.value for c in app.checkbox)
+
+
+def test_a_choice_that_was_retrained_shows_prediction_and_truth_side_by_side(run):
+    app = show("pages/Influence.py", run=run.id, target="test:0.loss")
+    app.session_state[f"ticked-{run.id}"] = {3, 7}
+    sound(app.run())
+    what, = trust.what_ifs(run)
+    shown = next(t.value for t in app.table if "Retrained" in t.value)
+    assert list(shown["Retrained"])[0] == formats.figure(what["targets"][0]["actual"]["loss"], 4)
+    assert list(shown["Predicted"])[0] == formats.figure(what["targets"][0]["predicted"]["loss"], 4)
+    assert "Check by retraining" not in [b.label for b in app.button]
+
+
+def test_bad_labels_are_ranked_filtered_ticked_and_checked(run, submitted):
+    app = show("pages/Find_bad_labels.py", run=run.id)
+    assert "of the first 5 % have a wrong label; by chance it would be 5.0 %" in noted(app)
+    suspects_shown = [c.label for c in app.checkbox if c.label.startswith("train:")]
+    assert len(suspects_shown) == 24
+    assert app.get("download_button")[0].proto.label == "All suspects as CSV"
+    label = next(s for s in app.selectbox if s.label == "Given label")
+    sound(label.set_value("Shirt").run())
+    titles = "".join(e.proto.body for e in app.get("html"))
+    assert "Shirt</b>" in titles and "Coat</b>" not in titles
+    suspects_shown = [c.label for c in app.checkbox if c.label.startswith("train:")]
+    sound(tick(app, suspects_shown[0]).check().run())
+    sound(button(app, "Check by retraining").click().run())
+    assert submitted == [("submit_what_if", run.id, [int(suspects_shown[0].removeprefix("train:"))], {})]
+
+
+def test_bad_labels_ask_for_the_mean_test_loss_where_it_is_not_scored(root, submitted):
+    run = runs.Run.create(root, CONFIG.replace(targets=("test:0",)))
+    with run.locked():
+        work.execute(run)
+    app = show("pages/Find_bad_labels.py", run=run.id)
+    assert "this run has no scores for it" in said(app)
+    sound(button(app, "Score all test images").click().run())
+    assert submitted == [("submit_targets", run.id, ("test:all",), "loss", "disk")]
+
+
+def test_a_link_to_a_page_of_suspects_is_restored_and_a_wrong_one_ignored(run):
+    first = [c.label for c in show("pages/Find_bad_labels.py", run=run.id).checkbox]
+    second = [c.label for c in show("pages/Find_bad_labels.py", run=run.id, **{"from": "24"}).checkbox]
+    assert first != second
+    assert first == [c.label for c in show("pages/Find_bad_labels.py", run=run.id, **{"from": "x"}).checkbox]
+
+
+@pytest.mark.parametrize("text, value", [("0.01", 0.01), ("1 %", 0.01), ("0,05", 0.05), (" 10% ", 0.1)])
+def test_fractions_may_be_typed_as_people_write_them(text, value):
+    assert formats.fraction(text) == pytest.approx(value)
