@@ -170,12 +170,13 @@ def predict(run: runs.Run, dataset: Dataset, left_out: np.ndarray) -> list[WhatI
     The target function changes by −Σ τ. For a target of one image the other figures follow, for
     margin = −loss − log(1 − p) and p = exp(−loss): d margin / d loss = −1 / (1 − p).
     """
-    logits, labels = run.test_logits(), dataset.test_labels
+    logits, labels, targets = run.test_logits(), dataset.test_labels, run.targets()
+    sets = {name: run.scores(name) for name in {t.score_set for t in targets}}      # verified once, not once a target
     found = []
-    for target in run.targets():
+    for target in targets:
         indices = influence.resolve(target.name, labels, len(dataset.classes))
         before = values(logits, labels, indices)
-        change = float(-np.asarray(run.scores(target.score_set)[target.row][left_out], np.float64).sum())
+        change = float(-np.asarray(sets[target.score_set][target.row][left_out], np.float64).sum())
         found.append(WhatIf(target.key, target.name, target.function, change, before,
                             _moved(before, target.function, change, len(indices) == 1), None))
     return found

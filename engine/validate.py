@@ -206,7 +206,8 @@ def _report(work, function: str, targets: list, left_out: list, logits: list, re
     trained_K = values(run.test_logits())
     actual = np.stack([values(each) - trained_K for each in logits], axis=1)            # [K, M]
     noise = np.stack([values(each) - trained_K for each in repeats], axis=1)            # [K, R]
-    scores = np.stack([run.scores(t.score_set)[t.row] for t in targets])
+    files_of = {name: run.scores(name) for name in {t.score_set for t in targets}}
+    scores = np.stack([files_of[t.score_set][t.row] for t in targets])
     predicted = lds.predicted(scores, left_out)
     each, mean = lds.agreement(predicted, actual)
     floor = np.sqrt((noise**2).mean(1))

@@ -7,7 +7,6 @@ from ui import formats, pictures, shell, ticks
 
 A_PAGE = 24
 EVERY = "All classes"
-BEST = "test:all.loss"
 
 
 @st.cache_data(max_entries=8, show_spinner=False)
@@ -24,6 +23,11 @@ def better_target(run) -> None:
                  help=f"One replay in {mode} mode{'' if run.kept else ', after training once more'}"):
         shell.manager().submit_targets(run.id, ("test:all",), "loss", mode)
         st.switch_page("pages/Live.py", query_params={"run": run.id})
+
+
+def from_the_first() -> None:
+    """A list that was filtered anew is another list."""
+    st.query_params["from"] = "0"
 
 
 def tiles_of(rows) -> list[pictures.Tile]:
@@ -60,20 +64,23 @@ def draw(run) -> None:
         st.info(f"This run has no scores; it is {run.status}.", icon=":material/info:")
         st.page_link("pages/Live.py", label="See it on Live", query_params={"run": run.id}, icon=":material/monitoring:")
         return
-    if BEST not in targets:
-        better_target(run)
+    if not targets.keys() & set(suspects.PREFERRED):
+        with shell.guarded():
+            better_target(run)
     keys, best = list(targets), suspects.target_key(run)
     names = {k: f"{influence.title(t.name, dataset)} · {t.function}" for k, t in targets.items()}
-    by, given, agree = st.columns([2, 1, 1], vertical_alignment="bottom")
-    key = by.selectbox("Ranked by harm to", keys, index=keys.index(best), format_func=names.get, key=f"by-{run.id}")
+    key = st.selectbox("Ranked by harm to", keys, index=keys.index(best), format_func=names.get, key=f"by-{run.id}",
+                       on_change=from_the_first)
+    given, agree = st.columns(2, vertical_alignment="bottom")       # a row of three cuts its labels off at 900 px
     target = targets[key]
     found = ranked(run.manifest["files"][f"scores/{target.score_set}.npy"], key, run)
-    label = given.selectbox("Given label", [EVERY, *dataset.classes])
-    disagree = agree.checkbox("The model disagrees")
+    label = given.selectbox("Given label", [EVERY, *dataset.classes], on_change=from_the_first)
+    disagree = agree.checkbox("The model disagrees", on_change=from_the_first)
     shown = found[(found["given_label"] == label) | (label == EVERY)]
     shown = shown[(shown["given_label"] != shown["model_label"]) | (not disagree)]
-    st.markdown("Training on the first images raised the target's loss most. A wrong label is the usual reason; a hard or "
-                "unusual image is another, so look before you exclude.")
+    harmed = "raised" if target.function == "loss" else "lowered"
+    st.markdown(f"Training on the first images {harmed} the target's {target.function} most. A wrong label is the "
+                "usual reason; a hard or unusual image is another, so look before you exclude.")
     if told := formats.precision(found):
         st.caption(told)
     if shown.empty:
@@ -83,12 +90,14 @@ def draw(run) -> None:
         asked = st.query_params.get("from", "0")
         start = pages[0]
         if pages[1:]:
-            start = st.select_slider("Suspects", pages, key=f"from-{run.id}-{label}-{disagree}", format_func=formats.from_position,
+            start = st.select_slider("Suspects", pages, key=f"from-{run.id}-{key}-{label}-{disagree}",
+                                     format_func=formats.from_position,
                                      value=int(asked) if asked in map(str, pages) else pages[0])
         st.query_params["from"] = str(start)
         pictures.tick_tiles(dataset.name, tiles_of(shown[start:][:A_PAGE]), run.id, "suspects")
     st.download_button("All suspects as CSV", found.to_csv(index=False), f"{run.id}-suspects.csv", icon=":material/download:")
-    exclude(run)
+    with shell.guarded():
+        exclude(run)
 
 
 with shell.page("Find bad labels"):

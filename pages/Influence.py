@@ -9,6 +9,7 @@ from engine.config import REPLAY_MODES, TARGET_FUNCTIONS
 from ui import formats, pictures, shell, ticks
 
 SHOWN = (6, 12, 24, 48)
+TICKED = 32            # of the ticked images, as small tiles
 
 
 @st.cache_data(max_entries=64, show_spinner=False)
@@ -78,13 +79,17 @@ def what_if(run, dataset, target, scores_N) -> None:
     if not ticked:
         st.caption("Tick training images above: what would this target's loss be without them?")
         return
-    pictures.plain_tiles(dataset.name, "train", ticked[:32])
+    pictures.plain_tiles(dataset.name, "train", ticked[:TICKED])
+    if ticked[TICKED:]:
+        st.caption(f"The first {TICKED} of them.")
     labels = ["Leave them out", *(f"Label them {name}" for name in dataset.classes)]
     asked = st.selectbox(f"{formats.count(len(ticked), 'images')} ticked", labels, key=f"do-{run.id}")
     relabelled = {} if asked == labels[0] else dict.fromkeys(ticked, labels[1:].index(asked))
     left_out = [] if relabelled else ticked
+    # A target scored since is not in the report; checking again gives it, and trains nothing again.
     tried = [w for w in trust.what_ifs(run)
-             if w["left_out"] == left_out and w["relabelled"] == {str(i): c for i, c in relabelled.items()}]
+             if w["left_out"] == left_out and w["relabelled"] == {str(i): c for i, c in relabelled.items()}
+             and target.key in [t["key"] for t in w["targets"]]]
     if tried:
         shown = tried[-1]["targets"]
     elif relabelled:
@@ -157,7 +162,8 @@ def draw(run) -> None:
                            f"{influence.unit(target.function)}")
                 tiles = pictures.ranked_tiles(dataset.name, indices, scores_N)
                 pictures.tick_tiles(dataset.name, tiles, run.id, heading.split()[1])
-    what_if(run, dataset, target, scores_N)
+    with shell.guarded():
+        what_if(run, dataset, target, scores_N)
     st.subheader("All scores")
     pictures.chart(pictures.histogram(scores_N, influence.unit(target.function)), "histogram",
                    f"Histogram of the scores of {len(scores_N)} training images")

@@ -79,9 +79,9 @@ def compared(run) -> None:
     if key is not None:
         st.page_link("pages/Influence.py", label=f"Influence on {titles[key]}", icon=":material/image_search:",
                      query_params={"run": run.id, "target": key})
-    st.dataframe([{"Target": t["title"], "LDS": formats.figure(t["lds"], 3), "95 % interval": formats.between(t["low"], t["high"]),
-                   "Slope": formats.figure(t["slope"]), "R²": formats.figure(t["r2"]),
-                   "Noise (of the variance)": formats.percent(t["noise_share"]),
+    st.dataframe([{"Target": t["title"], "LDS": formats.varied(t["lds"], 3),
+                   "95 % interval": formats.between(t["low"], t["high"]), "Slope": formats.varied(t["slope"]),
+                   "R²": formats.varied(t["r2"]), "Noise (of the variance)": formats.percent(t["noise_share"]),
                    "Influence": f"/Influence?run={run.id}&target={t['key']}"} for t in report["targets"]],
                  hide_index=True, column_config={"Influence": st.column_config.LinkColumn(display_text="look")})
     with st.container(horizontal=True):
@@ -125,8 +125,7 @@ def draw(run) -> None:
         st.info(f"This run has no scores; it is {run.status}.", icon=":material/info:")
         st.page_link("pages/Live.py", label="See it on Live", query_params={"run": run.id}, icon=":material/monitoring:")
         return
-    judged(run)
-    for part in (validate, compared, adjoints):
+    for part in (judged, validate, compared, adjoints):
         with shell.guarded():
             part(run)
     with shell.guarded():

@@ -1,15 +1,15 @@
 """The sample preset as shipped: accurate, and its scores say what retraining does."""
 
+import numpy as np
 import pytest
 import torch
 
-from engine import config, data, influence, models, runs, work
+from engine import config, data, influence, models, runs, trust, work
 from engine import targets as phi
 from engine.state import examples
-from engine.store import read_state
 from engine.training import train
 
-LEFT_OUT = 60
+LEFT_OUT, SUBSETS = 60, 12
 TARGETS = tuple(f"test:{i}" for i in range(8))
 
 
@@ -23,34 +23,36 @@ def sample(tmp_path_factory) -> runs.Run:
 
 def test_the_sample_is_accurate_and_smooth(sample):
     assert sample.config.targets == TARGETS
-    assert sample.manifest["test_accuracy"] >= 0.84
+    assert sample.manifest["test_accuracy"] >= 0.85
     growth = [t["adjoint_growth"] for t in sample.score_sets()[0]["targets"]]
-    assert max(growth) < 10      # chaotic recipes of the same accuracy grow over a hundredfold
+    assert max(growth) < 3      # chaotic recipes of the same accuracy grow over a hundredfold
+
+
+def test_the_scores_of_the_sample_agree_with_retraining(sample):
+    """The whole measurement is `make trust`; fewer subsets leave a wider interval, not a lower mean."""
+    with sample.locked():
+        work.execute(sample, runs.Job("validate", options={"subsets": SUBSETS, "drops": [0.01], "seed": 1}))
+    report, = trust.reports(sample)
+    print(f"\nLDS {report['lds_mean']:.3f}, slope {report['slope_mean']:.2f}, R² {report['r2_mean']:.2f}")
+    assert report["lds_mean"] > 0.95 and report["r2_mean"] > 0.9 and 0.9 < report["slope_mean"] < 1.2
+    assert all(t["lds"] > 0.85 for t in report["targets"])
+    assert report["noise_share"] == 0        # all weights 1: the run again, bit for bit
 
 
 def test_leaving_out_the_most_harmful_and_helpful_moves_the_loss_as_the_scores_say(sample):
+    """Far from a small random drop: the direction is what can be asked for."""
     run, dataset, cpu = sample, data.load(sample.config.dataset), torch.device("cpu")
     model = models.functional(run.config, dataset)
     train_set, test_set = (examples(dataset, split, cpu, torch.float32) for split in data.SPLITS)
-    sets = [influence.resolve(t, dataset.test_labels, 10) for t in TARGETS]
-    before = [t["value"] for t in run.score_sets()[0]["targets"]]
-    scores_KN = run.scores("loss-000")
-
-    unchanged = train(model, train_set, run.config.recipe)
-    stored = read_state(run.path / "model" / "state.safetensors", {}, "")
-    assert torch.equal(unchanged.theta, stored["theta"])       # one step, one order: bitwise
-
-    rows = []
-    for k in range(len(TARGETS)):
+    scores_KN, rows = run.scores("loss-000"), []
+    for k, target in enumerate(run.score_sets()[0]["targets"][:3]):
         ranking = influence.rank(scores_KN[k], "loss", LEFT_OUT)
         for left_out in (ranking.helpful, ranking.harmful):
-            assert len(left_out) == LEFT_OUT
             weights = torch.ones(len(train_set))
             weights[torch.from_numpy(left_out)] = 0
             state = train(model, train_set, run.config.recipe, weights)
-            after = phi.values(model, state, test_set, [sets[k]], "loss").item()
-            rows.append((-scores_KN[k][left_out].sum().item(), after - before[k]))
+            after = phi.values(model, state, test_set, [np.array([k])], "loss").item()
+            rows.append((-scores_KN[k][left_out].sum().item(), after - target["value"]))
     print("\npredicted and actual change of the loss, nats:")
     print("\n".join(f"{predicted:+.4f} {actual:+.4f}" for predicted, actual in rows))
-    right = sum((predicted > 0) == (actual > 0) for predicted, actual in rows)
-    assert right >= 14, f"{right} of {len(rows)} signs are right"
+    assert all((predicted > 0) == (actual > 0) for predicted, actual in rows)

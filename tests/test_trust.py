@@ -261,6 +261,11 @@ def test_finished_retrainings_are_never_trained_twice(run, monkeypatch):
     before = trust.reports(run)[0]["targets"]
     validated(run, 8)
     assert sum(trained) == 10 and trust.reports(run)[0]["targets"] == before
+    # So is one that stands in another's place.
+    one, other = (run.path / "validation" / "retrained" / f"0.01-0-{m}.safetensors" for m in (1, 2))
+    one.write_bytes(other.read_bytes())
+    validated(run, 8)
+    assert sum(trained) == 11 and trust.reports(run)[0]["targets"] == before
 
 
 def test_several_fractions_and_functions_have_a_report_each(run):

@@ -71,8 +71,9 @@ def test_trust_starts_a_validation_with_what_was_typed(run, submitted):
     assert submitted == [("submit_validation", run.id, 12, (0.01, 0.05, 0.1), 0)]
 
 
-@pytest.mark.parametrize("typed, message", [("a few", "«a few» is no fraction"), ("1.5", "Leaving out 1.5 of 6,000"),
-                                            ("0", "Leaving out 0 of 6,000")])
+@pytest.mark.parametrize("typed, message", [
+    ("a few", "«a few» is no fraction"), ("nan", "«nan» is no fraction"), ("inf %", "«inf %» is no fraction"),
+    ("1e999", "«1e999» is no fraction"), ("1.5", "Leaving out 1.5 of 6,000"), ("0", "Leaving out 0 of 6,000")])
 def test_trust_names_a_fraction_that_makes_no_sense(run, typed, message):
     app = show("pages/Trust.py", run=run.id)
     app.multiselect[0].set_value([typed])
@@ -85,7 +86,10 @@ def test_trust_names_a_fraction_that_makes_no_sense(run, typed, message):
 def test_trust_of_a_run_without_scores_or_with_a_damaged_report_works(run):
     report = run.path / "validation" / "lds-loss-0.01-0.json"
     report.write_text(report.read_text().replace('"subsets": 5', '"subsets": 50'))
-    assert "has changed since it was written" in said(show("pages/Trust.py", run=run.id))
+    app = show("pages/Trust.py", run=run.id)
+    assert "has changed since it was written" in said(app)
+    assert "Validate" in [b.label for b in app.button], "to validate again"
+    assert "2 images left out: test accuracy" in "".join(e.label for e in app.expander)
     run.clean(("validation",))
     assert "Not validated yet." in said(show("pages/Trust.py", run=run.id))
     run.clean(("scores",))
@@ -182,3 +186,65 @@ def test_a_link_to_a_page_of_suspects_is_restored_and_a_wrong_one_ignored(run):
 @pytest.mark.parametrize("text, value", [("0.01", 0.01), ("1 %", 0.01), ("0,05", 0.05), (" 10% ", 0.1)])
 def test_fractions_may_be_typed_as_people_write_them(text, value):
     assert formats.fraction(text) == pytest.approx(value)
+
+
+def headings(app) -> list[str]:
+    return [s.value for s in app.subheader]
+
+
+def test_a_damaged_what_if_leaves_the_rest_of_influence(run):
+    report = run.path / "validation" / "what-if-000.json"
+    report.write_text(report.read_text() + " ")
+    app = show("pages/Influence.py", run=run.id, target="test:0.loss")
+    sound(button(app, "Tick the most harmful").click().run())
+    assert "has changed since it was written" in said(app) and "All scores" in headings(app)
+
+
+def test_a_refused_check_leaves_the_rest_of_the_page(run):
+    app = show("pages/Influence.py", run=run.id, target="test:0.loss")
+    sound(button(app, "Tick the most harmful").click().run())
+    with run.locked():
+        sound(button(app, "Check by retraining").click().run())
+    assert "is in use by a job in progress" in said(app) and "All scores" in headings(app)
+
+
+def test_a_refused_scoring_leaves_the_suspects(root):
+    run = runs.Run.create(root, CONFIG.replace(targets=("test:0",)))
+    with run.locked():
+        work.execute(run)
+    app = show("pages/Find_bad_labels.py", run=run.id)
+    with run.locked():
+        sound(button(app, "Score all test images").click().run())
+    assert "is in use by a job in progress" in said(app)
+    assert len([c for c in app.checkbox if c.label.startswith("train:")]) == 24
+
+
+def test_a_target_scored_since_a_check_is_predicted_and_may_be_checked_again(run, submitted):
+    with run.locked():
+        work.execute(run, runs.Job("replay", "disk", ("test:5",), "loss"))
+    app = show("pages/Influence.py", run=run.id, target="test:5.loss")
+    app.session_state[f"ticked-{run.id}"] = {3, 7}
+    sound(app.run())
+    shown = next(t.value for t in app.table if "Predicted" in t.value)
+    assert shown["Predicted"][0] != "—" and list(shown["Retrained"]) == ["—"] * 3
+    sound(button(app, "Check by retraining").click().run())
+    assert submitted == [("submit_what_if", run.id, [3, 7], {})]
+
+
+def test_bad_labels_by_the_margin_say_which_way_it_went_and_ask_for_nothing_more(root):
+    run = runs.Run.create(root, CONFIG.replace(targets=("test:all",), target_function="margin"))
+    with run.locked():
+        work.execute(run)
+    app = show("pages/Find_bad_labels.py", run=run.id)
+    assert "no scores for it" not in said(app)
+    assert "lowered the target's margin most" in "".join(m.value for m in app.markdown)
+
+
+def test_another_filter_begins_with_its_first_page(run):
+    app = show("pages/Find_bad_labels.py", run=run.id, **{"from": "48"})
+    sound(next(s for s in app.selectbox if s.label == "Given label").set_value("Shirt").run())
+    assert app.query_params["from"] == "0"
+
+
+def test_what_did_not_vary_says_so():
+    assert formats.varied(None) == "did not vary" and formats.varied(0.5) == "0.50"

@@ -1,6 +1,7 @@
 """Numbers as people read them: every one with its unit. Sizes are decimal (1 MB = 10⁶ bytes)."""
 
 import datetime
+import math
 import time
 
 from engine import files, suspects
@@ -93,6 +94,11 @@ def figure(value: float | None, digits: int = 2) -> str:
     return "—" if value is None else f"{value:.{digits}f}".replace("-", "−")
 
 
+def varied(value: float | None, digits: int = 2) -> str:
+    """A figure of agreement, which a target whose predictions or outcomes are all the same has not."""
+    return "did not vary" if value is None else figure(value, digits)
+
+
 def between(low: float | None, high: float | None) -> str:
     return "—" if low is None else f"{figure(low)} to {figure(high)}"
 
@@ -153,9 +159,12 @@ def fraction(text) -> float:
     """A fraction that a person typed: 0.01, 0,01 or 1 %."""
     cleaned = str(text).strip().replace(",", ".")
     try:
-        return float(cleaned.removesuffix("%")) / 100 if cleaned.endswith("%") else float(cleaned)
+        value = float(cleaned.removesuffix("%")) / 100 if cleaned.endswith("%") else float(cleaned)
     except ValueError:
-        raise ConfigError(f"«{text}» is no fraction.", "Write it like 0.01 or 1 %.") from None
+        value = math.nan
+    if not math.isfinite(value):        # «nan» and «inf» are floats too
+        raise ConfigError(f"«{text}» is no fraction.", "Write it like 0.01 or 1 %.")
+    return value
 
 
 def run_label(run: Run) -> str:
