@@ -5,7 +5,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 
-.PHONY: run test bench bench-storage trust trust-gpu trust-grid faults data screenshots browser clean
+.PHONY: run test bench bench-storage bench-trust bench-labels trust trust-gpu trust-grid faults data screenshots browser clean
 
 run: .venv/app.stamp
 	$(BIN)/streamlit run app.py
@@ -29,6 +29,14 @@ trust-gpu: .venv/test.stamp
 	$(BIN)/python -m tools.trust resnet9
 trust-grid: .venv/test.stamp
 	$(BIN)/python -m tools.grid
+
+# Scores against retraining, beside EK-FAC, TRAK, TracIn and gradients at the end; about twenty minutes.
+bench-trust: .venv-bench/pip.stamp
+	.venv-bench/bin/python -m tools.bench_trust
+
+# Wrong labels found, beside cross-validation and cleanlab; about five minutes.
+bench-labels: .venv-bench/pip.stamp
+	.venv-bench/bin/python -m tools.bench_labels
 
 # 30 kills, 100 corruptions, a full disk, a stopped server; about fifteen minutes. SEED=n for others.
 faults: .venv/test.stamp
@@ -58,5 +66,11 @@ browser:
 	$(BIN)/python -m pip install -q -r requirements-dev.txt
 	touch $@
 
+# Apart from .venv: what the benchmarks compare with must not change what the app runs with.
+.venv-bench/pip.stamp: requirements.txt requirements-bench.txt
+	[ -x .venv-bench/bin/python ] || $(PYTHON) -m venv .venv-bench
+	.venv-bench/bin/python -m pip install -q -r requirements-bench.txt
+	touch $@
+
 clean:
-	rm -rf .venv
+	rm -rf .venv .venv-bench

@@ -98,6 +98,8 @@ def parser() -> argparse.ArgumentParser:
                                    "the likeliest wrong labels first")
     suspects.add_argument("run", metavar="RUN")
     suspects.add_argument("--target", metavar="KEY", help="by which target (test:all where it was scored)")
+    suspects.add_argument("--by", choices=("harm", "loss"), default="harm", help="the order: harm to the target, or "
+                          "the trained model's loss on the label given (harm)")
     suspects.add_argument("--count", type=int, default=20, metavar="K", help="how many to print (20)")
     suspects.add_argument("--csv", metavar="FILE", help="write all of them")
 
@@ -217,7 +219,7 @@ def _what_if(given, root: Path) -> int:
 def _suspects(given, root: Path) -> int:
     from engine import suspects
     run = runs.Run.open(root, given.run)
-    found = suspects.ranked(run, given.target)
+    found = suspects.ranked(run, given.target, given.by)
     if given.csv:
         found.to_csv(given.csv, index=False)
         print(f"{given.csv}: {len(found):,} training images")

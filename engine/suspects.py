@@ -1,8 +1,9 @@
-"""Training images by the harm they do to a target: the likeliest wrong labels first. No torch.
+"""Training images by how likely their label is wrong, or harms. No torch.
 
-With the mean loss over clean held-out images as the target, an example's score is what its presence adds
-to that loss; a wrongly labelled one tends to add most. What the model itself says of an image stands
-beside: its label where it was left to decide, and the probability that it gives to the label given.
+Two orders. By harm: with the mean loss over clean held-out images as the target, an example's score is what its
+presence adds to that loss. By loss: −log of the probability that the trained model gives to the label given, which
+a wrong label keeps high in a short training. On the sample with 5 % wrong labels, loss found them better (average
+precision 0.90 against 0.47, `make bench-labels`); harm tells which of them matter to the target.
 """
 
 import numpy as np
@@ -11,6 +12,7 @@ import pandas as pd
 from engine import data, influence, runs
 from engine.errors import ConfigError
 
+ORDERS = ("harm", "loss")
 PREFERRED = ("test:all.loss", "test:all.margin")
 
 
@@ -25,24 +27,27 @@ def target_key(run: runs.Run, key: str | None = None) -> str:
     return next((k for k in PREFERRED if k in keys), sets[0] if sets else keys[0])
 
 
-def ranked(run: runs.Run, key: str | None = None) -> pd.DataFrame:
-    """All training images, the most harmful first.
+def ranked(run: runs.Run, key: str | None = None, by: str = "harm") -> pd.DataFrame:
+    """All training images, the most suspicious first, in one of `ORDERS`.
 
     Columns: rank, index, given_label, model_label, probability (of the given label, of the trained
-    model), score (as in the score file), harm (positive: harmful, whatever the target function), and, where the
-    data set knows it, true_label.
+    model), loss (its −log, nats), score (as in the score file), harm (positive: harmful, whatever the target
+    function), and, where the data set knows it, true_label.
     """
+    if by not in ORDERS:
+        raise ConfigError(f"Suspects are not ordered by «{by}».", f"Choose one of {', '.join(ORDERS)}.")
     target = run.target(target_key(run, key))
     dataset = data.load(run.config.dataset)
     score = np.asarray(run.scores(target.score_set)[target.row], np.float64)
     harm = influence.harmful_sign(target.function) * score
-    order = np.argsort(-harm, kind="stable")
     logp = influence.log_probabilities(run.train_logits())
+    given = logp[np.arange(len(harm)), dataset.train_labels]
+    order = np.argsort(given if by == "loss" else -harm, kind="stable")
     names = np.array(dataset.classes)
     columns = {
         "rank": np.arange(1, len(order) + 1), "index": order, "given_label": names[dataset.train_labels[order]],
         "model_label": names[logp.argmax(1)[order]],
-        "probability": np.exp(logp[order, dataset.train_labels[order]]), "score": score[order], "harm": harm[order]}
+        "probability": np.exp(given[order]), "loss": -given[order], "score": score[order], "harm": harm[order]}
     if dataset.true_train_labels is not None:
         columns["true_label"] = names[dataset.true_train_labels[order]]
     return pd.DataFrame(columns)

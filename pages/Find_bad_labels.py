@@ -1,4 +1,4 @@
-"""Find bad labels: training images by the harm they do, to look at, exclude, and check."""
+"""Find bad labels: training images by the harm they do or by the model's doubt, to look at, exclude, and check."""
 
 import streamlit as st
 
@@ -7,11 +7,18 @@ from ui import formats, pictures, shell, ticks
 
 A_PAGE = 24
 EVERY = "All classes"
+ORDERS = {"harm": "Harm to the target", "loss": "Loss on the label given"}
+WHY = {
+    "harm": "Training on the first images harmed the target most. A wrong label is a usual reason; a hard or unusual image "
+            "is another, so look before you exclude.",
+    "loss": "The trained model gives the first images' labels the lowest probability. This finds wrong labels well, and does "
+            "not say whether they matter to the target.",
+}
 
 
 @st.cache_data(max_entries=8, show_spinner=False)
-def ranked(sha256: str, key: str, _run):
-    return suspects.ranked(_run, key)
+def ranked(sha256: str, key: str, by: str, _run):
+    return suspects.ranked(_run, key, by)
 
 
 def better_target(run) -> None:
@@ -69,18 +76,18 @@ def draw(run) -> None:
             better_target(run)
     keys, best = list(targets), suspects.target_key(run)
     names = {k: f"{influence.title(t.name, dataset)} · {t.function}" for k, t in targets.items()}
-    key = st.selectbox("Ranked by harm to", keys, index=keys.index(best), format_func=names.get, key=f"by-{run.id}",
+    by = st.segmented_control("Order", list(ORDERS), default="harm", required=True, format_func=ORDERS.get,
+                              on_change=from_the_first)
+    key = st.selectbox("Target", keys, index=keys.index(best), format_func=names.get, key=f"by-{run.id}",
                        on_change=from_the_first)
     given, agree = st.columns(2, vertical_alignment="bottom")       # a row of three cuts its labels off at 900 px
     target = targets[key]
-    found = ranked(run.manifest["files"][f"scores/{target.score_set}.npy"], key, run)
+    found = ranked(run.manifest["files"][f"scores/{target.score_set}.npy"], key, by, run)
     label = given.selectbox("Given label", [EVERY, *dataset.classes], on_change=from_the_first)
     disagree = agree.checkbox("The model disagrees", on_change=from_the_first)
     shown = found[(found["given_label"] == label) | (label == EVERY)]
     shown = shown[(shown["given_label"] != shown["model_label"]) | (not disagree)]
-    harmed = "raised" if target.function == "loss" else "lowered"
-    st.markdown(f"Training on the first images {harmed} the target's {target.function} most. A wrong label is the "
-                "usual reason; a hard or unusual image is another, so look before you exclude.")
+    st.markdown(WHY[by])
     if told := formats.precision(found):
         st.caption(told)
     if shown.empty:
@@ -90,7 +97,7 @@ def draw(run) -> None:
         asked = st.query_params.get("from", "0")
         start = pages[0]
         if pages[1:]:
-            start = st.select_slider("Suspects", pages, key=f"from-{run.id}-{key}-{label}-{disagree}",
+            start = st.select_slider("Suspects", pages, key=f"from-{run.id}-{by}-{key}-{label}-{disagree}",
                                      format_func=formats.from_position,
                                      value=int(asked) if asked in map(str, pages) else pages[0])
         st.query_params["from"] = str(start)

@@ -423,6 +423,10 @@ def test_the_most_harmful_images_are_the_wrong_labels(root):
     wrong = (found["given_label"] != found["true_label"]).to_numpy()
     assert suspects.precision_at(found["harm"].to_numpy(), wrong, 0.05) > 0.4       # by chance 0.05
     dataset = data.load("fashion-mnist-sample-noisy")
+    by_loss = suspects.ranked(run, by="loss")
+    wrong = (by_loss["given_label"] != by_loss["true_label"]).to_numpy()
+    assert (by_loss["loss"].diff().dropna() <= 0).all() and sorted(by_loss["index"]) == list(range(6000))
+    assert suspects.precision_at(by_loss["loss"].to_numpy(), wrong, 0.05) > 0.4
     first = found.iloc[0]
     assert first["given_label"] == dataset.classes[dataset.train_labels[first["index"]]]
     logits = run.train_logits()[first["index"]].astype(float)

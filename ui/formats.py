@@ -150,7 +150,7 @@ def precision(found) -> str:
     if "true_label" not in found:
         return ""
     wrong = (found["given_label"] != found["true_label"]).to_numpy()
-    share = suspects.precision_at(found["harm"].to_numpy(), wrong, 0.05)
+    share = suspects.precision_at(-found["rank"].to_numpy(), wrong, 0.05)
     return (f"This data set's errors are known: {percent(share)} of the first 5 % have a wrong label; by chance it would be "
             f"{percent(wrong.mean())}.")
 

@@ -1,0 +1,243 @@
+"""Wrong labels found, and what excluding them does, beside what people use today: `make bench-labels`.
+
+The preset `sample` on the data set with 5 % of its training labels flipped (`engine.data`), which ones is known.
+Each method ranks all training images, the likeliest wrong labels first:
+
+    REPLAY                harm to the mean loss over the test images (`engine.suspects`), which have clean labels:
+                          the one method that is given clean images, as many as the test split has
+    training loss         of each image at the end of the very training that it was part of
+    cross-validated loss  of each image by a model trained on the other folds; the same order as cleanlab's default
+                          label quality, self-confidence
+    cleanlab              confident learning (arXiv 1911.00068) on the same cross-validated probabilities: its filter's
+                          finds first, in its order, and then the rest by label quality; and its other label quality,
+                          the margin adjusted by each class's mean self-confidence
+
+Precision: share of wrong labels among the first 5 %. AP: area under the precision-recall curve. Intervals: 95 %,
+bootstrap over the training images. Seconds: wall clock and CPU, beyond the one training that all have in common.
+
+Excluding: the recipe is trained again with weight 0 for each method's first 5 %. Accuracy and loss on the test images,
+means over seeds of initial weights and batches. REPLAY's ranking looked at test images, and must not be judged on
+those: each half is judged by a training that excluded by the ranking of the other half.
+"""
+
+import argparse
+import contextlib
+import importlib.metadata
+import tempfile
+import time
+from typing import Callable, Iterator, NamedTuple
+
+import numpy as np
+import torch
+
+from engine import api, config as configs, data, device, influence, models, runs, suspects, work
+from engine import targets as phi
+from engine.state import Examples, State, examples
+from engine.training import train
+
+SHARE = 0.05
+FOLDS, SEEDS, RESAMPLES = 5, 5, 1000
+TARGET = "test:all"
+
+
+class Cost(NamedTuple):
+    """Seconds, of the wall clock and of all cores together."""
+
+    wall: float
+    cpu: float
+
+
+class Ranking(NamedTuple):
+    """`suspicion` [N], the higher the likelier wrong."""
+
+    title: str
+    suspicion: np.ndarray
+    cost: Cost
+
+
+class Bench:
+    """One configuration on the data set with wrong labels, and what is trained of it."""
+
+    def __init__(self, config: configs.RunConfig):
+        self.config, self.dataset = config, data.load(config.dataset)
+        self.train_set, self.test_set = (examples(self.dataset, split, torch.device("cpu"), torch.float32)
+                                         for split in data.SPLITS)
+
+    def trained(self, train_set: Examples, weights: torch.Tensor | None = None,
+                seed: int | None = None) -> tuple[models.FunctionalModel, State]:
+        seed = self.config.recipe.seed if seed is None else seed
+        config = self.config.replace(**{"recipe.seed": seed})
+        model = models.functional(config, self.dataset)
+        return model, train(model, train_set, config.recipe, weights)
+
+    def cross_validated(self) -> np.ndarray:
+        """Probabilities [N, C] of each training image by a model that did not see it."""
+        from sklearn.model_selection import StratifiedKFold
+
+        inputs, labels, *form = self.train_set
+        found = np.full((len(labels), len(self.dataset.classes)), np.nan)
+        folds = StratifiedKFold(FOLDS, shuffle=True, random_state=self.config.recipe.seed)
+        for kept, held_out in folds.split(labels, labels):
+            kept, rest = (Examples(inputs[i], labels[i], *form) for i in (kept, held_out))
+            found[held_out] = np.exp(influence.log_probabilities(phi.logits(*self.trained(kept), rest).numpy()))
+        assert np.isfinite(found).all()
+        return found
+
+    def by_halves(self) -> list[np.ndarray]:
+        """Harm [N] to the mean loss over the even test images, and over the odd ones."""
+        inputs, labels = self.train_set.batch(np.arange(len(self.train_set)))
+        trained = api.train(models.functional(self.config, self.dataset).module, inputs, labels, self.config.recipe, device="cpu")
+        return list(api.attribute(trained, *self.test_set.batch(np.arange(len(self.test_set))), targets=self.halves()))
+
+    def halves(self) -> list[np.ndarray]:
+        return [np.arange(start, len(self.test_set), 2) for start in (0, 1)]
+
+    def evaluated(self, train_set: Examples, left_out: np.ndarray, seed: int) -> np.ndarray:
+        """Right or not, and loss in nats, of each test image by a training without some: [2, N_test]."""
+        weights = torch.ones(len(train_set))
+        weights[torch.from_numpy(left_out)] = 0
+        logits = phi.logits(*self.trained(train_set, weights, seed), self.test_set).numpy()
+        labels = self.dataset.test_labels
+        losses = -influence.log_probabilities(logits)[np.arange(len(labels)), labels]
+        return np.stack([logits.argmax(1) == labels, losses])
+
+
+@contextlib.contextmanager
+def timed() -> Iterator[Callable[[], Cost]]:
+    """What is yielded tells the cost of the block, once that has ended."""
+    wall, cpu, took = time.perf_counter(), time.process_time(), []
+    yield lambda: took[0]
+    took.append(Cost(time.perf_counter() - wall, time.process_time() - cpu))
+
+
+def replayed(run: runs.Run) -> Ranking:
+    """The run's targets are scored in a job of their own, so that its cost is not that of the training."""
+    with timed() as cost:
+        work.execute(run, runs.Job("replay", "disk", (TARGET,), "loss"))
+        table = suspects.ranked(run, f"{TARGET}.loss").sort_values("index")
+    return Ranking("REPLAY, harm to the test loss", table["harm"].to_numpy(), cost())
+
+
+def rankings(bench: Bench, run: runs.Run) -> tuple[list[Ranking], np.ndarray]:
+    """All methods, and the indices that cleanlab's filter takes for wrong."""
+    from cleanlab.filter import find_label_issues
+    from cleanlab.rank import get_label_quality_scores
+
+    labels = bench.dataset.train_labels
+    rows = np.arange(len(labels))
+    found = [replayed(run)]
+    with timed() as cost:
+        loss = -influence.log_probabilities(run.train_logits())[rows, labels]
+    found.append(Ranking("training loss at the end", loss, cost()))
+    with timed() as cost:
+        probabilities = bench.cross_validated()
+    shared = cost()
+    loss = -np.log(probabilities[rows, labels])
+    found.append(Ranking(f"cross-validated loss, {FOLDS} folds", loss, shared))
+
+    def quality(**how) -> np.ndarray:
+        return get_label_quality_scores(labels, probabilities, **how)
+
+    assert (np.argsort(-loss, kind="stable") == np.argsort(quality(), kind="stable")).mean() > 0.99
+    with timed() as cost:
+        issues = find_label_issues(labels, probabilities, return_indices_ranked_by="self_confidence", n_jobs=1)
+        rest = np.setdiff1d(np.argsort(quality(), kind="stable"), issues)
+        order = np.concatenate([issues, rest[np.argsort(quality()[rest], kind="stable")]])
+        filtered = np.empty(len(labels))
+        filtered[order] = -rows
+    found.append(Ranking("cleanlab, its filter's finds first", filtered, Cost(*np.add(shared, cost()))))
+    with timed() as cost:
+        adjusted = -quality(method="normalized_margin", adjust_pred_probs=True)
+    found.append(Ranking("cleanlab, adjusted margin", adjusted, Cost(*np.add(shared, cost()))))
+    return found, issues
+
+
+# -- figures
+
+
+def interval(figure: Callable[[np.ndarray, np.ndarray], float], suspicion: np.ndarray, wrong: np.ndarray,
+             resamples: int) -> str:
+    rng, n = np.random.default_rng(0), len(wrong)
+    drawn = (rng.integers(n, size=n) for _ in range(resamples))
+    low, high = np.percentile([figure(suspicion[d], wrong[d]) for d in drawn], (2.5, 97.5))
+    return f"{figure(suspicion, wrong):.3f} ({low:.3f} to {high:.3f})"
+
+
+def check_average_precision(suspicion: np.ndarray, wrong: np.ndarray) -> None:
+    from sklearn.metrics import average_precision_score
+
+    ours, theirs = suspects.average_precision(suspicion, wrong), average_precision_score(wrong, suspicion)
+    assert abs(ours - theirs) < 1e-4, f"average precision {ours}, by scikit-learn {theirs}"     # ties, where there are any
+
+
+def top(suspicion: np.ndarray) -> np.ndarray:
+    return np.argsort(-suspicion, kind="stable")[:round(SHARE * len(suspicion))]
+
+
+def excluding(bench: Bench, found: list[Ranking], wrong: np.ndarray, seeds: int) -> dict[str, np.ndarray]:
+    """Accuracy and loss by what was trained on, [seeds, 2]."""
+    nothing = np.empty(0, np.int64)
+    inputs, _, *form = bench.train_set
+    corrected = Examples(inputs, torch.from_numpy(bench.dataset.true_train_labels), *form)
+    random = np.random.default_rng(1).choice(len(wrong), round(SHARE * len(wrong)), replace=False)
+    first_half, second_half = bench.by_halves()
+    # The mean over all test images is the mean of both halves: the engine's two ways to the same scores.
+    np.testing.assert_allclose((first_half + second_half) / 2, found[0].suspicion, rtol=1e-3,
+                               atol=1e-3 * np.abs(found[0].suspicion).max())
+    choices = {"all images": nothing, "without 5 % at random": random, "without the wrong labels": np.flatnonzero(wrong),
+               **{f"without the first 5 % of: {r.title}": top(r.suspicion) for r in found[1:]}}
+    outcomes = {}
+    for seed in range(bench.config.recipe.seed, bench.config.recipe.seed + seeds):
+        values = {name: bench.evaluated(bench.train_set, left_out, seed) for name, left_out in choices.items()}
+        values["all images, true labels"] = bench.evaluated(corrected, nothing, seed)
+        crossed = np.empty((2, len(bench.test_set)))
+        for half, harm in zip(bench.halves(), (second_half, first_half), strict=True):
+            crossed[:, half] = bench.evaluated(bench.train_set, top(harm), seed)[:, half]
+        values[f"without the first 5 % of: {found[0].title} (of the other half)"] = crossed
+        for name, value in values.items():
+            outcomes.setdefault(name, []).append(value.mean(1))
+    return {name: np.array(value) for name, value in outcomes.items()}
+
+
+def main() -> None:
+    given = argparse.ArgumentParser()
+    given.add_argument("--quick", action="store_true", help="one epoch, one seed, few resamples: to try the tool itself")
+    quick = given.parse_args().quick
+    seeds, resamples = (1, 50) if quick else (SEEDS, RESAMPLES)
+    config = configs.preset("sample").replace(
+        dataset="fashion-mnist-sample-noisy", targets=("test:0",), target_function="loss", replay_mode="disk", device="cpu",
+        **({"recipe.epochs": 1} if quick else {}))
+    bench = Bench(config)
+    wrong = bench.dataset.train_labels != bench.dataset.true_train_labels
+    with tempfile.TemporaryDirectory() as folder, device.exact_arithmetic():
+        run = runs.Run.create(runs.outputs_root(folder), config)
+        with run.locked():
+            work.execute(run)
+            found, issues = rankings(bench, run)
+        manifest = run.manifest
+        for ranking in found:
+            check_average_precision(ranking.suspicion, wrong)
+        outcomes = excluding(bench, found, wrong, seeds)
+
+    recipe, n = config.recipe, len(wrong)
+    libraries = ", ".join(f"{p} {importlib.metadata.version(p)}" for p in ("torch", "cleanlab", "scikit-learn"))
+    print(f"`make bench-labels`{' --quick' * quick}: {device.describe()}; {libraries}\n")
+    print(f"{bench.dataset.title}; preset `sample` ({recipe.epochs} epochs of batch {recipe.batch_size}, peak learning rate "
+          f"{recipe.peak_lr:g}, {manifest['steps']} steps). {wrong.sum()} of {n:,} labels are wrong; at random the precision "
+          f"is {wrong.mean():.3f}. The training in common took {manifest['timings']['train_seconds']:.1f} s.\n")
+    print("| ranking | precision at 5 % (95 % interval) | AP (95 % interval) | seconds | CPU seconds |\n|---|---|---|---|---|")
+    for title, suspicion, cost in found:
+        precision = interval(lambda s, w: suspects.precision_at(s, w, SHARE), suspicion, wrong, resamples)
+        print(f"| {title} | {precision} | {interval(suspects.average_precision, suspicion, wrong, resamples)} | "
+              f"{cost.wall:.1f} | {cost.cpu:.1f} |")
+    print(f"\ncleanlab's `find_label_issues` takes {len(issues)} labels for wrong, {wrong[issues].sum()} of them rightly: "
+          f"precision {wrong[issues].mean():.3f}, recall {wrong[issues].sum() / wrong.sum():.3f}.\n")
+    print(f"| trained on | test accuracy, mean of {seeds} seeds | lowest to highest | test loss, nats | lowest to highest |\n"
+          "|---|---|---|---|---|")
+    for name, figures in sorted(outcomes.items(), key=lambda item: -item[1][:, 0].mean()):
+        (accuracy, loss), low, high = figures.mean(0), figures.min(0), figures.max(0)
+        print(f"| {name} | {accuracy:.4f} | {low[0]:.3f} to {high[0]:.3f} | {loss:.4f} | {low[1]:.3f} to {high[1]:.3f} |")
+
+
+if __name__ == "__main__":
+    main()
