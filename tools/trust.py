@@ -2,7 +2,7 @@
 
     python -m tools.trust PRESET [--outputs DIR]
 
-Trains and scores it for 16 random test images, retrains it without 50 random subsets of 1 % of the training
+Trains and scores it for 16 random test images, retrains it without 64 random subsets of 1 % of the training
 images, measures its smoothness, and prints what `python -m engine validate` prints. The run is kept.
 """
 
@@ -13,7 +13,7 @@ import numpy as np
 from engine import __main__ as cli
 from engine import config, data, runs
 
-TARGETS, SUBSETS, DIRECTIONS = 16, 50, 2
+TARGETS, SUBSETS, DIRECTIONS = 16, 64, 2
 
 
 def random_targets(dataset: str) -> tuple[str, ...]:
