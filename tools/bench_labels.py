@@ -86,7 +86,8 @@ class Bench:
     def by_halves(self) -> list[np.ndarray]:
         """Harm [N] to the mean loss over the even test images, and over the odd ones."""
         inputs, labels = self.train_set.batch(np.arange(len(self.train_set)))
-        trained = api.train(models.functional(self.config, self.dataset).module, inputs, labels, self.config.recipe, device="cpu")
+        module = models.functional(self.config, self.dataset).module
+        trained = api.train(module, inputs, labels, self.config.recipe, device="cpu")
         return list(api.attribute(trained, *self.test_set.batch(np.arange(len(self.test_set))), targets=self.halves()))
 
     def halves(self) -> list[np.ndarray]:
@@ -167,7 +168,8 @@ def check_average_precision(suspicion: np.ndarray, wrong: np.ndarray) -> None:
     from sklearn.metrics import average_precision_score
 
     ours, theirs = suspects.average_precision(suspicion, wrong), average_precision_score(wrong, suspicion)
-    assert abs(ours - theirs) < 1e-4, f"average precision {ours}, by scikit-learn {theirs}"     # ties, where there are any
+    # scikit-learn takes equal values together, we one after the other.
+    assert abs(ours - theirs) < 1e-4, f"average precision {ours}, by scikit-learn {theirs}"
 
 
 def top(suspicion: np.ndarray) -> np.ndarray:
@@ -184,7 +186,8 @@ def excluding(bench: Bench, found: list[Ranking], wrong: np.ndarray, seeds: int)
     # The mean over all test images is the mean of both halves: the engine's two ways to the same scores.
     np.testing.assert_allclose((first_half + second_half) / 2, found[0].suspicion, rtol=1e-3,
                                atol=1e-3 * np.abs(found[0].suspicion).max())
-    choices = {"all images": nothing, "without 5 % at random": random, "without the wrong labels": np.flatnonzero(wrong),
+    choices = {"all images": nothing, "without 5 % at random": random,
+               "without the wrong labels": np.flatnonzero(wrong),
                **{f"without the first 5 % of: {r.title}": top(r.suspicion) for r in found[1:]}}
     outcomes = {}
     for seed in range(bench.config.recipe.seed, bench.config.recipe.seed + seeds):
@@ -201,12 +204,12 @@ def excluding(bench: Bench, found: list[Ranking], wrong: np.ndarray, seeds: int)
 
 def main() -> None:
     given = argparse.ArgumentParser()
-    given.add_argument("--quick", action="store_true", help="one epoch, one seed, few resamples: to try the tool itself")
+    given.add_argument("--quick", action="store_true", help="one epoch, one seed, few resamples: to try the tool")
     quick = given.parse_args().quick
     seeds, resamples = (1, 50) if quick else (SEEDS, RESAMPLES)
     config = configs.preset("sample").replace(
-        dataset="fashion-mnist-sample-noisy", targets=("test:0",), target_function="loss", replay_mode="disk", device="cpu",
-        **({"recipe.epochs": 1} if quick else {}))
+        dataset="fashion-mnist-sample-noisy", targets=("test:0",), target_function="loss", replay_mode="disk",
+        device="cpu", **({"recipe.epochs": 1} if quick else {}))
     bench = Bench(config)
     wrong = bench.dataset.train_labels != bench.dataset.true_train_labels
     with tempfile.TemporaryDirectory() as folder, device.exact_arithmetic():
@@ -222,21 +225,23 @@ def main() -> None:
     recipe, n = config.recipe, len(wrong)
     libraries = ", ".join(f"{p} {importlib.metadata.version(p)}" for p in ("torch", "cleanlab", "scikit-learn"))
     print(f"`make bench-labels`{' --quick' * quick}: {device.describe()}; {libraries}\n")
-    print(f"{bench.dataset.title}; preset `sample` ({recipe.epochs} epochs of batch {recipe.batch_size}, peak learning rate "
-          f"{recipe.peak_lr:g}, {manifest['steps']} steps). {wrong.sum()} of {n:,} labels are wrong; at random the precision "
-          f"is {wrong.mean():.3f}. The training in common took {manifest['timings']['train_seconds']:.1f} s.\n")
-    print("| ranking | precision at 5 % (95 % interval) | AP (95 % interval) | seconds | CPU seconds |\n|---|---|---|---|---|")
+    print(f"{bench.dataset.title}; preset `sample` ({recipe.epochs} epochs of batch {recipe.batch_size}, peak learning "
+          f"rate {recipe.peak_lr:g}, {manifest['steps']} steps). {wrong.sum()} of {n:,} labels are wrong; at random the "
+          f"precision is {wrong.mean():.3f}. The training in common took {manifest['timings']['train_seconds']:.1f} s.\n")
+    print("| ranking | precision at 5 % (95 % interval) | AP (95 % interval) | seconds | CPU seconds |\n"
+          "|---|---|---|---|---|")
     for title, suspicion, cost in found:
         precision = interval(lambda s, w: suspects.precision_at(s, w, SHARE), suspicion, wrong, resamples)
         print(f"| {title} | {precision} | {interval(suspects.average_precision, suspicion, wrong, resamples)} | "
               f"{cost.wall:.1f} | {cost.cpu:.1f} |")
-    print(f"\ncleanlab's `find_label_issues` takes {len(issues)} labels for wrong, {wrong[issues].sum()} of them rightly: "
-          f"precision {wrong[issues].mean():.3f}, recall {wrong[issues].sum() / wrong.sum():.3f}.\n")
-    print(f"| trained on | test accuracy, mean of {seeds} seeds | lowest to highest | test loss, nats | lowest to highest |\n"
-          "|---|---|---|---|---|")
+    print(f"\ncleanlab's `find_label_issues` takes {len(issues)} labels for wrong, {wrong[issues].sum()} of them "
+          f"rightly: precision {wrong[issues].mean():.3f}, recall {wrong[issues].sum() / wrong.sum():.3f}.\n")
+    print(f"| trained on | test accuracy, mean of {seeds} seeds | lowest to highest | test loss, nats | lowest to "
+          "highest |\n|---|---|---|---|---|")
     for name, figures in sorted(outcomes.items(), key=lambda item: -item[1][:, 0].mean()):
         (accuracy, loss), low, high = figures.mean(0), figures.min(0), figures.max(0)
-        print(f"| {name} | {accuracy:.4f} | {low[0]:.3f} to {high[0]:.3f} | {loss:.4f} | {low[1]:.3f} to {high[1]:.3f} |")
+        print(f"| {name} | {accuracy:.4f} | {low[0]:.3f} to {high[0]:.3f} | {loss:.4f} | "
+              f"{low[1]:.3f} to {high[1]:.3f} |")
 
 
 if __name__ == "__main__":

@@ -150,7 +150,8 @@ def _gradient_products(m: Material, states: list[State], factors: list[float]) -
 
     # With the counters of BatchNorm, which dattri's own loading asks for.
     checkpoints = [{**m.module.state_dict(), **m.model.load(s.theta, s.buffers)} for s in states]
-    attributor = TracInAttributor(AttributionTask(loss, m.module, checkpoints), torch.tensor(factors), normalized_grad=False)
+    task = AttributionTask(loss, m.module, checkpoints)
+    attributor = TracInAttributor(task, torch.tensor(factors), normalized_grad=False)
     attributor.projector_kwargs = None       # the constructor takes None for its random projection, not for none
     return attributor.attribute(DataLoader(m.train, BATCH), DataLoader(m.targets, len(m.targets))).T
 
@@ -172,7 +173,8 @@ def ek_fac(m: Material, heuristic_damping: bool = False):
     torch.manual_seed(SEED)
     task = Classification()
     arguments = ScoreArguments(damping_factor=None) if heuristic_damping else ScoreArguments()
-    analyzer = Analyzer("bench", prepare_model(m.module, task), task, cpu=True, disable_tqdm=True, output_dir=str(m.scratch))
+    analyzer = Analyzer("bench", prepare_model(m.module, task), task, cpu=True, disable_tqdm=True,
+                        output_dir=str(m.scratch))
 
     def products(strategy: str, targets: TensorDataset, train_set: TensorDataset) -> Tensor:
         analyzer.fit_all_factors(strategy, m.train, per_device_batch_size=BATCH,
@@ -203,8 +205,8 @@ def trak(m: Material, count: int = 1):
         state = train(model, examples(dataset, "train", torch.device("cpu"), torch.float32), other.recipe)
         tensors.append(model.load(state.theta, state.buffers))
     checkpoints = [plain(config, dataset, each).state_dict() for each in tensors]
-    traker = TRAKer(m.module, "image_classification", len(m.train), str(m.scratch), device="cpu", use_half_precision=False,
-                    proj_dim=PROJECTED // (4 if m.quick else 1), logging_level="ERROR")
+    traker = TRAKer(m.module, "image_classification", len(m.train), str(m.scratch), device="cpu",
+                    use_half_precision=False, proj_dim=PROJECTED // (4 if m.quick else 1), logging_level="ERROR")
     for number, checkpoint in enumerate(checkpoints):
         traker.load_checkpoint(checkpoint, number)
         for batch in DataLoader(m.train, BATCH):
@@ -235,11 +237,12 @@ class Row(NamedTuple):
 
 
 ROWS = {
-    "replay": Row("REPLAY, the scores of the run itself", "", replay, True),
+    "replay": Row("REPLAY, the scores of the run itself", "Replay Explorer", replay, True),
     "tracin": Row(f"TracIn, {CHECKPOINTS} checkpoints", "dattri", tracin, True),
     "grad-dot": Row("gradient dot product at the end", "dattri", grad_dot, False),
     "ek-fac": Row("EK-FAC influence, default damping", "kronfluence", ek_fac, True),
-    "ek-fac-damped": Row("EK-FAC influence, damping 0.1 × mean eigenvalue", "kronfluence", lambda m: ek_fac(m, True), True),
+    "ek-fac-damped": Row("EK-FAC influence, damping 0.1 × mean eigenvalue", "kronfluence",
+                         lambda m: ek_fac(m, heuristic_damping=True), True),
     "trak": Row("TRAK, the run's model", "traker", trak, False),
     "trak-many": Row(f"TRAK, {MODELS} models", "traker", lambda m: trak(m, 2 if m.quick else MODELS), False),
 }
@@ -286,7 +289,7 @@ def measure(name: str, folder: Path, out: Path, quick: bool) -> None:
 
 def main() -> None:
     given = argparse.ArgumentParser()
-    given.add_argument("--quick", action="store_true", help="one epoch, a few targets and subsets: to try the tool itself")
+    given.add_argument("--quick", action="store_true", help="one epoch, few targets and subsets: to try the tool")
     given.add_argument("--measure", nargs=3, metavar=("METHOD", "RUN", "OUT"), help=argparse.SUPPRESS)
     given = given.parse_args()
     if given.measure:
@@ -295,10 +298,10 @@ def main() -> None:
 
     config = configs.preset("sample")
     dataset = data.load(config.dataset)
-    names = np.random.default_rng(SEED).choice(len(dataset.test_labels), CHECKED if given.quick else TARGETS, replace=False)
-    config = config.replace(targets=tuple(f"test:{i}" for i in sorted(names)), target_function="loss", replay_mode="disk",
-                            **({"recipe.epochs": 1} if given.quick else {}))
-    subsets = 8 if given.quick else SUBSETS
+    targets, subsets = (CHECKED, 8) if given.quick else (TARGETS, SUBSETS)
+    names = np.sort(np.random.default_rng(SEED).choice(len(dataset.test_labels), targets, replace=False))
+    config = config.replace(targets=tuple(f"test:{i}" for i in names), target_function="loss", replay_mode="disk",
+                            device="cpu", **({"recipe.epochs": 1} if given.quick else {}))
     found = {}
     with tempfile.TemporaryDirectory() as folder:
         run = runs.Run.create(runs.outputs_root(folder), config)
@@ -322,16 +325,16 @@ def main() -> None:
     libraries = ", ".join(f"{p} {importlib.metadata.version(p)}" for p in ("torch", "dattri", "kronfluence", "traker"))
     recipe = config.recipe
     print(f"`make bench-trust`{' --quick' * given.quick}: {device.describe()}; {libraries}\n")
-    print(f"Preset `sample` ({recipe.epochs} epochs of batch {recipe.batch_size}, peak learning rate {recipe.peak_lr:g}, "
-          f"{manifest['steps']} steps, {manifest['parameters']:,} parameters, test accuracy {manifest['test_accuracy']:.1%}); "
-          f"{len(names)} random test images; {subsets} subsets of {DROP:.0%} of {len(dataset.train_labels):,} images left "
-          f"out. Training took {manifest['timings']['train_seconds']:.1f} s, the retrainings "
+    print(f"Preset `sample` ({recipe.epochs} epochs of batch {recipe.batch_size}, peak learning rate "
+          f"{recipe.peak_lr:g}, {manifest['steps']} steps, {manifest['parameters']:,} parameters, test accuracy "
+          f"{manifest['test_accuracy']:.1%}); {len(names)} random test images; {subsets} subsets of {DROP:.0%} of "
+          f"{len(dataset.train_labels):,} images left out. Training took {manifest['timings']['train_seconds']:.1f} s, the retrainings "
           f"{manifest['timings']['validate_seconds']:.0f} s.\n")
     print("| method | library | LDS (95 % interval) | best for | slope | seconds | CPU seconds | peak memory, MB |\n"
           "|---|---|---|---|---|---|---|---|")
     for i, (name, (_, mean, wall, cpu, held)) in enumerate(found.items()):
         row = ROWS[name]
-        print(f"| {row.title} | {row.library or 'Replay Explorer'} | {mean.lds:.3f} ({mean.low:.3f} to {mean.high:.3f}) | "
+        print(f"| {row.title} | {row.library} | {mean.lds:.3f} ({mean.low:.3f} to {mean.high:.3f}) | "
               f"{(best == i).sum()} of {len(names)} | {f'{mean.slope:.2f}' if row.unit else 'no unit'} | {wall:.1f} | "
               f"{cpu:.1f} | {held / 1e6:.0f} |")
 
