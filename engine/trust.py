@@ -126,9 +126,9 @@ def verdict(run: runs.Run) -> Verdict:
     if growth > CHAOTIC_GROWTH or (smooth is not None and smooth < POOR_SMOOTHNESS):
         level, so = LEVELS[2], "training is chaotic, and its derivatives foretell little"
     elif smooth is None:
-        level, so = LEVELS[1], "that alone tells chaos, not smoothness: measure the smoothness, or validate"
+        level, so = LEVELS[1], "a small growth is no proof, so measure the smoothness, or validate"
     elif growth > SMOOTH_GROWTH or smooth < GOOD_SMOOTHNESS:
-        level, so = LEVELS[1], "training is not quite smooth: validate"
+        level, so = LEVELS[1], "training is not quite smooth, so validate"
     else:
         level, so = LEVELS[0], "recipes as smooth as this agreed with retraining"
     measured = "" if smooth is None else f", and the metasmoothness is {smooth:.2f}"

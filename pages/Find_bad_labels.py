@@ -23,7 +23,7 @@ def ranked(sha256: str, key: str, by: str, _run):
 
 def better_target(run) -> None:
     """The mean loss over all test images tells wrong labels best; it may not be scored yet."""
-    st.info("The mean loss over all test images is the best guide to wrong labels, and this run has no scores for it.",
+    st.info("For harm, the mean loss over all test images is the target to take, and this run has no scores for it.",
             icon=":material/info:")
     mode = run.kept or "memory"
     if st.button("Score all test images", icon=":material/add:",

@@ -12,7 +12,7 @@ import streamlit as st
 from engine import data
 from ui import formats, ticks
 
-TILE = 100        # pixels, of a tile's width
+TILE = 96         # pixels, of a tile's width
 DRAWN = 1200      # points of a curve that are worth sending every second
 COLOURS, GREY = ("#3f83c4", "#cf8632", "#4a9d78"), "#8a939c"      # to be told apart on light and on dark
 
