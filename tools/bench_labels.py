@@ -226,8 +226,9 @@ def main() -> None:
     libraries = ", ".join(f"{p} {importlib.metadata.version(p)}" for p in ("torch", "cleanlab", "scikit-learn"))
     print(f"`make bench-labels`{' --quick' * quick}: {device.describe()}; {libraries}\n")
     print(f"{bench.dataset.title}; preset `sample` ({recipe.epochs} epochs of batch {recipe.batch_size}, peak learning "
-          f"rate {recipe.peak_lr:g}, {manifest['steps']} steps). {wrong.sum()} of {n:,} labels are wrong; at random the "
-          f"precision is {wrong.mean():.3f}. The training in common took {manifest['timings']['train_seconds']:.1f} s.\n")
+          f"rate {recipe.peak_lr:g}, {manifest['steps']} steps). {wrong.sum()} of {n:,} labels are wrong; at random "
+          f"the precision is {wrong.mean():.3f}. The training in common took "
+          f"{manifest['timings']['train_seconds']:.1f} s.\n")
     print("| ranking | precision at 5 % (95 % interval) | AP (95 % interval) | seconds | CPU seconds |\n"
           "|---|---|---|---|---|")
     for title, suspicion, cost in found:

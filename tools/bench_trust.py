@@ -71,14 +71,13 @@ class Material(NamedTuple):
     state: State
     train: TensorDataset       # inputs as the model takes them, labels
     targets: TensorDataset
-    scratch: Path             # an empty folder
-    quick: bool
+    scratch: Path              # an empty folder
 
 
 Method = Callable[[Material], tuple[Tensor, Callable[[], None]]]     # to scores [K, N], and a check of them
 
 
-def material(run: runs.Run, scratch: Path, quick: bool) -> Material:
+def material(run: runs.Run, scratch: Path) -> Material:
     dataset, config = data.load(run.config.dataset), run.config
     model = models.functional(config, dataset)
     saved = read_state(run.path / "model" / "state.safetensors", {}, "Run the benchmark again.")
@@ -90,7 +89,7 @@ def material(run: runs.Run, scratch: Path, quick: bool) -> Material:
     with torch.no_grad():
         logits = module(sets[1].tensors[0])
     torch.testing.assert_close(logits, torch.from_numpy(run.test_logits()[names]), rtol=1e-4, atol=1e-4)
-    return Material(run, model, module, state, *sets, scratch, quick)
+    return Material(run, model, module, state, *sets, scratch)
 
 
 def plain(config: configs.RunConfig, dataset: data.Dataset, tensors: dict[str, Tensor]) -> nn.Module:
@@ -206,7 +205,7 @@ def trak(m: Material, count: int = 1):
         tensors.append(model.load(state.theta, state.buffers))
     checkpoints = [plain(config, dataset, each).state_dict() for each in tensors]
     traker = TRAKer(m.module, "image_classification", len(m.train), str(m.scratch), device="cpu",
-                    use_half_precision=False, proj_dim=PROJECTED // (4 if m.quick else 1), logging_level="ERROR")
+                    use_half_precision=False, proj_dim=PROJECTED, logging_level="ERROR")
     for number, checkpoint in enumerate(checkpoints):
         traker.load_checkpoint(checkpoint, number)
         for batch in DataLoader(m.train, BATCH):
@@ -244,7 +243,7 @@ ROWS = {
     "ek-fac-damped": Row("EK-FAC influence, damping 0.1 × mean eigenvalue", "kronfluence",
                          lambda m: ek_fac(m, heuristic_damping=True), True),
     "trak": Row("TRAK, the run's model", "traker", trak, False),
-    "trak-many": Row(f"TRAK, {MODELS} models", "traker", lambda m: trak(m, 2 if m.quick else MODELS), False),
+    "trak-many": Row(f"TRAK, {MODELS} models", "traker", lambda m: trak(m, MODELS), False),
 }
 
 
@@ -275,16 +274,17 @@ def _compare(scores_KN: Tensor, direct: Tensor) -> None:
 # -- measuring
 
 
-def measure(name: str, folder: Path, out: Path, quick: bool) -> None:
+def measure(name: str, folder: Path, out: Path) -> None:
     """One method, in a process of its own; scores [K, N], seconds and bytes into `out`."""
     with tempfile.TemporaryDirectory() as scratch:
-        m = material(runs.Run.open(folder.parent, folder.name), Path(scratch), quick)
+        m = material(runs.Run.open(folder.parent, folder.name), Path(scratch))
+        before = device.usage(torch.device("cpu"))["rss"]
         peak, wall, cpu = device.Peak(torch.device("cpu")), time.perf_counter(), time.process_time()
         scores, check = ROWS[name].act(m)
         wall, cpu, held = time.perf_counter() - wall, time.process_time() - cpu, peak.bytes()["rss"]
         check()
     assert scores.shape == (len(m.targets), len(m.train)) and torch.isfinite(scores).all() and scores.any()
-    np.savez(out, scores=scores.numpy(), wall=wall, cpu=cpu, bytes=held)
+    np.savez(out, scores=scores.numpy(), wall=wall, cpu=cpu, held=held, before=before)
 
 
 def main() -> None:
@@ -294,7 +294,7 @@ def main() -> None:
     given = given.parse_args()
     if given.measure:
         name, folder, out = given.measure
-        return measure(name, Path(folder), Path(out), given.quick)
+        return measure(name, Path(folder), Path(out))
 
     config = configs.preset("sample")
     dataset = data.load(config.dataset)
@@ -315,21 +315,22 @@ def main() -> None:
             out = Path(folder) / f"{name}.npz"
             command = [sys.executable, "-m", "tools.bench_trust", "--measure", name, str(run.path), str(out)]
             # Libraries tell of their progress: not among the Markdown.
-            subprocess.run(command + ["--quick"] * given.quick, check=True, stdout=sys.stderr)
+            subprocess.run(command, check=True, stdout=sys.stderr)
             with np.load(out) as file:
                 each, mean = lds.agreement(lds.predicted(file["scores"], left_out), actual)
-                found[name] = [a.lds for a in each], mean, float(file["wall"]), float(file["cpu"]), int(file["bytes"])
+                found[name] = [a.lds for a in each], mean, *(float(file[k]) for k in ("wall", "cpu", "held"))
+                before = float(file["before"])
     assert found["replay"][1].lds == report["lds_mean"], "the report of the run says otherwise"
     best = np.argmax([lds_K for lds_K, *_ in found.values()], axis=0)
 
     libraries = ", ".join(f"{p} {importlib.metadata.version(p)}" for p in ("torch", "dattri", "kronfluence", "traker"))
-    recipe = config.recipe
+    recipe, timings = config.recipe, manifest["timings"]
     print(f"`make bench-trust`{' --quick' * given.quick}: {device.describe()}; {libraries}\n")
     print(f"Preset `sample` ({recipe.epochs} epochs of batch {recipe.batch_size}, peak learning rate "
           f"{recipe.peak_lr:g}, {manifest['steps']} steps, {manifest['parameters']:,} parameters, test accuracy "
           f"{manifest['test_accuracy']:.1%}); {len(names)} random test images; {subsets} subsets of {DROP:.0%} of "
-          f"{len(dataset.train_labels):,} images left out. Training took {manifest['timings']['train_seconds']:.1f} s, the retrainings "
-          f"{manifest['timings']['validate_seconds']:.0f} s.\n")
+          f"{len(dataset.train_labels):,} images left out. Training took {timings['train_seconds']:.1f} s, the "
+          f"retrainings {timings['validate_seconds']:.0f} s. A process holds {before / 1e6:.0f} MB before it begins.\n")
     print("| method | library | LDS (95 % interval) | best for | slope | seconds | CPU seconds | peak memory, MB |\n"
           "|---|---|---|---|---|---|---|---|")
     for i, (name, (_, mean, wall, cpu, held)) in enumerate(found.items()):
