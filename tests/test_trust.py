@@ -384,7 +384,7 @@ def test_ticks_that_make_no_sense_are_refused(left_out, relabelled, message):
 def test_smoothness_tells_a_chaotic_recipe_from_a_smooth_one(root):
     found = {}
     for rate in (0.02, 3.0):
-        run = runs.Run.create(root, SMALL.replace(targets=("test:0",), **{"recipe.peak_lr": rate, "recipe.epochs": 3}))
+        run = runs.Run.create(root, SMALL.replace(targets=("test:0",), **{"recipe.peak_lr": rate, "recipe.epochs": 2}))
         execute(run)
         execute(run, "smoothness", directions=1, seed=0)
         found[rate] = trust.verdict(run)
