@@ -180,12 +180,9 @@ def import_torchvision():
     return torchvision
 
 
-def png(image: np.ndarray, size: int) -> bytes:
-    """PNG of a uint8 [H, W, C] image, its longer side enlarged to `size` pixels, pixels kept square."""
+def png(image: np.ndarray) -> bytes:
+    """PNG of a uint8 [H, W, C] image."""
     from PIL import Image
-    picture = Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image)
-    factor = max(1, round(size / max(picture.size)))
-    picture = picture.resize((picture.width * factor, picture.height * factor), Image.NEAREST)
     buffer = io.BytesIO()
-    picture.save(buffer, "PNG")
+    Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image).save(buffer, "PNG")
     return buffer.getvalue()

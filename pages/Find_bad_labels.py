@@ -3,7 +3,7 @@
 import streamlit as st
 
 from engine import influence, suspects
-from ui import formats, pictures, shell, ticks
+from ui import formats, gallery, pictures, shell, ticks
 
 A_PAGE = 24
 EVERY = "All classes"
@@ -37,19 +37,19 @@ def from_the_first() -> None:
     st.query_params["from"] = "0"
 
 
-def tiles_of(rows) -> list[pictures.Tile]:
+def tiles_of(rows) -> list[gallery.Tile]:
     """What a person needs to judge a label by: the label given, and what the model would say."""
     tiles = []
     for row in rows.itertuples():
         lines = [f"model: {row.model_label}", f"given label: {formats.percent(row.probability)}", formats.arrow_score(row.score)]
         if "true_label" in rows:
             lines.append(f"true: {row.true_label}" if row.true_label != row.given_label else "label is right")
-        tiles.append(pictures.Tile(row.index, row.score, f"{row.rank}. {row.given_label}", tuple(lines)))
+        tiles.append(gallery.Tile("train", row.index, f"{row.rank}. {row.given_label}", tuple(lines)))
     return tiles
 
 
 def exclude(run) -> None:
-    ticked = ticks.of(run.id)
+    ticked = ticks.of(run)
     st.subheader("Exclude and check")
     if not ticked:
         st.caption("Tick the images whose label is wrong; a retraining without them tells what they did.")
@@ -58,7 +58,7 @@ def exclude(run) -> None:
                "then stand on Trust and on Influence.")
     with st.container(horizontal=True):
         check = st.button("Check by retraining", type="primary", icon=":material/science:")
-        st.button("Clear the ticks", icon=":material/clear:", on_click=ticks.clear, args=(run.id,))
+        st.button("Clear the ticks", icon=":material/clear:", on_click=ticks.clear, args=(run,))
     if check:
         shell.manager().submit_what_if(run.id, ticked, {})
         st.switch_page("pages/Live.py", query_params={"run": run.id})
@@ -101,7 +101,7 @@ def draw(run) -> None:
                                      format_func=formats.from_position,
                                      value=int(asked) if asked in map(str, pages) else pages[0])
         st.query_params["from"] = str(start)
-        pictures.tick_tiles(dataset.name, tiles_of(shown[start:][:A_PAGE]), run.id, "suspects")
+        ticks.tiles(run, tiles_of(shown[start:][:A_PAGE]), "suspects")
     st.download_button("All suspects as CSV", found.to_csv(index=False), f"{run.id}-suspects.csv", icon=":material/download:")
     with shell.guarded():
         exclude(run)

@@ -6,7 +6,7 @@ import streamlit as st
 
 from engine import influence, trust
 from engine.config import REPLAY_MODES, TARGET_FUNCTIONS
-from ui import formats, pictures, shell, ticks
+from ui import formats, gallery, pictures, shell, ticks
 
 SHOWN = (6, 12, 24, 48)
 TICKED = 32            # of the ticked images, as small tiles
@@ -22,7 +22,7 @@ def ranked(sha256: str, row: int, function: str, k: int, _run, _score_set: str):
 def describe_target(dataset, view) -> None:
     indices = view.test_indices.tolist()
     if len(indices) == 1:
-        st.html(pictures.picture(dataset.name, "test", indices[0], 280))
+        st.html(pictures.picture(dataset.name, "test", indices[0]))
     else:
         pictures.plain_tiles(dataset.name, "test", indices[:20])
         st.caption(f"The first {len(indices[:20])} of {formats.count(len(indices), 'test images')}; "
@@ -68,14 +68,14 @@ def further_targets(run, dataset) -> None:
 def what_if(run, dataset, target, scores_N) -> None:
     """The predicted change if the ticked images had not been there, and a retraining that checks it."""
     st.subheader("What if?")
-    ticked = ticks.of(run.id)
+    ticked = ticks.of(run)
     with st.container(horizontal=True, vertical_alignment="bottom"):
         many = st.number_input("Images", min_value=1, max_value=len(scores_N), value=50, step=10, width=140)
         st.button("Tick the most harmful", icon=":material/arrow_upward:", on_click=lambda: ticks.add(
-            run.id, influence.rank(scores_N, target.function, many).harmful))
+            run, influence.rank(scores_N, target.function, many).harmful))
         st.button("Tick the most helpful", icon=":material/arrow_downward:", on_click=lambda: ticks.add(
-            run.id, influence.rank(scores_N, target.function, many).helpful))
-        st.button("Clear the ticks", icon=":material/clear:", disabled=not ticked, on_click=ticks.clear, args=(run.id,))
+            run, influence.rank(scores_N, target.function, many).helpful))
+        st.button("Clear the ticks", icon=":material/clear:", disabled=not ticked, on_click=ticks.clear, args=(run,))
     if not ticked:
         st.caption("Tick training images above: what would this target's loss be without them?")
         return
@@ -160,8 +160,9 @@ def draw(run) -> None:
                 st.subheader(heading)
                 st.caption(f"Training on these {effect} the target's {target.function} most; scores in "
                            f"{influence.unit(target.function)}")
-                tiles = pictures.ranked_tiles(dataset.name, indices, scores_N)
-                pictures.tick_tiles(dataset.name, tiles, run.id, heading.split()[1])
+                tiles = [gallery.Tile("train", i, f"{rank}. {dataset.classes[dataset.train_labels[i]]}",
+                                      (formats.arrow_score(scores_N[i]),)) for rank, i in enumerate(indices.tolist(), 1)]
+                ticks.tiles(run, tiles, heading.split()[1])
     with shell.guarded():
         what_if(run, dataset, target, scores_N)
     st.subheader("All scores")

@@ -125,7 +125,7 @@ def choose_targets(dataset) -> None:
     for i, index in enumerate(indices[start:][:A_PAGE].tolist()):
         with columns[i % len(columns)]:
             name = f"test:{index}"
-            st.html(pictures.picture(dataset.name, "test", index, 84))
+            st.html(pictures.picture(dataset.name, "test", index))
             st.session_state[f"tick-{name}"] = name in chosen     # the choice decides, not the widget's memory
             st.checkbox(f"{index} {dataset.classes[dataset.test_labels[index]]}", key=f"tick-{name}",
                         on_change=toggle, args=(name,))

@@ -3,16 +3,14 @@
 import base64
 import html
 import math
-from dataclasses import dataclass
 
 import numpy as np
 import plotly.graph_objects as go
 import streamlit as st
 
 from engine import data
-from ui import formats, ticks
+from ui import formats
 
-TILE = 96         # pixels, of a tile's width
 DRAWN = 1200      # points of a curve that are worth sending every second
 COLOURS, GREY = ("#3f83c4", "#cf8632", "#4a9d78"), "#8a939c"      # to be told apart on light and on dark
 
@@ -23,53 +21,25 @@ def dataset(name: str) -> data.Dataset:
 
 
 @st.cache_data(max_entries=4000, show_spinner=False)
-def image_url(dataset_name: str, split: str, index: int, size: int) -> str:
-    """PNG of an image as a data URL."""
-    png = data.png(dataset(dataset_name).images(split)[index], size)
+def image_url(dataset_name: str, split: str, index: int) -> str:
+    """PNG of an image as a data URL; the browser enlarges it with its pixels kept square."""
+    png = data.png(dataset(dataset_name).images(split)[index])
     return "data:image/png;base64," + base64.b64encode(png).decode()
 
 
-def picture(dataset_name: str, split: str, index: int, size: int) -> str:
-    """HTML of one image with its alternative text."""
+def alt(dataset_name: str, split: str, index: int) -> str:
     label = dataset(dataset_name).classes[dataset(dataset_name).labels(split)[index]]
-    kind = "Training" if split == "train" else "Test"
-    alt = html.escape(f"{kind} image {index}, label {label}")
-    return (f'<img src="{image_url(dataset_name, split, index, size)}" alt="{alt}" '
+    return f"{'Training' if split == 'train' else 'Test'} image {index}, label {label}"
+
+
+def picture(dataset_name: str, split: str, index: int) -> str:
+    """HTML of one image with its alternative text."""
+    return (f'<img src="{image_url(dataset_name, split, index)}" alt="{html.escape(alt(dataset_name, split, index))}" '
             'style="width:100%;image-rendering:pixelated;border-radius:4px;display:block">')
 
 
-@dataclass(frozen=True)
-class Tile:
-    """One training image to look at and to tick: `title` in bold, and lines below it."""
-
-    index: int
-    score: float
-    title: str
-    lines: tuple[str, ...]
-
-
-def ranked_tiles(dataset_name: str, indices: np.ndarray, scores_N: np.ndarray) -> list[Tile]:
-    """Training images in their order, each with rank, label and signed score."""
-    classes, labels = dataset(dataset_name).classes, dataset(dataset_name).train_labels
-    return [Tile(i, float(scores_N[i]), f"{rank}. {classes[labels[i]]}", (formats.arrow_score(scores_N[i]),))
-            for rank, i in enumerate(indices.tolist(), 1)]
-
-
-def tick_tiles(dataset_name: str, tiles: list[Tile], run_id: str, where: str) -> None:
-    """Tiles that wrap, each with its tick; `where` is a name of this place on the page."""
-    with st.container(horizontal=True, gap="small", key=f"tiles-{where}"):
-        for tile in tiles:
-            with st.container(width=TILE, gap=None):
-                lines = "<br>".join(html.escape(line) for line in tile.lines)
-                st.html(f'<figure style="margin:0" data-score="{tile.score:.6e}">'
-                        f'{picture(dataset_name, "train", tile.index, 112)}'
-                        f'<figcaption style="font-size:0.8rem;line-height:1.35;margin-top:0.25rem">'
-                        f'<b>{html.escape(tile.title)}</b><br>{lines}</figcaption></figure>')
-                ticks.box(run_id, tile.index, where)
-
-
 def plain_tiles(dataset_name: str, split: str, indices: list[int]) -> None:
-    tiles = "".join(f'<div style="width:56px">{picture(dataset_name, split, i, 56)}</div>' for i in indices)
+    tiles = "".join(f'<div style="width:56px">{picture(dataset_name, split, i)}</div>' for i in indices)
     st.html(f'<div style="display:flex;flex-wrap:wrap;gap:0.3rem">{tiles}</div>')
 
 

@@ -1,30 +1,29 @@
-"""Training images that a person has ticked: one set a run, the same on every page of a browser tab."""
+"""Training images that a person has ticked: one set a run, kept with it, the same in every tab and after a restart."""
 
-import streamlit as st
+import functools
 
-
-def of(run_id: str) -> list[int]:
-    return sorted(_set(run_id))
-
-
-def box(run_id: str, index: int, where: str) -> None:
-    """The tick of one image; `where` tells apart the places of a page that show it."""
-    key = f"tick-{run_id}-{where}-{index}"
-    st.session_state[key] = index in _set(run_id)       # the set decides, not the widget's memory
-    st.checkbox(f"train:{index}", key=key, on_change=_toggle, args=(run_id, index))
+from engine import notes
+from ui import gallery, pictures, shell
 
 
-def add(run_id: str, indices) -> None:
-    _set(run_id).update(int(i) for i in indices)
+def of(run) -> list[int]:
+    return list(notes.read(run).ticked)
 
 
-def clear(run_id: str) -> None:
-    _set(run_id).clear()
+def change(run, changes: dict[int, bool]) -> None:
+    with shell.guarded():
+        notes.tick(run, changes, len(pictures.dataset(run.config.dataset).train_labels))
 
 
-def _toggle(run_id: str, index: int) -> None:
-    _set(run_id).symmetric_difference_update({index})
+def add(run, indices) -> None:
+    change(run, {int(i): True for i in indices})
 
 
-def _set(run_id: str) -> set[int]:
-    return st.session_state.setdefault(f"ticked-{run_id}", set())
+def clear(run) -> None:
+    change(run, dict.fromkeys(of(run), False))
+
+
+def tiles(run, shown: list[gallery.Tile], key: str, size: int = 96, bars_title: str = "") -> None:
+    """Training images with their ticks."""
+    gallery.show(run.config.dataset, shown, key, size=size, ticked=set(of(run)), bars_title=bars_title,
+                 on_tick=functools.partial(change, run))
