@@ -7,6 +7,7 @@ so that a long run outlives a full disk.
 
 import contextlib
 import errno
+import functools
 import hashlib
 import io
 import json
@@ -163,6 +164,13 @@ def read_npy(path: Path, sha256: str | None, remedy: str) -> np.ndarray:
 
 
 def sha256_of(path: Path) -> str:
+    """Read again only where the file is another, or has changed since: pages ask at every click."""
+    told = path.stat()
+    return _sha256(path, told.st_ino, told.st_size, told.st_ctime_ns)
+
+
+@functools.lru_cache(maxsize=1024)
+def _sha256(path: Path, *identity: int) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

@@ -34,23 +34,29 @@ class Ranking:
 
     helpful: np.ndarray
     harmful: np.ndarray
+    helpful_of: int      # how many there are on either side
+    harmful_of: int
+    first: int           # the rank of the first in the lists, from 1
+    pages: int           # lists as long as these that there are, at least one
 
 
 def harmful_sign(function: str) -> int:
     return 1 if function == "loss" else -1
 
 
-def rank(scores_N: np.ndarray, function: str, k: int) -> Ranking:
-    """The k most helpful and k most harmful, by partition; only scores on that side of zero."""
-    harm = harmful_sign(function) * np.asarray(scores_N)
-    k = min(k, harm.size)
+def rank(scores_N: np.ndarray, function: str, k: int, among: np.ndarray | None = None, page: int = 1) -> Ranking:
+    """The k most helpful and k most harmful, or the `page`-th k of each, by partition; only scores on that side
+    of zero, and only where `among` [N] is true."""
+    harm, start = harmful_sign(function) * np.asarray(scores_N), (page - 1) * k
 
     def largest(values):
-        top = np.argpartition(values, -k)[-k:]
-        top = top[np.argsort(-values[top], kind="stable")]
-        return top[values[top] > 0]
+        asked = np.flatnonzero((values > 0) & (True if among is None else among))
+        count = min(start + k, len(asked))
+        top = asked[np.argpartition(values[asked], -count)[-count:]] if count else asked
+        return top[np.lexsort((top, -values[top]))][start:], len(asked)
 
-    return Ranking(helpful=largest(-harm), harmful=largest(harm))
+    (helpful, helps), (harmful, harms) = largest(-harm), largest(harm)
+    return Ranking(helpful, harmful, helps, harms, start + 1, max(1, -(-max(helps, harms) // k)))
 
 
 def resolve(target: str, labels: np.ndarray, n_classes: int) -> np.ndarray:
@@ -110,6 +116,12 @@ def view(run: runs.Run, dataset: data.Dataset, target: str) -> TargetView:
         accuracy=float((predicted == labels).mean()))
 
 
+def probabilities(run: runs.Run, dataset: data.Dataset, target: str) -> np.ndarray:
+    """float64 [classes], mean over the target's test images."""
+    indices = resolve(target, dataset.test_labels, len(dataset.classes))
+    return np.exp(log_probabilities(run.test_logits()[indices])).mean(0)
+
+
 def misclassified(run: runs.Run, dataset: data.Dataset) -> np.ndarray:
     """Test indices whose predicted label is not the true one, most confident mistakes first."""
     logp = log_probabilities(run.test_logits())
@@ -128,3 +140,7 @@ def meaning(function: str) -> str:
 
 def unit(function: str) -> str:
     return "nats per unit of example weight" if function == "loss" else "logits per unit of example weight"
+
+
+def short_unit(function: str) -> str:
+    return "nats" if function == "loss" else "logits"

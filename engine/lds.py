@@ -93,9 +93,17 @@ def predicted(scores_KN: np.ndarray, left_out: list[np.ndarray]) -> np.ndarray:
 
 def ranks(values: np.ndarray) -> np.ndarray:
     """Ranks from 1 along the last axis, ties averaged."""
-    less = (values[..., None, :] < values[..., :, None]).sum(-1)
-    equal = (values[..., None, :] == values[..., :, None]).sum(-1)
-    return less + (equal + 1) / 2
+    values = np.asarray(values)
+    order = np.argsort(values, axis=-1, kind="stable")
+    ascending = np.take_along_axis(values, order, -1)
+    at = np.broadcast_to(np.arange(values.shape[-1]), values.shape)
+    differs = np.diff(ascending, axis=-1) != 0
+    edge = np.ones((*values.shape[:-1], 1), bool)
+    first = np.maximum.accumulate(np.where(np.concatenate([edge, differs], -1), at, 0), -1)
+    last = np.flip(np.minimum.accumulate(np.flip(np.where(np.concatenate([differs, edge], -1), at, at.shape[-1]), -1), -1), -1)
+    found = np.empty(values.shape)
+    np.put_along_axis(found, order, (first + last) / 2 + 1, -1)
+    return found
 
 
 def spearman(a: np.ndarray, b: np.ndarray) -> np.ndarray:

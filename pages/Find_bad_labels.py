@@ -68,8 +68,7 @@ def draw(run) -> None:
     dataset = pictures.dataset(run.config.dataset)
     targets = {t.key: t for t in run.targets()}
     if not targets:
-        st.info(f"This run has no scores; it is {run.status}.", icon=":material/info:")
-        st.page_link("pages/Live.py", label="See it on Live", query_params={"run": run.id}, icon=":material/monitoring:")
+        shell.no_scores(run)
         return
     if not targets.keys() & set(suspects.PREFERRED):
         with shell.guarded():

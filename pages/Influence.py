@@ -1,68 +1,102 @@
-"""Influence: the training images that helped and harmed a target most."""
+"""Influence: the training images that helped and harmed a target most, to look at, compare and act on."""
 
 import dataclasses
 
 import streamlit as st
 
-from engine import influence, trust
-from engine.config import REPLAY_MODES, TARGET_FUNCTIONS
-from ui import formats, gallery, pictures, shell, ticks
+from engine import explore, influence, notes, trust
+from ui import cards, explain, formats, link, pictures, shell, ticks
 
 SHOWN = (6, 12, 24, 48)
+SIZES = {"S": 64, "M": 96, "L": 144}
+EVERY = "All classes"
+RELATIONS = {"any": "Any label", "same": "The target's label", "other": "Another label"}
+SIDES = {"both": "Both", "helpful": "Helpful", "harmful": "Harmful"}
+HEADINGS = {"helpful": "Most helpful", "harmful": "Most harmful"}
+EFFECTS = {"helpful": "improved", "harmful": "worsened"}
 TICKED = 32            # of the ticked images, as small tiles
+COMPARED = 12          # images of each pinned target
+PINNED = 8
 
 
 @st.cache_data(max_entries=64, show_spinner=False)
-def ranked(sha256: str, row: int, function: str, k: int, _run, _score_set: str):
+def ranked(sha256: str, row: int, function: str, k: int, chosen: explore.Filter, true_label, page: int, _run, _score_set: str, _labels):
     """By content: a score set's name says too little, for it is used again after a deletion."""
     scores_N = _run.scores(_score_set)[row]
-    return scores_N, influence.rank(scores_N, function, k)
+    return scores_N, influence.rank(scores_N, function, k, chosen.among(scores_N, _labels, true_label), page)
 
 
-def describe_target(dataset, view) -> None:
-    indices = view.test_indices.tolist()
-    if len(indices) == 1:
-        st.html(pictures.picture(dataset.name, "test", indices[0]))
-    else:
-        pictures.plain_tiles(dataset.name, "test", indices[:20])
-        st.caption(f"The first {len(indices[:20])} of {formats.count(len(indices), 'test images')}; "
-                   "values are means over all of them.")
-    st.markdown(f"**{view.title}**")
-    rows = {"True label": dataset.classes[view.true_label] if view.true_label is not None else "several"}
-    if view.predicted_label is not None:
-        right = "right" if view.predicted_label == view.true_label else "wrong"
-        rows["Predicted label"] = f"{dataset.classes[view.predicted_label]} ({right})"
-        rows["Probability of it"] = formats.percent(view.predicted_probability)
-    else:
-        rows["Classified right"] = formats.percent(view.accuracy)
-    rows["Probability of the true label"] = formats.percent(view.probability)
-    rows["Loss"] = f"{view.loss:.4f} nats"
-    rows["Margin"] = f"{view.margin:+.3f} logits"
-    st.table(rows)
+def from_the_first() -> None:
+    """A list that is filtered anew is another list."""
+    st.query_params["page"] = "1"
 
 
-def further_targets(run, dataset) -> None:
-    """Scores of more targets: from the kept trajectory, or after training once more."""
-    with st.expander("Explain further targets of this run", icon=":material/add:"):
-        wrong = influence.misclassified(run, dataset)[:24].tolist()
-        names = {f"test:{i}": f"test:{i} · {dataset.classes[dataset.test_labels[i]]}, misclassified" for i in wrong}
-        names |= {f"class:{c}": f"class:{c} · all test images of {name}" for c, name in enumerate(dataset.classes)}
-        names["test:all"] = "test:all · all test images"
-        chosen = st.multiselect("Targets", list(names), format_func=lambda t: names.get(t, t),
-                                accept_new_options=True, placeholder="Choose, or type test:INDEX")
-        ready = [mode for mode, at_once in run.modes().items() if at_once]
-        function_side, mode_side = st.columns(2)
-        function = function_side.radio("Target function", TARGET_FUNCTIONS, horizontal=True)
-        mode = mode_side.selectbox(
-            "Replay mode", REPLAY_MODES, index=REPLAY_MODES.index(run.kept or "memory"), key=f"mode-{run.id}",
-            format_func=lambda m: f"{m}: begins at once" if m in ready else f"{m}: trains once more first")
-        at_once = (f"Ready: {' and '.join(ready)} mode, from the checkpoints on disk." if ready else
-                   "This run keeps no checkpoints.")
-        st.caption(f"{at_once} {'Another mode' if ready else 'Every mode'} trains once more first, to the same states: "
-                   "they are checked against the digests recorded in training.")
-        if st.button("Replay for these targets", disabled=not chosen):
-            shell.manager().submit_targets(run.id, tuple(chosen), function, mode)
-            st.switch_page("pages/Live.py", query_params={"run": run.id})
+def drag(key: str) -> None:
+    """What was dragged over the histogram is the range of the scores; a double click takes it away."""
+    boxes = st.session_state[key].selection.box
+    for name, at in (("low", 0), ("high", -1)):
+        st.query_params.pop(name, None)
+        if boxes:
+            st.query_params[name] = f"{sorted(boxes[0]['x'])[at]:.4g}"
+    from_the_first()
+
+
+def every_score() -> None:
+    for name in ("low", "high"):
+        st.query_params.pop(name, None)
+    st.session_state["histogram-cleared"] = st.session_state.get("histogram-cleared", "") + "x"
+    from_the_first()
+
+
+def filters(run, dataset, target_key: str, true_label) -> tuple[explore.Filter, str, int, int]:
+    """The filter, the sides to show, images a side, and the tiles' size."""
+    with st.container(horizontal=True, vertical_alignment="bottom"):
+        labels = [EVERY, *dataset.classes]
+        label = st.selectbox("Label of the training image", labels, key=f"label-{run.id}", width=200, on_change=from_the_first,
+                             index=labels.index(link.one_of("label", labels, EVERY)))
+        relation = "any"
+        if true_label is not None:
+            relation = st.segmented_control(
+                "Label compared with the target's", list(RELATIONS), format_func=RELATIONS.get, required=True,
+                key=f"relation-{run.id}-{target_key}", on_change=from_the_first, default=link.one_of("relation", RELATIONS, "any"))
+        side = st.segmented_control("Sign", list(SIDES), format_func=SIDES.get, required=True, key=f"side-{run.id}",
+                                    on_change=from_the_first, default=link.one_of("side", SIDES, "both"))
+        k = st.selectbox("Images a side", SHOWN, key="k", width=120, on_change=from_the_first,
+                         index=SHOWN.index(link.one_of("k", SHOWN, 12)))
+        size = st.segmented_control("Tiles", list(SIZES), key="size", required=True, default=link.one_of("size", SIZES, "M"))
+    chosen = explore.Filter(None if label == EVERY else dataset.classes.index(label), relation, link.real("low"), link.real("high"))
+    return chosen, side, k, SIZES[size]
+
+
+def lists(run, dataset, target, scores_N, ranking, side: str, size: int) -> None:
+    sides = list(HEADINGS) if side == "both" else [side]
+    for column, which in zip(st.columns(len(sides), gap="large"), sides, strict=True):
+        indices, of = getattr(ranking, which), getattr(ranking, f"{which}_of")
+        with column:
+            st.subheader(HEADINGS[which])
+            st.caption(f"Training on these {EFFECTS[which]} the target's {target.function} most; {formats.count(of, 'images')}, "
+                       f"scores in {influence.unit(target.function)}")
+            if len(indices):
+                extra = [[("Score", f"{formats.arrow_score(s)} {influence.unit(target.function)}"), ("Effect", f"{which}: its presence "
+                           f"{EFFECTS[which]} the {target.function}")] for s in scores_N[indices]]
+                ticks.tiles(run, cards.training(run, dataset, indices, [(formats.arrow_score(s),) for s in scores_N[indices]], extra,
+                                                target.key, ranking.first), which, size, "Scores on the run's other targets")
+            else:
+                st.info("No training image is left on this side with these filters.", icon=":material/filter_alt_off:")
+
+
+def compare(run, dataset, target, pins: list[str], names: dict) -> None:
+    """The same training images' scores on several targets."""
+    st.subheader("Pinned targets side by side")
+    keys = list(dict.fromkeys([target.key, *pins]))
+    indices, matrix = explore.strongest(run, keys, COMPARED)
+    rows = [f"train:{i} · {dataset.classes[dataset.train_labels[i]]}" for i in indices]
+    pictures.chart(pictures.heat(matrix, rows, [names[key] for key in keys], "(in its target's unit)", 0), "heat",
+                   f"Heat map of the scores of {len(rows)} training images on {len(keys)} targets; the images below carry the numbers")
+    st.caption(f"The {COMPARED} images of largest score, either sign, on each target. Blue: negative, orange: positive, each target in "
+               "shares of its largest; the numbers are in the tooltip and in the enlarged images below, in the same order.")
+    lines = [tuple(formats.arrow_score(s) for s in row) for row in matrix]
+    ticks.tiles(run, cards.training(run, dataset, indices, lines), "pinned", 96, "Scores on the run's targets")
 
 
 def what_if(run, dataset, target, scores_N) -> None:
@@ -77,7 +111,7 @@ def what_if(run, dataset, target, scores_N) -> None:
             run, influence.rank(scores_N, target.function, many).helpful))
         st.button("Clear the ticks", icon=":material/clear:", disabled=not ticked, on_click=ticks.clear, args=(run,))
     if not ticked:
-        st.caption("Tick training images above: what would this target's loss be without them?")
+        st.caption("Tick training images above: what would this target's loss be without them? Ticks are kept with the run.")
         return
     pictures.plain_tiles(dataset.name, "train", ticked[:TICKED])
     if ticked[TICKED:]:
@@ -117,61 +151,93 @@ def what_if(run, dataset, target, scores_N) -> None:
         st.switch_page("pages/Live.py", query_params={"run": run.id})
 
 
-def draw(run) -> None:
-    config = run.config
-    dataset = pictures.dataset(config.dataset)
-    targets = {t.key: t for t in run.targets()}
-    asked = st.query_params.get("target")
-    if not targets:
-        # Cleaning sets `scored` to false; before the first replay it is not there at all.
-        deleted = run.manifest.get("scored") is False
-        st.info("The scores of this run were deleted." if deleted else
-                f"This run has no scores yet; it is {run.status}.", icon=":material/info:")
-        st.page_link("pages/Live.py", label="See it on Live", query_params={"run": run.id},
-                     icon=":material/monitoring:")
-        if run.manifest.get("trained"):
-            further_targets(run, dataset)
-        return
-    if asked not in targets and asked is not None:
-        st.warning(f"Run {run.id} has no scores for the target in the link; another one is shown.",
-                   icon=":material/warning:")
-    names = {key: f"{influence.title(t.name, dataset)} · {t.function}" for key, t in targets.items()}
-    left, right = st.columns([3, 1])
-    keys = list(targets)
-    key = left.selectbox("Target", keys, index=keys.index(asked) if asked in targets else 0,
-                         format_func=names.get, key=f"target-{run.id}")
-    asked_k = st.query_params.get("k", "")
-    k = right.selectbox("Images a side", SHOWN, key="k",
-                        index=[str(n) for n in SHOWN].index(asked_k) if asked_k in map(str, SHOWN) else 1)
-    st.query_params.from_dict({"run": run.id, "target": key, "k": str(k)})
+def keep_note(run, key: str) -> None:
+    with shell.guarded():
+        notes.write_note(run, notes.RUN, st.session_state[key])
 
+
+def act(run, dataset, target, chosen, true_label) -> None:
+    """What is taken away from here: a note, the list, the link."""
+    with st.container(horizontal=True):
+        # Written when it is asked for: of 60,000 images it takes a while.
+        st.download_button("List as CSV", lambda: explore.table(run, dataset, target, chosen, true_label).to_csv(index=False),
+                           f"{run.id}-{target.key.replace(':', '')}.csv", icon=":material/download:")
+        link.copy()
+    st.text_area("Note on this run", notes.read(run).of(notes.RUN), key=f"note-{run.id}", max_chars=notes.LONGEST,
+                 height=80, placeholder="What was found; it is kept with the run.", on_change=keep_note, args=(run, f"note-{run.id}"))
+
+
+def further_targets(run, dataset) -> None:
+    """Scores of more targets: from the kept trajectory, or after training once more."""
+    with st.expander("Explain further targets of this run", icon=":material/add:"):
+        wrong = influence.misclassified(run, dataset)[:24].tolist()
+        names = {f"test:{i}": f"test:{i} · {dataset.classes[dataset.test_labels[i]]}, misclassified" for i in wrong}
+        names |= {f"class:{c}": f"class:{c} · all test images of {name}" for c, name in enumerate(dataset.classes)}
+        names["test:all"] = "test:all · all test images"
+        chosen = st.multiselect("Targets", list(names), format_func=lambda t: names.get(t, t),
+                                accept_new_options=True, placeholder="Choose, or type test:INDEX")
+        explain.choose(run, tuple(chosen), "further", "Replay for these targets")
+        st.page_link("pages/Test_images.py", label="Or choose them by looking, or bring an image of your own",
+                     icon=":material/grid_view:", query_params={"run": run.id})
+
+
+def without_scores(run, dataset) -> None:
+    shell.no_scores(run)
+    if run.manifest.get("trained"):
+        further_targets(run, dataset)
+
+
+def draw(run, beside) -> None:
+    dataset = pictures.dataset(run.config.dataset)
+    targets = {t.key: t for t in run.targets()}
+    if not targets:
+        without_scores(run, dataset)
+        return
+    keys, names = list(targets), {key: f"{influence.title(t.name, dataset)} · {t.function}" for key, t in targets.items()}
+    left, right = st.columns(2)
+    asked = st.query_params.get("target")
+    if asked not in targets and asked is not None:
+        st.warning(f"Run {run.id} has no scores for the target in the link; another one is shown.", icon=":material/warning:")
+    key = left.selectbox("Target", keys, index=keys.index(asked) if asked in targets else 0, format_func=names.get,
+                         key=f"target-{run.id}", on_change=from_the_first)
+    pins = right.multiselect("Pin targets to compare", keys, default=link.several("pin", keys)[:PINNED], format_func=names.get,
+                             key=f"pins-{run.id}", max_selections=PINNED, placeholder="None pinned")
     target = targets[key]
-    scores_N, ranking = ranked(run.manifest["files"][f"scores/{target.score_set}.npy"], target.row,
-                               target.function, k, run, target.score_set)
-    st.markdown(influence.meaning(target.function))
-    side, lists = st.columns([1.3, 3.2], gap="large")
-    with side:
-        describe_target(dataset, influence.view(run, dataset, target.name))
-    with lists:
-        helpful, harmful = st.columns(2, gap="large")
-        for column, heading, indices, effect in (
-                (helpful, "Most helpful", ranking.helpful, "improved"), (harmful, "Most harmful", ranking.harmful, "worsened")):
-            with column:
-                st.subheader(heading)
-                st.caption(f"Training on these {effect} the target's {target.function} most; scores in "
-                           f"{influence.unit(target.function)}")
-                tiles = [gallery.Tile("train", i, f"{rank}. {dataset.classes[dataset.train_labels[i]]}",
-                                      (formats.arrow_score(scores_N[i]),)) for rank, i in enumerate(indices.tolist(), 1)]
-                ticks.tiles(run, tiles, heading.split()[1])
+    view = influence.view(run, dataset, target.name)
+    cards.target(run, dataset, view, beside)
+    st.caption(influence.meaning(target.function))
+
+    chosen, side, k, size = filters(run, dataset, key, view.true_label)
+    st.query_params.setdefault("page", "1")
+    score_file = run.manifest["files"][f"scores/{target.score_set}.npy"]
+    given = (score_file, target.row, target.function, k, chosen, view.true_label)
+    scores_N, ranking = ranked(*given, 1, run, target.score_set, dataset.train_labels)
+    page = link.whole("page", 1, ranking.pages, 1)
+    chart_key = f"histogram-{run.id}-{key}-{st.session_state.get('histogram-cleared', '')}"
+    with st.expander("All scores: drag to keep a range", expanded=True, icon=":material/bar_chart:"):
+        pictures.chart(pictures.histogram(scores_N, influence.unit(target.function), chosen.low, chosen.high), chart_key,
+                       f"Histogram of the scores of {len(scores_N)} training images", lambda: drag(chart_key), ("box",))
+        st.caption(f"Scores of {formats.count(len(scores_N), 'training images')}, {formats.score(scores_N.min())} to "
+                   f"{formats.score(scores_N.max())}; the vertical axis is logarithmic.")
+        if chosen.low is not None or chosen.high is not None:
+            st.button(f"Scores {formats.range_of(chosen.low, chosen.high)} only: show all again", on_click=every_score,
+                      icon=":material/filter_alt_off:")
+    if ranking.pages > 1:
+        page = st.pagination(ranking.pages, default=page, key=f"page-{run.id}-{key}-{k}-{hash(chosen)}")
+        scores_N, ranking = ranked(*given, page, run, target.score_set, dataset.train_labels)
+    lists(run, dataset, target, scores_N, ranking, side, size)
+    cards.removal(scores_N, ranking, target.function, beside)
+    link.keep(run=run.id, target=key, pin=pins, label=None if chosen.label is None else dataset.classes[chosen.label],
+              relation=chosen.relation, side=side, k=k, size=formats.key_of(SIZES, size), low=chosen.low, high=chosen.high, page=page)
+    with shell.guarded():
+        act(run, dataset, target, chosen, view.true_label)
+    if pins:
+        with shell.guarded():
+            compare(run, dataset, target, pins, names)
     with shell.guarded():
         what_if(run, dataset, target, scores_N)
-    st.subheader("All scores")
-    pictures.chart(pictures.histogram(scores_N, influence.unit(target.function)), "histogram",
-                   f"Histogram of the scores of {len(scores_N)} training images")
-    st.caption(f"Scores of {formats.count(len(scores_N), 'training images')}; the vertical axis is logarithmic. "
-               f"The file is scores/{target.score_set}.npy, row {target.row}.")
     further_targets(run, dataset)
 
 
-with shell.page("Influence"):
-    draw(shell.chosen_run(shell.runs(), "There is no run to look at yet."))
+with shell.page("Influence") as beside:
+    draw(shell.chosen_run(shell.runs(), "There is no run to look at yet."), beside)

@@ -122,8 +122,7 @@ def what_ifs(run, dataset) -> None:
 def draw(run) -> None:
     dataset = pictures.dataset(run.config.dataset)
     if not run.targets():
-        st.info(f"This run has no scores; it is {run.status}.", icon=":material/info:")
-        st.page_link("pages/Live.py", label="See it on Live", query_params={"run": run.id}, icon=":material/monitoring:")
+        shell.no_scores(run)
         return
     for part in (judged, validate, compared, adjoints):
         with shell.guarded():

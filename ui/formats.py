@@ -94,6 +94,55 @@ def figure(value: float | None, digits: int = 2) -> str:
     return "—" if value is None else f"{value:.{digits}f}".replace("-", "−")
 
 
+def signed(value: float, digits: int = 3) -> str:
+    return f"{value:+.{digits}f}".replace("-", "−")
+
+
+def range_of(low: float | None, high: float | None) -> str:
+    ends = [f"from {score(low)}"] if low is not None else []
+    return " ".join([*ends, f"to {score(high)}"] if high is not None else ends)
+
+
+def setting(value) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, tuple):
+        return ", ".join(map(str, value)) if len(value) <= 8 else f"{', '.join(map(str, value[:8]))}, … ({len(value)})"
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def or_none(value: float) -> float | None:
+    """A figure as JSON has it: NaN is none."""
+    return None if math.isnan(value) else value
+
+
+def rank_of(rank: int, of: int) -> str:
+    return f"rank {rank:,} of {of:,}"
+
+
+def sign_in_words(function: str) -> str:
+    harmful, helpful = ("Positive", "negative") if function == "loss" else ("Negative", "positive")
+    return f"{harmful}: harmful; {helpful}: helpful."
+
+
+def matrix_table(rows: list[str], columns, matrix, unit: str) -> list[dict]:
+    return [{f"Targets (scores in {unit})": title} | {name: score(value) for name, value in zip(columns, row, strict=True)}
+            for title, row in zip(rows, matrix, strict=True)]
+
+
+def key_of(mapping: dict, value) -> str:
+    return next(key for key, given in mapping.items() if given == value)
+
+
+def steps(numbers, of: int | None) -> str:
+    """The steps of a training, from 1; of many, the first and the last."""
+    if not len(numbers):
+        return "none: it was in no complete batch"
+    shown = ", ".join(map(str, numbers)) if len(numbers) <= 12 else (
+        f"{', '.join(map(str, numbers[:6]))}, … {', '.join(map(str, numbers[-3:]))} ({len(numbers)} in all)")
+    return f"{shown} of {of:,}" if of else shown
+
+
 def varied(value: float | None, digits: int = 2) -> str:
     """A figure of agreement, which a target whose predictions or outcomes are all the same has not."""
     return "did not vary" if value is None else figure(value, digits)

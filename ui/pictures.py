@@ -13,6 +13,7 @@ from ui import formats
 
 DRAWN = 1200      # points of a curve that are worth sending every second
 COLOURS, GREY = ("#3f83c4", "#cf8632", "#4a9d78"), "#8a939c"      # to be told apart on light and on dark
+SIGNED = [[0, "#2c6cb0"], [0.5, "#f3f3f1"], [1, "#c4701c"]]       # below zero, zero, above
 
 
 @st.cache_resource(show_spinner="Reading the images …")
@@ -38,21 +39,51 @@ def picture(dataset_name: str, split: str, index: int) -> str:
             'style="width:100%;image-rendering:pixelated;border-radius:4px;display:block">')
 
 
-def plain_tiles(dataset_name: str, split: str, indices: list[int]) -> None:
-    tiles = "".join(f'<div style="width:56px">{picture(dataset_name, split, i)}</div>' for i in indices)
+def plain_tiles(dataset_name: str, split: str, indices: list[int], size: int = 56) -> None:
+    tiles = "".join(f'<div style="width:{size}px">{picture(dataset_name, split, i)}</div>' for i in indices)
     st.html(f'<div style="display:flex;flex-wrap:wrap;gap:0.3rem">{tiles}</div>')
 
 
-def histogram(scores_N: np.ndarray, unit: str) -> go.Figure:
+def histogram(scores_N: np.ndarray, unit: str, low: float | None, high: float | None) -> go.Figure:
+    """Dragging along it selects a range; that from `low` to `high` is shaded."""
     counts, edges = np.histogram(scores_N, bins=81)
     centres = (edges[:-1] + edges[1:]) / 2
-    figure = go.Figure(go.Bar(x=centres, y=counts, width=np.diff(edges), marker_line_width=0,
+    figure = go.Figure(go.Bar(x=centres, y=counts, width=np.diff(edges), marker=dict(line_width=0, color=COLOURS[0]),
                               hovertemplate="score %{x:.2e}<br>%{y:,} images<extra></extra>"))
     figure.add_vline(x=0, line_width=1, line_dash="dot")
+    if low is not None or high is not None:
+        figure.add_vrect(x0=edges[0] if low is None else low, x1=edges[-1] if high is None else high,
+                         fillcolor=COLOURS[1], opacity=0.2, line_width=0)
     # Most scores are near zero: on a linear axis the tails, which matter, would not show.
     figure.update_yaxes(title="Training images", type="log", dtick=1)
     figure.update_xaxes(title=f"Score ({unit})", exponentformat="power")
-    return _calm(figure, 260)
+    figure.update_layout(dragmode="select", selectdirection="h")
+    return _calm(figure, 240)
+
+
+def probabilities(shares: np.ndarray, classes: tuple[str, ...]) -> go.Figure:
+    """One bar a class, from the first at the top."""
+    figure = go.Figure(go.Bar(x=100 * shares, y=list(classes), orientation="h", marker_color=COLOURS[0],
+                              hovertemplate="%{y}: %{x:.2f} %<extra></extra>"))
+    figure.update_xaxes(range=[0, 100], ticksuffix=" %", nticks=3, fixedrange=True)
+    figure.update_yaxes(autorange="reversed", tickfont_size=11, fixedrange=True)
+    return _calm(figure, 30 + 16 * len(classes)).update_layout(bargap=0.3)
+
+
+def heat(matrix: np.ndarray, rows: list[str], columns: list[str], unit: str, across: int,
+         written: bool = False) -> go.Figure:
+    """Signed values, one hue for each sign, in shares of the largest of its column (`across` 0) or row (1)."""
+    largest = np.abs(matrix).max(across, keepdims=True)
+    shares = matrix / np.where(largest > 0, largest, 1)
+    texts = [[formats.score(value) for value in row] for row in matrix]
+    figure = go.Figure(go.Heatmap(
+        z=shares, x=list(range(len(columns))), y=list(range(len(rows))), zmin=-1, zmax=1, colorscale=SIGNED, showscale=False,
+        text=texts, texttemplate="%{text}" if written else None, xgap=1, ygap=1,
+        customdata=[[(r, c) for c in columns] for r in rows],
+        hovertemplate=f"%{{customdata[0]}}<br>%{{customdata[1]}}<br>%{{text}} {unit}<extra></extra>"))
+    figure.update_xaxes(tickvals=list(range(len(columns))), ticktext=columns, side="top", fixedrange=True, showgrid=False)
+    figure.update_yaxes(tickvals=list(range(len(rows))), ticktext=rows, autorange="reversed", fixedrange=True, showgrid=False)
+    return _calm(figure, 110 + 26 * len(rows))
 
 
 def curve(values: list[float], title: str, unit: str) -> go.Figure:
@@ -82,6 +113,17 @@ def agreement(report: dict, key: str | None) -> go.Figure:
                           f"<br>retrained %{{y:.3g}} {unit}<extra></extra>")
     figure.update_xaxes(title=f"Predicted change of the {report['function']} ({unit})", exponentformat="power")
     figure.update_yaxes(title=f"Change after retraining ({unit})", exponentformat="power")
+    return _calm(figure, 420)
+
+
+def against(a: np.ndarray, b: np.ndarray, indices: np.ndarray, name_a: str, name_b: str, unit: str) -> go.Figure:
+    """Two scores of the same training images, with the line of equality."""
+    figure, ends = go.Figure(), [float(min(a.min(), b.min())), float(max(a.max(), b.max()))]
+    figure.add_scatter(x=ends, y=ends, mode="lines", line=dict(color=GREY, dash="dash", width=1), hoverinfo="skip")
+    figure.add_scattergl(x=a, y=b, mode="markers", marker=dict(size=4, opacity=0.5, color=COLOURS[0]), customdata=indices,
+                         hovertemplate="train:%{customdata}<br>%{x:.3g} and %{y:.3g}<extra></extra>")
+    figure.update_xaxes(title=f"Score in {name_a} ({unit})", exponentformat="power")
+    figure.update_yaxes(title=f"Score in {name_b}", exponentformat="power")
     return _calm(figure, 420)
 
 
@@ -146,6 +188,7 @@ def _calm(figure: go.Figure, height: int) -> go.Figure:
     return figure
 
 
-def chart(figure: go.Figure, key: str, alt: str) -> None:
-    st.plotly_chart(figure, key=key, config={"displayModeBar": False})
-    st.html(f'<p style="position:absolute;left:-9999px">{html.escape(alt)}</p>')
+def chart(figure: go.Figure, key: str, alt: str, on_select=None, selection_mode=("points",)) -> None:
+    """`alt` says in words what the chart shows. `on_select` is called when a part of it is chosen."""
+    chosen = {} if on_select is None else {"on_select": on_select, "selection_mode": selection_mode}
+    st.plotly_chart(figure, key=key, config={"displayModeBar": False}, alt=alt, **chosen)

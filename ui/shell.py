@@ -26,6 +26,9 @@ PAGES = (
     ("pages/Set_up_a_run.py", "Set up a run", ":material/tune:"),
     ("pages/Live.py", "Live", ":material/monitoring:"),
     ("pages/Influence.py", "Influence", ":material/image_search:"),
+    ("pages/Training_images.py", "Training images", ":material/photo_library:"),
+    ("pages/Test_images.py", "Test images", ":material/grid_view:"),
+    ("pages/Compare_runs.py", "Compare runs", ":material/compare_arrows:"),
     ("pages/Trust.py", "Trust", ":material/verified:"),
     ("pages/Find_bad_labels.py", "Find bad labels", ":material/label_off:"),
     ("pages/Runs_and_storage.py", "Runs and storage", ":material/database:"),
@@ -34,7 +37,9 @@ PAGES = (
 
 @contextlib.contextmanager
 def page(title: str):
-    """Draws the frame, then the page's own body, then any error of that body as a message."""
+    """Draws the frame, then the page's own body, then any error of that body as a message.
+
+    Yields a place in the sidebar, which stays in view while the page scrolls."""
     st.set_page_config(page_title=f"{title} · Replay Explorer" if title != "Replay Explorer" else title,
                        page_icon="🔁", layout="wide")
     drawn = False
@@ -43,6 +48,7 @@ def page(title: str):
             st.markdown("**Replay Explorer**")
             for path, label, icon in PAGES:
                 st.page_link(path, label=label, icon=icon)
+            beside = st.container()
             st.divider()
         st.title(title)
         manager()               # here, where its error is shown: a fragment's would be a bare traceback
@@ -54,7 +60,7 @@ def page(title: str):
     if not drawn:
         st.stop()
     with guarded():
-        yield
+        yield beside
 
 
 @contextlib.contextmanager
@@ -141,6 +147,15 @@ def chosen_run(candidates: list[Run], empty: str) -> Run:
     if chosen != asked:
         st.query_params["run"] = chosen
     return next(r for r in candidates if r.id == chosen)
+
+
+def no_scores(run: Run) -> None:
+    """Says so, and where to go on."""
+    # Cleaning sets `scored` to false; before the first replay it is not there at all.
+    deleted = run.manifest.get("scored") is False
+    st.info("The scores of this run were deleted." if deleted else
+            f"This run has no scores yet; it is {run.status}.", icon=":material/info:")
+    st.page_link("pages/Live.py", label="See it on Live", query_params={"run": run.id}, icon=":material/monitoring:")
 
 
 @st.fragment(run_every="2s")

@@ -1,0 +1,97 @@
+"""What a page tells of an image beside its picture: tiles of training images, tiles of targets, the target's own panel."""
+
+import numpy as np
+import streamlit as st
+
+from engine import explore, influence, notes
+from ui import formats, gallery, link, pictures
+
+PLAIN = 20        # images of a set that are shown
+
+
+@st.cache_data(max_entries=64, show_spinner=False)
+def _used_in(recipe, n: int, indices: tuple[int, ...]) -> list[np.ndarray]:
+    return explore.used_in(recipe, n, indices)
+
+
+def training(run, dataset, indices, lines: list[tuple[str, ...]], extra=None, leave_out: str | None = None,
+             first: int | None = None) -> list[gallery.Tile]:
+    """Training images: `lines` of each stand below it; enlarged come its labels, `extra` details, the steps that
+    used it, its note, and its scores on the run's targets, less the one of key `leave_out`. `first`: the rank of the
+    first, where they are ranked."""
+    config, said = run.config, notes.read(run)
+    indices = np.asarray(indices, np.int64)
+    targets, scores_KM = explore.scores_on(run, indices)
+    titles = [f"{influence.title(t.name, dataset)} · {t.function}" for t in targets]
+    used = _used_in(config.recipe, len(dataset.train_labels), tuple(indices.tolist()))
+    model = _model_labels(run, dataset, indices)
+    tiles = []
+    for m, index in enumerate(indices.tolist()):
+        label = dataset.classes[dataset.train_labels[index]]
+        bars = [(titles[k], float(scores_KM[k, m]), formats.score(scores_KM[k, m]))
+                for k in range(len(targets)) if targets[k].key != leave_out]
+        details = [("Image", f"train:{index}"), ("Given label", label), *model[m], *(extra[m] if extra else ()),
+                   ("Used in steps", formats.steps(used[m], run.manifest.get("steps")))]
+        if said.of(index):
+            details.append(("Note", said.of(index)))
+        tiles.append(gallery.Tile(
+            "train", index, label if first is None else f"{first + m}. {label}", lines[m], tuple(details), tuple(bars),
+            link.to("Training_images", run=run.id, image=index), "From this image outwards"))
+    return tiles
+
+
+def _model_labels(run, dataset, indices) -> list[list[tuple[str, str]]]:
+    if "model/train_logits.npy" not in run.manifest["files"]:       # of a run of an older version
+        return [[("Model's label", "not recorded in this run")]] * len(indices)
+    logp = influence.log_probabilities(run.train_logits()[indices])
+    given = dataset.train_labels[indices]
+    return [[("Model's label", f"{dataset.classes[row.argmax()]}, {formats.percent(float(np.exp(row.max())))}"),
+             ("Probability of the given label", formats.percent(float(np.exp(row[label]))))]
+            for row, label in zip(logp, given, strict=True)]
+
+
+def target(run, dataset, view, panel) -> None:
+    """The target in the sidebar, where it stays in view."""
+    with panel:
+        st.divider()
+        st.markdown(f"**{view.title}**")
+        indices = view.test_indices.tolist()
+        if len(indices) == 1:
+            picture, facts = st.columns([2, 3])
+            with picture:
+                st.html(pictures.picture(dataset.name, "test", indices[0]))
+        else:
+            pictures.plain_tiles(dataset.name, "test", indices[:PLAIN], 28)
+            facts = st.container()
+            facts.caption(f"The first {len(indices[:PLAIN])} of {formats.count(len(indices), 'test images')}; values are means.")
+        lines = [f"True label: **{dataset.classes[view.true_label] if view.true_label is not None else 'several'}**"]
+        if view.predicted_label is not None:
+            right = ":material/check: right" if view.predicted_label == view.true_label else ":material/close: wrong"
+            lines.append(f"Predicted: **{dataset.classes[view.predicted_label]}** {right}")
+        else:
+            lines.append(f"Classified right: **{formats.percent(view.accuracy)}**")
+        facts.markdown("  \n".join(lines))
+        st.markdown(f"Loss **{view.loss:.4f}** nats · margin **{formats.signed(view.margin)}** logits")
+        pictures.chart(pictures.probabilities(influence.probabilities(run, dataset, view.name), dataset.classes), "probabilities",
+                       "Probability of each class: " + ", ".join(
+                           f"{name} {formats.percent(p)}" for name, p in zip(
+                               dataset.classes, influence.probabilities(run, dataset, view.name), strict=True)))
+
+
+def removal(scores_N, ranking, function: str, panel) -> None:
+    """What leaving out the images of either list would do, as far as the scores foretell."""
+    with panel:
+        for side, indices in (("harmful", ranking.harmful), ("helpful", ranking.helpful)):
+            if len(indices):
+                st.caption(f"Without the {len(indices)} {side} images shown, predicted change of the {function}: "
+                           f"{formats.score(explore.without(scores_N, indices))} {influence.short_unit(function)}")
+
+
+def show_targets(run, dataset, shown: list[tuple[str, str, tuple[str, ...]]], key: str) -> None:
+    """Targets by name, key and the lines below, as tiles that lead to their influence; of a set, its first image."""
+    tiles = []
+    for name, target_key, lines in shown:
+        first = influence.resolve(name, dataset.test_labels, len(dataset.classes))[0]
+        tiles.append(gallery.Tile("test", int(first), influence.title(name, dataset), lines, bars=(), details=(("Target", name),),
+                                  link=link.to("Influence", run=run.id, target=target_key), link_text="Influence on this target"))
+    gallery.show(dataset.name, tiles, f"targets-{key}")
