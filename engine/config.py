@@ -24,7 +24,7 @@ PRECISIONS = ("float32", "float64")
 DEVICES = ("auto", "cpu", "cuda")
 MODELS = ("small-cnn", "resnet9")
 DATASETS = ("fashion-mnist-sample", "fashion-mnist-sample-noisy", "fashion-mnist")
-TARGET = re.compile(r"test:(\d{1,9}|all)|class:(\d{1,5})")
+TARGET = re.compile(r"test:(\d{1,9}|all)|class:(\d{1,5})|image:([0-9a-f]{16}):(\d{1,5})")
 
 
 @dataclass(frozen=True)
@@ -208,6 +208,8 @@ def problems(config: RunConfig, n_train: int | None = None, n_test: int | None =
         problem = target_problem(target, n_test, n_classes)
         if problem is None and target in seen:
             problem = f"{target} is named twice"
+        if problem is None and uploaded(target):
+            problem = f"{target} is an image that is kept with a trained run; explain it there"
         if problem is not None:
             found["targets"] = problem
             break
@@ -219,12 +221,19 @@ def target_problem(target: str, n_test: int | None, n_classes: int | None) -> st
     match = TARGET.fullmatch(target) if isinstance(target, str) else None
     if match is None:
         return f"{target!r} is no target; write test:INDEX, class:INDEX or test:all"
-    index, label = match.groups()
+    index, label, _, asked = match.groups()
+    label = label or asked
     if index not in (None, "all") and n_test is not None and int(index) >= n_test:
         return f"{target} is out of range: the test images are test:0 to test:{n_test - 1}"
     if label is not None and n_classes is not None and int(label) >= n_classes:
         return f"{target} is out of range: the classes are class:0 to class:{n_classes - 1}"
     return None
+
+
+def uploaded(target: str) -> tuple[str, int] | None:
+    """The image's id and the label asked about, of the target image:ID:LABEL (`engine.uploads`); else None."""
+    match = TARGET.fullmatch(target)
+    return (match[3], int(match[4])) if match and match[3] else None
 
 
 def check(config: RunConfig, n_train: int | None = None, n_test: int | None = None,

@@ -14,7 +14,7 @@ class TargetView:
 
     name: str
     title: str
-    test_indices: np.ndarray     # int64 [S]
+    test_indices: np.ndarray     # int64 [S]; none of an uploaded image
     true_label: int | None       # None for a set of several classes
     predicted_label: int | None  # None for a set
     probability: float           # of the true label, mean over a set
@@ -60,12 +60,14 @@ def rank(scores_N: np.ndarray, function: str, k: int, among: np.ndarray | None =
 
 
 def resolve(target: str, labels: np.ndarray, n_classes: int) -> np.ndarray:
-    """The test indices, int64 [S], that a target such as test:3, class:2 or test:all names."""
+    """The test indices, int64 [S], that a target such as test:3, class:2 or test:all names; none for an uploaded image."""
     problem = config.target_problem(target, len(labels), n_classes)
     if problem:
         raise ConfigError(f"The target {problem}.", "Correct it and start again.",
                           {"targets": problem})
     kind, _, which = target.partition(":")
+    if kind == "image":
+        return np.empty(0, np.int64)
     if kind == "class":
         members = np.flatnonzero(labels == int(which))
         if not len(members):
@@ -80,6 +82,8 @@ def title(target: str, dataset: data.Dataset) -> str:
         return "All test images"
     if kind == "class":
         return f"All test images of class {dataset.classes[int(which)]}"
+    if own := config.uploaded(target):
+        return f"Own image {own[0][:6]} · {dataset.classes[own[1]]}"
     return f"Test image {which} · {dataset.classes[dataset.test_labels[int(which)]]}"
 
 
@@ -89,22 +93,37 @@ def log_probabilities(logits: np.ndarray) -> np.ndarray:
     return shifted - np.log(np.exp(shifted).sum(-1, keepdims=True))
 
 
+def softmax(logits: np.ndarray) -> np.ndarray:
+    return np.exp(log_probabilities(logits))
+
+
 def margins(right: np.ndarray) -> np.ndarray:
     """From log p of the label: log p − log(1 − p), the label's logit minus log-sum-exp of the others."""
     return right - np.log(-np.expm1(np.minimum(right, -1e-15)))
 
 
-def view(run: runs.Run, dataset: data.Dataset, target: str) -> TargetView:
+def at_target(run: runs.Run, dataset: data.Dataset, target: str) -> tuple[np.ndarray, np.ndarray]:
+    """The trained model's logits [S, C] on a target's images, and the labels [S] asked about."""
+    if own := config.uploaded(target):
+        rows = [t for s in run.score_sets() for t in s["targets"] if t["name"] == target]
+        if not rows:
+            raise ConfigError(f"Run {run.id} has no scores for the target «{target}».", "Explain the image first.")
+        return np.array([rows[-1]["logits"]]), np.array([own[1]])
     logits = run.test_logits()
     if logits.shape != (len(dataset.test_labels), len(dataset.classes)):
         raise IntegrityError(f"The logits of run {run.id} do not fit the data set {dataset.name}.",
                              "Delete the run and start it again.")
     indices = resolve(target, dataset.test_labels, len(dataset.classes))
-    labels = dataset.test_labels[indices]
-    logp = log_probabilities(logits[indices])            # [S, C]
-    right = logp[np.arange(len(indices)), labels]
+    return logits[indices], dataset.test_labels[indices]
+
+
+def view(run: runs.Run, dataset: data.Dataset, target: str) -> TargetView:
+    indices = resolve(target, dataset.test_labels, len(dataset.classes))
+    logits, labels = at_target(run, dataset, target)
+    logp = log_probabilities(logits)            # [S, C]
+    right = logp[np.arange(len(labels)), labels]
     predicted = logp.argmax(1)
-    single = len(indices) == 1
+    single = len(labels) == 1
     return TargetView(
         name=target, title=title(target, dataset), test_indices=indices,
         true_label=int(labels[0]) if (labels == labels[0]).all() else None,
@@ -118,8 +137,7 @@ def view(run: runs.Run, dataset: data.Dataset, target: str) -> TargetView:
 
 def probabilities(run: runs.Run, dataset: data.Dataset, target: str) -> np.ndarray:
     """float64 [classes], mean over the target's test images."""
-    indices = resolve(target, dataset.test_labels, len(dataset.classes))
-    return np.exp(log_probabilities(run.test_logits()[indices])).mean(0)
+    return softmax(at_target(run, dataset, target)[0]).mean(0)
 
 
 def misclassified(run: runs.Run, dataset: data.Dataset) -> np.ndarray:

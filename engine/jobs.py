@@ -14,8 +14,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Callable
 
-from engine import data, influence, lds, runs, trust
-from engine.config import RunConfig, check
+from engine import data, influence, lds, runs, trust, uploads
+from engine.config import RunConfig, check, uploaded
 from engine.errors import ConfigError, ReplayError
 from engine.runs import Job, Run
 
@@ -54,6 +54,8 @@ class JobManager:
         dataset = data.load(run.config.dataset)
         for target in targets:
             influence.resolve(target, dataset.test_labels, len(dataset.classes))
+            if own := uploaded(target):
+                uploads.read(run, own[0])       # raises where it is not kept with this run
         if not targets:
             raise ConfigError("No target was named.", "Choose at least one test image or class.")
         with self._mutex:

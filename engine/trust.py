@@ -158,9 +158,9 @@ def check_changes(left_out, relabelled: dict[int, int], dataset: Dataset) -> tup
     return left_out, {int(i): int(c) for i, c in sorted(relabelled.items())}
 
 
-def values(logits: np.ndarray, labels_N: np.ndarray, indices: np.ndarray) -> Values:
-    """At a model's test logits [N_test, C], of the target that is the mean over `indices`."""
-    right = influence.log_probabilities(logits[indices])[np.arange(len(indices)), labels_N[indices]]
+def values(logits: np.ndarray, labels: np.ndarray) -> Values:
+    """At a model's logits [S, C] on a target's images, whose labels are int64 [S]."""
+    right = influence.log_probabilities(logits)[np.arange(len(labels)), labels]
     return Values(float(-right.mean()), float(influence.margins(right).mean()), float(np.exp(right).mean()))
 
 
@@ -170,15 +170,15 @@ def predict(run: runs.Run, dataset: Dataset, left_out: np.ndarray) -> list[WhatI
     The target function changes by −Σ τ. For a target of one image the other figures follow, for
     margin = −loss − log(1 − p) and p = exp(−loss): d margin / d loss = −1 / (1 − p).
     """
-    logits, labels, targets = run.test_logits(), dataset.test_labels, run.targets()
+    targets = run.targets()
     sets = {name: run.scores(name) for name in {t.score_set for t in targets}}      # verified once, not once a target
     found = []
     for target in targets:
-        indices = influence.resolve(target.name, labels, len(dataset.classes))
-        before = values(logits, labels, indices)
+        logits, labels = influence.at_target(run, dataset, target.name)
+        before = values(logits, labels)
         change = float(-np.asarray(sets[target.score_set][target.row][left_out], np.float64).sum())
         found.append(WhatIf(target.key, target.name, target.function, change, before,
-                            _moved(before, target.function, change, len(indices) == 1), None))
+                            _moved(before, target.function, change, len(labels) == 1), None))
     return found
 
 

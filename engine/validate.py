@@ -14,6 +14,7 @@ import torch
 
 from engine import files, influence, lds, retraining, trust
 from engine import targets as phi
+from engine.config import uploaded
 from engine.errors import ConfigError, DivergedError, IntegrityError
 from engine.schedule import plan_for
 from engine.state import Examples, State
@@ -30,6 +31,8 @@ def validate(work) -> list[str]:
     n = len(dataset.train_labels)
     lds.check_plan(subsets, drops, seed, n)
     scored = _scored(run)
+    if own := [t.name for t in run.targets() if uploaded(t.name)]:
+        work.event("note", text=f"Retraining is judged on test images alone, so these targets are not validated: {', '.join(own)}.")
     width = retraining.side_by_side(work.model, work.examples, work.config.recipe)
     repeats = 1 if width == 1 and work.device.type == "cpu" else REPEATS
     rows = {f"all-{width}-{r}": np.empty(0, np.int64) for r in range(repeats)}
@@ -77,7 +80,7 @@ def what_if(work) -> str:
     rows = []
     for target in predicted:
         indices = influence.resolve(target.name, dataset.test_labels, len(dataset.classes))
-        actual = trust.values(logits, dataset.test_labels, indices)
+        actual = None if uploaded(target.name) else trust.values(logits[indices], dataset.test_labels[indices])
         if relabelled:      # the scores say nothing of a label's change
             target = replace(target, change=None, predicted=None)
         rows.append(asdict(replace(target, actual=actual)))
@@ -133,9 +136,10 @@ def _scored(run) -> dict[str, list]:
             raise IntegrityError(f"The scores {sidecar['name']} of run {run.id} belong to another training.",
                                  "Delete the scores and attribute the targets again.")
     for target in run.targets():
-        found.setdefault(target.function, []).append(target)
+        if not uploaded(target.name):       # what is kept of a retraining is its logits on the test images
+            found.setdefault(target.function, []).append(target)
     if not found:
-        raise ConfigError(f"Run {run.id} has no scores to validate.", "Attribute some targets first.")
+        raise ConfigError(f"Run {run.id} has no scores to validate.", "Attribute some test images or classes first.")
     return found
 
 
@@ -201,7 +205,7 @@ def _report(work, function: str, targets: list, left_out: list, logits: list, re
     sets = [influence.resolve(t.name, labels, classes) for t in targets]
 
     def values(model_logits: np.ndarray) -> np.ndarray:
-        return np.array([getattr(trust.values(model_logits, labels, s), function) for s in sets])
+        return np.array([getattr(trust.values(model_logits[s], labels[s]), function) for s in sets])
 
     trained_K = values(run.test_logits())
     actual = np.stack([values(each) - trained_K for each in logits], axis=1)            # [K, M]

@@ -32,15 +32,15 @@ import numpy as np
 import safetensors
 import torch
 
-from engine import data, device as devices, files, influence, models, targets as phi, validate
+from engine import data, device as devices, files, influence, models, targets as phi, uploads, validate
 from engine.check import check_model
-from engine.config import check
+from engine.config import check, uploaded
 from engine.errors import (CancelledError, ConfigError, DataError, IntegrityError, ReplayError,
                            StorageError)
 from engine.replay import bytes_per_target, chunk_that_fits, replay
 from engine.runs import Job, Run
 from engine.schedule import plan_for, segment_length
-from engine.state import Adjoint, State, examples
+from engine.state import Adjoint, Examples, State, examples
 from engine.store import (DiskStore, MemoryStore, Writer, bytes_of, read_state, read_with_header,
                           write_state)
 from engine.training import advance, initial_state, train
@@ -242,13 +242,16 @@ class _Work:
         job, recipe = self.job, self.config.recipe
         self.update(status="replaying")
         labels, classes = self.dataset.test_labels, len(self.dataset.classes)
-        sets = [influence.resolve(t, labels, classes) for t in job.targets]
-        values = phi.values(self.model, self.final, self.test, sets, job.function).tolist()
+        own = list(filter(uploaded, job.targets))
+        test = self._with_uploads(own)
+        sets = [np.array([len(self.test) + own.index(t)]) if t in own else influence.resolve(t, labels, classes)
+                for t in job.targets]
+        values = phi.values(self.model, self.final, test, sets, job.function).tolist()
         resumed = self._resume_replay()
         if resumed is not None:
             done, chunk, norms, adjoint, scores = resumed
         else:
-            done, adjoint = 0, phi.adjoints(self.model, self.final, self.test, sets, job.function)
+            done, adjoint = 0, phi.adjoints(self.model, self.final, test, sets, job.function)
             scores = adjoint.theta.new_zeros(len(sets), len(self.examples))
             norms = {self.steps: _norms(adjoint)}        # by the step that the adjoint stands before
             batch_shape = self.examples.batch(range(recipe.batch_size))[0].shape
@@ -273,9 +276,22 @@ class _Work:
         self._timing("replay_seconds", time.monotonic() - began, resume_seconds=keeper.seconds,
                      meter_seconds=self.looking)
         self.update(targets_per_pass=chunk, steps_recomputed=self.trajectory.rebuilt)
-        return self._write_scores(sets, scores.float().cpu().numpy(), values, norms)
+        logits = phi.logits(self.model, self.final, test)[len(self.test):].tolist() if own else []
+        return self._write_scores(sets, scores.float().cpu().numpy(), values, norms, dict(zip(own, logits, strict=True)))
 
-    def _write_scores(self, sets, scores, values, norms) -> str:
+    def _with_uploads(self, targets: list[str]) -> Examples:
+        """The test split, and behind it one image of a person's own for each of these targets."""
+        if not targets:
+            return self.test
+        kept = [uploaded(t) for t in targets]
+        images = np.stack([uploads.read(self.run, name) for name, _ in kept])
+        if images.shape[1:] != self.dataset.test_images.shape[1:]:
+            raise DataError(f"An uploaded image of run {self.run.id} is not of its data set's size.", "Upload it again.")
+        inputs, labels, *rest = self.test
+        return Examples(torch.cat([inputs, torch.from_numpy(images).to(self.device)]),
+                        torch.cat([labels, torch.tensor([label for _, label in kept], device=self.device)]), *rest)
+
+    def _write_scores(self, sets, scores, values, norms, own_logits) -> str:
         run, function = self.run, self.job.function
         name = f"{function}-{len(run.score_sets()):03d}"
         folder = run.path / "scores"
@@ -288,7 +304,8 @@ class _Work:
             "sign": influence.meaning(function), "training_digest": self.digest,
             "data_fingerprint": self.dataset.fingerprint, "replay_mode": self.job.mode, "norm_steps": list(norms),
             "targets": [{"name": t, "title": influence.title(t, self.dataset),
-                         "test_images": len(s), "value": v, "adjoint_growth": g, "norms": n}
+                         "test_images": len(s), "value": v, "adjoint_growth": g, "norms": n,
+                         **({"logits": own_logits[t]} if t in own_logits else {})}
                         for t, s, v, g, n in zip(self.job.targets, sets, values, growth, by_target, strict=True)]}
         self.add_files({f"scores/{name}.npy": sha, f"scores/{name}.json": self.room.write(
             SMALL, lambda: files.write_json(folder / f"{name}.json", sidecar))})

@@ -13,9 +13,9 @@ UI = sorted((ROOT / "ui").glob("*.py"))
 ENGINE = sorted((ROOT / "engine").glob("*.py"))
 # One way, from the base up: a module imports only modules that stand before it.
 ORDER = ["errors", "config", "schedule", "files", "events", "progress", "data", "runs", "influence",
-         "lds", "trust", "suspects", "notes", "explore", "compare",
+         "lds", "trust", "suspects", "notes", "explore", "compare", "uploads",
          "device", "models", "state", "optim", "step", "store", "trajectory", "training",
-         "targets", "replay", "retraining", "check", "estimate", "validate", "work", "jobs", "api", "__init__",
+         "targets", "predict", "replay", "retraining", "check", "estimate", "validate", "work", "jobs", "api", "__init__",
          "__main__"]
 
 

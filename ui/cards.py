@@ -3,7 +3,8 @@
 import numpy as np
 import streamlit as st
 
-from engine import explore, influence, notes
+from engine import explore, influence, notes, uploads
+from engine.config import uploaded
 from ui import formats, gallery, link, pictures
 
 PLAIN = 20        # images of a set that are shown
@@ -50,16 +51,21 @@ def _model_labels(run, dataset, indices) -> list[list[tuple[str, str]]]:
             for row, label in zip(logp, given, strict=True)]
 
 
+def own_picture(run, view) -> str:
+    name, _ = uploaded(view.name)
+    return pictures.array_picture(uploads.read(run, name), view.title, 96)
+
+
 def target(run, dataset, view, panel) -> None:
     """The target in the sidebar, where it stays in view."""
     with panel:
         st.divider()
         st.markdown(f"**{view.title}**")
         indices = view.test_indices.tolist()
-        if len(indices) == 1:
+        if view.predicted_label is not None:
             picture, facts = st.columns([2, 3])
             with picture:
-                st.html(pictures.picture(dataset.name, "test", indices[0]))
+                st.html(pictures.picture(dataset.name, "test", indices[0]) if indices else own_picture(run, view))
         else:
             pictures.plain_tiles(dataset.name, "test", indices[:PLAIN], 28)
             facts = st.container()
@@ -72,10 +78,8 @@ def target(run, dataset, view, panel) -> None:
             lines.append(f"Classified right: **{formats.percent(view.accuracy)}**")
         facts.markdown("  \n".join(lines))
         st.markdown(f"Loss **{view.loss:.4f}** nats · margin **{formats.signed(view.margin)}** logits")
-        pictures.chart(pictures.probabilities(influence.probabilities(run, dataset, view.name), dataset.classes), "probabilities",
-                       "Probability of each class: " + ", ".join(
-                           f"{name} {formats.percent(p)}" for name, p in zip(
-                               dataset.classes, influence.probabilities(run, dataset, view.name), strict=True)))
+        shares = influence.probabilities(run, dataset, view.name)
+        pictures.chart(pictures.probabilities(shares, dataset.classes), "probabilities", formats.shares_in_words(dataset.classes, shares))
 
 
 def removal(scores_N, ranking, function: str, panel) -> None:
@@ -91,7 +95,9 @@ def show_targets(run, dataset, shown: list[tuple[str, str, tuple[str, ...]]], ke
     """Targets by name, key and the lines below, as tiles that lead to their influence; of a set, its first image."""
     tiles = []
     for name, target_key, lines in shown:
-        first = influence.resolve(name, dataset.test_labels, len(dataset.classes))[0]
-        tiles.append(gallery.Tile("test", int(first), influence.title(name, dataset), lines, bars=(), details=(("Target", name),),
-                                  link=link.to("Influence", run=run.id, target=target_key), link_text="Influence on this target"))
+        first = next(iter(influence.resolve(name, dataset.test_labels, len(dataset.classes)).tolist()), -1)
+        own = uploaded(name)
+        tiles.append(gallery.Tile("test", first, influence.title(name, dataset), lines, (("Target", name),),
+                                  link=link.to("Influence", run=run.id, target=target_key), link_text="Influence on this target",
+                                  image=uploads.read(run, own[0]) if own else None))
     gallery.show(dataset.name, tiles, f"targets-{key}")

@@ -6,8 +6,9 @@ from engine.config import REPLAY_MODES, TARGET_FUNCTIONS
 from ui import shell
 
 
-def choose(run, targets: tuple[str, ...], key: str, label: str = "Explain these") -> None:
-    """What a replay of `targets` needs, and the button that starts it; none are trained for anew."""
+def choose(run, targets: tuple[str, ...], key: str, label: str = "Explain these", make=None) -> None:
+    """What a replay of `targets` needs, and the button that starts it; `make` gives them only then, where they must
+    be made first."""
     ready = [mode for mode, at_once in run.modes().items() if at_once]
     function_side, mode_side = st.columns(2)
     function = function_side.radio("Target function", TARGET_FUNCTIONS, horizontal=True, key=f"function-{key}")
@@ -18,6 +19,6 @@ def choose(run, targets: tuple[str, ...], key: str, label: str = "Explain these"
                "This run keeps no checkpoints.")
     st.caption(f"{at_once} {'Another mode' if ready else 'Every mode'} trains once more first, to the same states: "
                "they are checked against the digests recorded in training.")
-    if st.button(label, type="primary", icon=":material/play_arrow:", disabled=not targets, key=f"explain-{key}"):
-        shell.manager().submit_targets(run.id, tuple(targets), function, mode)
+    if st.button(label, type="primary", icon=":material/play_arrow:", disabled=not (targets or make), key=f"explain-{key}"):
+        shell.manager().submit_targets(run.id, make() if make else targets, function, mode)
         st.switch_page("pages/Live.py", query_params={"run": run.id})

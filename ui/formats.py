@@ -116,6 +116,27 @@ def or_none(value: float) -> float | None:
     return None if math.isnan(value) else value
 
 
+def share(whole_percent: int) -> float:
+    return whole_percent / 100
+
+
+def whole_percent(share: float) -> int:
+    return round(100 * share)
+
+
+def unless(value, default):
+    """None for the default, which a link leaves away."""
+    return None if value == default else value
+
+
+def megapixels(pixels: int) -> str:
+    return f"{pixels / 1e6:.0f} megapixels"
+
+
+def shares_in_words(classes, shares) -> str:
+    return "Probability of each class: " + ", ".join(f"{name} {percent(p)}" for name, p in zip(classes, shares, strict=True))
+
+
 def rank_of(rank: int, of: int) -> str:
     return f"rank {rank:,} of {of:,}"
 

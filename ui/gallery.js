@@ -1,6 +1,6 @@
 // A grid of images that can be enlarged, walked through with the arrow keys, and ticked.
 //
-// data: {size, ticking, tiles: [{id, index, src, alt, title, lines, ticked, tick_label, details, bars, link, link_text}]}
+// data: {size, ticking, bars_title, tiles: [{index, src, alt, title, lines, ticked, tick_label, details, bars, link, link_text}]}
 // Sends the trigger "ticks", {index: on}: every change that the server has not answered yet, for a later
 // trigger takes the place of an earlier one.
 

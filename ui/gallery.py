@@ -1,9 +1,10 @@
 """Images as tiles in one component: click to enlarge, arrow keys to go on, ticks. `gallery.js` draws it."""
 
 from collections.abc import Callable, Collection
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import streamlit as st
 
 from ui import pictures
@@ -24,6 +25,7 @@ class Tile:
     lines: tuple[str, ...] = ()
     details: tuple[tuple[str, str], ...] = ()
     bars: tuple[tuple[str, float, str], ...] = ()
+    image: np.ndarray | None = None      # uint8 [H, W, C], where it is in no split
     link: str = ""                  # offered where the image is enlarged
     link_text: str = ""
 
@@ -36,9 +38,14 @@ def show(dataset_name: str, tiles: list[Tile], key: str, *, size: int = 96, tick
         if ticks := st.session_state[key].get("ticks"):
             on_tick({int(index): bool(on) for index, on in ticks.items()})
 
-    drawn = [{**asdict(tile), "src": pictures.image_url(dataset_name, tile.split, tile.index),
-              "alt": pictures.alt(dataset_name, tile.split, tile.index), "ticked": tile.index in ticked,
-              "tick_label": f"{tile.split}:{tile.index}"} for tile in tiles]
+    drawn = []
+    for tile in tiles:
+        given = {name: value for name, value in vars(tile).items() if name != "image"}
+        if tile.image is None:
+            src, alt = (f(dataset_name, tile.split, tile.index) for f in (pictures.image_url, pictures.alt))
+        else:
+            src, alt = pictures.data_url(tile.image), tile.title
+        drawn.append({**given, "src": src, "alt": alt, "ticked": tile.index in ticked, "tick_label": f"{tile.split}:{tile.index}"})
     with st.container(key=f"gallery-{key}"):
         _component(key=key, data={"size": size, "ticking": on_tick is not None, "bars_title": bars_title, "tiles": drawn},
                    on_ticks_change=changed)

@@ -24,8 +24,12 @@ def dataset(name: str) -> data.Dataset:
 @st.cache_data(max_entries=4000, show_spinner=False)
 def image_url(dataset_name: str, split: str, index: int) -> str:
     """PNG of an image as a data URL; the browser enlarges it with its pixels kept square."""
-    png = data.png(dataset(dataset_name).images(split)[index])
-    return "data:image/png;base64," + base64.b64encode(png).decode()
+    return data_url(dataset(dataset_name).images(split)[index])
+
+
+def data_url(image: np.ndarray) -> str:
+    """PNG of an image, uint8 [H, W, C]."""
+    return "data:image/png;base64," + base64.b64encode(data.png(image)).decode()
 
 
 def alt(dataset_name: str, split: str, index: int) -> str:
@@ -37,6 +41,12 @@ def picture(dataset_name: str, split: str, index: int) -> str:
     """HTML of one image with its alternative text."""
     return (f'<img src="{image_url(dataset_name, split, index)}" alt="{html.escape(alt(dataset_name, split, index))}" '
             'style="width:100%;image-rendering:pixelated;border-radius:4px;display:block">')
+
+
+def array_picture(image: np.ndarray, alt_text: str, size: int) -> str:
+    """HTML of an image that is in no data set, uint8 [H, W, C]."""
+    return (f'<img src="{data_url(image)}" alt="{html.escape(alt_text)}" width="{size}" '
+            'style="image-rendering:pixelated;border-radius:4px;display:block">')
 
 
 def plain_tiles(dataset_name: str, split: str, indices: list[int], size: int = 56) -> None:
@@ -68,6 +78,20 @@ def probabilities(shares: np.ndarray, classes: tuple[str, ...]) -> go.Figure:
     figure.update_xaxes(range=[0, 100], ticksuffix=" %", nticks=3, fixedrange=True)
     figure.update_yaxes(autorange="reversed", tickfont_size=11, fixedrange=True)
     return _calm(figure, 30 + 16 * len(classes)).update_layout(bargap=0.3)
+
+
+def confusion(counts: np.ndarray, classes: tuple[str, ...]) -> go.Figure:
+    """Counts [true, predicted]; the colour is the share of its row, so that rare mistakes show."""
+    shares = np.sqrt(counts / np.maximum(counts.sum(1, keepdims=True), 1))
+    figure = go.Figure(go.Heatmap(
+        z=shares, x=list(range(len(classes))), y=list(range(len(classes))), colorscale=[[0, "#f3f3f1"], [1, "#2c6cb0"]], zmin=0, zmax=1,
+        showscale=False, text=counts, texttemplate="%{text:,}", xgap=1, ygap=1,
+        customdata=[[(t, p) for p in classes] for t in classes],
+        hovertemplate="true: %{customdata[0]}<br>predicted: %{customdata[1]}<br>%{text:,} test images<extra></extra>"))
+    for update, title in ((figure.update_xaxes, "Predicted label"), (figure.update_yaxes, "True label")):
+        update(tickvals=list(range(len(classes))), ticktext=list(classes), title=title, fixedrange=True, showgrid=False)
+    figure.update_yaxes(autorange="reversed")
+    return _calm(figure, 90 + 26 * len(classes))
 
 
 def heat(matrix: np.ndarray, rows: list[str], columns: list[str], unit: str, across: int,
