@@ -16,11 +16,8 @@ def agreement(sha_a: str, row_a: int, sha_b: str, row_b: int, key: str, _a, _b) 
 
 def agree(a, b, key: str) -> compare.Agreement:
     """By the content of both score files."""
-    ids = []
-    for run in (a, b):
-        target = run.target(key)
-        ids += [run.manifest["files"][f"scores/{target.score_set}.npy"], target.row]
-    return agreement(*ids, key, a, b)
+    rows = [(run.manifest["files"][f"scores/{run.target(key).score_set}.npy"], run.target(key).row) for run in (a, b)]
+    return agreement(*rows[0], *rows[1], key, a, b)
 
 
 def second_run(run, candidates: list) -> Run | None:

@@ -44,7 +44,7 @@ def drag(key: str) -> None:
 def every_score() -> None:
     for name in ("low", "high"):
         st.query_params.pop(name, None)
-    st.session_state["histogram-cleared"] = st.session_state.get("histogram-cleared", "") + "x"
+    st.session_state["histogram-cleared"] = f"{st.session_state.get('histogram-cleared', '')}x"     # a chart without a selection
     from_the_first()
 
 

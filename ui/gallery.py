@@ -25,9 +25,9 @@ class Tile:
     lines: tuple[str, ...] = ()
     details: tuple[tuple[str, str], ...] = ()
     bars: tuple[tuple[str, float, str], ...] = ()
-    image: np.ndarray | None = None      # uint8 [H, W, C], where it is in no split
     link: str = ""                  # offered where the image is enlarged
     link_text: str = ""
+    image: np.ndarray | None = None      # uint8 [H, W, C], where it is in no split
 
 
 def show(dataset_name: str, tiles: list[Tile], key: str, *, size: int = 96, ticked: Collection[int] = (),
