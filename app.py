@@ -27,7 +27,8 @@ with shell.page("Replay Explorer"):
         st.subheader("Run the sample" if runs else "Start here")
         st.write(f"6,000 images of clothes (Fashion-MNIST), a small convolutional network and eight test "
                  f"images to explain: {config.PRESET_TEXT['sample'].split('; ')[1]}.")
-        st.button("Run the sample", type="primary", icon=":material/play_arrow:", on_click=start_sample)
+        st.button("Run the sample", type="primary", icon=":material/play_arrow:", on_click=start_sample,
+                  **shell.acting())
         st.page_link("pages/Set_up_a_run.py", label="Or set up a run of your own", icon=":material/tune:")
 
     st.subheader("Recent runs")

@@ -77,7 +77,8 @@ def space(told) -> None:
 
 
 def resume(run) -> None:
-    if run.resumable and st.button("Resume the run", type="primary", icon=":material/resume:", key="resume"):
+    if run.resumable and st.button("Resume the run", type="primary", icon=":material/resume:", key="resume",
+                                   **shell.acting()):
         shell.manager().resume(run.id)
         st.rerun()
 
@@ -129,7 +130,7 @@ def body(run, was_active: bool) -> None:
         st.progress(told.fraction, text=f"{formats.phase(told.phase)}: step {told.step:,} of {told.steps:,}"
                     if told.steps else formats.phase(told.phase))
         space(told)
-        if st.button("Cancel the run", icon=":material/stop_circle:", key="cancel"):
+        if st.button("Cancel the run", icon=":material/stop_circle:", key="cancel", **shell.acting()):
             if shell.manager().cancel(run.id):
                 st.info("Stopping at the next step.", icon=":material/info:")
             else:

@@ -38,8 +38,8 @@ def validate(run) -> None:
     takes = formats.retraining_time(run.manifest.get("timings", {}).get("train_seconds"), subsets, len(typed))
     st.caption(f"This takes {takes}. Retrainings that were done before are kept." if takes else "Name at least one fraction.")
     with st.container(horizontal=True):
-        start = st.button("Validate", type="primary", icon=":material/play_arrow:", disabled=not typed)
-        measure = st.button("Measure the smoothness (four trainings)", icon=":material/timeline:")
+        start = st.button("Validate", type="primary", icon=":material/play_arrow:", **shell.acting(disabled=not typed))
+        measure = st.button("Measure the smoothness (four trainings)", icon=":material/timeline:", **shell.acting())
     started = False
     with shell.guarded():
         if start:

@@ -14,12 +14,14 @@ import traceback
 
 import streamlit as st
 
+from engine import files
 from engine.errors import ConfigError, IntegrityError, ReplayError, StorageError
 from engine.jobs import JobManager
 from engine.progress import Progress, follow
 from engine.runs import Run, list_runs, outputs_root
 from ui import formats
 
+READ_ONLY = "Read-only: this app shows runs, and starts, deletes and writes nothing (REPLAY_READ_ONLY is set)."
 HEAD = 48       # bytes of a log that tell it from one that was begun later
 PAGES = (
     ("app.py", "Overview", ":material/home:"),
@@ -50,6 +52,8 @@ def page(title: str):
                 st.page_link(path, label=label, icon=icon)
             beside = st.container()
             st.divider()
+            if files.read_only():
+                st.caption(READ_ONLY)
         st.title(title)
         manager()               # here, where its error is shown: a fragment's would be a bare traceback
         with st.sidebar:
@@ -81,6 +85,11 @@ def show_error(what: str, remedy: str, details: str | None = None) -> None:
     if details:
         with st.expander("Traceback"):
             st.code(details)
+
+
+def acting(disabled: bool = False, help: str | None = None) -> dict:
+    """Arguments of a widget that starts, deletes or writes: in read-only mode it is off, and says why."""
+    return {"disabled": True, "help": READ_ONLY} if files.read_only() else {"disabled": disabled, "help": help}
 
 
 def metrics(values: dict[str, str]) -> None:
