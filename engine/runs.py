@@ -111,10 +111,13 @@ class Run:
     @classmethod
     def open(cls, root: Path, run_id: str) -> "Run":
         run = cls(root, run_id)
-        if run.path.is_symlink() or not run.path.is_dir():
-            raise RunNotFoundError(f"There is no run {run_id} in {root}.", "It may have been "
-                                   "deleted; choose a run that Runs and storage shows.")
+        run._check_there()
         return run
+
+    def _check_there(self) -> None:
+        if self.path.is_symlink() or not self.path.is_dir():
+            raise RunNotFoundError(f"There is no run {self.id} in {self.root}.", "It may have been "
+                                   "deleted; choose a run that Runs and storage shows.")
 
     @classmethod
     def create(cls, root: Path, config: RunConfig, run_id: str | None = None) -> "Run":
@@ -140,6 +143,7 @@ class Run:
 
     @property
     def manifest(self) -> dict:
+        self._check_there()
         path = self.path / "manifest.json"
         manifest = files.read_json(path, START_AGAIN)
         if not isinstance(manifest, dict) or manifest.get("schema") != SCHEMA:

@@ -90,7 +90,8 @@ def draw(run) -> None:
     if told := formats.precision(found):
         st.caption(told)
     if shown.empty:
-        st.info("No training image is left with these filters.", icon=":material/filter_alt_off:")
+        st.info("No training image is left with these filters: choose another label, or all of them.",
+                icon=":material/filter_alt_off:")
     else:
         pages = list(range(0, len(shown), A_PAGE))
         asked = st.query_params.get("from", "0")
