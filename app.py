@@ -7,6 +7,12 @@ from engine.errors import ReplayError
 from ui import formats, shell
 
 RECENT = 8
+TOUR = """
+1. **Run** the sample, or set up a run of your own: a classifier is trained, and its training replayed backwards.
+2. **Look** on *Influence* at the training images that helped and harmed a target most, and on *Trust* at how far to
+   rely on that.
+3. **Act**: tick images there or on *Find bad labels*, train again without them, and compare with what was predicted.
+"""
 
 
 def start_sample() -> None:
@@ -23,11 +29,14 @@ with shell.page("Replay Explorer"):
         "image classifier and then runs its training backwards, exactly, which gives the effect of every "
         "single training image on every target you choose.")
     runs = shell.runs()
+    with st.expander("New here? Three steps", expanded=not runs):
+        st.markdown(TOUR)
     with st.container(border=True):
         st.subheader("Run the sample" if runs else "Start here")
         st.write(f"6,000 images of clothes (Fashion-MNIST), a small convolutional network and eight test "
                  f"images to explain: {config.PRESET_TEXT['sample'].split('; ')[1]}.")
-        st.button("Run the sample", type="primary", icon=":material/play_arrow:", on_click=start_sample)
+        st.button("Run the sample", type="primary", icon=":material/play_arrow:", on_click=start_sample,
+                  **shell.acting())
         st.page_link("pages/Set_up_a_run.py", label="Or set up a run of your own", icon=":material/tune:")
 
     st.subheader("Recent runs")

@@ -34,8 +34,8 @@ EPILOG = """examples:
   python -m engine storage
 
 targets: test:INDEX (one test image), class:INDEX (all test images of a class), test:all.
-Runs live in --outputs, else in REPLAY_OUTPUTS_DIR, else in ./outputs. `RUN --help` of each
-command says more. Scores are outputs/RUN/scores/*.npy, float32 [targets, training images];
+Runs live in --outputs, else in REPLAY_OUTPUTS_DIR, else in ./outputs. With REPLAY_READ_ONLY=1 they
+are shown, and nothing is started, deleted or written. `RUN --help` of each command says more. Scores are outputs/RUN/scores/*.npy, float32 [targets, training images];
 the .json beside each names targets, target function, sign and unit."""
 
 
@@ -221,6 +221,7 @@ def _suspects(given, root: Path) -> int:
     run = runs.Run.open(root, given.run)
     found = suspects.ranked(run, given.target, given.by)
     if given.csv:
+        files.check_writable(Path(given.csv))
         found.to_csv(given.csv, index=False)
         print(f"{given.csv}: {len(found):,} training images")
     print(found.head(given.count).to_string(index=False))

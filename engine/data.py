@@ -1,8 +1,8 @@
 """Labelled images as arrays: the embedded sample, and the full Fashion-MNIST.
 
-A data set is uint8 pixels and integer labels in RAM; batches are rows of it (there is no
-loader and there are no workers). Its fingerprint, SHA-256 over everything that training sees,
-is kept with each run and compared before a replay.
+A data set is uint8 pixels and integer labels; batches are rows of it (there is no loader and there
+are no workers). A large one is read once, and then memory-mapped (`prepared`). Its fingerprint,
+SHA-256 over everything that training sees, is kept with each run and compared before a replay.
 """
 
 import dataclasses
@@ -10,20 +10,27 @@ import functools
 import gzip
 import hashlib
 import io
+import logging
 import os
 import shutil
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Callable
 
 import numpy as np
 
-from engine.errors import ConfigError, DataError
+from engine import files
+from engine.errors import ConfigError, DataError, IntegrityError, ReadOnlyError, StorageError
 
+logger = logging.getLogger(__name__)
 SAMPLE = Path(__file__).parent / "assets" / "fashion-mnist-sample.npz"
 DEBIAN = Path("/usr/share/datasets/fashion-mnist")
 CLASSES = ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat",
            "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot")
 SPLITS = ("train", "test")
+ARRAYS = ("train_images", "train_labels", "test_images", "test_labels")
+IDX = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
 FLIPPED = 0.05      # of the noisy sample's training labels
 
 
@@ -123,39 +130,83 @@ def data_folder() -> Path:
 
 @functools.cache
 def _fashion_mnist() -> Dataset:
-    splits = read_fashion_mnist(data_folder())
+    sources = _fashion_mnist_files(data_folder())
+    digest = files.json_digest([files.sha256_of(path) for path in sources])
+
+    def read() -> dict[str, np.ndarray]:
+        splits = read_fashion_mnist(data_folder())
+        return dict(zip(ARRAYS, (*splits["train"], *splits["test"])))
+
     return Dataset("fashion-mnist", "Fashion-MNIST (60,000 training images)",
                    "Fashion-MNIST, Zalando SE, MIT licence, arXiv 1708.07747", CLASSES,
-                   *splits["train"], *splits["test"])
+                   **prepared("fashion-mnist", digest, read))
+
+
+def prepared(name: str, digest: str, read: Callable[[], dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    """The four `ARRAYS` of a data set, as read-only memory maps of .npy files in the data folder.
+
+    Made by `read` once for each `digest`, that of the files it reads; afterwards used only where prepared.json,
+    written last, has that digest and the maps have their checksums. Where the data folder cannot be written,
+    the arrays stay in RAM, and the log says so.
+    """
+    folder = data_folder() / "prepared" / name
+    arrays = _mapped(folder, digest)
+    if arrays is not None:
+        return arrays
+    arrays = read()
+    try:
+        with files.disk_errors(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+        checksums = {key: files.write_npy(folder / f"{key}.npy", array) for key, array in arrays.items()}
+        files.write_json(folder / "prepared.json", {"digest": digest, "sha256": checksums})
+    except (ReadOnlyError, StorageError) as error:
+        logger.warning("%s So the images of %s are kept in memory.", error.what, name)
+        return arrays
+    return _mapped(folder, digest) or arrays
+
+
+def _mapped(folder: Path, digest: str) -> dict[str, np.ndarray] | None:
+    """None where they are not prepared yet, are of other sources, or are damaged: they are made anew."""
+    try:
+        kept = files.read_json(folder / "prepared.json", "")
+        if kept["digest"] != digest:
+            return None
+        return {key: np.asarray(files.read_npy(folder / f"{key}.npy", str(kept["sha256"][key]), "")) for key in ARRAYS}
+    except (IntegrityError, KeyError, TypeError):
+        return None
+
+
+def _fashion_mnist_files(folder: Path) -> list[Path]:
+    """The four IDX files as torchvision lays them out in `folder`, or else those of Debian's package, packed."""
+    raw = folder / "FashionMNIST" / "raw"
+    plain, packed = [raw / name for name in IDX], [DEBIAN / f"{name}.gz" for name in IDX]
+    found = next((paths for paths in (plain, packed) if all(path.is_file() for path in paths)), None)
+    if found is None:
+        raise DataError(
+            f"The full Fashion-MNIST is not in {raw}.",
+            "Install it with `apt-get install dataset-fashion-mnist`, or put the four IDX "
+            "files there (torchvision.datasets.FashionMNIST(..., download=True) fetches "
+            "them), or choose fashion-mnist-sample, which needs nothing.")
+    return found
 
 
 def read_fashion_mnist(folder: Path) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """Images uint8 [N, 28, 28, 1] and labels int64 [N] by split, through torchvision's reader.
-
-    Looks in `folder`/FashionMNIST/raw, where torchvision keeps the four IDX files, and fills
-    it from Debian's package `dataset-fashion-mnist` where that is installed. Asks no network.
-    """
+    """Images uint8 [N, 28, 28, 1] and labels int64 [N] by split, through torchvision's reader, which wants
+    unpacked files. Asks no network, and writes nothing to `folder`."""
     datasets = import_torchvision().datasets
-    raw = folder / "FashionMNIST" / "raw"
-    for packed in sorted(DEBIAN.glob("*-ubyte.gz")):
-        plain = raw / packed.stem
-        if not plain.exists():
-            raw.mkdir(parents=True, exist_ok=True)
-            part = plain.with_suffix(".part")
-            with gzip.open(packed) as source, part.open("wb") as sink:
-                shutil.copyfileobj(source, sink)
-            part.rename(plain)
-    splits = {}
-    for split in SPLITS:
-        try:
+    sources = _fashion_mnist_files(folder)
+    with tempfile.TemporaryDirectory() as unpacked:
+        if sources[0].suffix == ".gz":
+            folder = Path(unpacked)
+            raw = folder / "FashionMNIST" / "raw"
+            raw.mkdir(parents=True)
+            for packed in sources:
+                with gzip.open(packed) as source, (raw / packed.stem).open("wb") as sink:
+                    shutil.copyfileobj(source, sink)
+        splits = {}
+        for split in SPLITS:
             found = datasets.FashionMNIST(str(folder), train=split == "train", download=False)
-        except RuntimeError as error:
-            raise DataError(
-                f"The full Fashion-MNIST is not in {raw}.",
-                "Install it with `apt-get install dataset-fashion-mnist`, or put the four IDX "
-                "files there (torchvision.datasets.FashionMNIST(..., download=True) fetches "
-                "them), or choose fashion-mnist-sample, which needs nothing.") from error
-        splits[split] = (found.data.numpy()[..., None], found.targets.numpy().astype(np.int64))
+            splits[split] = (found.data.numpy()[..., None], found.targets.numpy().astype(np.int64))
     return splits
 
 

@@ -6,6 +6,7 @@
     ├── ModelError       a model cannot be trained or replayed exactly
     ├── DivergedError    training or replay left the finite numbers
     ├── StorageError     the disk is full, or a folder cannot be written
+    ├── ReadOnlyError    REPLAY_READ_ONLY is set: nothing is started, deleted or written
     ├── IntegrityError   a file of a run is missing, truncated or changed
     ├── RunNotFoundError no such run
     ├── RunBusyError     another process or thread is working on the run
@@ -55,6 +56,10 @@ class StorageError(ReplayError):
     def __init__(self, what: str, remedy: str = "", passing: bool = False):
         super().__init__(what, remedy)
         self.passing = passing
+
+
+class ReadOnlyError(ReplayError):
+    pass
 
 
 class IntegrityError(ReplayError):

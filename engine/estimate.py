@@ -73,6 +73,8 @@ def estimate(config: RunConfig, root: Path, measure: bool = False) -> Estimate:
     from engine import models
     from engine.replay import bytes_per_target, chunk_that_fits
     from engine.store import HEADER, WAITING
+    if measure:
+        files.check_writable(root)
     dataset = data.load(config.dataset)
     device = devices.choose(config.device)
     model = models.functional(config, dataset)

@@ -2,7 +2,8 @@
 
 Every file is written under a temporary name in its own folder, synced and renamed. Failures of
 the disk become `StorageError`s that name the file and the remedy. `Room` waits for space instead,
-so that a long run outlives a full disk.
+so that a long run outlives a full disk. Whatever changes the disk passes `check_writable`, which in
+read-only mode lets nothing pass.
 """
 
 import contextlib
@@ -20,7 +21,7 @@ from typing import Callable
 
 import numpy as np
 
-from engine.errors import CancelledError, IntegrityError, StorageError
+from engine.errors import CancelledError, IntegrityError, ReadOnlyError, StorageError
 
 os.umask(UMASK := os.umask(0o022))      # it can only be read by setting it
 TEMPORARY = ".tmp-"
@@ -38,9 +39,23 @@ class Traffic:
 traffic = Traffic()
 
 
+def read_only() -> bool:
+    """Whether REPLAY_READ_ONLY asks that runs be shown, and nothing started, deleted or written."""
+    return os.environ.get("REPLAY_READ_ONLY", "").strip().lower() not in ("", "0", "false", "no")
+
+
+def check_writable(path: Path) -> None:
+    """Raises `ReadOnlyError` in read-only mode."""
+    if read_only():
+        raise ReadOnlyError(f"{path} is not written: REPLAY_READ_ONLY is set, so nothing is started, deleted or written.",
+                            "Start the app or the command without REPLAY_READ_ONLY to change runs.")
+
+
 @contextlib.contextmanager
 def disk_errors(path: Path):
-    """Turns the operating system's refusals to write at `path` into `StorageError`s."""
+    """Around what writes at `path`: turns the operating system's refusals into `StorageError`s, and refuses
+    in read-only mode."""
+    check_writable(path)
     try:
         yield
     except OSError as error:
@@ -117,6 +132,7 @@ def write_bytes(path: Path, content: bytes) -> str:
 
 def sweep(folder: Path) -> None:
     """Deletes the temporary files that a killed process left in a folder and those right below."""
+    check_writable(folder)
     for pattern in (f"{TEMPORARY}*", f"*/{TEMPORARY}*"):
         for path in folder.glob(pattern):
             if path.is_file() and not path.parent.is_symlink():

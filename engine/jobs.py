@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Callable
 
-from engine import data, influence, lds, runs, trust, uploads
+from engine import data, files, influence, lds, runs, trust, uploads
 from engine.config import RunConfig, check, uploaded
 from engine.errors import ConfigError, ReplayError
 from engine.runs import Job, Run
@@ -32,12 +32,13 @@ class _Held:
 class JobManager:
     def __init__(self, root: Path):
         self.root = root
-        runs.sweep(root)
         self._queue: queue.SimpleQueue[_Held] = queue.SimpleQueue()
         self._jobs: dict[str, _Held] = {}       # queued and running, by run id
         self._mutex = threading.Lock()
         self._thread = threading.Thread(target=self._work, name="replay-engine", daemon=True)
-        self._thread.start()
+        if not files.read_only():        # then no job is ever taken
+            runs.sweep(root)
+            self._thread.start()
 
     def submit(self, config: RunConfig) -> str:
         """Checks the configuration, makes the run's folder, queues it, and returns its id."""

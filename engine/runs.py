@@ -48,8 +48,14 @@ START_AGAIN = "Delete the run in Runs and storage and start it again."
 
 
 def outputs_root(given: str | Path | None = None) -> Path:
-    """The folder of all runs: the argument, else REPLAY_OUTPUTS_DIR, else ./outputs. Made if absent."""
+    """The folder of all runs: the argument, else REPLAY_OUTPUTS_DIR, else ./outputs. Made if absent,
+    but not in read-only mode, where it need not be writable either."""
     root = Path(given or os.environ.get("REPLAY_OUTPUTS_DIR") or "outputs").expanduser().resolve()
+    if files.read_only():
+        if not root.is_dir() or not os.access(root, os.R_OK | os.X_OK):
+            raise StorageError(f"There is no folder of runs {root} to show, or it cannot be read.", "Set "
+                               "REPLAY_OUTPUTS_DIR (or --outputs) to a folder of runs.")
+        return root
     with files.disk_errors(root):
         root.mkdir(parents=True, exist_ok=True)
     if not os.access(root, os.W_OK | os.X_OK):
@@ -105,10 +111,13 @@ class Run:
     @classmethod
     def open(cls, root: Path, run_id: str) -> "Run":
         run = cls(root, run_id)
-        if run.path.is_symlink() or not run.path.is_dir():
-            raise RunNotFoundError(f"There is no run {run_id} in {root}.", "It may have been "
-                                   "deleted; choose a run that Runs and storage shows.")
+        run._check_there()
         return run
+
+    def _check_there(self) -> None:
+        if self.path.is_symlink() or not self.path.is_dir():
+            raise RunNotFoundError(f"There is no run {self.id} in {self.root}.", "It may have been "
+                                   "deleted; choose a run that Runs and storage shows.")
 
     @classmethod
     def create(cls, root: Path, config: RunConfig, run_id: str | None = None) -> "Run":
@@ -134,6 +143,7 @@ class Run:
 
     @property
     def manifest(self) -> dict:
+        self._check_there()
         path = self.path / "manifest.json"
         manifest = files.read_json(path, START_AGAIN)
         if not isinstance(manifest, dict) or manifest.get("schema") != SCHEMA:
@@ -319,6 +329,7 @@ class Run:
             if (self.path / part).is_symlink():
                 raise StorageError(f"{self.path / part} is a link, and links are not followed.",
                                    "Remove it by hand.")
+        files.check_writable(self.path)
         sizes = self.sizes()
         manifest = self.manifest
         kept = {f: sha for f, sha in manifest["files"].items() if f.split("/")[0] not in parts}
@@ -366,6 +377,7 @@ def list_runs(root: Path) -> list[Run]:
 
 def sweep(root: Path) -> None:
     """Finishes the deletions that a killed process had begun."""
+    files.check_writable(root)
     for path in root.glob(f"{DELETED}*"):
         if RUN_ID.fullmatch(path.name.removeprefix(DELETED)) and not path.is_symlink():
             shutil.rmtree(path, ignore_errors=True)

@@ -2,6 +2,7 @@
 
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -49,8 +50,9 @@ class Examples(NamedTuple):
 
 
 def examples(dataset, split: str, device: torch.device, dtype: torch.dtype) -> Examples:
-    """A split of an `engine.data.Dataset` on the device, its pixels still bytes."""
-    return Examples(torch.from_numpy(dataset.images(split)).to(device),
-                    torch.from_numpy(dataset.labels(split)).to(device), dtype,
+    """A split of an `engine.data.Dataset` on the device, its pixels still bytes. Memory maps, which torch
+    cannot keep from being written, are copied."""
+    return Examples(*(torch.from_numpy(np.require(array, requirements="W")).to(device)
+                      for array in (dataset.images(split), dataset.labels(split))), dtype,
                     torch.as_tensor(dataset.mean, dtype=dtype, device=device),
                     torch.as_tensor(dataset.std, dtype=dtype, device=device))

@@ -66,6 +66,7 @@ def execute(run: Run, job: Job | None = None, cancel: threading.Event | None = N
     `on_event(event)` is told every event beside the log. Raises the tree of `engine.errors`; the
     folder has been told.
     """
+    files.check_writable(run.path)
     work, cancel = None, cancel or threading.Event()
     try:
         if job is not None:

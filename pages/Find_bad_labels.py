@@ -26,8 +26,8 @@ def better_target(run) -> None:
     st.info("For harm, the mean loss over all test images is the target to take, and this run has no scores for it.",
             icon=":material/info:")
     mode = run.kept or "memory"
-    if st.button("Score all test images", icon=":material/add:",
-                 help=f"One replay in {mode} mode{'' if run.kept else ', after training once more'}"):
+    takes = f"One replay in {mode} mode{'' if run.kept else ', after training once more'}"
+    if st.button("Score all test images", icon=":material/add:", **shell.acting(help=takes)):
         shell.manager().submit_targets(run.id, ("test:all",), "loss", mode)
         st.switch_page("pages/Live.py", query_params={"run": run.id})
 
@@ -57,8 +57,8 @@ def exclude(run) -> None:
     st.caption(f"{formats.count(len(ticked), 'images')} ticked. The retraining leaves them out of every step; prediction and truth "
                "then stand on Trust and on Influence.")
     with st.container(horizontal=True):
-        check = st.button("Check by retraining", type="primary", icon=":material/science:")
-        st.button("Clear the ticks", icon=":material/clear:", on_click=ticks.clear, args=(run,))
+        check = st.button("Check by retraining", type="primary", icon=":material/science:", **shell.acting())
+        st.button("Clear the ticks", icon=":material/clear:", on_click=ticks.clear, args=(run,), **shell.acting())
     if check:
         shell.manager().submit_what_if(run.id, ticked, {})
         st.switch_page("pages/Live.py", query_params={"run": run.id})
@@ -90,7 +90,8 @@ def draw(run) -> None:
     if told := formats.precision(found):
         st.caption(told)
     if shown.empty:
-        st.info("No training image is left with these filters.", icon=":material/filter_alt_off:")
+        st.info("No training image is left with these filters: choose another label, or all of them.",
+                icon=":material/filter_alt_off:")
     else:
         pages = list(range(0, len(shown), A_PAGE))
         asked = st.query_params.get("from", "0")

@@ -23,18 +23,13 @@ def curves(told) -> None:
     loss, rate = st.columns(2)
     with loss:
         st.markdown("**Training loss**")
-        if told.losses:
-            pictures.chart(pictures.curve(told.losses, "Batch loss", "nats"), "loss",
-                           f"Training loss over {len(told.losses)} steps, now {told.losses[-1]:.3f} nats")
-        else:
-            st.caption("Appears with the first steps.")
+        now = f"now {told.losses[-1]:.3f} nats" if told.losses else "which appears with the first"
+        pictures.chart(pictures.curve(told.losses, "Batch loss", "nats"), "loss",
+                       f"Training loss over {len(told.losses)} steps, {now}")
     with rate:
         st.markdown("**Learning rate**")
-        if told.rates:
-            pictures.chart(pictures.curve(told.rates, "Learning rate", "a step"), "rate",
-                           f"Learning rate, now {told.rates[-1]:.2e} a step")
-        else:
-            st.caption("Appears with the first steps.")
+        now = f"now {told.rates[-1]:.2e} a step" if told.rates else "which appears with the first steps"
+        pictures.chart(pictures.curve(told.rates, "Learning rate", "a step"), "rate", f"Learning rate, {now}")
 
 
 def meter(told, title: str, lines: dict[str, str], limit: str, powers: bool = False) -> None:
@@ -47,8 +42,6 @@ def meter(told, title: str, lines: dict[str, str], limit: str, powers: bool = Fa
 
 def meters(told) -> None:
     """Memory and disk over time, each with its limit."""
-    if not told.meters:
-        return
     on_gpu = told.meters.get("gpu_total")
     columns = iter(st.columns(3 if on_gpu else 2))
     with next(columns):
@@ -77,7 +70,8 @@ def space(told) -> None:
 
 
 def resume(run) -> None:
-    if run.resumable and st.button("Resume the run", type="primary", icon=":material/resume:", key="resume"):
+    if run.resumable and st.button("Resume the run", type="primary", icon=":material/resume:", key="resume",
+                                   **shell.acting()):
         shell.manager().resume(run.id)
         st.rerun()
 
@@ -129,7 +123,7 @@ def body(run, was_active: bool) -> None:
         st.progress(told.fraction, text=f"{formats.phase(told.phase)}: step {told.step:,} of {told.steps:,}"
                     if told.steps else formats.phase(told.phase))
         space(told)
-        if st.button("Cancel the run", icon=":material/stop_circle:", key="cancel"):
+        if st.button("Cancel the run", icon=":material/stop_circle:", key="cancel", **shell.acting()):
             if shell.manager().cancel(run.id):
                 st.info("Stopping at the next step.", icon=":material/info:")
             else:

@@ -48,7 +48,8 @@ def confirm(action: str, chosen: list) -> None:
             st.code("\n".join(run.id for run in chosen), language=None)
             st.write(consequence)
             yes, no = st.columns(2)
-            if yes.button(f"{action}: free {formats.size(total)}", key="confirm", type="primary", width="stretch"):
+            if yes.button(f"{action}: free {formats.size(total)}", key="confirm", type="primary", width="stretch",
+                          **shell.acting()):
                 freed, refused = free_all(chosen, part)
                 if freed:
                     st.session_state["notice"] = f"{action}: {formats.size(sum(freed))} freed ({sum(freed):,} bytes)."
@@ -109,7 +110,7 @@ def rebuild(candidates: dict) -> None:
     if run.resumable:
         st.warning("This run has unfinished work, and rebuilding takes its place. To finish it instead, resume the run "
                    "on Live.", icon=":material/warning:")
-    if st.button("Rebuild checkpoints", icon=":material/history:"):
+    if st.button("Rebuild checkpoints", icon=":material/history:", **shell.acting()):
         shell.manager().submit_rebuild(run.id, mode)
         st.switch_page("pages/Live.py", query_params={"run": run.id})
 
@@ -148,6 +149,6 @@ with shell.page("Runs and storage"):
                "anything is deleted you see how many bytes it frees.")
     with st.container(horizontal=True):
         for action in ACTIONS:
-            if st.button(action, disabled=not chosen):
+            if st.button(action, **shell.acting(disabled=not chosen)):
                 confirm(action, [by_id[i] for i in chosen])
     rebuild(trained(runs))

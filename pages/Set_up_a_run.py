@@ -160,7 +160,7 @@ def measured(config):
     in_progress = bool(shell.manager().active())
     label = "Measure again" if told else "Measure on this machine"
     with shell.guarded():
-        if st.button(f"{label} (some seconds)", icon=":material/timer:", key="measure"):
+        if st.button(f"{label} (some seconds)", icon=":material/timer:", key="measure", **shell.acting()):
             with st.spinner("Measuring: a few steps of this model, data and targets, forwards and backwards …"):
                 told, busy = estimate.estimate(config, shell.root(), measure=True), in_progress
             st.session_state["measured"] = key, told, busy
@@ -254,5 +254,5 @@ with shell.page("Set up a run"):
     for name, problem in found.items():
         st.error(f"{formats.LABELS[name]}: {problem}.", icon=":material/error:")
     if st.button("Start the run", type="primary", icon=":material/play_arrow:",
-                 disabled=bool(found) or dataset is None or not fits):
+                 **shell.acting(disabled=bool(found) or dataset is None or not fits)):
         st.switch_page("pages/Live.py", query_params={"run": shell.manager().submit(config)})

@@ -38,8 +38,8 @@ def validate(run) -> None:
     takes = formats.retraining_time(run.manifest.get("timings", {}).get("train_seconds"), subsets, len(typed))
     st.caption(f"This takes {takes}. Retrainings that were done before are kept." if takes else "Name at least one fraction.")
     with st.container(horizontal=True):
-        start = st.button("Validate", type="primary", icon=":material/play_arrow:", disabled=not typed)
-        measure = st.button("Measure the smoothness (four trainings)", icon=":material/timeline:")
+        start = st.button("Validate", type="primary", icon=":material/play_arrow:", **shell.acting(disabled=not typed))
+        measure = st.button("Measure the smoothness (four trainings)", icon=":material/timeline:", **shell.acting())
     started = False
     with shell.guarded():
         if start:
@@ -107,7 +107,12 @@ def what_ifs(run, dataset) -> None:
     found = trust.what_ifs(run)
     st.subheader("What was tried")
     if not found:
-        st.caption("Nothing yet: tick training images on Influence or Find bad labels, and check them by retraining.")
+        st.caption("Nothing yet: tick training images, and check them by retraining.")
+        with st.container(horizontal=True):
+            st.page_link("pages/Influence.py", label="Tick on Influence", icon=":material/image_search:",
+                         query_params={"run": run.id})
+            st.page_link("pages/Find_bad_labels.py", label="Tick on Find bad labels", icon=":material/label_off:",
+                         query_params={"run": run.id})
     for what in reversed(found):
         changed = [*what["left_out"], *map(int, what["relabelled"])]
         said = formats.changed(what)

@@ -170,7 +170,7 @@ def test_cancel_and_a_run_deleted_elsewhere(page, tmp_path):
         cancelled.delete()
         page.reload()
         settled(page, "Live")
-        expect(page.get_by_text("There is no run")).to_be_visible()
+        expect(page.get_by_text(f"There is no run {cancelled.id}")).to_be_visible()
 
 
 def test_a_run_of_a_killed_server_is_resumed_on_live_and_finishes(page, tmp_path):

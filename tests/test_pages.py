@@ -12,6 +12,7 @@ from streamlit.testing.v1 import AppTest
 
 from engine import config as configs
 from engine import files, runs, work
+from engine.errors import RunNotFoundError
 from ui import formats
 
 ROOT = Path(__file__).parents[1]
@@ -80,6 +81,51 @@ def test_an_empty_folder_offers_the_next_action(page):
 def test_a_link_to_no_run_says_so(page, asked, message, run):
     app = show(page, run=asked)
     assert message in said(app)
+
+
+def test_beside_a_link_to_no_run_the_others_can_be_chosen(run):
+    app = show("pages/Trust.py", run="nope")
+    assert "no run nope" in said(app) and app.selectbox[0].value is None
+    sound(app.selectbox[0].set_value(run.id).run())
+    assert app.query_params["run"] == run.id and "Validate by retraining" in [s.value for s in app.subheader]
+
+
+def test_a_run_deleted_while_it_is_looked_at_is_called_gone_and_not_damaged(run):
+    app = show("pages/Live.py", run=run.id)
+    run.delete()
+    assert f"There is no run {run.id}" in said(sound(app.run()))
+    with pytest.raises(RunNotFoundError, match="may have been deleted"):
+        run.manifest
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_page_has_the_status_of_the_job_of_any_process_and_of_the_disk(page, run, monkeypatch):
+    monkeypatch.setattr(files, "disk_free", lambda path: 72_000_000_000)
+    captions = [c.value for c in show(page).sidebar.caption]
+    assert "No run in progress" in captions and "Disk free: 72 GB" in captions
+    run.update_manifest(status="replaying")
+    with run.locked():
+        run.events_log.append("phase", phase="replay", steps=200)
+        run.events_log.append("progress", phase="replay", step=50, steps=200, rate=2.0, rss=545_000_000,
+                              ram_available=20_000_000_000, ram_total=25_000_000_000)
+        strip = show(page).sidebar
+    shown = "\n".join(c.value for c in strip.caption)
+    assert f"In progress: {run.id}" in [link.proto.label for link in strip.get("page_link")]
+    assert "Memory of its process: 545 MB" in shown and "Memory available: 20 GB of 25 GB" in shown
+    assert "Disk free: 72 GB" in shown and "No run in progress" not in shown
+    progress, = strip.get("progress")
+    assert progress.proto.text == "Replay, step 50 of 200, 1 min 15 s left in this phase" and progress.proto.value == 25
+
+
+def test_a_first_visitor_is_told_the_three_steps(root, made):
+    def tour(app):
+        return next(e for e in app.expander if e.label == "New here? Three steps")
+
+    assert tour(show("app.py")).proto.expanded
+    shutil.copytree(made, root / made.name)
+    app = show("app.py")
+    assert not tour(app).proto.expanded
+    assert [line[:2] for line in tour(app).markdown[0].value.strip().splitlines() if line[0].isdigit()] == ["1.", "2.", "3."]
 
 
 @pytest.mark.parametrize("page", PAGES)

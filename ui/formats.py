@@ -46,6 +46,15 @@ def size(count: float | None) -> str:
     return f"{count:.0f} {unit}" if unit == "B" else f"{count:.3g} {unit}" if count < 100 else f"{count:.0f} {unit}"
 
 
+def memory(meters: dict[str, float | None]) -> str:
+    """What the job's process holds, and what is left of the machine's."""
+    told = (f"Memory of its process: {size(meters.get('rss'))}  \nMemory available: {size(meters.get('ram_available'))} of "
+            f"{size(meters.get('ram_total'))}")
+    if meters.get("gpu_total"):
+        told += f"  \nGPU memory in use: {size(meters.get('gpu'))} of {size(meters['gpu_total'])}"
+    return told
+
+
 def duration(seconds: float | None) -> str:
     if seconds is None:
         return "—"

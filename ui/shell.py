@@ -14,12 +14,14 @@ import traceback
 
 import streamlit as st
 
+from engine import files
 from engine.errors import ConfigError, IntegrityError, ReplayError, StorageError
 from engine.jobs import JobManager
 from engine.progress import Progress, follow
 from engine.runs import Run, list_runs, outputs_root
 from ui import formats
 
+READ_ONLY = "Read-only: this app shows runs, and starts, deletes and writes nothing (REPLAY_READ_ONLY is set)."
 HEAD = 48       # bytes of a log that tell it from one that was begun later
 PAGES = (
     ("app.py", "Overview", ":material/home:"),
@@ -50,6 +52,8 @@ def page(title: str):
                 st.page_link(path, label=label, icon=icon)
             beside = st.container()
             st.divider()
+            if files.read_only():
+                st.caption(READ_ONLY)
         st.title(title)
         manager()               # here, where its error is shown: a fragment's would be a bare traceback
         with st.sidebar:
@@ -81,6 +85,11 @@ def show_error(what: str, remedy: str, details: str | None = None) -> None:
     if details:
         with st.expander("Traceback"):
             st.code(details)
+
+
+def acting(disabled: bool = False, help: str | None = None) -> dict:
+    """Arguments of a widget that starts, deletes or writes: in read-only mode it is off, and says why."""
+    return {"disabled": True, "help": READ_ONLY} if files.read_only() else {"disabled": disabled, "help": help}
 
 
 def metrics(values: dict[str, str]) -> None:
@@ -134,16 +143,19 @@ def chosen_run(candidates: list[Run], empty: str) -> Run:
     """The run of `?run=`, or one chosen from `candidates`; kept in the URL. Stops where there is none."""
     asked = st.query_params.get("run")
     if asked is not None and asked not in [r.id for r in candidates]:
-        run = Run.open(root(), asked)           # raises what is wrong with it
-        candidates = [run, *candidates]
+        with guarded():                         # says what is wrong with it; the others can still be chosen
+            candidates = [Run.open(root(), asked), *candidates]
     if not candidates:
         st.info(empty, icon=":material/info:")
         st.page_link("app.py", label="Run the sample from the Overview", icon=":material/play_arrow:")
         st.stop()
     ids = [r.id for r in candidates]
     labels = {r.id: formats.run_label(r) for r in candidates}
-    chosen = st.selectbox("Run", ids, index=ids.index(asked) if asked else 0,
-                          format_func=labels.get, key=f"run-{asked}")
+    first = 0 if asked is None else ids.index(asked) if asked in ids else None
+    chosen = st.selectbox("Run", ids, index=first, format_func=labels.get, key=f"run-{asked}",
+                          placeholder="Choose another run")
+    if chosen is None:
+        st.stop()
     if chosen != asked:
         st.query_params["run"] = chosen
     return next(r for r in candidates if r.id == chosen)
@@ -165,20 +177,28 @@ def _status_strip() -> None:
 
 
 def _status() -> None:
-    st.caption(f"Computes on {device()}")
-    active = manager().active()
-    if not active:
-        st.caption("No run in progress")
-        return
-    run = Run(root(), active[0])
+    if not files.read_only():
+        st.caption(f"Computes on {device()}")
+    # The jobs of this process in their order; else what others, such as the command line, work on.
+    active = manager().active() or [run.id for run in runs() if run.is_locked()]
     with contextlib.suppress(ReplayError):      # deleted in another tab between the two looks
-        told = progress(run)
-        waiting = formats.count(len(active[1:]), "runs")
-        st.caption(f"In progress: {run.id}" + (f", {waiting} waiting" if active[1:] else ""))
-        if told.paused:
-            st.caption("Paused: it waits for space on the disk")
-        st.progress(told.fraction, text=f"{formats.phase(told.phase)}, step {told.step:,} of {told.steps:,}, "
-                                        f"{formats.duration(told.seconds_left)} left")
+        if active:
+            _job(Run(root(), active[0]), len(active[1:]))
+        else:
+            st.caption("No run in progress")
+    st.caption(f"Disk free: {formats.size(files.disk_free(root()))}")
+
+
+def _job(run: Run, waiting: int) -> None:
+    told = progress(run)
+    st.page_link("pages/Live.py", label=f"In progress: {run.id}", query_params={"run": run.id})
+    if waiting:
+        st.caption(f"{formats.count(waiting, 'runs')} waiting")
+    if told.paused:
+        st.caption("Paused: it waits for space on the disk")
+    step = f"step {told.step:,} of {told.steps:,}, " if told.steps else ""
+    st.progress(told.fraction, text=f"{formats.phase(told.phase)}, {step}{formats.duration(told.seconds_left)} left in this phase")
+    st.caption(formats.memory(told.meters))
 
 
 def progress(run: Run) -> Progress:
