@@ -105,11 +105,11 @@ def what_if(run, dataset, target, scores_N) -> None:
     ticked = ticks.of(run)
     with st.container(horizontal=True, vertical_alignment="bottom"):
         many = st.number_input("Images", min_value=1, max_value=len(scores_N), value=50, step=10, width=140)
-        st.button("Tick the most harmful", icon=":material/arrow_upward:", on_click=lambda: ticks.add(
+        st.button("Tick the most harmful", icon=":material/arrow_upward:", **shell.acting(), on_click=lambda: ticks.add(
             run, influence.rank(scores_N, target.function, many).harmful))
-        st.button("Tick the most helpful", icon=":material/arrow_downward:", on_click=lambda: ticks.add(
+        st.button("Tick the most helpful", icon=":material/arrow_downward:", **shell.acting(), on_click=lambda: ticks.add(
             run, influence.rank(scores_N, target.function, many).helpful))
-        st.button("Clear the ticks", icon=":material/clear:", disabled=not ticked, on_click=ticks.clear, args=(run,))
+        st.button("Clear the ticks", icon=":material/clear:", on_click=ticks.clear, args=(run,), **shell.acting(not ticked))
     if not ticked:
         st.caption("Tick training images above: what would this target's loss be without them? Ticks are kept with the run.")
         return
@@ -146,7 +146,7 @@ def what_if(run, dataset, target, scores_N) -> None:
     if tried:
         st.caption(f"Retrained: test accuracy {formats.percent(tried[-1]['test_accuracy_before'])} before, "
                    f"{formats.percent(tried[-1]['test_accuracy'])} after.")
-    elif st.button("Check by retraining", type="primary", icon=":material/science:"):
+    elif st.button("Check by retraining", type="primary", icon=":material/science:", **shell.acting()):
         shell.manager().submit_what_if(run.id, left_out, relabelled)
         st.switch_page("pages/Live.py", query_params={"run": run.id})
 
@@ -164,7 +164,7 @@ def act(run, dataset, target, chosen, true_label) -> None:
                            f"{run.id}-{target.key.replace(':', '')}.csv", icon=":material/download:")
         link.copy()
     st.text_area("Note on this run", notes.read(run).of(notes.RUN), key=f"note-{run.id}", max_chars=notes.LONGEST,
-                 height=80, placeholder="What was found; it is kept with the run.", on_change=keep_note, args=(run, f"note-{run.id}"))
+                 height=80, placeholder="What was found; it is kept with the run.", on_change=keep_note, args=(run, f"note-{run.id}"), **shell.acting())
 
 
 def further_targets(run, dataset) -> None:

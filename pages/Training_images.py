@@ -31,7 +31,7 @@ def outwards(run, dataset) -> None:
         st.table([{"": name, "Value": value} for name, value in tile.details])
         key = f"note-{run.id}-{index}"
         st.text_area("Note on this image", notes.read(run).of(index), key=key, max_chars=notes.LONGEST, height=80,
-                     placeholder="It is kept with the run.", on_change=keep_note, args=(run, index, key))
+                     placeholder="It is kept with the run.", on_change=keep_note, args=(run, index, key), **shell.acting())
         link.copy()
     for heading, found in (("Helped most", [e for e in reversed(effects) if not e.harmful]),
                            ("Harmed most", [e for e in effects if e.harmful])):

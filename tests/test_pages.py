@@ -1,7 +1,7 @@
 """Each page by itself, without a browser: empty folders, bad links, damaged runs."""
 
+import json
 import os
-import re
 import shutil
 import sys
 from pathlib import Path
@@ -17,7 +17,8 @@ from ui import formats
 
 ROOT = Path(__file__).parents[1]
 PAGES = {"app.py": "Replay Explorer", "pages/Set_up_a_run.py": "Set up a run", "pages/Live.py": "Live",
-         "pages/Influence.py": "Influence", "pages/Trust.py": "Trust",
+         "pages/Influence.py": "Influence", "pages/Training_images.py": "Training images", "pages/Test_images.py": "Test images",
+         "pages/Compare_runs.py": "Compare runs", "pages/Trust.py": "Trust",
          "pages/Find_bad_labels.py": "Find bad labels", "pages/Runs_and_storage.py": "Runs and storage"}
 CONFIG = configs.preset("sample").replace(
     **{"recipe.epochs": 1, "recipe.batch_size": 1000, "targets": ("test:0", "class:2")})
@@ -63,6 +64,12 @@ def sound(app: AppTest) -> AppTest:
 
 def said(app: AppTest) -> str:
     return "\n".join(e.value for kind in (app.error, app.warning, app.info, app.success) for e in kind)
+
+
+def tiles(app: AppTest, key: str) -> list[dict]:
+    """What the gallery of this key is told to draw."""
+    shown = [e.proto for e in app.get("bidi_component") if e.proto.id.endswith(f"-{key}")]
+    return json.loads(shown[0].json)["tiles"] if shown else []
 
 
 def button(app: AppTest, label: str):
@@ -136,7 +143,7 @@ def test_a_finished_run_draws(page, run):
 def test_influence_shows_the_links_target_and_what_a_score_means(run):
     app = show("pages/Influence.py", run=run.id, target="class:2.loss", k="6")
     assert app.query_params["target"] == "class:2.loss" and app.query_params["k"] == "6"
-    assert any("derivative of the target's loss (nats)" in m.value for m in app.markdown)
+    assert any("derivative of the target's loss (nats)" in c.value for c in app.caption)
     app = show("pages/Influence.py", run=run.id, target="test:999.loss", k="7")
     assert "no scores for the target" in said(app)
     assert app.query_params["target"] == "test:0.loss"
@@ -342,12 +349,12 @@ def test_further_targets_name_the_modes_that_are_ready(run, monkeypatch):
     monkeypatch.setattr("engine.jobs.JobManager.submit_targets", lambda self, *args: asked.append(args))
 
     def replay(app):
-        app.multiselect[0].set_value(["test:all"]).run()
+        next(m for m in app.multiselect if m.label == "Targets").set_value(["test:all"]).run()
         sound(button(app, "Replay for these targets").click().run())
         return app
 
     app = show("pages/Influence.py", run=run.id)
-    mode = app.selectbox(key=f"mode-{run.id}")
+    mode = app.selectbox(key=f"mode-further-{run.id}")
     assert mode.value == "disk" and [o.partition(":")[0] for o in mode.options] == list(configs.REPLAY_MODES)
     assert any("Ready: memory and disk mode" in c.value for c in app.caption)
     replay(app)
@@ -381,14 +388,14 @@ def test_a_folder_of_runs_that_is_gone_is_named(run, root):
 def test_scores_made_anew_are_not_those_of_before(run):
     """Score sets are numbered from 000 again after a deletion: the name alone names no content."""
     def first(app):
-        return next(h for h in re.findall(r'data-score="([^"]+)"', "".join(e.proto.body for e in app.get("html"))))
+        return dict(tiles(app, "helpful")[0]["details"])["Score"].split()[1].replace("−", "-")
 
     before = first(show("pages/Influence.py", run=run.id))
     run.clean(("scores",))
     with run.locked():
         work.execute(run, runs.Job("replay", "disk", ("test:5",), "loss"))
     after = first(show("pages/Influence.py", run=run.id))
-    assert float(after) == pytest.approx(run.scores("loss-000")[0].min(), rel=1e-5) and after != before
+    assert float(after) == pytest.approx(run.scores("loss-000")[0].min(), rel=5e-3) and after != before
 
 
 def test_deleted_scores_are_told_from_scores_to_come(run):

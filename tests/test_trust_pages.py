@@ -7,9 +7,9 @@ import pytest
 import streamlit as st
 
 from engine import config as configs
-from engine import runs, trust, work
+from engine import notes, runs, trust, work
 from engine.jobs import JobManager
-from tests.test_pages import button, said, show, sound, table
+from tests.test_pages import button, said, show, sound, table, tiles
 from ui import formats
 
 CONFIG = configs.preset("sample").replace(dataset="fashion-mnist-sample-noisy", **{
@@ -93,24 +93,20 @@ def test_trust_of_a_run_without_scores_or_with_a_damaged_report_works(run):
     run.clean(("validation",))
     assert "Not validated yet." in said(show("pages/Trust.py", run=run.id))
     run.clean(("scores",))
-    assert "This run has no scores" in said(show("pages/Trust.py", run=run.id))
+    assert "scores of this run were deleted" in said(show("pages/Trust.py", run=run.id))
 
 
 def noted(app) -> str:
     return "\n".join(c.value for c in app.caption)
 
 
-def tick(app, label: str):
-    return next(c for c in app.checkbox if c.label == label)
-
-
 def test_ticked_images_have_a_prediction_and_a_check(run, submitted):
     app = show("pages/Influence.py", run=run.id, target="test:0.loss")
     assert "Tick training images above" in noted(app)
-    first, second = [c.label for c in app.checkbox if c.label.startswith("train:")][:2]
-    sound(tick(app, first).check().run())
-    sound(tick(app, second).check().run())
-    indices = sorted(int(label.removeprefix("train:")) for label in (first, second))
+    indices = sorted(tile["index"] for tile in tiles(app, "harmful")[:2])
+    notes.tick(run, dict.fromkeys(indices, True), 6000)
+    sound(app.run())
+    assert [t["index"] for t in tiles(app, "harmful") if t["ticked"]] == [t["index"] for t in tiles(app, "harmful")[:2]]
     from engine import data
     expected = next(w for w in trust.predict(run, data.load(CONFIG.dataset), indices) if w.key == "test:0.loss")
     shown = next(t.value for t in app.table if "Predicted" in t.value)
@@ -136,12 +132,12 @@ def test_ticks_can_be_cleared(run):
     sound(button(app, "Tick the most helpful").click().run())
     assert "50 images ticked" in [s.label for s in app.selectbox]
     sound(button(app, "Clear the ticks").click().run())
-    assert "Tick training images above" in noted(app) and not any(c.value for c in app.checkbox)
+    assert "Tick training images above" in noted(app) and not any(t["ticked"] for t in tiles(app, "helpful"))
 
 
 def test_a_choice_that_was_retrained_shows_prediction_and_truth_side_by_side(run):
     app = show("pages/Influence.py", run=run.id, target="test:0.loss")
-    app.session_state[f"ticked-{run.id}"] = {3, 7}
+    notes.tick(run, {3: True, 7: True}, 6000)
     sound(app.run())
     what, = trust.what_ifs(run)
     shown = next(t.value for t in app.table if "Retrained" in t.value)
@@ -153,17 +149,16 @@ def test_a_choice_that_was_retrained_shows_prediction_and_truth_side_by_side(run
 def test_bad_labels_are_ranked_filtered_ticked_and_checked(run, submitted):
     app = show("pages/Find_bad_labels.py", run=run.id)
     assert "of the first 5 % have a wrong label; by chance it would be 5.0 %" in noted(app)
-    suspects_shown = [c.label for c in app.checkbox if c.label.startswith("train:")]
-    assert len(suspects_shown) == 24
+    assert len(tiles(app, "suspects")) == 24
     assert app.get("download_button")[0].proto.label == "All suspects as CSV"
     label = next(s for s in app.selectbox if s.label == "Given label")
     sound(label.set_value("Shirt").run())
-    titles = "".join(e.proto.body for e in app.get("html"))
-    assert "Shirt</b>" in titles and "Coat</b>" not in titles
-    suspects_shown = [c.label for c in app.checkbox if c.label.startswith("train:")]
-    sound(tick(app, suspects_shown[0]).check().run())
+    assert all(tile["title"].endswith(". Shirt") for tile in tiles(app, "suspects"))
+    first = tiles(app, "suspects")[0]["index"]
+    notes.tick(run, {first: True}, 6000)
+    sound(app.run())
     sound(button(app, "Check by retraining").click().run())
-    assert submitted == [("submit_what_if", run.id, [int(suspects_shown[0].removeprefix("train:"))], {})]
+    assert submitted == [("submit_what_if", run.id, [first], {})]
 
 
 def test_bad_labels_ask_for_the_mean_test_loss_where_it_is_not_scored(root, submitted):
@@ -177,10 +172,10 @@ def test_bad_labels_ask_for_the_mean_test_loss_where_it_is_not_scored(root, subm
 
 
 def test_a_link_to_a_page_of_suspects_is_restored_and_a_wrong_one_ignored(run):
-    first = [c.label for c in show("pages/Find_bad_labels.py", run=run.id).checkbox]
-    second = [c.label for c in show("pages/Find_bad_labels.py", run=run.id, **{"from": "24"}).checkbox]
-    assert first != second
-    assert first == [c.label for c in show("pages/Find_bad_labels.py", run=run.id, **{"from": "x"}).checkbox]
+    def shown(**query) -> list[int]:
+        return [tile["index"] for tile in tiles(show("pages/Find_bad_labels.py", run=run.id, **query), "suspects")]
+
+    assert shown() == shown(**{"from": "x"}) != shown(**{"from": "24"})
 
 
 @pytest.mark.parametrize("text, value", [("0.01", 0.01), ("1 %", 0.01), ("0,05", 0.05), (" 10% ", 0.1)])
@@ -197,7 +192,7 @@ def test_a_damaged_what_if_leaves_the_rest_of_influence(run):
     report.write_text(report.read_text() + " ")
     app = show("pages/Influence.py", run=run.id, target="test:0.loss")
     sound(button(app, "Tick the most harmful").click().run())
-    assert "has changed since it was written" in said(app) and "All scores" in headings(app)
+    assert "has changed since it was written" in said(app) and "Most harmful" in headings(app)
 
 
 def test_a_refused_check_leaves_the_rest_of_the_page(run):
@@ -205,7 +200,7 @@ def test_a_refused_check_leaves_the_rest_of_the_page(run):
     sound(button(app, "Tick the most harmful").click().run())
     with run.locked():
         sound(button(app, "Check by retraining").click().run())
-    assert "is in use by a job in progress" in said(app) and "All scores" in headings(app)
+    assert "is in use by a job in progress" in said(app) and "Most harmful" in headings(app)
 
 
 def test_a_refused_scoring_leaves_the_suspects(root):
@@ -216,14 +211,14 @@ def test_a_refused_scoring_leaves_the_suspects(root):
     with run.locked():
         sound(button(app, "Score all test images").click().run())
     assert "is in use by a job in progress" in said(app)
-    assert len([c for c in app.checkbox if c.label.startswith("train:")]) == 24
+    assert len(tiles(app, "suspects")) == 24
 
 
 def test_a_target_scored_since_a_check_is_predicted_and_may_be_checked_again(run, submitted):
     with run.locked():
         work.execute(run, runs.Job("replay", "disk", ("test:5",), "loss"))
     app = show("pages/Influence.py", run=run.id, target="test:5.loss")
-    app.session_state[f"ticked-{run.id}"] = {3, 7}
+    notes.tick(run, {3: True, 7: True}, 6000)
     sound(app.run())
     shown = next(t.value for t in app.table if "Predicted" in t.value)
     assert shown["Predicted"][0] != "—" and list(shown["Retrained"]) == ["—"] * 3

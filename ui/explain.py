@@ -19,6 +19,6 @@ def choose(run, targets: tuple[str, ...], key: str, label: str = "Explain these"
                "This run keeps no checkpoints.")
     st.caption(f"{at_once} {'Another mode' if ready else 'Every mode'} trains once more first, to the same states: "
                "they are checked against the digests recorded in training.")
-    if st.button(label, type="primary", icon=":material/play_arrow:", disabled=not (targets or make), key=f"explain-{key}"):
+    if st.button(label, type="primary", icon=":material/play_arrow:", key=f"explain-{key}", **shell.acting(not (targets or make))):
         shell.manager().submit_targets(run.id, make() if make else targets, function, mode)
         st.switch_page("pages/Live.py", query_params={"run": run.id})

@@ -2,7 +2,7 @@
 
 import functools
 
-from engine import notes
+from engine import files, notes
 from ui import gallery, pictures, shell
 
 
@@ -25,5 +25,5 @@ def clear(run) -> None:
 
 def tiles(run, shown: list[gallery.Tile], key: str, size: int = 96, bars_title: str = "") -> None:
     """Training images with their ticks."""
-    gallery.show(run.config.dataset, shown, key, size=size, ticked=set(of(run)), bars_title=bars_title,
-                 on_tick=functools.partial(change, run))
+    on_tick = None if files.read_only() else functools.partial(change, run)
+    gallery.show(run.config.dataset, shown, key, size=size, ticked=set(of(run)), bars_title=bars_title, on_tick=on_tick)
