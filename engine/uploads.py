@@ -40,8 +40,8 @@ def is_light(content: bytes) -> bool:
 def prepare(content: bytes, shape: tuple[int, int, int], invert: bool) -> Prepared:
     """Upright, opaque, square, of `shape` [H, W, C] (C of 1 or 3) and of eight bits a channel.
 
-    `invert` is for dark things on a light ground, where the data set has light ones on black. Raises `DataError` for what is no image, is damaged, or has more than
-    `MOST_PIXELS` (looked at before anything is decoded).
+    `invert` is for dark things on a light ground, where the data set has light ones on black. Raises `DataError`
+    for what is no image, is damaged, or has more than `MOST_PIXELS` (looked at before anything is decoded).
     """
     from PIL import Image, ImageOps
     picture, done = _opened(content)
@@ -57,7 +57,7 @@ def prepare(content: bytes, shape: tuple[int, int, int], invert: bool) -> Prepar
         done.append(f"Transparent parts laid over {'white' if invert else 'black'}.")
     height, width, channels = shape
     mode, name = ("L", "grey") if channels == 1 else ("RGB", "colour")
-    if picture.convert("RGB").getcolors(1) is None and picture.mode not in (mode, "1") and channels == 1:
+    if channels == 1 and _has_colours(picture):
         done.append("Colours turned to grey (ITU-R 601 luma).")
     picture = picture.convert(mode)
     if picture.width * height != picture.height * width:
@@ -94,6 +94,11 @@ def _opened(content: bytes):
     except (OSError, ValueError, SyntaxError, EOFError) as error:
         raise DataError(f"The image is damaged ({error}).", "Save it again, or take another file.") from None
     return picture, done
+
+
+def _has_colours(picture) -> bool:
+    red, green, blue = picture.convert("RGB").split()
+    return red.tobytes() != green.tobytes() or green.tobytes() != blue.tobytes()
 
 
 def _eight_bits(picture, done: list[str]):
