@@ -10,7 +10,7 @@ from ui import cards, explain, formats, link, pictures, shell, ticks
 SHOWN = (6, 12, 24, 48)
 SIZES = {"S": 64, "M": 96, "L": 144}
 EVERY = "All classes"
-RELATIONS = {"any": "Any label", "same": "The target's label", "other": "Another label"}
+RELATIONS = {"any": "Any", "same": "The target's", "other": "Another"}
 SIDES = {"both": "Both", "helpful": "Helpful", "harmful": "Harmful"}
 HEADINGS = {"helpful": "Most helpful", "harmful": "Most harmful"}
 EFFECTS = {"helpful": "improved", "harmful": "worsened"}
@@ -52,12 +52,12 @@ def filters(run, dataset, target_key: str, true_label) -> tuple[explore.Filter, 
     """The filter, the sides to show, images a side, and the tiles' size."""
     with st.container(horizontal=True, vertical_alignment="bottom"):
         labels = [EVERY, *dataset.classes]
-        label = st.selectbox("Label of the training image", labels, key=f"label-{run.id}", width=200, on_change=from_the_first,
+        label = st.selectbox("Label", labels, key=f"label-{run.id}", width=150, on_change=from_the_first,
                              index=labels.index(link.one_of("label", labels, EVERY)))
         relation = "any"
         if true_label is not None:
             relation = st.segmented_control(
-                "Label compared with the target's", list(RELATIONS), format_func=RELATIONS.get, required=True,
+                "Label against the target's", list(RELATIONS), format_func=RELATIONS.get, required=True,
                 key=f"relation-{run.id}-{target_key}", on_change=from_the_first, default=link.one_of("relation", RELATIONS, "any"))
         side = st.segmented_control("Sign", list(SIDES), format_func=SIDES.get, required=True, key=f"side-{run.id}",
                                     on_change=from_the_first, default=link.one_of("side", SIDES, "both"))
@@ -83,6 +83,15 @@ def lists(run, dataset, target, scores_N, ranking, side: str, size: int) -> None
                                                 target.key, ranking.first), which, size, "Scores on the run's other targets")
             else:
                 st.info("No training image is left on this side with these filters.", icon=":material/filter_alt_off:")
+
+
+def histogram(run, target, scores_N, chosen) -> None:
+    st.subheader("All scores")
+    key = f"histogram-{run.id}-{target.key}-{st.session_state.get('histogram-cleared', '')}"
+    pictures.chart(pictures.histogram(scores_N, influence.unit(target.function), chosen.low, chosen.high), key,
+                   f"Histogram of the scores of {len(scores_N)} training images", lambda: drag(key), ("box",))
+    st.caption(f"Drag across it to keep a range. {formats.count(len(scores_N), 'training images')}, "
+               f"{formats.score(scores_N.min())} to {formats.score(scores_N.max())}; the vertical axis is logarithmic.")
 
 
 def compare(run, dataset, target, pins: list[str], names: dict) -> None:
@@ -213,19 +222,16 @@ def draw(run, beside) -> None:
     given = (score_file, target.row, target.function, k, chosen, view.true_label)
     scores_N, ranking = ranked(*given, 1, run, target.score_set, dataset.train_labels)
     page = link.whole("page", 1, ranking.pages, 1)
-    chart_key = f"histogram-{run.id}-{key}-{st.session_state.get('histogram-cleared', '')}"
-    with st.expander("All scores: drag to keep a range", expanded=True, icon=":material/bar_chart:"):
-        pictures.chart(pictures.histogram(scores_N, influence.unit(target.function), chosen.low, chosen.high), chart_key,
-                       f"Histogram of the scores of {len(scores_N)} training images", lambda: drag(chart_key), ("box",))
-        st.caption(f"Scores of {formats.count(len(scores_N), 'training images')}, {formats.score(scores_N.min())} to "
-                   f"{formats.score(scores_N.max())}; the vertical axis is logarithmic.")
-        if chosen.low is not None or chosen.high is not None:
-            st.button(f"Scores {formats.range_of(chosen.low, chosen.high)} only: show all again", on_click=every_score,
-                      icon=":material/filter_alt_off:")
+    if chosen.low is not None or chosen.high is not None:
+        st.button(f"Scores {formats.range_of(chosen.low, chosen.high)} only: show all again", on_click=every_score,
+                  icon=":material/filter_alt_off:")
+    drawn, below = st.container(), st.container()
     if ranking.pages > 1:
-        page = st.pagination(ranking.pages, default=page, key=f"page-{run.id}-{key}-{k}-{hash(chosen)}")
+        page = below.pagination(ranking.pages, default=page, key=f"page-{run.id}-{key}-{k}-{hash(chosen)}")
         scores_N, ranking = ranked(*given, page, run, target.score_set, dataset.train_labels)
-    lists(run, dataset, target, scores_N, ranking, side, size)
+    with drawn:
+        lists(run, dataset, target, scores_N, ranking, side, size)
+    histogram(run, target, scores_N, chosen)
     cards.removal(scores_N, ranking, target.function, beside)
     link.keep(run=run.id, target=key, pin=pins, label=None if chosen.label is None else dataset.classes[chosen.label],
               relation=chosen.relation, side=side, k=k, size=formats.key_of(SIZES, size), low=chosen.low, high=chosen.high, page=page)

@@ -1,5 +1,7 @@
 """Tests run with the temporary outputs folders that they make, and may write, whatever the environment says."""
 
+from pathlib import Path
+
 import pytest
 
 
@@ -7,3 +9,9 @@ import pytest
 def own_outputs(tmp_path, monkeypatch):
     monkeypatch.setenv("REPLAY_OUTPUTS_DIR", str(tmp_path / "outputs"))
     monkeypatch.delenv("REPLAY_READ_ONLY", raising=False)
+
+
+@pytest.fixture(scope="session")
+def finished_sample(tmp_path_factory) -> Path:
+    """An outputs folder that holds the run of the sample's preset, once a test has made one: it takes a minute."""
+    return tmp_path_factory.mktemp("sample")

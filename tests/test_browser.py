@@ -4,16 +4,22 @@ import re
 import shutil
 import signal
 import time
+from pathlib import Path
+from urllib.parse import parse_qs, urlsplit
 
+import numpy as np
 import pytest
+from PIL import Image
 from playwright.sync_api import Page, expect
 
 from engine import config as configs
-from engine import runs, trust, work
+from engine import data, notes, runs, trust, work
 from tools.serve import chromium, server
 
 HEADINGS = {"": "Replay Explorer", "Set_up_a_run": "Set up a run", "Live": "Live",
-            "Influence": "Influence", "Trust": "Trust", "Find_bad_labels": "Find bad labels", "Runs_and_storage": "Runs and storage"}
+            "Influence": "Influence", "Training_images": "Training images", "Test_images": "Test images",
+            "Compare_runs": "Compare runs", "Trust": "Trust", "Find_bad_labels": "Find bad labels", "Runs_and_storage": "Runs and storage"}
+expect.set_options(timeout=20_000)        # two cores, shared
 # On a page's own URL Streamlit first looks for its server below that path, and then at the root.
 PROBES = ("/_stcore/health", "/_stcore/host-config")
 
@@ -81,11 +87,11 @@ def test_every_page_may_be_the_first_request_of_a_fresh_server(path, page, tmp_p
         page.goto(f"{url}/{path}")
         settled(page, HEADINGS[path])
         links = page.locator('[data-testid="stSidebar"] [data-testid="stPageLink"]')
-        names = ["Overview", "Set up a run", "Live", "Influence", "Trust", "Find bad labels", "Runs and storage"]
+        names = ["Overview", *(heading for path, heading in HEADINGS.items() if path)]
         expect(links).to_have_text([re.compile(f"{name}$") for name in names])      # after the icon's name
 
 
-def test_the_sample_from_the_button_to_the_clean_up(page, tmp_path):
+def test_the_sample_from_the_button_to_the_clean_up(page, tmp_path, finished_sample):
     with server(tmp_path, page) as (url, _):
         page.goto(url)
         settled(page, "Replay Explorer")
@@ -110,21 +116,23 @@ def test_the_sample_from_the_button_to_the_clean_up(page, tmp_path):
         page.reload()
         settled(page, "Live")
         assert run.id in page.url
-        expect(page.get_by_text("Finished: the scores are ready.")).to_be_visible(timeout=400_000)
+        page.goto("about:blank")                # a page that is looked at takes its share of two cores
+        wait_until(lambda: run.status == "finished", 400, page)
+        shutil.copytree(run.path, finished_sample / run.id)
+        page.go_back()
+        expect(page.get_by_text("Finished: the scores are ready.")).to_be_visible()
         assert run.status == "finished" and len(runs.list_runs(tmp_path)) == 1
         expect(page.locator(".js-plotly-plot")).to_have_count(4)     # drawn once their code is fetched
 
         page.get_by_role("link", name="Look at the influence").click()
         settled(page, "Influence")
-        tiles = page.locator(".st-key-tiles-helpful img, .st-key-tiles-harmful img")
+        tiles = page.locator(".st-key-gallery-helpful .grid img, .st-key-gallery-harmful .grid img")
         expect(tiles).to_have_count(24)                       # 2 × k, k = 12
         assert all(width > 0 for width in tiles.evaluate_all("images => images.map(i => i.naturalWidth)"))
         alt = tiles.first.get_attribute("alt")
         assert alt.startswith("Training image ") and "label" in alt
-        shown = page.locator(".st-key-tiles-harmful figure").evaluate_all(
-            "tiles => tiles.map(t => Number(t.dataset.score))")
-        expected = sorted(run.scores("loss-000")[0].tolist(), reverse=True)[:12]
-        assert shown == pytest.approx(expected, rel=1e-5)
+        shown = page.locator(".st-key-gallery-harmful li").evaluate_all("tiles => tiles.map(t => Number(t.dataset.index))")
+        assert shown == np.argsort(-run.scores("loss-000")[0])[:12].tolist()
         assert "target=test" in page.url and "k=12" in page.url
 
         link = page.url.replace("test%3A0", "test%3A5").replace("test:0", "test:5")
@@ -307,7 +315,7 @@ def test_scores_are_checked_by_retraining_from_the_pages(page, tmp_path):
         settled(page, "Influence")
         for _ in range(2):
             idle(page)
-            box = page.locator(".st-key-tiles-harmful input[type=checkbox]:not(:checked)").first
+            box = page.locator(".st-key-gallery-harmful input[type=checkbox]:not(:checked)").first
             box.focus()
             box.press("Space")
             idle(page)
@@ -327,7 +335,7 @@ def test_scores_are_checked_by_retraining_from_the_pages(page, tmp_path):
         page.get_by_role("link", name="Find bad labels").click()
         settled(page, "Find bad labels")
         expect(page.get_by_text("of the first 5 % have a wrong label")).to_be_visible()
-        expect(page.locator(".st-key-tiles-suspects img")).to_have_count(24)
+        expect(page.locator(".st-key-gallery-suspects .grid img")).to_have_count(24)
         idle(page)
         with page.expect_download() as download:
             page.get_by_role("button", name="All suspects as CSV").click()
@@ -362,3 +370,123 @@ def test_one_refused_deletion_does_not_hide_what_the_others_freed(page, tmp_path
         expect(page.get_by_text("Run busy is in use")).to_be_visible()
         expect(page.get_by_text("There is no run gone")).to_be_visible()
         assert made.sizes()["trajectory"] == 0 < runs.Run(tmp_path, "busy").sizes()["trajectory"]
+
+
+@pytest.fixture(scope="module")
+def explored(tmp_path_factory) -> Path:
+    """A small run with several targets, and a second one of another seed."""
+    root = runs.outputs_root(tmp_path_factory.mktemp("explored"))
+    for seed, targets in ((0, ("test:0", "test:1", "class:2")), (1, ("test:0",))):
+        made = runs.Run.create(root, configs.preset("sample").replace(
+            **{"recipe.epochs": 1, "recipe.batch_size": 1000, "recipe.seed": seed, "targets": targets}), f"seed-{seed}")
+        with made.locked():
+            work.execute(made)
+    return root
+
+
+@pytest.fixture
+def root(explored, tmp_path) -> Path:
+    return shutil.copytree(explored, tmp_path / "runs")
+
+
+def shown(tab: Page, which: str) -> list[int]:
+    """The images in a gallery, once it is drawn and the script has ended."""
+    idle(tab)
+    expect(tab.locator(f".st-key-gallery-{which} li").first).to_be_visible()
+    return tab.locator(f".st-key-gallery-{which} li").evaluate_all("tiles => tiles.map(t => Number(t.dataset.index))")
+
+
+def test_influence_is_filtered_dragged_enlarged_ticked_pinned_and_linked(page, root):
+    run = runs.Run.open(root, "seed-0")
+    scores_N, labels_N = run.scores("loss-000")[0], data.load("fashion-mnist-sample").train_labels
+    with server(root, page) as (url, _):
+        page.goto(f"{url}/Influence?run=seed-0&target=test:0.loss&k=6")
+        settled(page, "Influence")
+        assert shown(page, "harmful") == np.argsort(-scores_N)[:6].tolist()
+
+        # Enlarged, on with the arrow keys, back to the tile; the keys lead through the grid too.
+        tiles = page.locator(".st-key-gallery-harmful .open")
+        tiles.nth(0).click()
+        enlarged = page.locator(".st-key-gallery-harmful dialog")
+        expect(enlarged.locator("h2")).to_have_text(re.compile(r"^1\. "))
+        page.keyboard.press("ArrowRight")
+        expect(enlarged.locator("h2")).to_have_text(re.compile(r"^2\. "))
+        expect(enlarged).to_contain_text(f"train:{shown(page, 'harmful')[1]}")
+        expect(enlarged).to_contain_text(re.compile(r"Used in steps\d of 6"))
+        expect(enlarged.locator(".bars tr")).to_have_count(2)           # the run's other targets
+        page.keyboard.press("Escape")
+        expect(enlarged).not_to_be_visible()
+        focused = "document.activeElement.shadowRoot.activeElement.closest('li').dataset.index"
+        assert int(page.evaluate(focused)) == shown(page, "harmful")[1]
+        page.keyboard.press("ArrowRight")
+        assert int(page.evaluate(focused)) == shown(page, "harmful")[2]
+
+        # Two ticks in haste are both kept, and another tab sees them.
+        boxes = page.locator(".st-key-gallery-harmful .grid input")
+        boxes.nth(0).click()
+        boxes.nth(1).click()
+        wait_until(lambda: notes.read(run).ticked == tuple(sorted(shown(page, "harmful")[:2])), 20, page)
+        other = page.context.new_page()
+        other.goto(f"{url}/Influence?run=seed-0&target=test:0.loss")
+        expect(other.locator(".st-key-gallery-harmful .grid input:checked")).to_have_count(2)
+        other.close()
+
+        # Dragging over the histogram keeps a range of scores.
+        chart = page.locator('[data-testid="stMain"] .js-plotly-plot .nsewdrag').first
+        chart.scroll_into_view_if_needed()
+        box = chart.bounding_box()
+        page.mouse.move(box["x"] + box["width"] * 0.6, box["y"] + 50)
+        page.mouse.down()
+        page.mouse.move(box["x"] + box["width"] * 0.9, box["y"] + 60, steps=5)
+        page.mouse.up()
+        expect(page.get_by_role("button", name="only: show all again")).to_be_visible()
+        low, high = (float(parse_qs(urlsplit(page.url).query)[name][0]) for name in ("low", "high"))
+        kept = [i for i in np.argsort(-scores_N) if low <= scores_N[i] <= high]
+        assert low < high and 0 < len(kept) < 6000 and shown(page, "harmful") == [i for i in kept if scores_N[i] > 0][:6]
+
+        # A class, pinned targets, and the second page: the link restores them all.
+        page.get_by_role("button", name="only: show all again").click()
+        page.get_by_text("Another", exact=True).click()
+        wait_until(lambda: "relation=other" in page.url and "low=" not in page.url, 20, page)
+        page.get_by_role("combobox", name="Pin targets to compare").click()
+        page.get_by_role("option", name="All test images of class Pullover").click()
+        page.keyboard.press("Escape")
+        expect(page.get_by_text("Pinned targets side by side")).to_be_visible()
+        idle(page)
+        page.get_by_role("button", name="Next page").click()
+        wait_until(lambda: "page=2" in page.url, 20, page)
+        label = data.load("fashion-mnist-sample").test_labels[0]
+        expected = [i for i in np.argsort(-scores_N) if labels_N[i] != label][6:12]
+        wait_until(lambda: shown(page, "harmful") == expected, 20, page)
+        page.get_by_text("Copy link", exact=True).click()
+        link = page.locator('[data-testid="stCode"] code').last.inner_text()
+        assert urlsplit(link).query == urlsplit(page.url).query
+        state = [shown(page, which) for which in ("helpful", "harmful", "pinned")]
+        other = page.context.new_page()
+        other.goto(link)
+        settled(other, "Influence")
+        assert [shown(other, which) for which in ("helpful", "harmful", "pinned")] == state
+        assert parse_qs(urlsplit(other.url).query) == parse_qs(urlsplit(link).query)
+        other.close()
+
+
+def test_an_image_of_ones_own_is_uploaded_explained_and_shown(page, root, tmp_path):
+    Image.effect_noise((60, 40), 80).save(tmp_path / "own.png")
+    (tmp_path / "no.png").write_bytes(b"not an image")
+    with server(root, page) as (url, _):
+        page.goto(f"{url}/Test_images?run=seed-0&wrong=1")
+        settled(page, "Test images")
+        assert len(shown(page, "tests")) == 24
+        page.locator('input[type="file"]').set_input_files(tmp_path / "no.png")
+        expect(page.get_by_text("The file is no image that can be read.")).to_be_visible()
+        page.locator('input[type="file"]').set_input_files(tmp_path / "own.png")
+        expect(page.get_by_text("Resized from 60 × 60 to 28 × 28 pixels")).to_be_visible()
+        idle(page)
+        page.get_by_role("button", name="Explain this image").click()
+        settled(page, "Live")
+        expect(page.get_by_text("Finished: the scores are ready.")).to_be_visible(timeout=60_000)
+        target = runs.Run.open(root, "seed-0").targets()[-1]
+        page.goto(f"{url}/Influence?run=seed-0&target={target.key}")
+        settled(page, "Influence")
+        expect(page.locator('[data-testid="stSidebar"]').get_by_text("Own image").first).to_be_visible()
+        assert len(shown(page, "harmful")) == 12
