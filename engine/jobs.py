@@ -35,6 +35,7 @@ class JobManager:
         self._queue: queue.SimpleQueue[_Held] = queue.SimpleQueue()
         self._jobs: dict[str, _Held] = {}       # queued and running, by run id
         self._mutex = threading.Lock()
+        self.loaded = threading.Event()         # torch is there, and jobs begin at once
         self._thread = threading.Thread(target=self._work, name="replay-engine", daemon=True)
         if not files.read_only():        # then no job is ever taken
             runs.sweep(root)
@@ -125,6 +126,7 @@ class JobManager:
 
     def _work(self) -> None:
         from engine import work      # loads torch here, so that the first page need not wait
+        self.loaded.set()
         while True:
             held = self._queue.get()
             try:

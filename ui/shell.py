@@ -178,7 +178,8 @@ def _status_strip() -> None:
 
 def _status() -> None:
     if not files.read_only():
-        st.caption(f"Computes on {device()}")
+        # The first page need not wait for torch, which is loaded meanwhile.
+        st.caption(f"Computes on {device()}" if manager().loaded.is_set() else "The engine is being loaded")
     # The jobs of this process in their order; else what others, such as the command line, work on.
     active = manager().active() or [run.id for run in runs() if run.is_locked()]
     with contextlib.suppress(ReplayError):      # deleted in another tab between the two looks

@@ -1,0 +1,127 @@
+"""How fast the app shows a large run: `make bench-ui`. Prints Markdown, with the hardware and what was measured.
+
+The run: the 60,000 training images of Fashion-MNIST, really trained on for one epoch, with scores of 50 targets
+(at random, with heavy tails: replaying them would take minutes, and no page looks otherwise for it). The app:
+a server of its own, in Debian's chromium, both warm. Limits that are missed are marked; none stands in a test.
+"""
+
+import os
+import platform
+import shutil
+import statistics
+import sys
+import tempfile
+import threading
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+from playwright.sync_api import Page
+
+from engine import config as configs
+from engine import data, device, influence, runs, work
+from tools.serve import chromium, server
+from ui.shell import PAGES
+
+TARGETS = (*(f"test:{i}" for i in range(49)), "test:all")
+CONFIG = configs.preset("sample").replace(
+    dataset="fashion-mnist", targets=TARGETS, **{"recipe.epochs": 1, "recipe.batch_size": 1000})
+ROUNDS, SWITCHES = 5, 20
+FIRST_CONTENT, SWITCH, GROWTH = 1.5, 0.5, 300e6     # seconds, seconds, bytes: the limits
+CONTENT = """() => {
+  const main = document.querySelector('[data-testid="stMain"]')
+  const drawn = main && [...main.querySelectorAll('[data-testid="stElementContainer"]')].filter(e => e.offsetHeight > 0)
+  return drawn && main.querySelector('h1') && drawn.length > 1 && performance.now() / 1000
+}"""
+WHOLE = """() => {
+  const app = document.querySelector('[data-testid="stApp"]')
+  return app?.dataset.testScriptState === 'notRunning' && (%s)()
+}""" % CONTENT
+
+
+def make_run(root: Path) -> runs.Run:
+    """Trained by the engine; its scores are made up, and written as the engine writes its own."""
+    run = runs.Run.create(root, CONFIG)
+    run.update_manifest(job=asdict(runs.Job("rebuild", "disk")))        # training, and no replay
+    with run.locked():
+        work.execute(run)
+        writing = work._Work(run, runs.Job("replay", "disk", TARGETS, "loss"), threading.Event(), None)
+        labels, classes = writing.dataset.test_labels, len(writing.dataset.classes)
+        sets = [influence.resolve(target, labels, classes) for target in TARGETS]
+        scores = 1e-6 * np.random.default_rng(0).standard_t(3, (len(sets), len(writing.examples)))
+        norms = {t: [1.0] * len(sets) for t in range(writing.steps, -1, -2)}
+        writing._write_scores(sets, scores.astype(np.float32), [1.0] * len(sets), norms)
+        writing.close()
+    return run
+
+
+def memory(pid: int) -> int:
+    """Bytes of a process that are in RAM."""
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    return 1024 * int(next(line for line in lines if line.startswith("VmRSS:")).split()[1])
+
+
+def opened(page: Page, url: str) -> tuple[float, float]:
+    """Seconds from the click on a link until the page's first content, and until all of it, stands."""
+    page.goto(url, wait_until="commit")
+    first = page.wait_for_function(CONTENT, polling="raf").json_value()
+    return first, page.wait_for_function(WHOLE, polling="raf").json_value()
+
+
+def switched(page: Page, title: str) -> float:
+    """Seconds from the click on another target until the page has been drawn anew."""
+    page.get_by_role("combobox", name="Target").first.fill(title)
+    option = page.get_by_role("option", name=title, exact=True)
+    option.wait_for()
+    page.evaluate("window.addEventListener('click', () => window.clicked = performance.now(), {capture: true, once: true})")
+    address = page.url
+    option.click()
+    return page.wait_for_function(
+        """(address) => location.href !== address
+           && document.querySelector('[data-testid="stApp"]').dataset.testScriptState === 'notRunning'
+           && (performance.now() - window.clicked) / 1000""", arg=address, polling="raf").json_value()
+
+
+def against(value: float, limit: float, text: str) -> str:
+    return text if value <= limit else f"{text}: MISSED"
+
+
+def main() -> None:
+    rows = []
+    with tempfile.TemporaryDirectory() as folder, chromium() as browser:
+        root = runs.outputs_root(folder)
+        run = make_run(root)
+        shutil.copytree(run.path, root / f"{run.id}-2")         # for the comparison of two runs
+        page = browser.new_page(viewport={"width": 1440, "height": 900})
+        page.set_default_timeout(60_000)
+        with server(root, page) as (url, process):
+            def link(path: str) -> str:
+                name = "" if path == "app.py" else Path(path).stem
+                return f"{url}/{name}?run={run.id}"
+
+            opened(page, link("app.py"))
+            page.wait_for_timeout(8000)         # torch is loaded behind the first page
+            before = memory(process.pid)
+            for path, label, _ in PAGES:
+                opened(page, link(path))        # now it is warm
+                first, whole = map(statistics.median, zip(*(opened(page, link(path)) for _ in range(ROUNDS))))
+                rows.append((f"{label}: first content (all of it)", against(
+                    first, FIRST_CONTENT, f"{first:.2f} s ({whole:.2f} s)"), f"{FIRST_CONTENT} s"))
+            opened(page, link("pages/Influence.py"))
+            dataset = data.load(CONFIG.dataset)
+            titles = [f"{influence.title(target, dataset)} · loss" for target in TARGETS]
+            times = [switched(page, title) for title in titles[1:SWITCHES + 1]]
+            took = statistics.median(times)
+            rows.append((f"Influence: another target, median of {SWITCHES} (longest)", against(
+                took, SWITCH, f"{took:.2f} s ({max(times):.2f} s)"), f"{SWITCH} s"))
+            grown = memory(process.pid) - before
+            rows.append((f"Memory of the server, {before / 1e6:.0f} MB with its first page, after all of this", against(
+                grown, GROWTH, f"+{grown / 1e6:.0f} MB"), f"+{GROWTH / 1e6:.0f} MB"))
+        sizes = run.scores("loss-000").shape
+    print(f"{device.describe()}, {os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') / 1e9:.0f} GB RAM, "
+          f"{platform.system()}; {sizes[1]:,} training images × {sizes[0]} targets\n\n| what | measured | limit |\n|---|---|---|")
+    print("\n".join(f"| {what} | {value} | {limit} |" for what, value, limit in rows))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
