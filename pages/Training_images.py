@@ -30,7 +30,7 @@ def browse(run, dataset) -> None:
     link.keep(run=run.id, view="browse", label=None if label == EVERY else label, page=page)
     st.caption(f"{formats.count(len(indices), 'training images')}. Enlarge one to see its scores, and to go from it outwards.")
     shown = explore.of_page(indices, page, A_PAGE)
-    ticks.tiles(run, cards.training(run, dataset, shown, [()] * len(shown)), "browse", 96, "Scores on the run's targets")
+    ticks.tiles(run, cards.training(run, dataset, shown, [() for _ in shown]), "browse", 96, "Scores on the run's targets")
     link.copy()
 
 
