@@ -7,49 +7,78 @@ import numpy as np
 
 from engine import config, lds, trust
 from engine.errors import ConfigError, ReplayError
-from engine.runs import Run
+from engine.runs import Run, TargetRef
 
 TOP = 50            # images of the lists whose overlap is told
 STRONG, OTHERS = 500, 2000      # points of a scatter: the strongest of either run, and at random
 
 
 @dataclass(frozen=True)
-class Agreement:
-    """Of one target that both runs have."""
+class Common:
+    """A target that both runs have, as the first of them names it, with its scores in both: float32 [N],
+    memory-mapped. `source` says by the files' SHA-256 what they are."""
 
-    key: str
+    target: TargetRef
+    a_N: np.ndarray
+    b_N: np.ndarray
+    source: tuple[str, int, str, int]
+
+
+@dataclass(frozen=True)
+class Agreement:
     spearman: float      # of the scores of all N training images; NaN where either does not vary
     overlap: float       # share of the `TOP` images of largest |score| that is the same
 
 
 def of_the_same_data(run: Run, others: list[Run]) -> list[Run]:
-    """Those of `others` that have scores on the same data; a damaged one is none."""
+    """Those of `others` that can be compared with `run`; a damaged one cannot."""
     found = []
     for other in others:
         with contextlib.suppress(ReplayError):
-            if other.id != run.id and other.manifest.get("data_fingerprint") == run.manifest.get("data_fingerprint") and other.targets():
-                found.append(other)
+            check(run, other)
+            found.append(other)
     return found
 
 
-def common_targets(a: Run, b: Run) -> list[str]:
-    """Keys of the targets that both runs have; `ConfigError` where they are of different data."""
+def check(a: Run, b: Run) -> None:
+    """Raises `ConfigError` unless both are other runs with scores on the same data."""
+    if a.id == b.id:
+        raise ConfigError(f"The link compares run {a.id} with itself.", "Choose another run beside it.")
+    for run in (a, b):
+        if not run.targets():
+            raise ConfigError(f"Run {run.id} has no scores to compare; it is {run.status}.",
+                              "Replay it for some targets, or choose another run.")
     if a.manifest.get("data_fingerprint") != b.manifest.get("data_fingerprint"):
         raise ConfigError(f"The runs {a.id} and {b.id} are of different data: {a.config.dataset} and {b.config.dataset}.",
-                          "Choose two runs of one data set: their images must be the same to be compared.")
-    others = {t.key for t in b.targets()}
-    return [t.key for t in a.targets() if t.key in others]
+                          "Choose two runs of the same images and labels.")
 
 
-def scores_of(run: Run, key: str) -> np.ndarray:
-    """float32 [N], of one target."""
-    target = run.target(key)
-    return run.scores(target.score_set)[target.row]
+def common(a: Run, b: Run) -> list[Common]:
+    """The targets that both runs have, by name and function, in the order of `a`."""
+    (targets_a, sets_a), (targets_b, sets_b) = _kept(a), _kept(b)
+    found = []
+    for key, first in targets_a.items():
+        if second := targets_b.get(key):
+            (sha_a, scores_a), (sha_b, scores_b) = sets_a[first.score_set], sets_b[second.score_set]
+            found.append(Common(first, scores_a[first.row], scores_b[second.row], (sha_a, first.row, sha_b, second.row)))
+    return found
 
 
-def agreement(a_N: np.ndarray, b_N: np.ndarray, key: str) -> Agreement:
+def _kept(run: Run) -> tuple[dict[str, TargetRef], dict[str, tuple[str, np.ndarray]]]:
+    """The targets by key, and the score sets that they are in, with their SHA-256: verified once, not once a target."""
+    targets, recorded = {t.key: t for t in run.targets()}, run.manifest["files"]
+    return targets, {name: (recorded[f"scores/{name}.npy"], run.scores(name)) for name in {t.score_set for t in targets.values()}}
+
+
+def median(values: list[float]) -> float | None:
+    """Of those that are numbers; None where none is."""
+    known = [value for value in values if not np.isnan(value)]
+    return float(np.median(known)) if known else None
+
+
+def agreement(a_N: np.ndarray, b_N: np.ndarray) -> Agreement:
     same = np.intersect1d(_strongest(a_N, TOP), _strongest(b_N, TOP))
-    return Agreement(key, float(lds.spearman(a_N, b_N)), len(same) / min(TOP, len(a_N)))
+    return Agreement(float(lds.spearman(a_N, b_N)), len(same) / min(TOP, len(a_N)))
 
 
 def moved(a_N: np.ndarray, b_N: np.ndarray, k: int) -> np.ndarray:

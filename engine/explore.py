@@ -86,14 +86,20 @@ def last(n: int) -> int:
     return n - 1
 
 
+def of_class(labels_N: np.ndarray, label: int | None) -> np.ndarray:
+    """int64 [M], of the images with this label, or of all."""
+    return np.arange(len(labels_N)) if label is None else np.flatnonzero(labels_N == label)
+
+
 @dataclass(frozen=True)
 class Effect:
-    """What one training image did to one target; `rank` 1 harmed it most of `of` images, or helped it most."""
+    """What one training image did to one target. `side`: helpful, harmful, or none where the score is 0, as that of an
+    image is which was in no batch. `rank` 1 of all `of` images helped, or harmed, most; None on neither side."""
 
     target: TargetRef
     score: float
-    harmful: bool
-    rank: int
+    side: str
+    rank: int | None
     of: int
 
 
@@ -106,9 +112,11 @@ def outward(run: Run, index: int) -> list[Effect]:
     for target in targets:
         harm_N = influence.harmful_sign(target.function) * sets[target.score_set][target.row]
         harm, largest = float(harm_N[index]), float(np.abs(harm_N).max())
-        rank = int((harm_N > harm).sum() if harm > 0 else (harm_N < harm).sum()) + 1
-        effect = Effect(target, influence.harmful_sign(target.function) * harm, harm > 0, rank, len(harm_N))
-        found.append((harm / largest if largest else 0.0, effect))
+        side = "harmful" if harm > 0 else "helpful" if harm < 0 else "none"
+        stronger = (harm_N > harm) if harm > 0 else (harm_N < harm)
+        rank = None if side == "none" else int(stronger.sum()) + 1
+        found.append((harm / largest if largest else 0.0,
+                      Effect(target, float(sets[target.score_set][target.row, index]), side, rank, len(harm_N))))
     return [effect for _, effect in sorted(found, key=lambda pair: -pair[0])]
 
 
@@ -130,17 +138,20 @@ def strongest(run: Run, keys: list[str], each: int) -> tuple[np.ndarray, np.ndar
 
 
 def groups(run: Run, dataset: Dataset, function: str) -> dict[str, list[TargetRef]]:
-    """The run's targets of one function by what they ask about: single test images together by their class,
-    every set on its own."""
-    found: dict[str, list[TargetRef]] = {}
+    """The run's targets of one function by what they ask about: single test images together by their class, then
+    every set on its own; each kind in the order of the classes, so that like stands above like in the matrix."""
+    found: dict[tuple, list[TargetRef]] = {}
     for target in run.targets():
         if target.function == function:
             kind, _, which = target.name.partition(":")
-            single = kind == "test" and which != "all"
-            title = (f"Test images of {dataset.classes[dataset.test_labels[int(which)]]}" if single
-                     else influence.title(target.name, dataset))
-            found.setdefault(title, []).append(target)
-    return dict(sorted(found.items()))
+            title, place = influence.title(target.name, dataset), (2, 0)
+            if kind == "class":
+                place = (1, int(which))
+            elif kind == "test" and which != "all":
+                label = int(dataset.test_labels[int(which)])
+                title, place = f"Test images of {dataset.classes[label]}", (0, label)
+            found.setdefault((*place, title), []).append(target)
+    return {title: found[place, label, title] for place, label, title in sorted(found)}
 
 
 def group_scores(run: Run, targets: list[TargetRef]) -> np.ndarray:

@@ -9,15 +9,10 @@ from ui import cards, formats, link, pictures, shell, ticks
 MOVED = 24
 
 
-@st.cache_data(max_entries=256, show_spinner=False)
-def agreement(sha_a: str, row_a: int, sha_b: str, row_b: int, key: str, _a, _b) -> compare.Agreement:
-    return compare.agreement(compare.scores_of(_a, key), compare.scores_of(_b, key), key)
-
-
-def agree(a, b, key: str) -> compare.Agreement:
+@st.cache_data(max_entries=1024, show_spinner="Comparing the scores …")
+def agreement(source: tuple, _both: compare.Common) -> compare.Agreement:
     """By the content of both score files."""
-    rows = [(run.manifest["files"][f"scores/{run.target(key).score_set}.npy"], run.target(key).row) for run in (a, b)]
-    return agreement(*rows[0], *rows[1], key, a, b)
+    return compare.agreement(_both.a_N, _both.b_N)
 
 
 def second_run(run, candidates: list) -> Run | None:
@@ -26,46 +21,54 @@ def second_run(run, candidates: list) -> Run | None:
     asked = st.query_params.get("other")
     if asked is not None and asked not in same:
         with shell.guarded():
-            if asked == run.id:
-                st.warning("The link compares a run with itself; another one is shown.", icon=":material/warning:")
-            else:
-                compare.common_targets(run, Run.open(shell.root(), asked))      # raises what is wrong with it
+            compare.check(run, Run.open(shell.root(), asked))      # raises what is wrong with it
     if not same:
         st.info(f"There is no other run of {run.config.dataset} with scores to compare {run.id} with.", icon=":material/info:")
         st.page_link("pages/Set_up_a_run.py", label="Set up a second run", icon=":material/tune:")
         return None
-    ids = list(same)
-    chosen = st.selectbox("Compared with", ids, index=ids.index(asked) if asked in same else 0, key=f"other-{run.id}-{asked}",
-                          format_func=lambda i: formats.run_label(same[i]))
-    return same[chosen]
+    ids, key = list(same), f"other-{run.id}"
+    link.follow(key, asked if asked in same else ids[0])
+    return same[st.selectbox("Compared with (B)", ids, key=key, format_func=lambda i: formats.run_label(same[i]))]
 
 
 def settings(a, b) -> None:
     st.subheader("What differs")
-    rows = [{"": formats.LABELS.get(name, name), a.id: formats.setting(first), b.id: formats.setting(second)}
-            for name, first, second in compare.differences(a, b)]
-    figures = [("Test accuracy", *(formats.percent(r.manifest.get("test_accuracy")) for r in (a, b))),
-               ("Rank correlation with retraining (LDS)", *(formats.figure(compare.measured_lds(r)) for r in (a, b))),
-               ("Training time", *(formats.duration(r.manifest.get("timings", {}).get("train_seconds")) for r in (a, b)))]
-    st.table([*rows, *({"": name, a.id: first, b.id: second} for name, first, second in figures)])
-    if not rows:
+    differ = compare.differences(a, b)
+    rows = [(formats.LABELS.get(name, name), formats.setting(first), formats.setting(second)) for name, first, second in differ]
+    rows = [*rows, ("Test accuracy", *(formats.percent(r.manifest.get("test_accuracy")) for r in (a, b))),
+            ("Rank correlation with retraining (LDS)", *(formats.figure(compare.measured_lds(r)) for r in (a, b))),
+            ("Training time", *(formats.duration(r.manifest.get("timings", {}).get("train_seconds")) for r in (a, b)))]
+    st.table([{"": name, f"A: {a.id}": first, f"B: {b.id}": second} for name, first, second in rows])
+    if not differ:
         st.caption("Every setting is the same.")
 
 
-def one_target(a, b, dataset, key: str, name: str) -> None:
-    a_N, b_N = compare.scores_of(a, key), compare.scores_of(b, key)
-    unit, drawn = influence.unit(a.target(key).function), compare.drawn(a_N, b_N)
-    pictures.chart(pictures.against(a_N[drawn], b_N[drawn], drawn, a.id, b.id, unit), f"against-{key}",
-                   f"Scatter of the scores of {len(drawn)} training images on {name} in run {a.id} and in run {b.id}")
-    st.caption(f"{formats.count(len(drawn), 'images')}: the {compare.STRONG} strongest of either run and {compare.OTHERS:,} at random. "
-               "On the dashed line both scores are the same.")
+def agree(shared: list[compare.Common], names: list[str]) -> None:
+    st.subheader("Agreement of the scores")
+    found = [agreement(both.source, both) for both in shared]
+    shell.metrics({"Rank correlation, median": formats.varied(compare.median([f.spearman for f in found])),
+                   f"Same among the top {compare.TOP}, median": formats.percent(compare.median([f.overlap for f in found]))})
+    st.dataframe([{"Target": name, "Rank correlation": formats.varied(formats.or_none(f.spearman), 3),
+                   f"Same in top {compare.TOP}": formats.percent(f.overlap)} for name, f in zip(names, found, strict=True)], hide_index=True)
+    st.caption(f"{formats.count(len(found), 'targets')} in common. Rank correlation: Spearman's, of the scores of all {formats.count(len(shared[0].a_N), 'training images')}. Top "
+               f"{compare.TOP}: the images of largest score, either sign.")
+
+
+def one_target(a, b, dataset, both: compare.Common, name: str) -> None:
+    unit, drawn = influence.unit(both.target.function), compare.drawn(both.a_N, both.b_N)
+    pictures.chart(pictures.against(both.a_N[drawn], both.b_N[drawn], drawn, unit), f"against-{both.target.key}",
+                   f"Scatter of the scores of {len(drawn)} training images on {name} in run A, {a.id}, and in run B, {b.id}")
+    st.caption(f"Scores in {unit}. {formats.sign_in_words(both.target.function)} {formats.count(len(drawn), 'images')}: the "
+               f"{compare.STRONG} strongest of either run, and {compare.OTHERS:,} at random. On the dashed line both scores are the same.")
     st.subheader("Images that moved most")
-    st.caption("By the difference of the two scores, each in units of its run's standard deviation over all training images. "
-               f"First line: run {a.id}; second line: run {b.id}.")
-    moved = compare.moved(a_N, b_N, MOVED)
-    lines = [(formats.arrow_score(first), formats.arrow_score(second)) for first, second in zip(a_N[moved], b_N[moved], strict=True)]
-    extra = [[(f"Score in {a.id}", f"{first} {unit}"), (f"Score in {b.id}", f"{second} {unit}")] for first, second in lines]
-    ticks.tiles(a, cards.training(a, dataset, moved, lines, extra), "moved", 96, f"Scores on the targets of {a.id}")
+    st.caption("By the difference of the two scores, each divided by the standard deviation of its run's scores on this target over "
+               "all training images: so a run with larger scores throughout does not decide the order.")
+    moved = compare.moved(both.a_N, both.b_N, MOVED)
+    scores = [tuple(map(formats.arrow_score, pair)) for pair in zip(both.a_N[moved], both.b_N[moved], strict=True)]
+    lines = [(f"A {first}", f"B {second}") for first, second in scores]
+    extra = [[(f"Score in A, {a.id}", f"{first} {unit}"), (f"Score in B, {b.id}", f"{second} {unit}")] for first, second in scores]
+    ticks.tiles(a, cards.training(a, dataset, moved, lines, extra), "moved", 96, f"Scores on the targets of A, {a.id}")
+    st.caption(f"Ticks are kept with run A, {a.id}.")
 
 
 def draw(a, candidates: list) -> None:
@@ -77,22 +80,22 @@ def draw(a, candidates: list) -> None:
     if b is None:
         link.keep(run=a.id)
         return
-    settings(a, b)
-    keys = compare.common_targets(a, b)
-    st.subheader("Agreement of the scores")
-    if not keys:
+    with shell.guarded():
+        settings(a, b)
+    shared = {both.target.key: both for both in compare.common(a, b)}
+    if not shared:
         st.info("The runs have no target in common. Explain the same test images in both.", icon=":material/info:")
         st.page_link("pages/Test_images.py", label="Choose targets of the second run", icon=":material/grid_view:",
                      query_params={"run": b.id})
         link.keep(run=a.id, other=b.id)
         return
-    names = {t.key: f"{influence.title(t.name, dataset)} · {t.function}" for t in a.targets()}
-    found = [agree(a, b, key) for key in keys]
-    st.dataframe([{"Target": names[f.key], "Rank correlation of all scores (Spearman)": formats.varied(formats.or_none(f.spearman), 3),
-                   f"Same among the {compare.TOP} strongest": formats.percent(f.overlap)} for f in found], hide_index=True)
-    key = st.selectbox("Target", keys, index=keys.index(link.one_of("target", keys, keys[0])), format_func=names.get, key=f"of-{a.id}-{b.id}")
+    names = {key: f"{influence.title(both.target.name, dataset)} · {both.target.function}" for key, both in shared.items()}
+    agree(list(shared.values()), list(names.values()))
+    keys, chooser = list(shared), f"of-{a.id}-{b.id}"
+    link.follow(chooser, link.one_of("target", keys, keys[0]))
+    key = st.selectbox("Target", keys, format_func=names.get, key=chooser)
     link.keep(run=a.id, other=b.id, target=key)
-    one_target(a, b, dataset, key, names[key])
+    one_target(a, b, dataset, shared[key], names[key])
     link.copy()
 
 

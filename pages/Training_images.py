@@ -1,4 +1,4 @@
-"""Training images: from one of them outwards to the targets, and the influence of class on class."""
+"""Training images: all of them by class, from one of them outwards to the targets, and the influence of class on class."""
 
 import streamlit as st
 
@@ -8,7 +8,30 @@ from ui import cards, formats, link, pictures, shell, ticks
 
 TILES = 8           # targets on either side
 OF_A_CELL = 12      # images on either side of a matrix's cell
-VIEWS = {"image": "One image outwards", "matrix": "Class on class"}
+A_PAGE = 24
+EVERY = "All classes"
+VIEWS = {"image": "One image outwards", "browse": "Browse by class", "matrix": "Class on class"}
+
+
+def from_the_first() -> None:
+    """A list that is filtered anew is another list."""
+    st.query_params["page"] = "1"
+
+
+def browse(run, dataset) -> None:
+    labels, key = [EVERY, *dataset.classes], f"label-{run.id}"
+    link.follow(key, link.one_of("label", labels, EVERY))
+    label = st.selectbox("Given label", labels, key=key, width=220, on_change=from_the_first)
+    indices = explore.of_class(dataset.train_labels, None if label == EVERY else dataset.classes.index(label))
+    pages = explore.pages(len(indices), A_PAGE)
+    page = link.whole("page", 1, pages, 1)
+    if pages > 1:
+        page = st.pagination(pages, default=page, key=f"page-{run.id}-{label}")
+    link.keep(run=run.id, view="browse", label=None if label == EVERY else label, page=page)
+    st.caption(f"{formats.count(len(indices), 'training images')}. Enlarge one to see its scores, and to go from it outwards.")
+    shown = explore.of_page(indices, page, A_PAGE)
+    ticks.tiles(run, cards.training(run, dataset, shown, [() for _ in shown]), "browse", 96, "Scores on the run's targets")
+    link.copy()
 
 
 def keep_note(run, index: int, key: str) -> None:
@@ -17,77 +40,84 @@ def keep_note(run, index: int, key: str) -> None:
 
 
 def outwards(run, dataset) -> None:
-    n = len(dataset.train_labels)
-    asked = link.whole("image", 0, explore.last(n), 0)
-    index = st.number_input(f"Training image, from 0 to {formats.count(explore.last(n), 'images').split()[0]}", 0, explore.last(n),
-                            value=asked, key=f"image-{run.id}-{asked}", width=220)
+    last, key = explore.last(len(dataset.train_labels)), f"image-{run.id}"
+    link.follow(key, link.whole("image", 0, last, 0))
+    index = st.number_input(f"Training image, from 0 to {last:,}", 0, last, key=key, width=220)
     link.keep(run=run.id, view="image", image=index)
     effects = explore.outward(run, index)
     tile, = cards.training(run, dataset, [index], [()])
-    look, facts = st.columns([1, 2.4], gap="large")
-    with look:
-        ticks.tiles(run, [tile], f"image-{index}", 224, "Scores on the run's targets")
-    with facts:
-        st.table([{"": name, "Value": value} for name, value in tile.details])
-        key = f"note-{run.id}-{index}"
-        st.text_area("Note on this image", notes.read(run).of(index), key=key, max_chars=notes.LONGEST, height=80,
-                     placeholder="It is kept with the run.", on_change=keep_note, args=(run, index, key), **shell.acting())
-        link.copy()
-    for heading, found in (("Helped most", [e for e in reversed(effects) if not e.harmful]),
-                           ("Harmed most", [e for e in effects if e.harmful])):
+    with st.container(horizontal=True, gap="medium"):
+        with st.container(width=224):
+            ticks.tiles(run, [tile], f"image-{index}", 224, "Scores on the run's targets")
+        with st.container(width=420):
+            st.table([{"": name, "Value": value} for name, value in tile.details])
+            key = f"note-{run.id}-{index}"
+            st.text_area("Note on this image", notes.read(run).of(index), key=key, max_chars=notes.LONGEST, height=80,
+                         placeholder="It is kept with the run.", on_change=keep_note, args=(run, index, key), **shell.acting())
+            link.copy()
+    st.caption("In the order of the score's share of the largest that the target has: nats and logits do not compare, nor do targets. "
+               f"Ranks are among all {formats.count(len(dataset.train_labels), 'training images')}: rank 1 helped, or harmed, the target most.")
+    for heading, found in (("Helped most", [e for e in reversed(effects) if e.side == "helpful"]),
+                           ("Harmed most", [e for e in effects if e.side == "harmful"])):
         st.subheader(heading)
-        if not found:
+        if found:
+            shown = [(e.target.name, e.target.key, (e.target.function, formats.arrow_score(e.score), formats.rank_of(e.rank, e.of)))
+                     for e in found[:TILES]]
+            cards.show_targets(run, dataset, shown, heading.split()[0])
+        else:
             st.caption("None of the run's targets.")
-            continue
-        shown = [(e.target.name, e.target.key, (e.target.function, formats.arrow_score(e.score), formats.rank_of(e.rank, e.of)))
-                 for e in found[:TILES]]
-        cards.show_targets(run, dataset, shown, heading.split()[0])
     st.subheader("All targets of the run")
     st.dataframe([{"Target": influence.title(e.target.name, dataset), "Function": e.target.function, "Score": formats.arrow_score(e.score),
-                   "Unit": influence.unit(e.target.function), "Effect": "harmful" if e.harmful else "helpful",
-                   "Rank on that side": f"{e.rank:,} of {e.of:,}",
+                   "Unit": influence.unit(e.target.function), "Effect": e.side, "Rank on that side": formats.rank_of(e.rank, e.of),
                    "Influence": link.to("Influence", run=run.id, target=e.target.key)} for e in effects],
                  hide_index=True, column_config={"Influence": st.column_config.LinkColumn(display_text="look")})
 
 
-def cell_chosen(key: str, titles: list[str], classes) -> None:
+def cell_chosen(key: str, group_key: str, titles: list[str], label_key: str, classes) -> None:
     """A click on a cell does what the two choices below do."""
     if points := st.session_state[key].selection.points:
-        st.session_state["matrix-group"], st.session_state["matrix-label"] = titles[int(points[0]["y"])], classes[int(points[0]["x"])]
+        st.session_state[group_key], st.session_state[label_key] = titles[int(points[0]["y"])], classes[int(points[0]["x"])]
+
+
+def another_function() -> None:
+    """It may have no such group of targets."""
+    st.query_params.pop("group", None)
 
 
 def matrix(run, dataset) -> None:
     functions = [f for f in TARGET_FUNCTIONS if explore.groups(run, dataset, f)]
-    function = functions[0]
+    function, key = link.one_of("function", functions, functions[0]), f"function-{run.id}"
     if functions[1:]:
-        function = st.segmented_control("Target function", functions, required=True,
-                                        default=link.one_of("function", functions, functions[0]))
+        link.follow(key, function)
+        function = st.segmented_control("Target function", functions, required=True, key=key, on_change=another_function)
+    groups, classes, unit = explore.groups(run, dataset, function), list(dataset.classes), influence.unit(function)
     titles, sums = explore.class_matrix(run, dataset, function)
-    unit = influence.unit(function)
+    group_key, label_key = f"group-{run.id}-{function}", f"of-label-{run.id}"
+    link.follow(group_key, link.one_of("group", titles, titles[0]))
+    link.follow(label_key, link.one_of("label", classes, classes[0]))
+    chosen = titles.index(st.session_state[group_key]), classes.index(st.session_state[label_key])
     st.caption(f"Rows: the run's targets by what they ask about. Columns: the label of the training images. A cell: the sum of these "
-               f"images' scores, in {unit}, averaged over the row's targets. {formats.sign_in_words(function)} Click a cell to see its "
-               "images, or choose below. Colours are shares of the row's largest.")
+               f"images' scores, averaged over the row's targets, in the power of ten beside the row, {unit}. "
+               f"{formats.sign_in_words(function)} Colours are shares of the row's largest. Click a cell to see its images, or choose below.")
     key = f"matrix-{run.id}-{function}"
-    pictures.chart(pictures.heat(sums, titles, list(dataset.classes), unit, 1, written=True), key,
-                   f"Matrix of summed scores: {len(titles)} groups of targets by {len(dataset.classes)} classes of training images; "
-                   "the table below has the numbers", lambda: cell_chosen(key, titles, dataset.classes), ("points",))
+    pictures.chart(pictures.heat(sums, titles, classes, unit, 1, chosen), key,
+                   f"Matrix of summed scores: {len(titles)} groups of targets by {len(classes)} classes of training images; "
+                   "the table below has the numbers, and the two choices below it choose a cell",
+                   lambda: cell_chosen(key, group_key, titles, label_key, classes))
     with st.expander("As a table"):
-        st.dataframe(formats.matrix_table(titles, dataset.classes, sums, unit), hide_index=True)
+        st.dataframe(formats.matrix_table(titles, classes, sums, unit), hide_index=True)
     left, right = st.columns(2)
-    for name, options in (("group", titles), ("label", list(dataset.classes))):
-        if st.session_state.get(f"matrix-{name}") not in options:
-            st.session_state[f"matrix-{name}"] = link.one_of(name, options, options[0])
-    group = left.selectbox("Targets", titles, key="matrix-group")
-    label = right.selectbox("Label of the training images", dataset.classes, key="matrix-label")
+    group = left.selectbox("Targets", titles, key=group_key)
+    label = right.selectbox("Label of the training images", classes, key=label_key)
     link.keep(run=run.id, view="matrix", function=function, group=group, label=label)
-    scores_N = explore.group_scores(run, explore.groups(run, dataset, function)[group])
-    among = dataset.train_labels == dataset.classes.index(label)
-    ranking = influence.rank(scores_N, function, OF_A_CELL, among)
-    for column, heading, indices, of in zip(st.columns(2, gap="large"), ("Most helpful", "Most harmful"),
-                                            (ranking.helpful, ranking.harmful), (ranking.helpful_of, ranking.harmful_of), strict=True):
+    scores_N = explore.group_scores(run, groups[group])
+    ranking = influence.rank(scores_N, function, OF_A_CELL, dataset.train_labels == classes.index(label))
+    of = f"their mean score on {formats.count(len(groups[group]), 'targets')}" if groups[group][1:] else "their score"
+    for column, heading, indices, many in zip(st.columns(2, gap="large"), ("Most helpful", "Most harmful"),
+                                              (ranking.helpful, ranking.harmful), (ranking.helpful_of, ranking.harmful_of), strict=True):
         with column:
             st.subheader(heading)
-            st.caption(f"{formats.count(of, 'images')} of class {label}, by their mean score on «{group}»")
+            st.caption(f"{formats.count(many, 'images')} of class {label}, by {of}: {group}")
             if len(indices):
                 lines = [(formats.arrow_score(s),) for s in scores_N[indices]]
                 ticks.tiles(run, cards.training(run, dataset, indices, lines, first=ranking.first), heading.split()[1], 96,
@@ -102,9 +132,9 @@ def draw(run) -> None:
     if not run.targets():
         shell.no_scores(run)
         return
-    view = st.segmented_control("View", list(VIEWS), format_func=VIEWS.get, required=True, default=link.one_of("view", VIEWS, "image"),
-                                label_visibility="collapsed")
-    (outwards if view == "image" else matrix)(run, dataset)
+    link.follow("view", link.one_of("view", VIEWS, "image"))
+    view = st.segmented_control("View", list(VIEWS), format_func=VIEWS.get, required=True, key="view", label_visibility="collapsed")
+    {"image": outwards, "browse": browse, "matrix": matrix}[view](run, dataset)
 
 
 with shell.page("Training images"):

@@ -6,11 +6,13 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from engine import compare, explore, files, influence, lds, notes
+from engine import compare, data, explore, files, influence, lds, notes
 from engine.config import Recipe
 from engine.errors import ConfigError, IntegrityError, RunNotFoundError
 from engine.runs import Run, TargetRef
 from engine.schedule import plan_for
+from tests.made_up import SAMPLE, run_of
+from ui import formats
 
 N, CLASSES = 300, 4
 rng = np.random.default_rng(5)
@@ -82,13 +84,23 @@ def test_the_steps_that_used_an_image_are_those_whose_batch_holds_it(n, batch_si
 def test_one_image_outwards():
     targets, scores_KM = explore.scores_on(MadeUp(), [4, 9])
     assert targets == TARGETS and (scores_KM == SCORES[:, [4, 9]]).all()
-    effects = explore.outward(MadeUp(), 4)
-    shares = [e.score / np.abs(SCORES[TARGETS.index(e.target)]).max() for e in effects]
-    assert shares == sorted(shares, reverse=True)
-    for e in effects:
-        row = SCORES[TARGETS.index(e.target)]
-        order = np.argsort(-row if row[4] > 0 else row)
-        assert e.score == row[4] and e.harmful == (row[4] > 0) and order[e.rank - 1] == 4 and e.of == N
+    for index in (4, 9, 31):
+        effects = explore.outward(MadeUp(), index)
+        shares = [e.score / np.abs(SCORES[TARGETS.index(e.target)]).max() for e in effects]
+        assert shares == sorted(shares, reverse=True) and len(effects) == 3
+        for e in effects:
+            row = SCORES[TARGETS.index(e.target)]
+            order = np.argsort(-row if row[index] > 0 else row)
+            assert e.score == row[index] and e.side == ("harmful" if row[index] > 0 else "helpful")
+            assert order[e.rank - 1] == index and e.of == N
+
+
+def test_a_margin_that_goes_up_is_help_and_a_score_of_zero_is_neither(monkeypatch):
+    margin = TargetRef("test:0", "margin", "a", 0)
+    monkeypatch.setattr(MadeUp, "targets", lambda self: [TARGETS[0], margin])
+    loss, opposite = sorted(explore.outward(MadeUp(), 4), key=lambda e: e.target.function)
+    assert {loss.side, opposite.side} == {"harmful", "helpful"} and loss.score == opposite.score
+    assert [(e.side, e.rank, e.score) for e in explore.outward(MadeUp(), 7)] == [("none", None, 0.0)] * 2
 
 
 def test_the_strongest_on_several_targets():
@@ -99,11 +111,20 @@ def test_the_strongest_on_several_targets():
 
 def test_class_on_class_sums_the_scores():
     titles, matrix = explore.class_matrix(MadeUp(), DATASET, "loss")
-    assert titles == ["All test images of class c", "Test images of b"]
+    assert titles == ["Test images of b", "All test images of class c"]
     for c in range(CLASSES):
-        assert matrix[0, c] == pytest.approx(sum(float(SCORES[2, i]) for i in range(N) if LABELS[i] == c))
-        assert matrix[1, c] == pytest.approx(sum((float(SCORES[0, i]) + float(SCORES[1, i])) / 2 for i in range(N) if LABELS[i] == c))
+        assert matrix[1, c] == pytest.approx(sum(float(SCORES[2, i]) for i in range(N) if LABELS[i] == c))
+        assert matrix[0, c] == pytest.approx(sum((float(SCORES[0, i]) + float(SCORES[1, i])) / 2 for i in range(N) if LABELS[i] == c))
     assert explore.class_matrix(MadeUp(), DATASET, "margin")[0] == []
+
+
+def test_rows_stand_in_the_order_of_the_classes(monkeypatch):
+    names = ["test:all", "class:2", f"image:{'0a' * 8}:3", "test:2", "class:0", "test:0", "test:1"]
+    monkeypatch.setattr(MadeUp, "targets", lambda self: [TargetRef(name, "loss", "a", 0) for name in names])
+    groups = explore.groups(MadeUp(), DATASET, "loss")
+    assert list(groups) == ["Test images of b", "Test images of d", "All test images of class a", "All test images of class c",
+                            "All test images", "Own image 0a0a0a · d"]
+    assert [t.name for t in groups["Test images of b"]] == ["test:0", "test:1"]
 
 
 def test_test_images_are_filtered_and_ordered():
@@ -133,15 +154,71 @@ def test_ranks_average_ties():
 def test_agreement_and_what_moved():
     a = SCORES[0]
     b = (3 * a).astype(np.float32)
-    same = compare.agreement(a, b, "k")
+    same = compare.agreement(a, b)
     assert same.spearman == pytest.approx(1) and same.overlap == 1
-    assert compare.agreement(a, -b, "k").spearman == pytest.approx(-1)
+    assert compare.agreement(a, -b).spearman == pytest.approx(-1)
     b[[11, 20]] = [-30, 40]
     assert sorted(compare.moved(a, b, 2).tolist()) == [11, 20]
-    assert compare.agreement(a, SCORES[1], "k").overlap == len(
+    assert compare.agreement(a, SCORES[1]).overlap == len(
         set(np.argsort(-np.abs(a))[:50]) & set(np.argsort(-np.abs(SCORES[1]))[:50])) / 50
     drawn = compare.drawn(a, b)
     assert len(drawn) == N and (np.diff(drawn) > 0).all()
+    many = np.random.default_rng(1).standard_t(3, (2, 20_000))
+    found = compare.drawn(*many)
+    strong = {i for row in many for i in np.argsort(-np.abs(row))[:compare.STRONG]}
+    assert strong < set(found.tolist()) and len(strong) + 1500 < len(found) <= len(strong) + compare.OTHERS
+    assert (found == compare.drawn(*many)).all()
+
+
+def test_what_moved_is_in_units_of_each_runs_own_spread():
+    """Ten times larger scores throughout have moved nothing; on the raw difference the largest would win."""
+    a = np.array([5.0, -4.0, 1.0, 0.0, -2.0, 0.5])
+    b = 10 * a
+    b[3] = 2.0
+    assert compare.moved(a, b, 1).tolist() == [3]
+    by_hand = np.abs(a / a.std() - b / b.std())
+    assert compare.moved(a, b, 6).tolist() == np.argsort(-by_hand, kind="stable").tolist()
+    assert compare.moved(np.zeros(6), b, 2).tolist() == [0, 1], "a run without any effect: the other's scores alone"
+
+
+def test_scores_that_do_not_vary_have_no_rank_correlation():
+    assert np.isnan(compare.agreement(SCORES[0], np.zeros(N)).spearman)
+    assert compare.median([0.2, float("nan"), 0.6]) == pytest.approx(0.4) and compare.median([float("nan")]) is None
+
+
+def test_common_targets_are_by_name_and_function_and_their_source_is_the_files_content(tmp_path):
+    few = data.load("fashion-mnist-sample").train_labels.shape
+    scores = np.random.default_rng(2).normal(size=(5, *few)).astype(np.float32)
+    a = run_of(tmp_path, "a", {("test:0", "test:1"): ("loss", scores[:2]), ("test:2",): ("margin", scores[2:3])})
+    b = run_of(tmp_path, "b", {("test:2", "test:1"): ("loss", scores[3:])})
+    both, = compare.common(a, b)
+    assert both.target.key == "test:1.loss" and (both.a_N == scores[1]).all() and (both.b_N == scores[4]).all()
+    assert both.source == (files.sha256_of(a.path / "scores/loss-000.npy"), 1, files.sha256_of(b.path / "scores/loss-000.npy"), 1)
+    compare.check(a, b)
+    assert compare.of_the_same_data(a, [a, b, Run(tmp_path, "gone")]) == [b]
+
+
+@pytest.mark.parametrize("name, message", [("a", "with itself"), ("none", "has no scores"), ("noisy", "different data")])
+def test_runs_that_cannot_be_compared_say_why(name, message, tmp_path):
+    n = len(data.load("fashion-mnist-sample").train_labels)
+    one = {("test:0",): ("loss", np.ones((1, n)))}
+    made = {"a": run_of(tmp_path, "a", one), "none": run_of(tmp_path, "none", {}),
+            "noisy": run_of(tmp_path, "noisy", one, SAMPLE.replace(dataset="fashion-mnist-sample-noisy"))}
+    with pytest.raises(ConfigError, match=message):
+        compare.check(made["a"], made[name])
+
+
+def test_differences_name_only_what_differs(tmp_path):
+    a = run_of(tmp_path, "a", {})
+    b = run_of(tmp_path, "b", {}, SAMPLE.replace(width=2.0, **{"recipe.epochs": 9}))
+    assert compare.differences(a, b) == [("recipe.epochs", 2, 9), ("width", 1.0, 2.0)]
+    assert compare.differences(a, a) == []
+
+
+def test_cells_are_written_in_the_power_of_ten_of_their_row():
+    assert formats.with_power([0.0312, -0.5, 0.0]) == (["+0.3", "−5.0", "+0.0"], "10⁻¹")
+    assert formats.with_power([0.0, 0.0]) == (["+0.0", "+0.0"], "10⁰")
+    assert formats.with_power([12.0, -120.0])[1] == "10²"
 
 
 # -- notes

@@ -25,14 +25,14 @@ def training(run, dataset, indices, lines: list[tuple[str, ...]], extra=None, le
     targets, scores_KM = explore.scores_on(run, indices)
     titles = [f"{influence.title(t.name, dataset)} · {t.function}" for t in targets]
     used = _used_in(config.recipe, len(dataset.train_labels), tuple(indices.tolist()))
-    model = _model_labels(run, dataset, indices)
+    model, total = _model_labels(run, dataset, indices), run.manifest.get("steps")
     tiles = []
     for m, index in enumerate(indices.tolist()):
         label = dataset.classes[dataset.train_labels[index]]
         bars = [(titles[k], float(scores_KM[k, m]), formats.score(scores_KM[k, m]))
                 for k in range(len(targets)) if targets[k].key != leave_out]
         details = [("Image", f"train:{index}"), ("Given label", label), *model[m], *(extra[m] if extra else ()),
-                   ("Used in steps", formats.steps(used[m], run.manifest.get("steps")))]
+                   ("Used in steps", formats.steps(used[m], total, config.recipe.epochs))]
         if said.of(index):
             details.append(("Note", said.of(index)))
         tiles.append(gallery.Tile(

@@ -94,9 +94,17 @@ def score(value: float) -> str:
     return f"{value:+.2e}".replace("-", "−")
 
 
+def with_power(values) -> tuple[list[str], str]:
+    """Signed values for narrow cells, as multiples of one power of ten, «+1.2», and that power, «10⁻²»."""
+    largest = max(map(abs, values), default=0)
+    power = math.floor(math.log10(largest)) if largest else 0
+    superscript = str(power).translate(str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"))
+    return [signed(value / 10.0**power, 1) for value in values], f"10{superscript}"
+
+
 def arrow_score(value: float) -> str:
     """A score whose sign is told by an arrow too."""
-    return f"{'▲' if value > 0 else '▼'} {score(value)}"
+    return f"{'▲' if value > 0 else '▼' if value < 0 else '–'} {score(value)}"
 
 
 def figure(value: float | None, digits: int = 2) -> str:
@@ -146,8 +154,8 @@ def shares_in_words(classes, shares) -> str:
     return "Probability of each class: " + ", ".join(f"{name} {percent(p)}" for name, p in zip(classes, shares, strict=True))
 
 
-def rank_of(rank: int, of: int) -> str:
-    return f"rank {rank:,} of {of:,}"
+def rank_of(rank: int | None, of: int) -> str:
+    return "—" if rank is None else f"rank {rank:,} of {of:,}"
 
 
 def sign_in_words(function: str) -> str:
@@ -164,13 +172,16 @@ def key_of(mapping: dict, value) -> str:
     return next(key for key, given in mapping.items() if given == value)
 
 
-def steps(numbers, of: int | None) -> str:
-    """The steps of a training, from 1; of many, the first and the last."""
+def steps(numbers, of: int | None, epochs: int) -> str:
+    """The steps of a training, from 1; of many, the first and the last. An image is in one of each epoch, if any."""
     if not len(numbers):
         return "none: it was in no complete batch"
     shown = ", ".join(map(str, numbers)) if len(numbers) <= 12 else (
         f"{', '.join(map(str, numbers[:6]))}, … {', '.join(map(str, numbers[-3:]))} ({len(numbers)} in all)")
-    return f"{shown} of {of:,}" if of else shown
+    shown = f"{shown} of {of:,}" if of else shown
+    if len(numbers) < epochs:
+        shown += f", in {len(numbers)} of {count(epochs, 'epochs')}: in the others it was in the last, incomplete batch, which is dropped"
+    return shown
 
 
 def varied(value: float | None, digits: int = 2) -> str:

@@ -25,6 +25,15 @@ def several(name: str, options) -> list:
     return [found[part] for part in asked if part in found]
 
 
+def follow(key: str, asked) -> None:
+    """Before a widget of this key: what the URL asks for is its value, unless a person, or a click elsewhere on the page,
+    has just changed it. So the browser's «back» works too, and the widget stays the same one while its value changes."""
+    last = st.session_state.get(f"{key}-last")
+    if key not in st.session_state or (st.session_state[key] == last and asked != last):
+        st.session_state[key] = asked
+    st.session_state[f"{key}-last"] = st.session_state[key]
+
+
 def whole(name: str, low: int, high: int, default: int) -> int:
     asked = st.query_params.get(name)
     if asked is None or (asked.isdecimal() and low <= int(asked[:18]) <= high):

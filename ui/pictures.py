@@ -95,19 +95,39 @@ def confusion(counts: np.ndarray, classes: tuple[str, ...]) -> go.Figure:
 
 
 def heat(matrix: np.ndarray, rows: list[str], columns: list[str], unit: str, across: int,
-         written: bool = False) -> go.Figure:
-    """Signed values, one hue for each sign, in shares of the largest of its column (`across` 0) or row (1)."""
+         chosen: tuple[int, int] | None = None) -> go.Figure:
+    """Signed values, one hue for each sign, in shares of the largest of its column (`across` 0) or row (1). With a
+    `chosen` (row, column) that cell is framed, and every cell can be clicked and has its number written in it, as a multiple
+    of the power of ten beside its row's name."""
     largest = np.abs(matrix).max(across, keepdims=True)
     shares = matrix / np.where(largest > 0, largest, 1)
-    texts = [[formats.score(value) for value in row] for row in matrix]
     figure = go.Figure(go.Heatmap(
         z=shares, x=list(range(len(columns))), y=list(range(len(rows))), zmin=-1, zmax=1, colorscale=SIGNED, showscale=False,
-        text=texts, texttemplate="%{text}" if written else None, xgap=1, ygap=1,
-        customdata=[[(r, c) for c in columns] for r in rows],
-        hovertemplate=f"%{{customdata[0]}}<br>%{{customdata[1]}}<br>%{{text}} {unit}<extra></extra>"))
-    figure.update_xaxes(tickvals=list(range(len(columns))), ticktext=columns, side="top", fixedrange=True, showgrid=False)
-    figure.update_yaxes(tickvals=list(range(len(rows))), ticktext=rows, autorange="reversed", fixedrange=True, showgrid=False)
-    return _calm(figure, 110 + 26 * len(rows))
+        xgap=1, ygap=1, customdata=[[(r, c, formats.score(value)) for c, value in zip(columns, row, strict=True)]
+                                    for r, row in zip(rows, matrix, strict=True)],
+        hovertemplate=f"%{{customdata[0]}}<br>%{{customdata[1]}}<br>%{{customdata[2]}} {unit}<extra></extra>"))
+    for update, names, ends in ((figure.update_xaxes, columns, (-0.5, len(columns) - 0.5)), (figure.update_yaxes, rows, (len(rows) - 0.5, -0.5))):
+        update(tickvals=list(range(len(names))), ticktext=names, range=ends, fixedrange=True, showgrid=False, zeroline=False)
+    figure.update_xaxes(side="top")
+    if chosen is not None:
+        texts, powers = zip(*map(formats.with_power, matrix), strict=True)
+        figure.update_traces(text=texts, texttemplate="%{text}")
+        figure.update_yaxes(ticktext=[f"{row.replace(' of ', ' of<br>', 1)} ({power})" for row, power in zip(rows, powers, strict=True)])
+        row, column = chosen
+        figure.add_shape(type="rect", x0=column - 0.5, x1=column + 0.5, y0=row - 0.5, y1=row + 0.5, line=dict(color=GREY, width=3))
+        _clickable(figure)
+    return _calm(figure, 110 + (26 if chosen is None else 36) * len(rows))
+
+
+def _clickable(figure: go.Figure) -> None:
+    """Plotly selects no cells of a heat map: unseen marks at their centres are chosen in their place."""
+    cells = figure.data[0]
+    rows, columns = (at.ravel() for at in np.indices(np.shape(cells.z)))
+    unseen = dict(marker=dict(opacity=0))
+    figure.add_scatter(x=columns, y=rows, mode="markers", marker=dict(size=20, opacity=0), selected=unseen, unselected=unseen,
+                       customdata=[cells.customdata[r][c] for r, c in zip(rows, columns, strict=True)], hovertemplate=cells.hovertemplate)
+    cells.update(hoverinfo="skip", hovertemplate=None)
+    figure.update_layout(hovermode="closest", hoverdistance=-1)         # the nearest centre, however far
 
 
 def curve(values: list[float], title: str, unit: str) -> go.Figure:
@@ -140,14 +160,14 @@ def agreement(report: dict, key: str | None) -> go.Figure:
     return _calm(figure, 420)
 
 
-def against(a: np.ndarray, b: np.ndarray, indices: np.ndarray, name_a: str, name_b: str, unit: str) -> go.Figure:
-    """Two scores of the same training images, with the line of equality."""
+def against(a: np.ndarray, b: np.ndarray, indices: np.ndarray, unit: str) -> go.Figure:
+    """Two runs' scores of the same training images, with the line of equality."""
     figure, ends = go.Figure(), [float(min(a.min(), b.min())), float(max(a.max(), b.max()))]
     figure.add_scatter(x=ends, y=ends, mode="lines", line=dict(color=GREY, dash="dash", width=1), hoverinfo="skip")
     figure.add_scattergl(x=a, y=b, mode="markers", marker=dict(size=4, opacity=0.5, color=COLOURS[0]), customdata=indices,
-                         hovertemplate="train:%{customdata}<br>%{x:.3g} and %{y:.3g}<extra></extra>")
-    figure.update_xaxes(title=f"Score in {name_a} ({unit})", exponentformat="power")
-    figure.update_yaxes(title=f"Score in {name_b}", exponentformat="power")
+                         hovertemplate=f"train:%{{customdata}}<br>A %{{x:.3g}} {unit}<br>B %{{y:.3g}} {unit}<extra></extra>")
+    figure.update_xaxes(title="Score in A", exponentformat="power")
+    figure.update_yaxes(title="Score in B", exponentformat="power")
     return _calm(figure, 420)
 
 
