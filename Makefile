@@ -5,7 +5,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 
-.PHONY: run test bench bench-storage bench-trust bench-labels trust trust-gpu trust-grid faults data screenshots browser clean
+.PHONY: run test bench bench-ui bench-storage bench-trust bench-labels trust trust-gpu trust-grid faults data screenshots browser clean
 
 run: .venv/app.stamp
 	$(BIN)/streamlit run app.py
@@ -16,6 +16,11 @@ test: .venv/test.stamp browser
 # The figures in the README.
 bench: .venv/test.stamp
 	$(BIN)/python -m tools.bench
+
+# The app on 60,000 training images × 50 targets, in a browser; about two minutes. The images are those of Debian's package
+# dataset-fashion-mnist, or of REPLAY_DATA_DIR.
+bench-ui: .venv/test.stamp browser
+	$(BIN)/python -m tools.bench_ui
 
 # What each replay mode takes on disk, in memory and in time; about five minutes.
 bench-storage: .venv/test.stamp

@@ -102,7 +102,9 @@ def draw(run) -> None:
                                      value=int(asked) if asked in map(str, pages) else pages[0])
         st.query_params["from"] = str(start)
         ticks.tiles(run, tiles_of(shown[start:][:A_PAGE]), "suspects")
-    st.download_button("All suspects as CSV", found.to_csv(index=False), f"{run.id}-suspects.csv", icon=":material/download:")
+    # Written when it is asked for: of 60,000 images it takes a while.
+    st.download_button("All suspects as CSV", lambda: found.to_csv(index=False), f"{run.id}-suspects.csv",
+                       icon=":material/download:")
     with shell.guarded():
         exclude(run)
 

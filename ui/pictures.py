@@ -1,6 +1,7 @@
 """Training and test images as tiles, and charts. Encoded once, cached with a bound."""
 
 import base64
+import functools
 import html
 import math
 
@@ -21,10 +22,10 @@ def dataset(name: str) -> data.Dataset:
     return data.load(name)
 
 
-@st.cache_data(max_entries=4000, show_spinner=False)
+@functools.lru_cache(maxsize=4000)         # of texts that nobody changes, so without st.cache_data's copies
 def image_url(dataset_name: str, split: str, index: int) -> str:
     """PNG of an image as a data URL; the browser enlarges it with its pixels kept square."""
-    return data_url(dataset(dataset_name).images(split)[index])
+    return data_url(data.load(dataset_name).images(split)[index])
 
 
 def data_url(image: np.ndarray) -> str:
@@ -33,7 +34,8 @@ def data_url(image: np.ndarray) -> str:
 
 
 def alt(dataset_name: str, split: str, index: int) -> str:
-    label = dataset(dataset_name).classes[dataset(dataset_name).labels(split)[index]]
+    shown = data.load(dataset_name)
+    label = shown.classes[shown.labels(split)[index]]
     return f"{'Training' if split == 'train' else 'Test'} image {index}, label {label}"
 
 
