@@ -28,6 +28,6 @@ def run_of(root: Path, run_id: str, sets: dict[tuple[str, ...], tuple[str, np.nd
                    "targets": [{"name": t, "title": influence.title(t, dataset), "adjoint_growth": 1.0, "norms": [1.0, 1.0]} for t in names]}
         kept[f"scores/{name}.json"] = files.write_json(run.path / "scores" / f"{name}.json", sidecar)
     steps = config.recipe.epochs * (len(dataset.train_labels) // config.recipe.batch_size)
-    run.update_manifest(status="finished", job=None, files=kept, trained=True, scored=bool(sets), steps=steps, test_accuracy=0.8,
+    run.update_manifest(status="finished", job=None, files=kept, trained=True, steps=steps, test_accuracy=0.8, **({"scored": True} if sets else {}),
                         timings={"train_seconds": 1.0}, data_fingerprint=dataset.fingerprint, training_digest="made up")
     return run

@@ -86,11 +86,12 @@ def confusion(counts: np.ndarray, classes: tuple[str, ...]) -> go.Figure:
     figure = go.Figure(go.Heatmap(
         z=shares, x=list(range(len(classes))), y=list(range(len(classes))), colorscale=[[0, "#f3f3f1"], [1, "#2c6cb0"]], zmin=0, zmax=1,
         showscale=False, text=counts, texttemplate="%{text:,}", xgap=1, ygap=1,
-        customdata=[[(t, p) for p in classes] for t in classes],
-        hovertemplate="true: %{customdata[0]}<br>predicted: %{customdata[1]}<br>%{text:,} test images<extra></extra>"))
+        customdata=[[(t, p, n) for p, n in zip(classes, row, strict=True)] for t, row in zip(classes, counts.tolist(), strict=True)],
+        hovertemplate="true: %{customdata[0]}<br>predicted: %{customdata[1]}<br>%{customdata[2]:,} test images<extra></extra>"))
     for update, title in ((figure.update_xaxes, "Predicted label"), (figure.update_yaxes, "True label")):
         update(tickvals=list(range(len(classes))), ticktext=list(classes), title=title, fixedrange=True, showgrid=False)
     figure.update_yaxes(autorange="reversed")
+    _clickable(figure)
     return _calm(figure, 90 + 26 * len(classes))
 
 
