@@ -60,14 +60,16 @@ def common(a: Run, b: Run) -> list[Common]:
     for key, first in targets_a.items():
         if second := targets_b.get(key):
             (sha_a, scores_a), (sha_b, scores_b) = sets_a[first.score_set], sets_b[second.score_set]
-            found.append(Common(first, scores_a[first.row], scores_b[second.row], (sha_a, first.row, sha_b, second.row)))
+            source = (sha_a, first.row, sha_b, second.row)
+            found.append(Common(first, scores_a[first.row], scores_b[second.row], source))
     return found
 
 
 def _kept(run: Run) -> tuple[dict[str, TargetRef], dict[str, tuple[str, np.ndarray]]]:
     """The targets by key, and the score sets that they are in, with their SHA-256: verified once, not once a target."""
     targets, recorded = {t.key: t for t in run.targets()}, run.manifest["files"]
-    return targets, {name: (recorded[f"scores/{name}.npy"], run.scores(name)) for name in {t.score_set for t in targets.values()}}
+    names = {t.score_set for t in targets.values()}
+    return targets, {name: (recorded.get(f"scores/{name}.npy"), run.scores(name)) for name in names}
 
 
 def median(values: list[float]) -> float | None:

@@ -1,4 +1,4 @@
-"""Training images: all of them by class, from one of them outwards to the targets, and the influence of class on class."""
+"""Training images: browse them by class, go from one outwards to the targets, and the influence of class on class."""
 
 import streamlit as st
 
@@ -10,6 +10,7 @@ TILES = 8           # targets on either side
 OF_A_CELL = 12      # images on either side of a matrix's cell
 A_PAGE = 24
 EVERY = "All classes"
+BARS = "Scores on the run's targets"
 VIEWS = {"image": "One image outwards", "browse": "Browse by class", "matrix": "Class on class"}
 
 
@@ -28,9 +29,9 @@ def browse(run, dataset) -> None:
     if pages > 1:
         page = st.pagination(pages, default=page, key=f"page-{run.id}-{label}")
     link.keep(run=run.id, view="browse", label=None if label == EVERY else label, page=page)
-    st.caption(f"{formats.count(len(indices), 'training images')}. Enlarge one to see its scores, and to go from it outwards.")
+    st.caption(f"{formats.count(len(indices), 'training images')}. Enlarge one to see its scores, or to go from it outwards.")
     shown = explore.of_page(indices, page, A_PAGE)
-    ticks.tiles(run, cards.training(run, dataset, shown, [() for _ in shown]), "browse", 96, "Scores on the run's targets")
+    ticks.tiles(run, cards.training(run, dataset, shown, [() for _ in shown]), "browse", 96, BARS)
     link.copy()
 
 
@@ -48,27 +49,30 @@ def outwards(run, dataset) -> None:
     tile, = cards.training(run, dataset, [index], [()])
     with st.container(horizontal=True, gap="medium"):
         with st.container(width=224):
-            ticks.tiles(run, [tile], f"image-{index}", 224, "Scores on the run's targets")
+            ticks.tiles(run, [tile], f"image-{index}", 224, BARS)
         with st.container(width=420):
             st.table([{"": name, "Value": value} for name, value in tile.details])
             key = f"note-{run.id}-{index}"
             st.text_area("Note on this image", notes.read(run).of(index), key=key, max_chars=notes.LONGEST, height=80,
-                         placeholder="It is kept with the run.", on_change=keep_note, args=(run, index, key), **shell.acting())
+                         placeholder="It is kept with the run.", on_change=keep_note, args=(run, index, key),
+                         **shell.acting())
             link.copy()
-    st.caption("In the order of the score's share of the largest that the target has: nats and logits do not compare, nor do targets. "
-               f"Ranks are among all {formats.count(len(dataset.train_labels), 'training images')}: rank 1 helped, or harmed, the target most.")
+    st.caption("Targets in the order of the score's share of the largest score that each has: nats and logits do not "
+               f"compare, nor do targets. Ranks are among all {formats.count(len(dataset.train_labels), 'training images')}: "
+               "rank 1 helped, or harmed, the target most.")
     for heading, found in (("Helped most", [e for e in reversed(effects) if e.side == "helpful"]),
                            ("Harmed most", [e for e in effects if e.side == "harmful"])):
         st.subheader(heading)
         if found:
-            shown = [(e.target.name, e.target.key, (e.target.function, formats.arrow_score(e.score), formats.rank_of(e.rank, e.of)))
-                     for e in found[:TILES]]
+            shown = [(e.target.name, e.target.key,
+                      (e.target.function, formats.arrow_score(e.score), formats.rank_of(e.rank, e.of))) for e in found[:TILES]]
             cards.show_targets(run, dataset, shown, heading.split()[0])
         else:
             st.caption("None of the run's targets.")
     st.subheader("All targets of the run")
-    st.dataframe([{"Target": influence.title(e.target.name, dataset), "Function": e.target.function, "Score": formats.arrow_score(e.score),
-                   "Unit": influence.unit(e.target.function), "Effect": e.side, "Rank on that side": formats.rank_of(e.rank, e.of),
+    st.dataframe([{"Target": influence.title(e.target.name, dataset), "Function": e.target.function,
+                   "Score": formats.arrow_score(e.score), "Unit": influence.unit(e.target.function), "Effect": e.side,
+                   "Rank on that side": formats.rank_of(e.rank, e.of),
                    "Influence": link.to("Influence", run=run.id, target=e.target.key)} for e in effects],
                  hide_index=True, column_config={"Influence": st.column_config.LinkColumn(display_text="look")})
 
@@ -76,7 +80,8 @@ def outwards(run, dataset) -> None:
 def cell_chosen(key: str, group_key: str, titles: list[str], label_key: str, classes) -> None:
     """A click on a cell does what the two choices below do."""
     if points := st.session_state[key].selection.points:
-        st.session_state[group_key], st.session_state[label_key] = titles[int(points[0]["y"])], classes[int(points[0]["x"])]
+        st.session_state[group_key] = titles[int(points[0]["y"])]
+        st.session_state[label_key] = classes[int(points[0]["x"])]
 
 
 def another_function() -> None:
@@ -96,13 +101,14 @@ def matrix(run, dataset) -> None:
     link.follow(group_key, link.one_of("group", titles, titles[0]))
     link.follow(label_key, link.one_of("label", classes, classes[0]))
     chosen = titles.index(st.session_state[group_key]), classes.index(st.session_state[label_key])
-    st.caption(f"Rows: the run's targets by what they ask about. Columns: the label of the training images. A cell: the sum of these "
-               f"images' scores, averaged over the row's targets, in the power of ten beside the row, {unit}. "
-               f"{formats.sign_in_words(function)} Colours are shares of the row's largest. Click a cell to see its images, or choose below.")
+    st.caption("Rows: the run's targets by what they ask about. Columns: the label of the training images. A cell: the sum "
+               f"of these images' scores, averaged over the row's targets, in the power of ten beside the row, {unit}. "
+               f"{formats.sign_in_words(function)} Colours are shares of the row's largest. Click a cell to see its images, "
+               "or choose below.")
     key = f"matrix-{run.id}-{function}"
     pictures.chart(pictures.heat(sums, titles, classes, unit, 1, chosen), key,
-                   f"Matrix of summed scores: {len(titles)} groups of targets by {len(classes)} classes of training images; "
-                   "the table below has the numbers, and the two choices below it choose a cell",
+                   f"Matrix of summed scores: {len(titles)} groups of targets by {len(classes)} classes of training "
+                   "images; the table below has the numbers, and the two choices below it choose a cell",
                    lambda: cell_chosen(key, group_key, titles, label_key, classes))
     with st.expander("As a table"):
         st.dataframe(formats.matrix_table(titles, classes, sums, unit), hide_index=True)
@@ -113,15 +119,14 @@ def matrix(run, dataset) -> None:
     scores_N = explore.group_scores(run, groups[group])
     ranking = influence.rank(scores_N, function, OF_A_CELL, dataset.train_labels == classes.index(label))
     of = f"their mean score on {formats.count(len(groups[group]), 'targets')}" if groups[group][1:] else "their score"
-    for column, heading, indices, many in zip(st.columns(2, gap="large"), ("Most helpful", "Most harmful"),
-                                              (ranking.helpful, ranking.harmful), (ranking.helpful_of, ranking.harmful_of), strict=True):
+    sides = ("helpful", ranking.helpful, ranking.helpful_of), ("harmful", ranking.harmful, ranking.harmful_of)
+    for column, (side, indices, many) in zip(st.columns(2, gap="large"), sides, strict=True):
         with column:
-            st.subheader(heading)
+            st.subheader(f"Most {side}")
             st.caption(f"{formats.count(many, 'images')} of class {label}, by {of}: {group}")
             if len(indices):
                 lines = [(formats.arrow_score(s),) for s in scores_N[indices]]
-                ticks.tiles(run, cards.training(run, dataset, indices, lines, first=ranking.first), heading.split()[1], 96,
-                            "Scores on the run's targets")
+                ticks.tiles(run, cards.training(run, dataset, indices, lines, first=ranking.first), side, 96, BARS)
             else:
                 st.info("None on this side.", icon=":material/filter_alt_off:")
     link.copy()
@@ -133,7 +138,8 @@ def draw(run) -> None:
         shell.no_scores(run)
         return
     link.follow("view", link.one_of("view", VIEWS, "image"))
-    view = st.segmented_control("View", list(VIEWS), format_func=VIEWS.get, required=True, key="view", label_visibility="collapsed")
+    view = st.segmented_control("View", list(VIEWS), format_func=VIEWS.get, required=True, key="view",
+                                label_visibility="collapsed")
     {"image": outwards, "browse": browse, "matrix": matrix}[view](run, dataset)
 
 

@@ -1,4 +1,4 @@
-"""Finished runs whose scores and logits are made up and written as the engine writes its own: for pages, in milliseconds."""
+"""Finished runs whose scores and logits are made up, and written as the engine writes its own: in milliseconds."""
 
 from pathlib import Path
 
@@ -20,14 +20,18 @@ def run_of(root: Path, run_id: str, sets: dict[tuple[str, ...], tuple[str, np.nd
     splits = {"test": dataset.test_labels} | ({"train": dataset.train_labels} if train_logits else {})
     for split, labels in splits.items():
         logits = rng.normal(size=(len(labels), len(dataset.classes))) + 3 * np.eye(len(dataset.classes))[labels]
-        kept[f"model/{split}_logits.npy"] = files.write_npy(run.path / "model" / f"{split}_logits.npy", logits.astype(np.float32))
+        name = f"model/{split}_logits.npy"
+        kept[name] = files.write_npy(run.path / name, logits.astype(np.float32))
     for number, (names, (function, scores)) in enumerate(sets.items()):
         name = f"{function}-{number:03d}"
         kept[f"scores/{name}.npy"] = files.write_npy(run.path / "scores" / f"{name}.npy", scores.astype(np.float32))
-        sidecar = {"target_function": function, "unit": influence.unit(function), "training_digest": "made up", "norm_steps": [2, 1],
-                   "targets": [{"name": t, "title": influence.title(t, dataset), "adjoint_growth": 1.0, "norms": [1.0, 1.0]} for t in names]}
+        sidecar = {"target_function": function, "unit": influence.unit(function), "training_digest": "made up",
+                   "norm_steps": [2, 1], "targets": [
+                       {"name": t, "title": influence.title(t, dataset), "adjoint_growth": 1.0, "norms": [1.0, 1.0]}
+                       for t in names]}
         kept[f"scores/{name}.json"] = files.write_json(run.path / "scores" / f"{name}.json", sidecar)
     steps = config.recipe.epochs * (len(dataset.train_labels) // config.recipe.batch_size)
-    run.update_manifest(status="finished", job=None, files=kept, trained=True, scored=bool(sets), steps=steps, test_accuracy=0.8,
-                        timings={"train_seconds": 1.0}, data_fingerprint=dataset.fingerprint, training_digest="made up")
+    run.update_manifest(status="finished", job=None, files=kept, trained=True, steps=steps, test_accuracy=0.8,
+                        timings={"train_seconds": 1.0}, data_fingerprint=dataset.fingerprint, training_digest="made up",
+                        **({"scored": True} if sets else {}))
     return run

@@ -190,10 +190,11 @@ def test_common_targets_are_by_name_and_function_and_their_source_is_the_files_c
     few = data.load("fashion-mnist-sample").train_labels.shape
     scores = np.random.default_rng(2).normal(size=(5, *few)).astype(np.float32)
     a = run_of(tmp_path, "a", {("test:0", "test:1"): ("loss", scores[:2]), ("test:2",): ("margin", scores[2:3])})
-    b = run_of(tmp_path, "b", {("test:2", "test:1"): ("loss", scores[3:])})
+    b = run_of(tmp_path, "b", {("test:1", "test:2"): ("loss", scores[3:])})
     both, = compare.common(a, b)
-    assert both.target.key == "test:1.loss" and (both.a_N == scores[1]).all() and (both.b_N == scores[4]).all()
-    assert both.source == (files.sha256_of(a.path / "scores/loss-000.npy"), 1, files.sha256_of(b.path / "scores/loss-000.npy"), 1)
+    assert both.target.key == "test:1.loss" and (both.a_N == scores[1]).all() and (both.b_N == scores[3]).all()
+    shas = [files.sha256_of(run.path / "scores/loss-000.npy") for run in (a, b)]
+    assert both.source == (shas[0], 1, shas[1], 0) and shas[0] != shas[1]
     compare.check(a, b)
     assert compare.of_the_same_data(a, [a, b, Run(tmp_path, "gone")]) == [b]
 

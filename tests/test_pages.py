@@ -45,7 +45,7 @@ def run(made, root) -> runs.Run:
     return runs.Run.open(root, made.name)
 
 
-def show(page: str, **query) -> AppTest:
+def show(page: str, /, **query) -> AppTest:
     app = AppTest.from_file(str(ROOT / "app.py"), default_timeout=60)
     if page != "app.py":
         app.switch_page(page)

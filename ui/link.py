@@ -26,8 +26,8 @@ def several(name: str, options) -> list:
 
 
 def follow(key: str, asked) -> None:
-    """Before a widget of this key: what the URL asks for is its value, unless a person, or a click elsewhere on the page,
-    has just changed it. So the browser's «back» works too, and the widget stays the same one while its value changes."""
+    """Before a widget of this key: what the URL asks for is its value, unless a person, or a click elsewhere on the
+    page, has just changed it. So the browser's «back» works, and the widget stays the same while its value changes."""
     last = st.session_state.get(f"{key}-last")
     if key not in st.session_state or (st.session_state[key] == last and asked != last):
         st.session_state[key] = asked

@@ -88,48 +88,53 @@ def confusion(counts: np.ndarray, classes: tuple[str, ...]) -> go.Figure:
     figure = go.Figure(go.Heatmap(
         z=shares, x=list(range(len(classes))), y=list(range(len(classes))), colorscale=[[0, "#f3f3f1"], [1, "#2c6cb0"]], zmin=0, zmax=1,
         showscale=False, text=counts, texttemplate="%{text:,}", xgap=1, ygap=1,
-        customdata=[[(t, p) for p in classes] for t in classes],
-        hovertemplate="true: %{customdata[0]}<br>predicted: %{customdata[1]}<br>%{text:,} test images<extra></extra>"))
+        customdata=[[(t, p, n) for p, n in zip(classes, row, strict=True)]
+                    for t, row in zip(classes, counts.tolist(), strict=True)],
+        hovertemplate="true: %{customdata[0]}<br>predicted: %{customdata[1]}<br>%{customdata[2]:,} test images<extra></extra>"))
     for update, title in ((figure.update_xaxes, "Predicted label"), (figure.update_yaxes, "True label")):
         update(tickvals=list(range(len(classes))), ticktext=list(classes), title=title, fixedrange=True, showgrid=False)
-    figure.update_yaxes(autorange="reversed")
-    return _calm(figure, 90 + 26 * len(classes))
+    return _calm(_clickable(figure), 90 + 26 * len(classes))
 
 
 def heat(matrix: np.ndarray, rows: list[str], columns: list[str], unit: str, across: int,
          chosen: tuple[int, int] | None = None) -> go.Figure:
     """Signed values, one hue for each sign, in shares of the largest of its column (`across` 0) or row (1). With a
-    `chosen` (row, column) that cell is framed, and every cell can be clicked and has its number written in it, as a multiple
-    of the power of ten beside its row's name."""
+    `chosen` (row, column) that cell is framed, and every cell can be clicked and has its number written in it, as
+    a multiple of the power of ten beside its row's name."""
     largest = np.abs(matrix).max(across, keepdims=True)
     shares = matrix / np.where(largest > 0, largest, 1)
+    told = [[(r, c, formats.score(value)) for c, value in zip(columns, row, strict=True)]
+            for r, row in zip(rows, matrix, strict=True)]
     figure = go.Figure(go.Heatmap(
-        z=shares, x=list(range(len(columns))), y=list(range(len(rows))), zmin=-1, zmax=1, colorscale=SIGNED, showscale=False,
-        xgap=1, ygap=1, customdata=[[(r, c, formats.score(value)) for c, value in zip(columns, row, strict=True)]
-                                    for r, row in zip(rows, matrix, strict=True)],
+        z=shares, x=list(range(len(columns))), y=list(range(len(rows))), zmin=-1, zmax=1, colorscale=SIGNED,
+        showscale=False, xgap=1, ygap=1, customdata=told,
         hovertemplate=f"%{{customdata[0]}}<br>%{{customdata[1]}}<br>%{{customdata[2]}} {unit}<extra></extra>"))
-    for update, names, ends in ((figure.update_xaxes, columns, (-0.5, len(columns) - 0.5)), (figure.update_yaxes, rows, (len(rows) - 0.5, -0.5))):
-        update(tickvals=list(range(len(names))), ticktext=names, range=ends, fixedrange=True, showgrid=False, zeroline=False)
-    figure.update_xaxes(side="top")
-    if chosen is not None:
-        texts, powers = zip(*map(formats.with_power, matrix), strict=True)
-        figure.update_traces(text=texts, texttemplate="%{text}")
-        figure.update_yaxes(ticktext=[f"{row.replace(' of ', ' of<br>', 1)} ({power})" for row, power in zip(rows, powers, strict=True)])
-        row, column = chosen
-        figure.add_shape(type="rect", x0=column - 0.5, x1=column + 0.5, y0=row - 0.5, y1=row + 0.5, line=dict(color=GREY, width=3))
-        _clickable(figure)
-    return _calm(figure, 110 + (26 if chosen is None else 36) * len(rows))
+    figure.update_xaxes(tickvals=list(range(len(columns))), ticktext=columns, side="top", fixedrange=True, showgrid=False)
+    figure.update_yaxes(tickvals=list(range(len(rows))), ticktext=rows, autorange="reversed", fixedrange=True, showgrid=False)
+    if chosen is None:
+        return _calm(figure, 110 + 26 * len(rows))
+    texts, powers = zip(*map(formats.with_power, matrix), strict=True)
+    figure.update_traces(text=texts, texttemplate="%{text}")
+    figure.update_yaxes(ticktext=[f"{row.replace(' of ', ' of<br>', 1)} ({power})"
+                                  for row, power in zip(rows, powers, strict=True)])
+    row, column = chosen
+    figure.add_shape(type="rect", x0=column - 0.5, x1=column + 0.5, y0=row - 0.5, y1=row + 0.5,
+                     line=dict(color=GREY, width=3))
+    return _calm(_clickable(figure), 110 + 36 * len(rows))
 
 
-def _clickable(figure: go.Figure) -> None:
+def _clickable(figure: go.Figure) -> go.Figure:
     """Plotly selects no cells of a heat map: unseen marks at their centres are chosen in their place."""
     cells = figure.data[0]
     rows, columns = (at.ravel() for at in np.indices(np.shape(cells.z)))
     unseen = dict(marker=dict(opacity=0))
-    figure.add_scatter(x=columns, y=rows, mode="markers", marker=dict(size=20, opacity=0), selected=unseen, unselected=unseen,
-                       customdata=[cells.customdata[r][c] for r, c in zip(rows, columns, strict=True)], hovertemplate=cells.hovertemplate)
+    figure.add_scatter(x=columns, y=rows, mode="markers", marker=dict(size=20, opacity=0), selected=unseen,
+                       unselected=unseen, hovertemplate=cells.hovertemplate,
+                       customdata=[cells.customdata[r][c] for r, c in zip(rows, columns, strict=True)])
     cells.update(hoverinfo="skip", hovertemplate=None)
-    figure.update_layout(hovermode="closest", hoverdistance=-1)         # the nearest centre, however far
+    figure.update_xaxes(range=(-0.5, columns.max() + 0.5), zeroline=False)       # marks would widen them
+    figure.update_yaxes(range=(rows.max() + 0.5, -0.5), autorange=None, zeroline=False)
+    return figure.update_layout(hovermode="closest", hoverdistance=-1)         # the nearest centre, however far
 
 
 def curve(values: list[float], title: str, unit: str) -> go.Figure:

@@ -1,0 +1,188 @@
+"""Training images and Compare runs as pages: what they show, the URL, bad links, and a cell clicked in a browser."""
+
+import re
+import shutil
+
+import numpy as np
+import pytest
+from playwright.sync_api import expect
+
+from engine import data, explore, runs
+from engine.schedule import plan_for
+from tests.made_up import SAMPLE, run_of
+from tests.test_browser import browser, idle, page, settled  # noqa: F401
+from tests.test_pages import root, said, show  # noqa: F401
+from tools.serve import server
+
+TRAINING, COMPARE = "pages/Training_images.py", "pages/Compare_runs.py"
+DATASET = data.load("fashion-mnist-sample")
+N = len(DATASET.train_labels)
+NAMES = ("test:0", "test:1", "class:2", "test:all")
+SCORES = np.random.default_rng(4).normal(size=(5, N)).astype(np.float32)
+SCORES[:, 17] = 0
+
+
+@pytest.fixture
+def run(root) -> runs.Run:      # noqa: F811
+    return run_of(root, "one", {NAMES: ("loss", SCORES[:4]), ("test:0",): ("margin", SCORES[4:])})
+
+
+@pytest.fixture
+def other(root) -> runs.Run:    # noqa: F811
+    scores = SCORES[1:3] + np.random.default_rng(5).normal(size=(2, N))
+    return run_of(root, "two", {("test:1", "class:2"): ("loss", scores)}, SAMPLE.replace(width=2.0))
+
+
+def test_an_image_outwards_shows_its_facts_and_its_effects(run):
+    app = show(TRAINING, run=run.id, image="5")
+    assert app.query_params == {"run": run.id, "view": "image", "image": "5"}
+    facts = dict(app.table[0].value.values.tolist())
+    plan = plan_for(run.config.recipe, N)
+    assert facts["Image"] == "train:5" and facts["Given label"] == DATASET.classes[DATASET.train_labels[5]]
+    used = ", ".join(str(t + 1) for t in range(len(plan)) if 5 in plan[t])
+    assert facts["Used in steps"] == f"{used} of {len(plan)}"
+    odds = np.exp(run.train_logits()[5].astype(float))
+    assert facts["Model's label"] == f"{DATASET.classes[odds.argmax()]}, {100 * odds.max() / odds.sum():.1f} %"
+    shown = app.dataframe[0].value
+    assert len(shown) == 5 and shown["Influence"][0].startswith("/Influence?run=one&target=")
+    row = shown[(shown["Target"].str.startswith("Test image 1 ")) & (shown["Function"] == "loss")].iloc[0]
+    side = SCORES[1] > SCORES[1, 5] if SCORES[1, 5] > 0 else SCORES[1] < SCORES[1, 5]
+    assert row["Rank on that side"] == f"rank {side.sum() + 1:,} of 6,000"
+    assert row["Effect"] == ("harmful" if SCORES[1, 5] > 0 else "helpful")
+
+
+def test_an_image_without_effect_helped_and_harmed_nothing(run):
+    app = show(TRAINING, run=run.id, image="17")
+    assert [c.value for c in app.caption].count("None of the run's targets.") == 2
+    shown = app.dataframe[0].value
+    assert set(shown["Effect"]) == {"none"} and set(shown["Rank on that side"]) == {"—"}
+
+
+def test_a_run_without_the_models_own_answers_says_so(root):      # noqa: F811
+    run = run_of(root, "old", {("test:0",): ("loss", SCORES[:1])}, train_logits=False)
+    assert "not recorded in this run" in show(TRAINING, run=run.id).table[0].value["Value"].tolist()
+
+
+def test_images_are_browsed_by_class_and_page(run):
+    app = show(TRAINING, run=run.id, view="browse", label="Coat", page="3")
+    assert app.query_params == {"run": run.id, "view": "browse", "label": "Coat", "page": "3"}
+    assert any(c.value.startswith(f"{(DATASET.train_labels == 4).sum()} training images") for c in app.caption)
+    app.selectbox(key=f"label-{run.id}").set_value("Bag").run()
+    assert app.query_params["label"] == "Bag" and app.query_params["page"] == "1"
+
+
+@pytest.mark.parametrize("query, message, restored", [
+    ({"image": "6000"}, "image «6000»", {"image": "0"}), ({"image": "-1"}, "image «-1»", {"image": "0"}),
+    ({"image": "../x"}, "image «../x»", {"image": "0"}), ({"image": "9" * 40}, "image «999", {"image": "0"}),
+    ({"view": "nonsense"}, "view «nonsense»", {"view": "image"}),
+    ({"view": "matrix", "group": "Nobody", "label": "Coat"}, "group «Nobody»", {"label": "Coat"}),
+    ({"view": "matrix", "function": "accuracy"}, "function «accuracy»", {"function": "loss"}),
+    ({"view": "browse", "label": "Coat", "page": "26"}, "page «26»", {"page": "1"}),
+    ({"run": "nope"}, "no run nope", {}), ({"run": "../../etc"}, "no run id", {}),
+])
+def test_a_bad_link_is_named_and_the_page_goes_on(query, message, restored, run):
+    app = show(TRAINING, **{"run": run.id, **query})
+    assert message in said(app).replace("\\", "")
+    for name, value in restored.items():
+        assert app.query_params[name] == value
+
+
+@pytest.mark.parametrize("page_name", [TRAINING, COMPARE])
+def test_a_run_without_scores_says_so(page_name, root):      # noqa: F811
+    assert "no scores yet" in said(show(page_name, run=run_of(root, "none", {}).id))
+
+
+@pytest.mark.parametrize("harm", [
+    lambda p: shutil.rmtree(p / "scores"), lambda p: shutil.rmtree(p / "model"),
+    lambda p: (p / "manifest.json").unlink(), lambda p: (p / "scores" / "loss-000.npy").write_bytes(b"x"),
+    lambda p: (p / "config.json").write_text("{"), lambda p: (p / "notes.json").write_text("[]")],
+    ids=["scores", "model", "manifest", "array", "config", "notes"])
+@pytest.mark.parametrize("page_name, query", [
+    (TRAINING, {"view": "image"}), (TRAINING, {"view": "browse"}), (TRAINING, {"view": "matrix"}), (COMPARE, {})])
+def test_a_half_deleted_run_breaks_no_page(page_name, query, harm, run, other):
+    harm(run.path)
+    show(page_name, run=run.id, **query)
+    if page_name == COMPARE:
+        show(page_name, run=other.id, other=run.id)
+
+
+def test_the_matrix_shows_the_cell_of_the_link(run):
+    app = show(TRAINING, run=run.id, view="matrix", group="All test images", label="Dress")
+    assert app.query_params["group"] == "All test images" and app.query_params["label"] == "Dress"
+    table = app.dataframe[0].value
+    assert table.iloc[:, 0].tolist() == list(explore.groups(run, DATASET, "loss"))
+    shown = float(table["Dress"].iloc[-1].replace("−", "-"))
+    assert shown == pytest.approx(SCORES[3][DATASET.train_labels == 3].sum(), rel=6e-3)
+    app.button_group[1].set_value("margin").run()
+    assert not said(app) and app.query_params["function"] == "margin" and app.query_params["label"] == "Dress"
+
+
+def test_two_runs_side_by_side(run, other):
+    app = show(COMPARE, run=run.id, other=other.id, target="class:2.loss")
+    assert app.query_params == {"run": run.id, "other": other.id, "target": "class:2.loss"}
+    differ = app.table[0].value
+    assert differ.iloc[:, 0].tolist()[:3] == ["Width (× channels)", "Targets", "Test accuracy"]
+    shown = app.dataframe[0].value
+    places = [np.argsort(np.argsort(scores)) for scores in (SCORES[1], other.scores("loss-000")[0])]
+    assert shown["Rank correlation"][0] == f"{np.corrcoef(*places)[0, 1]:.3f}" and len(shown) == 2
+    app.selectbox(key=f"of-{run.id}-{other.id}").set_value("test:1.loss").run()
+    assert app.query_params["target"] == "test:1.loss"
+
+
+@pytest.mark.parametrize("asked, message", [
+    ("nope", "no run nope"), ("../../etc", "no run id"), ("one", "with itself"), ("none", "has no scores"),
+    ("noisy", "different data: fashion-mnist-sample and fashion-mnist-sample-noisy")])
+def test_a_run_that_cannot_be_compared_is_named_and_another_shown(asked, message, run, other, root):      # noqa: F811
+    run_of(root, "none", {})
+    run_of(root, "noisy", {("test:1",): ("loss", SCORES[:1])}, SAMPLE.replace(dataset="fashion-mnist-sample-noisy"))
+    app = show(COMPARE, run=run.id, other=asked)
+    assert message in said(app).replace("\\", "") and app.query_params["other"] == other.id
+    assert app.dataframe[0].value.shape[0] == 2
+    app = show(COMPARE, run=run.id, other=other.id, target="test:999.loss")
+    assert "target «test:999.loss»" in said(app) and app.query_params["target"] == "test:1.loss"
+
+
+def test_a_run_that_is_alone_offers_a_second(run):
+    assert "no other run of fashion-mnist-sample" in said(show(COMPARE, run=run.id))
+
+
+def test_runs_without_a_common_target_say_so(run, root):      # noqa: F811
+    run_of(root, "apart", {("test:9",): ("loss", SCORES[:1])})
+    assert "no target in common" in said(show(COMPARE, run=run.id, other="apart"))
+
+
+def test_a_cell_of_the_matrix_is_clicked_or_chosen_by_the_keyboard(page, tmp_path):      # noqa: F811
+    run = run_of(runs.outputs_root(tmp_path), "one", {NAMES: ("loss", SCORES[:4])})
+    rows, classes = list(explore.groups(run, DATASET, "loss")), list(DATASET.classes)
+
+    def strongest(row: int, label: int) -> str:
+        scores_N = explore.group_scores(run, explore.groups(run, DATASET, "loss")[rows[row]])
+        return f"train:{max(np.flatnonzero(DATASET.train_labels == label), key=lambda i: scores_N[i])}"
+
+    with server(tmp_path, page) as (url, _):
+        page.goto(f"{url}/Training_images?run={run.id}&view=matrix")
+        settled(page, "Training images")
+        harmful = page.locator(".st-key-gallery-harmful li").first
+        expect(harmful).to_contain_text(strongest(0, 0), timeout=30_000)     # its code is fetched first
+        idle(page)
+        area = page.locator(".js-plotly-plot .nsewdrag")
+        area.scroll_into_view_if_needed()
+        box = area.bounding_box()
+        page.mouse.move(box["x"] + box["width"] * 6.8 / 10, box["y"] + box["height"] * 2.3 / len(rows))
+        expect(page.locator(".js-plotly-plot .hoverlayer")).to_contain_text(classes[6])
+        page.mouse.down()
+        page.mouse.up()
+        expect(harmful).to_contain_text(strongest(2, 6))
+        expect(page).to_have_url(re.compile("label=Shirt"))
+        idle(page)
+        choice = page.get_by_role("combobox", name="Label of the training images")
+        choice.focus()
+        for key in ("ArrowDown", "ArrowDown", "Enter"):
+            page.keyboard.press(key)
+        expect(harmful).not_to_contain_text(strongest(2, 6))
+        label = classes.index(choice.input_value())
+        assert label != 6
+        expect(harmful).to_contain_text(strongest(2, label))
+        idle(page)
+        page.go_back()
+        expect(harmful).to_contain_text(strongest(2, 6))
