@@ -37,6 +37,16 @@ def is_light(content: bytes) -> bool:
     return float(np.concatenate([grey[0], grey[-1], grey[:, 0], grey[:, -1]]).mean()) > 127
 
 
+def thumbnail(content: bytes) -> bytes:
+    """PNG of the file, upright and small, for a look beside what is made of it."""
+    from PIL import ImageOps
+    picture = _eight_bits(ImageOps.exif_transpose(_opened(content)[0]), []).convert("RGBA")
+    picture.thumbnail((320, 320))
+    buffer = io.BytesIO()
+    picture.save(buffer, "PNG")
+    return buffer.getvalue()
+
+
 def prepare(content: bytes, shape: tuple[int, int, int], invert: bool) -> Prepared:
     """Upright, opaque, square, of `shape` [H, W, C] (C of 1 or 3) and of eight bits a channel.
 
@@ -70,7 +80,7 @@ def prepare(content: bytes, shape: tuple[int, int, int], invert: bool) -> Prepar
     if invert:
         picture = ImageOps.invert(picture)
         done.append("Inverted: dark on light became light on dark.")
-    return Prepared(np.asarray(picture, np.uint8).reshape(shape), tuple(done) or (f"Taken as it is: {width} × {height}, {name}.",))
+    return Prepared(np.array(picture, np.uint8).reshape(shape), tuple(done) or (f"Taken as it is: {width} × {height}, {name}.",))
 
 
 def _opened(content: bytes):
@@ -138,7 +148,7 @@ def read(run: Run, name: str) -> np.ndarray:
         raise IntegrityError(f"{path} cannot be read ({error.strerror}).", remedy) from None
     if _id(content) != name:
         raise IntegrityError(f"{path} has changed since it was written.", remedy)
-    image = np.asarray(Image.open(io.BytesIO(content)))
+    image = np.array(Image.open(io.BytesIO(content)))
     return image[..., None] if image.ndim == 2 else image
 
 

@@ -20,10 +20,9 @@ PINNED = 8
 
 
 @st.cache_data(max_entries=64, show_spinner=False)
-def ranked(sha256: str, row: int, function: str, k: int, chosen: explore.Filter, true_label, page: int, _run, _score_set: str, _labels):
+def ranked(sha256: str, row: int, function: str, k: int, chosen: explore.Filter, true_label, page: int, _scores_N, _labels_N):
     """By content: a score set's name says too little, for it is used again after a deletion."""
-    scores_N = _run.scores(_score_set)[row]
-    return scores_N, influence.rank(scores_N, function, k, chosen.among(scores_N, _labels, true_label), page)
+    return influence.rank(_scores_N, function, k, chosen.among(_scores_N, _labels_N, true_label), page)
 
 
 def from_the_first() -> None:
@@ -44,7 +43,8 @@ def drag(key: str) -> None:
 def every_score() -> None:
     for name in ("low", "high"):
         st.query_params.pop(name, None)
-    st.session_state["histogram-cleared"] = f"{st.session_state.get('histogram-cleared', '')}x"     # a chart without a selection
+    # Another key makes another chart, without a selection.
+    st.session_state["histogram-cleared"] = f"{st.session_state.get('histogram-cleared', '')}x"
     from_the_first()
 
 
@@ -58,13 +58,16 @@ def filters(run, dataset, target_key: str, true_label) -> tuple[explore.Filter, 
         if true_label is not None:
             relation = st.segmented_control(
                 "Label against the target's", list(RELATIONS), format_func=RELATIONS.get, required=True,
-                key=f"relation-{run.id}-{target_key}", on_change=from_the_first, default=link.one_of("relation", RELATIONS, "any"))
+                key=f"relation-{run.id}-{target_key}", on_change=from_the_first,
+                default=link.one_of("relation", RELATIONS, "any"))
         side = st.segmented_control("Sign", list(SIDES), format_func=SIDES.get, required=True, key=f"side-{run.id}",
                                     on_change=from_the_first, default=link.one_of("side", SIDES, "both"))
         k = st.selectbox("Images a side", SHOWN, key="k", width=120, on_change=from_the_first,
                          index=SHOWN.index(link.one_of("k", SHOWN, 12)))
-        size = st.segmented_control("Tiles", list(SIZES), key="size", required=True, default=link.one_of("size", SIZES, "M"))
-    chosen = explore.Filter(None if label == EVERY else dataset.classes.index(label), relation, link.real("low"), link.real("high"))
+        size = st.segmented_control("Tiles", list(SIZES), key="size", required=True,
+                                    default=link.one_of("size", SIZES, "M"))
+    number = None if label == EVERY else dataset.classes.index(label)
+    chosen = explore.Filter(number, relation, link.real("low"), link.real("high"))
     return chosen, side, k, SIZES[size]
 
 
@@ -74,13 +77,13 @@ def lists(run, dataset, target, scores_N, ranking, side: str, size: int) -> None
         indices, of = getattr(ranking, which), getattr(ranking, f"{which}_of")
         with column:
             st.subheader(HEADINGS[which])
-            st.caption(f"Training on these {EFFECTS[which]} the target's {target.function} most; {formats.count(of, 'images')}, "
-                       f"scores in {influence.unit(target.function)}")
+            unit, effect = influence.unit(target.function), f"{EFFECTS[which]} the target's {target.function}"
+            st.caption(f"Training on these {effect} most; {formats.count(of, 'images')}, scores in {unit}")
             if len(indices):
-                extra = [[("Score", f"{formats.arrow_score(s)} {influence.unit(target.function)}"), ("Effect", f"{which}: its presence "
-                           f"{EFFECTS[which]} the {target.function}")] for s in scores_N[indices]]
-                ticks.tiles(run, cards.training(run, dataset, indices, [(formats.arrow_score(s),) for s in scores_N[indices]], extra,
-                                                target.key, ranking.first), which, size, "Scores on the run's other targets")
+                scores = [formats.arrow_score(score) for score in scores_N[indices]]
+                extra = [[("Score", f"{score} {unit}"), ("Effect", f"{which}: its presence {effect}")] for score in scores]
+                tiles = cards.training(run, dataset, indices, [(score,) for score in scores], extra, target.key, ranking.first)
+                ticks.tiles(run, tiles, which, size, "Scores on the run's other targets")
             else:
                 st.info("No training image is left on this side with these filters.", icon=":material/filter_alt_off:")
 
@@ -101,9 +104,10 @@ def compare(run, dataset, target, pins: list[str], names: dict) -> None:
     indices, matrix = explore.strongest(run, keys, COMPARED)
     rows = [f"train:{i} · {dataset.classes[dataset.train_labels[i]]}" for i in indices]
     pictures.chart(pictures.heat(matrix, rows, [names[key] for key in keys], "(in its target's unit)", 0), "heat",
-                   f"Heat map of the scores of {len(rows)} training images on {len(keys)} targets; the images below carry the numbers")
-    st.caption(f"The {COMPARED} images of largest score, either sign, on each target. Blue: negative, orange: positive, each target in "
-               "shares of its largest; the numbers are in the tooltip and in the enlarged images below, in the same order.")
+                   f"Heat map of the scores of {len(rows)} training images on {len(keys)} targets; the images below carry "
+                   "the numbers")
+    st.caption(f"The {COMPARED} images of largest score, either sign, on each target. Blue: negative, orange: positive, each "
+               "target in shares of its largest; the numbers are in the tooltip and with the images below, in the same order.")
     lines = [tuple(formats.arrow_score(s) for s in row) for row in matrix]
     ticks.tiles(run, cards.training(run, dataset, indices, lines), "pinned", 96, "Scores on the run's targets")
 
@@ -169,11 +173,14 @@ def act(run, dataset, target, chosen, true_label) -> None:
     """What is taken away from here: a note, the list, the link."""
     with st.container(horizontal=True):
         # Written when it is asked for: of 60,000 images it takes a while.
-        st.download_button("List as CSV", lambda: explore.table(run, dataset, target, chosen, true_label).to_csv(index=False),
+        st.download_button("List as CSV",
+                           lambda: explore.table(run, dataset, target, chosen, true_label).to_csv(index=False),
                            f"{run.id}-{target.key.replace(':', '')}.csv", icon=":material/download:")
         link.copy()
-    st.text_area("Note on this run", notes.read(run).of(notes.RUN), key=f"note-{run.id}", max_chars=notes.LONGEST,
-                 height=80, placeholder="What was found; it is kept with the run.", on_change=keep_note, args=(run, f"note-{run.id}"), **shell.acting())
+    key = f"note-{run.id}"
+    st.text_area("Note on this run", notes.read(run).of(notes.RUN), key=key, max_chars=notes.LONGEST, height=80,
+                 placeholder="What was found; it is kept with the run.", on_change=keep_note, args=(run, key),
+                 **shell.acting())
 
 
 def further_targets(run, dataset) -> None:
@@ -202,15 +209,17 @@ def draw(run, beside) -> None:
     if not targets:
         without_scores(run, dataset)
         return
-    keys, names = list(targets), {key: f"{influence.title(t.name, dataset)} · {t.function}" for key, t in targets.items()}
+    names = {key: f"{influence.title(t.name, dataset)} · {t.function}" for key, t in targets.items()}
+    keys = list(names)
     left, right = st.columns(2)
     asked = st.query_params.get("target")
     if asked not in targets and asked is not None:
-        st.warning(f"Run {run.id} has no scores for the target in the link; another one is shown.", icon=":material/warning:")
+        st.warning(f"Run {run.id} has no scores for the target in the link; another one is shown.",
+                   icon=":material/warning:")
     key = left.selectbox("Target", keys, index=keys.index(asked) if asked in targets else 0, format_func=names.get,
                          key=f"target-{run.id}", on_change=from_the_first)
-    pins = right.multiselect("Pin targets to compare", keys, default=link.several("pin", keys)[:PINNED], format_func=names.get,
-                             key=f"pins-{run.id}", max_selections=PINNED, placeholder="None pinned")
+    pins = right.multiselect("Pin targets to compare", keys, default=link.several("pin", keys)[:PINNED], key=f"pins-{run.id}",
+                             format_func=names.get, max_selections=PINNED, placeholder="None pinned")
     target = targets[key]
     view = influence.view(run, dataset, target.name)
     cards.target(run, dataset, view, beside)
@@ -218,9 +227,12 @@ def draw(run, beside) -> None:
 
     chosen, side, k, size = filters(run, dataset, key, view.true_label)
     st.query_params.setdefault("page", "1")
-    score_file = run.manifest["files"][f"scores/{target.score_set}.npy"]
-    given = (score_file, target.row, target.function, k, chosen, view.true_label)
-    scores_N, ranking = ranked(*given, 1, run, target.score_set, dataset.train_labels)
+    scores_N, content = run.scores(target.score_set)[target.row], run.manifest["files"][f"scores/{target.score_set}.npy"]
+
+    def ranking_of(page: int) -> influence.Ranking:
+        return ranked(content, target.row, target.function, k, chosen, view.true_label, page, scores_N, dataset.train_labels)
+
+    ranking = ranking_of(1)
     page = link.whole("page", 1, ranking.pages, 1)
     if chosen.low is not None or chosen.high is not None:
         st.button(f"Scores {formats.range_of(chosen.low, chosen.high)} only: show all again", on_click=every_score,
@@ -228,13 +240,14 @@ def draw(run, beside) -> None:
     drawn, below = st.container(), st.container()
     if ranking.pages > 1:
         page = below.pagination(ranking.pages, default=page, key=f"page-{run.id}-{key}-{k}-{hash(chosen)}")
-        scores_N, ranking = ranked(*given, page, run, target.score_set, dataset.train_labels)
+        ranking = ranking_of(page)
     with drawn:
         lists(run, dataset, target, scores_N, ranking, side, size)
     histogram(run, target, scores_N, chosen)
     cards.removal(scores_N, ranking, target.function, beside)
     link.keep(run=run.id, target=key, pin=pins, label=None if chosen.label is None else dataset.classes[chosen.label],
-              relation=chosen.relation, side=side, k=k, size=formats.key_of(SIZES, size), low=chosen.low, high=chosen.high, page=page)
+              relation=chosen.relation, side=side, k=k, size=formats.key_of(SIZES, size), low=chosen.low, high=chosen.high,
+              page=page)
     with shell.guarded():
         act(run, dataset, target, chosen, view.true_label)
     if pins:

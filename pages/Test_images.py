@@ -33,14 +33,15 @@ def cell_chosen(key: str, classes) -> None:
 def filters(run, dataset, logits) -> tuple[explore.TestFilter, str]:
     classes = [EVERY, *dataset.classes]
     for name in ("true", "predicted"):
-        if st.session_state.get(f"tests-{name}") not in classes:
-            st.session_state[f"tests-{name}"] = link.one_of(name, classes, EVERY)
+        link.follow(f"tests-{name}", link.one_of(name, classes, EVERY))
+    limits = sorted((link.whole("from", 0, 100, 0), link.whole("to", 0, 100, 100)))
     with st.container(horizontal=True, vertical_alignment="bottom"):
-        wrong = st.toggle("Misclassified only", link.one_of("wrong", (0, 1), 0) == 1, key=f"wrong-{run.id}", on_change=from_the_first)
+        wrong = st.toggle("Misclassified only", link.one_of("wrong", (0, 1), 0) == 1, key=f"wrong-{run.id}",
+                          on_change=from_the_first)
         true = st.selectbox("True label", classes, key="tests-true", width=170, on_change=from_the_first)
         predicted = st.selectbox("Predicted label", classes, key="tests-predicted", width=170, on_change=from_the_first)
-        low, high = st.slider("Confidence (probability of the predicted label, %)", 0, 100, on_change=from_the_first, width=280,
-                              value=(link.whole("from", 0, 100, 0), link.whole("to", 0, 100, 100)), key=f"confidence-{run.id}")
+        low, high = st.slider("Confidence (%)", 0, 100, limits, on_change=from_the_first, width=240, key=f"confidence-{run.id}",
+                              help="The probability of the predicted label.")
         order = st.selectbox("Order", explore.ORDERS, key=f"order-{run.id}", width=150, on_change=from_the_first,
                              index=explore.ORDERS.index(link.one_of("order", explore.ORDERS, "wrong first")))
     numbers = [None if label == EVERY else dataset.classes.index(label) for label in (true, predicted)]
@@ -53,8 +54,9 @@ def browse(run, dataset) -> None:
     found, predicted, confidence = explore.test_images(logits, dataset.test_labels, chosen, order)
     with st.expander("Confusion matrix", icon=":material/grid_on:"):
         key = f"confusion-{run.id}"
-        pictures.chart(pictures.confusion(explore.confusion(predicted, dataset.test_labels, len(dataset.classes)), dataset.classes), key,
-                       "Confusion matrix: counts of test images by true and predicted label; the filters above choose a cell",
+        counts = explore.confusion(predicted, dataset.test_labels, len(dataset.classes))
+        pictures.chart(pictures.confusion(counts, dataset.classes), key, "Confusion matrix: counts of test images by true and "
+                       "predicted label; the filters above choose a cell",
                        lambda: cell_chosen(key, dataset.classes))
         st.caption("Counts of test images; rows: true label, columns: predicted label. Click a cell to see its images.")
     targets = {t.name: t for t in run.targets()}
@@ -97,8 +99,8 @@ def explain_ticked(run) -> None:
 def own_image(run, dataset) -> None:
     st.subheader("An image of your own")
     file = st.file_uploader("Image file", key=f"own-{run.id}", max_upload_size=MOST_BYTES,
-                            help=f"PNG, JPEG, WebP, BMP, TIFF or GIF, up to {MOST_BYTES} MB and {formats.megapixels(uploads.MOST_PIXELS)}. "
-                                 "It stays on this machine, with the run.")
+                            help=f"PNG, JPEG, WebP, BMP, TIFF or GIF, up to {MOST_BYTES} MB and "
+                                 f"{formats.megapixels(uploads.MOST_PIXELS)}. It stays on this machine, with the run.")
     if file is None:
         st.caption("Ask which training images made the model see what it sees in it.")
         return
@@ -111,14 +113,15 @@ def own_image(run, dataset) -> None:
     before, after, said = st.columns([1, 1, 2], gap="large")
     with before:
         st.caption("Your file")
-        st.image(content, width=160, alt="The uploaded file as it is")
+        st.image(uploads.thumbnail(content), width=160, alt="The uploaded file, upright")
     with after:
         st.caption("As the model sees it")
         st.html(pictures.array_picture(prepared.image, "The uploaded image, prepared as the data set's", 160))
     with said:
         st.caption("What was done")
         st.markdown("\n".join(f"- {sentence}" for sentence in prepared.done))
-    pictures.chart(pictures.probabilities(shares, dataset.classes), "own-probabilities", formats.shares_in_words(dataset.classes, shares))
+    pictures.chart(pictures.probabilities(shares, dataset.classes), "own-probabilities",
+                   formats.shares_in_words(dataset.classes, shares))
     label = st.selectbox("Label to ask about", dataset.classes, index=int(shares.argmax()), key=f"label-{run.id}-{file.file_id}",
                          help="The loss or the margin of this label is the target.")
     st.caption("The prepared image is kept with the run once you explain it.")

@@ -1,4 +1,4 @@
-"""Training images and Compare runs as pages: what they show, the URL, bad links, and a cell clicked in a browser."""
+"""Training images, Test images and Compare runs as pages: what they show, the URL, bad links, and a cell clicked in a browser."""
 
 import re
 import shutil
@@ -8,13 +8,15 @@ import pytest
 from playwright.sync_api import expect
 
 from engine import data, explore, runs
+from engine.jobs import JobManager
 from engine.schedule import plan_for
 from tests.made_up import SAMPLE, run_of
 from tests.test_browser import browser, idle, page, settled  # noqa: F401
-from tests.test_pages import root, said, show  # noqa: F401
+from tests.test_pages import button, root, said, show, sound, tiles  # noqa: F401
 from tools.serve import server
+from ui import formats
 
-TRAINING, COMPARE = "pages/Training_images.py", "pages/Compare_runs.py"
+TRAINING, COMPARE, TEST = "pages/Training_images.py", "pages/Compare_runs.py", "pages/Test_images.py"
 DATASET = data.load("fashion-mnist-sample")
 N = len(DATASET.train_labels)
 NAMES = ("test:0", "test:1", "class:2", "test:all")
@@ -98,7 +100,7 @@ def test_a_run_without_scores_says_so(page_name, root):      # noqa: F811
     lambda p: (p / "config.json").write_text("{"), lambda p: (p / "notes.json").write_text("[]")],
     ids=["scores", "model", "manifest", "array", "config", "notes"])
 @pytest.mark.parametrize("page_name, query", [
-    (TRAINING, {"view": "image"}), (TRAINING, {"view": "browse"}), (TRAINING, {"view": "matrix"}), (COMPARE, {})])
+    (TEST, {}), (TRAINING, {"view": "image"}), (TRAINING, {"view": "browse"}), (TRAINING, {"view": "matrix"}), (COMPARE, {})])
 def test_a_half_deleted_run_breaks_no_page(page_name, query, harm, run, other):
     harm(run.path)
     show(page_name, run=run.id, **query)
@@ -149,6 +151,51 @@ def test_a_run_that_is_alone_offers_a_second(run):
 def test_runs_without_a_common_target_say_so(run, root):      # noqa: F811
     run_of(root, "apart", {("test:9",): ("loss", SCORES[:1])})
     assert "no target in common" in said(show(COMPARE, run=run.id, other="apart"))
+
+
+def test_test_images_are_filtered_ticked_and_explained(run, monkeypatch):
+    logits, labels = run.test_logits().astype(float), DATASET.test_labels
+    shares = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+    kept = [i for i in range(len(labels)) if shares[i].argmax() == 6 and labels[i] != 6 and shares[i].max() >= 0.3]
+    query = {"wrong": "1", "predicted": "Shirt", "order": "least sure", "from": "30"}
+    app = show(TEST, run=run.id, **query)
+    shown = tiles(app, "tests")
+    assert [t["index"] for t in shown] == sorted(kept, key=lambda i: shares[i].max())[:24] and shown
+    assert app.query_params == {"run": run.id, **query, "page": "1", "to": "100"}
+    assert f"{formats.count(len(kept), 'test images')} of 1,000 with these filters." in [c.value for c in app.caption]
+    assert shown[0]["lines"][0] == f"✗ {DATASET.classes[shares[shown[0]['index']].argmax()]}"
+
+    # Ticks are the component's to send: what it would is put where it would be. The replay is asked for, not made.
+    asked = []
+    monkeypatch.setattr(JobManager, "submit_targets", lambda self, *given: asked.append(given))
+    app.session_state[f"chosen-tests-{run.id}"] = {shown[0]["index"], 3}
+    sound(app.run())
+    sound(button(app, "Explain these").click().run())
+    assert asked == [(run.id, tuple(f"test:{i}" for i in sorted({shown[0]["index"], 3})), "loss", "memory")]
+
+
+def test_an_explained_test_image_leads_to_its_influence(run):
+    app = show(TEST, run=run.id, order="index")
+    first = tiles(app, "tests")[0]
+    assert "explained" in first["lines"] and first["link"] == "/Influence?run=one&target=test%3A0.margin"
+
+
+@pytest.mark.parametrize("query, message", [
+    ({"true": "Hat"}, "true «Hat»"), ({"order": "x"}, "order «x»"), ({"page": "99"}, "page «99»"), ({"from": "101"}, "from «101»"),
+    ({"wrong": "maybe"}, "wrong «maybe»"), ({"from": "100", "to": "0"}, "")])
+def test_a_bad_link_to_test_images_is_named_and_the_page_goes_on(query, message, run):
+    app = show(TEST, run=run.id, **query)
+    assert message in said(app) and tiles(app, "tests")
+
+
+def test_filters_that_match_nothing_say_so(run):
+    app = show(TEST, run=run.id, **{"from": "0", "to": "0"})
+    assert "No test image is left with these filters." in said(app) and not tiles(app, "tests")
+    low = f"{SCORES[0].max() + 1:.3f}"
+    app = show("pages/Influence.py", run=run.id, target="test:0.loss", low=low)
+    assert said(app).count("No training image is left on this side") == 2
+    sound(button(app, "Scores").click().run())
+    assert "low" not in app.query_params and len(tiles(app, "harmful")) == 12
 
 
 def test_a_cell_of_the_matrix_is_clicked_or_chosen_by_the_keyboard(page, tmp_path):      # noqa: F811

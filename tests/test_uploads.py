@@ -1,15 +1,18 @@
 """Images of one's own: known answers of the preparation, bad files, and scores that equal those of the same test image."""
 
 import io
+import shutil
 
 import numpy as np
 import pytest
+import streamlit as st
 from PIL import Image
 
 from engine import config as configs
 from engine import data, influence, predict, runs, trust, uploads, work
 from engine.errors import ConfigError, DataError, IntegrityError
 from engine.jobs import JobManager
+from tests.test_pages import said, show, sound
 
 GREY, COLOUR = (28, 28, 1), (28, 28, 3)
 
@@ -51,6 +54,8 @@ def test_what_the_camera_turned_is_turned_back():
     exif[0x0112] = 6                                    # to be turned by 270 degrees
     prepared = uploads.prepare(encoded(turned, "PNG", exif=exif), COLOUR, invert=False)
     assert (prepared.image == upright).all() and "EXIF" in prepared.done[0]
+    small = np.asarray(Image.open(io.BytesIO(uploads.thumbnail(encoded(turned, "PNG", exif=exif)))))
+    assert (small[..., :3] == upright).all()
 
 
 def test_an_oblong_is_padded_and_shrunk_without_aliasing():
@@ -152,3 +157,25 @@ def test_an_image_that_is_not_kept_or_has_changed_is_no_target(made):
             uploads.read(made, bad)
     with pytest.raises(ConfigError, match="kept with a trained run"):
         configs.check(configs.preset("sample").replace(targets=(uploads.target(name, 1),)), 6000, 1000, 10)
+
+
+@pytest.mark.parametrize("name, content, message, done", [
+    ("no.png", b"not an image", "The file is no image that can be read.", ""),
+    ("cut.png", encoded(Image.effect_noise((64, 64), 90))[:-900], "The image is damaged", ""),
+    ("../../x.png", encoded(Image.new("L", (28, 28), 10)), "", "Taken as it is"),
+    ("deep.png", encoded(Image.fromarray(np.full((28, 28), 257 * 30, np.uint16))), "", "16 bits a pixel scaled to 8."),
+    ("glass.png", encoded(Image.new("RGBA", (28, 28), (9, 9, 9, 0))), "", "Transparent parts laid over"),
+    ("<b>page</b>.tif", encoded(Image.new("RGB", (40, 28), (200, 9, 9)), "TIFF"), "", "Padded with")],
+    ids=["none", "cut", "path", "16 bits", "alpha", "tiff"])
+def test_what_is_uploaded_is_shown_or_named_and_the_page_goes_on(name, content, message, done, made, tmp_path, monkeypatch):
+    root = tmp_path / "runs"
+    shutil.copytree(made.root, root)
+    monkeypatch.setenv("REPLAY_OUTPUTS_DIR", str(root))
+    st.cache_resource.clear()
+    before = sorted(tmp_path.parent.rglob("*"))
+    app = show("pages/Test_images.py", run=made.id)
+    app.file_uploader[0].upload(name, content, "image/png")
+    sound(app.run())
+    assert message in said(app) and (done in "".join(m.value for m in app.markdown)) and "Explain these" in [s.value for s in app.subheader]
+    assert ("Explain this image" in [b.label for b in app.button]) == (not message)
+    assert sorted(tmp_path.parent.rglob("*")) == before, "nothing is kept before it is asked for"

@@ -79,7 +79,8 @@ def target(run, dataset, view, panel) -> None:
         facts.markdown("  \n".join(lines))
         st.markdown(f"Loss **{view.loss:.4f}** nats · margin **{formats.signed(view.margin)}** logits")
         shares = influence.probabilities(run, dataset, view.name)
-        pictures.chart(pictures.probabilities(shares, dataset.classes), "probabilities", formats.shares_in_words(dataset.classes, shares))
+        pictures.chart(pictures.probabilities(shares, dataset.classes), "probabilities",
+                       formats.shares_in_words(dataset.classes, shares))
 
 
 def removal(scores_N, ranking, function: str, panel) -> None:
