@@ -250,8 +250,9 @@ def test_own_settings_with_targets_picked_by_looking(page, tmp_path):
         page.goto(f"{url}/Influence?run={run.id}")
         settled(page, "Influence")
         idle(page)
+        expect(page.locator('[data-testid="stMain"] .js-plotly-plot')).to_be_visible()      # what moves the page is drawn
         page.get_by_text("Explain further targets of this run").click()
-        box = page.get_by_role("combobox", name="Targets")
+        box = page.get_by_role("combobox", name="Targets", exact=True)
         expect(box).to_be_visible()
         page.wait_for_timeout(1000)                     # the expander opens with an animation
         box.click()
@@ -454,7 +455,10 @@ def test_influence_is_filtered_dragged_enlarged_ticked_pinned_and_linked(page, r
         page.get_by_role("button", name="only: show all again").click()
         page.get_by_text("Another", exact=True).click()
         wait_until(lambda: "relation=other" in page.url and "low=" not in page.url, 20, page)
-        page.get_by_role("combobox", name="Pin targets to compare").click()
+        idle(page)
+        page.mouse.wheel(0, -5000)
+        pins = page.get_by_role("combobox", name="Pin targets to compare")
+        pins.fill("Pullover")
         page.get_by_role("option", name="All test images of class Pullover").click()
         page.keyboard.press("Escape")
         expect(page.get_by_text("Pinned targets side by side")).to_be_visible()

@@ -1,43 +1,61 @@
-"""Pictures of every page, light and dark, on a real run: `make screenshots`.
+"""Pictures of every page, light and dark, wide and narrow, on real runs: `make screenshots`.
 
-docs/influence.png stands in the README; the others go to a folder given as argument, to be
-looked at.
+Those named in `KEPT` stand in the README; all go to a folder given as argument, to be looked at.
 """
 
 import sys
 import tempfile
 from pathlib import Path
 
-from engine import config, runs, work
+from engine import config, notes, runs, work
 from tools.serve import ROOT, chromium, server
 
-PAGES = ("", "Set_up_a_run", "Live", "Influence", "Trust", "Find_bad_labels", "Runs_and_storage")
+# What each page shows of the run; most of it is in the page's own link.
+PAGES = {
+    "Overview": "", "Set_up_a_run": "", "Live": "", "Influence": "target=test:7.loss&pin=test:7.loss,test:4.loss&k=12",
+    "Training_images": "view=matrix&group=Test+images+of+Shirt&label=Coat", "Test_images": "wrong=1",
+    "Compare_runs": "other=second", "Trust": "", "Find_bad_labels": "", "Runs_and_storage": ""}
+KEPT = {"Influence": 1000, "Training_images": 1100, "Test_images": 1000}      # and their height in pixels
+SECOND = {"recipe.epochs": 3, "recipe.seed": 1, "targets": tuple(f"test:{i}" for i in range(4, 8))}
+
+
+def made(root: Path) -> runs.Run:
+    """The sample with a second run of it to compare with, some ticks and a validation."""
+    second = runs.Run.create(root, config.preset("sample").replace(**SECOND), "second")
+    run = runs.Run.create(root, config.preset("sample"))
+    for each in (second, run):
+        with each.locked():
+            work.execute(each)
+    with run.locked():
+        work.execute(run, runs.Job("validate", options={"subsets": 8, "drops": [0.01], "seed": 0}))
+    notes.tick(run, {int(i): True for i in run.scores("loss-000")[7].argsort()[-3:]}, 6000)
+    return run
 
 
 def main() -> None:
     look = Path(sys.argv[1]) if len(sys.argv) > 1 else None
     with tempfile.TemporaryDirectory() as folder, chromium() as browser:
         root = runs.outputs_root(folder)
-        run = runs.Run.create(root, config.preset("sample"))
-        with run.locked():
-            work.execute(run)
+        run = made(root)
         for scheme in ("light", "dark"):
             for width in (1440, 900):
                 page = browser.new_page(viewport={"width": width, "height": 1000}, color_scheme=scheme)
                 with server(root, page) as (url, _):
-                    for name in PAGES:
-                        page.goto(f"{url}/{name}?run={run.id}&target=test:7.loss&k=12")
+                    for name, query in PAGES.items():
+                        page.goto(f"{url}/{name if name != 'Overview' else ''}?run={run.id}&{query}")
                         page.wait_for_selector("h1")
-                        page.wait_for_timeout(3000)
-                        if name == "Influence" and scheme == "light" and width == 1440:
-                            page.screenshot(path=ROOT / "docs" / "influence.png")
+                        page.wait_for_timeout(4000)
+                        if name in KEPT and scheme == "light" and width == 1440:
+                            page.set_viewport_size({"width": width, "height": KEPT[name]})
+                            page.wait_for_timeout(800)
+                            page.screenshot(path=ROOT / "docs" / f"{name.lower().replace('_', '-')}.png")
                         if look is not None:
                             look.mkdir(exist_ok=True)
                             # The page scrolls inside the window, so a tall window shows all of it.
-                            page.set_viewport_size({"width": width, "height": 1900})
+                            page.set_viewport_size({"width": width, "height": 2200})
                             page.wait_for_timeout(800)
-                            page.screenshot(path=look / f"{name or 'Overview'}-{scheme}-{width}.png")
-                            page.set_viewport_size({"width": width, "height": 1000})
+                            page.screenshot(path=look / f"{name}-{scheme}-{width}.png")
+                        page.set_viewport_size({"width": width, "height": 1000})
                 page.close()
 
 
