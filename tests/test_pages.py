@@ -13,6 +13,7 @@ from streamlit.testing.v1 import AppTest
 from engine import config as configs
 from engine import files, runs, work
 from engine.errors import RunNotFoundError
+from tests.made_up import SMALL
 from ui import formats
 
 ROOT = Path(__file__).parents[1]
@@ -20,18 +21,6 @@ PAGES = {"app.py": "Replay Explorer", "pages/Set_up_a_run.py": "Set up a run", "
          "pages/Influence.py": "Influence", "pages/Training_images.py": "Training images", "pages/Test_images.py": "Test images",
          "pages/Compare_runs.py": "Compare runs", "pages/Trust.py": "Trust",
          "pages/Find_bad_labels.py": "Find bad labels", "pages/Runs_and_storage.py": "Runs and storage"}
-CONFIG = configs.preset("sample").replace(
-    **{"recipe.epochs": 1, "recipe.batch_size": 1000, "targets": ("test:0", "class:2")})
-
-
-@pytest.fixture(scope="module")
-def made(tmp_path_factory) -> Path:
-    run = runs.Run.create(runs.outputs_root(tmp_path_factory.mktemp("made")), CONFIG)
-    with run.locked():
-        work.execute(run)
-    return run.path
-
-
 @pytest.fixture(autouse=True)
 def root(tmp_path) -> Path:
     st.cache_resource.clear()           # the job manager remembers its folder
@@ -179,7 +168,7 @@ def test_damage_is_named_with_its_remedy(run):
 
 
 def test_a_failed_run_shows_its_message_remedy_and_traceback(root):
-    config = CONFIG.replace(**{"recipe.peak_lr": 100.0, "recipe.weight_decay": 10.0, "recipe.epochs": 8,
+    config = SMALL.replace(**{"recipe.peak_lr": 100.0, "recipe.weight_decay": 10.0, "recipe.epochs": 8,
                                "recipe.schedule": "constant", "recipe.warmup": 0.0})
     run = runs.Run.create(root, config)
     with run.locked(), pytest.raises(Exception, match="diverged"):

@@ -7,25 +7,13 @@ from pathlib import Path
 import pytest
 import streamlit as st
 
-from engine import config as configs
 from engine import estimate, events, files, notes, runs, work
 from engine.__main__ import main
 from engine.errors import ReadOnlyError, StorageError
 from engine.jobs import JobManager
+from tests.made_up import SMALL
 from tests.test_pages import PAGES, button, show, sound
 from ui import shell
-
-CONFIG = configs.preset("sample").replace(
-    **{"recipe.epochs": 1, "recipe.batch_size": 1000, "targets": ("test:0", "class:2")})
-
-
-@pytest.fixture(scope="module")
-def made(tmp_path_factory) -> Path:
-    run = runs.Run.create(runs.outputs_root(tmp_path_factory.mktemp("made")), CONFIG)
-    with run.locked():
-        work.execute(run)
-    return run.path
-
 
 @pytest.fixture
 def root(made, tmp_path, monkeypatch) -> Path:
@@ -83,13 +71,13 @@ def test_every_page_shows_the_runs_and_leaves_them_as_they_are(page, run, root, 
     lambda run: run.clean_held(("logs",)),
     lambda run: run.delete(),
     lambda run: runs.sweep(run.root),
-    lambda run: runs.Run.create(run.root, CONFIG),
+    lambda run: runs.Run.create(run.root, SMALL),
     lambda run: events.EventLog(run.path / "events.jsonl").append("note", text="x"),
     lambda run: notes.tick(run, {1: True}, 6000),
     lambda run: notes.write_note(run, notes.RUN, "x"),
     lambda run: work.execute(run, runs.Job("rebuild", "disk")),
-    lambda run: estimate.estimate(CONFIG, run.root, measure=True),
-    lambda run: JobManager(run.root).submit(CONFIG),
+    lambda run: estimate.estimate(SMALL, run.root, measure=True),
+    lambda run: JobManager(run.root).submit(SMALL),
     lambda run: JobManager(run.root).submit_targets(run.id, ("test:5",), "loss"),
     lambda run: JobManager(run.root).submit_rebuild(run.id, "disk"),
     lambda run: JobManager(run.root).submit_validation(run.id, 5, (0.01,)),
