@@ -13,7 +13,7 @@ from tools.serve import ROOT, chromium, server
 # What each page shows of the run; most of it is in the page's own link.
 PAGES = {
     "Overview": "", "Set_up_a_run": "", "Live": "", "Influence": "target=test:7.loss&pin=test:7.loss,test:4.loss&k=12",
-    "Training_images": "view=matrix&group=Test+images+of+Shirt&label=Coat", "Test_images": "wrong=1",
+    "Training_images": "view=matrix&group=Test+images+of+Coat&label=Pullover", "Test_images": "wrong=1",
     "Compare_runs": "other=second", "Trust": "", "Find_bad_labels": "", "Runs_and_storage": ""}
 KEPT = {"Influence": 1000, "Training_images": 1100, "Test_images": 1000}      # and their height in pixels
 SECOND = {"recipe.epochs": 3, "recipe.seed": 1, "targets": tuple(f"test:{i}" for i in range(4, 8))}
