@@ -3,6 +3,7 @@
 Those named in `KEPT` stand in the README; all go to a folder given as argument, to be looked at.
 """
 
+import itertools
 import sys
 import tempfile
 from pathlib import Path
@@ -37,26 +38,25 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder, chromium() as browser:
         root = runs.outputs_root(folder)
         run = made(root)
-        for scheme in ("light", "dark"):
-            for width in (1440, 900):
-                page = browser.new_page(viewport={"width": width, "height": 1000}, color_scheme=scheme)
-                with server(root, page) as (url, _):
-                    for name, query in PAGES.items():
+        for scheme, width in itertools.product(("light", "dark"), (1440, 900)) if look else [("light", 1440)]:
+            page = browser.new_page(viewport={"width": width, "height": 1000}, color_scheme=scheme)
+            with server(root, page) as (url, _):
+                for name, query in PAGES.items():
+                    kept = name in KEPT and (scheme, width) == ("light", 1440)
+                    if kept or look:
+                        page.set_viewport_size({"width": width, "height": KEPT.get(name, 1000)})
                         page.goto(f"{url}/{name if name != 'Overview' else ''}?run={run.id}&{query}")
                         page.wait_for_selector("h1")
                         page.wait_for_timeout(4000)
-                        if name in KEPT and scheme == "light" and width == 1440:
-                            page.set_viewport_size({"width": width, "height": KEPT[name]})
-                            page.wait_for_timeout(800)
-                            page.screenshot(path=ROOT / "docs" / f"{name.lower().replace('_', '-')}.png")
-                        if look is not None:
-                            look.mkdir(exist_ok=True)
-                            # The page scrolls inside the window, so a tall window shows all of it.
-                            page.set_viewport_size({"width": width, "height": 2200})
-                            page.wait_for_timeout(800)
-                            page.screenshot(path=look / f"{name}-{scheme}-{width}.png")
-                        page.set_viewport_size({"width": width, "height": 1000})
-                page.close()
+                    if kept:
+                        page.screenshot(path=ROOT / "docs" / f"{name.lower().replace('_', '-')}.png")
+                    if look:
+                        look.mkdir(exist_ok=True)
+                        # The page scrolls inside the window, so a tall window shows all of it.
+                        page.set_viewport_size({"width": width, "height": 2200})
+                        page.wait_for_timeout(800)
+                        page.screenshot(path=look / f"{name}-{scheme}-{width}.png")
+            page.close()
 
 
 if __name__ == "__main__":
