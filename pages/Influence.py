@@ -178,7 +178,7 @@ def act(run, dataset, target, chosen, true_label) -> None:
                            f"{run.id}-{target.key.replace(':', '')}.csv", icon=":material/download:")
         link.copy()
     key = f"note-{run.id}"
-    st.text_area("Note on this run", notes.read(run).of(notes.RUN), key=key, max_chars=notes.LONGEST, height=80,
+    st.text_area("Note on this run", ticks.kept(run).of(notes.RUN), key=key, max_chars=notes.LONGEST, height=80,
                  placeholder="What was found; it is kept with the run.", on_change=keep_note, args=(run, key),
                  **shell.acting())
 

@@ -53,7 +53,7 @@ def outwards(run, dataset) -> None:
         with st.container(width=420):
             st.table([{"": name, "Value": value} for name, value in tile.details])
             key = f"note-{run.id}-{index}"
-            st.text_area("Note on this image", notes.read(run).of(index), key=key, max_chars=notes.LONGEST, height=80,
+            st.text_area("Note on this image", ticks.kept(run).of(index), key=key, max_chars=notes.LONGEST, height=80,
                          placeholder="It is kept with the run.", on_change=keep_note, args=(run, index, key),
                          **shell.acting())
             link.copy()

@@ -108,6 +108,15 @@ def test_a_half_deleted_run_breaks_no_page(page_name, query, harm, run, other):
         show(page_name, run=other.id, other=run.id)
 
 
+@pytest.mark.parametrize("page_name, query, key", [
+    ("pages/Influence.py", {}, "harmful"), (TRAINING, {"view": "browse"}, "browse"), (TRAINING, {"image": "3"}, "image-3")])
+def test_damaged_notes_are_told_once_and_hide_no_score(page_name, query, key, run):
+    (run.path / "notes.json").write_text("[]")
+    app = show(page_name, run=run.id, **query)
+    assert said(app).count("does not hold notes of a run") == 1 and tiles(app, key)
+    assert not any(tile["ticked"] for tile in tiles(app, key)) and (run.path / "notes.json").read_text() == "[]"
+
+
 def test_the_matrix_shows_the_cell_of_the_link(run):
     app = show(TRAINING, run=run.id, view="matrix", group="All test images", label="Dress")
     assert app.query_params["group"] == "All test images" and app.query_params["label"] == "Dress"

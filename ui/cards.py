@@ -3,9 +3,9 @@
 import numpy as np
 import streamlit as st
 
-from engine import explore, influence, notes, uploads
+from engine import explore, influence, uploads
 from engine.config import uploaded
-from ui import formats, gallery, link, pictures
+from ui import formats, gallery, link, pictures, ticks
 
 PLAIN = 20        # images of a set that are shown
 
@@ -20,7 +20,7 @@ def training(run, dataset, indices, lines: list[tuple[str, ...]], extra=None, le
     """Training images: `lines` of each stand below it; enlarged come its labels, `extra` details, the steps that
     used it, its note, and its scores on the run's targets, less the one of key `leave_out`. `first`: the rank of the
     first, where they are ranked."""
-    config, said = run.config, notes.read(run)
+    config, said = run.config, ticks.kept(run)
     indices = np.asarray(indices, np.int64)
     targets, scores_KM = explore.scores_on(run, indices)
     titles = [f"{influence.title(t.name, dataset)} · {t.function}" for t in targets]

@@ -55,6 +55,7 @@ def page(title: str):
             if files.read_only():
                 st.caption(READ_ONLY)
         st.title(title)
+        st.session_state["told"] = set()
         manager()               # here, where its error is shown: a fragment's would be a bare traceback
         with st.sidebar:
             _status_strip()
@@ -85,6 +86,14 @@ def show_error(what: str, remedy: str, details: str | None = None) -> None:
     if details:
         with st.expander("Traceback"):
             st.code(details)
+
+
+def show_error_once(what: str, remedy: str) -> None:
+    """For what several parts of a page run into."""
+    told = st.session_state.setdefault("told", set())
+    if what not in told:
+        told.add(what)
+        show_error(what, remedy)
 
 
 def acting(disabled: bool = False, help: str | None = None) -> dict:

@@ -3,11 +3,21 @@
 import functools
 
 from engine import files, notes
+from engine.errors import IntegrityError
 from ui import gallery, pictures, shell
 
 
+def kept(run) -> notes.Notes:
+    """The run's ticks and notes; none, said once on the page, where their file is damaged: its scores are not."""
+    try:
+        return notes.read(run)
+    except IntegrityError as error:
+        shell.show_error_once(error.what, error.remedy)
+        return notes.Notes()
+
+
 def of(run) -> list[int]:
-    return list(notes.read(run).ticked)
+    return list(kept(run).ticked)
 
 
 def change(run, changes: dict[int, bool]) -> None:
