@@ -27,31 +27,36 @@ with shell.page("Replay Explorer"):
     st.markdown(
         "**Which training images made the model say this about that image?** Replay Explorer trains an "
         "image classifier and then runs its training backwards, exactly, which gives the effect of every "
-        "single training image on every target you choose.")
+        "single training image on every target you choose."
+    )
     runs = shell.runs()
     with st.expander("New here? Three steps", expanded=not runs):
         st.markdown(TOUR)
     with st.container(border=True):
         st.subheader("Run the sample" if runs else "Start here")
-        st.write(f"6,000 images of clothes (Fashion-MNIST), a small convolutional network and eight test "
-                 f"images to explain: {config.PRESET_TEXT['sample'].split('; ')[1]}.")
-        st.button("Run the sample", type="primary", icon=":material/play_arrow:", on_click=start_sample,
-                  **shell.acting())
+        st.write(
+            f"6,000 images of clothes (Fashion-MNIST), a small convolutional network and eight test "
+            f"images to explain: {config.PRESET_TEXT['sample'].split('; ')[1]}."
+        )
+        st.button(
+            "Run the sample", type="primary", icon=":material/play_arrow:", on_click=start_sample, **shell.acting()
+        )
         st.page_link("pages/Set_up_a_run.py", label="Or set up a run of your own", icon=":material/tune:")
 
     st.subheader("Recent runs")
     if not runs:
-        st.info("No runs yet. Run the sample, watch it, and look at its influence.",
-                icon=":material/info:")
+        st.info("No runs yet. Run the sample, watch it, and look at its influence.", icon=":material/info:")
     for run in runs[:RECENT]:
         with st.container(border=True):
             name, what, live, influence = st.columns([4, 5, 1, 1.3], vertical_alignment="center")
             name.markdown(f"**{formats.run_label(run)}**")
             try:
                 manifest, config_of = run.manifest, run.config
-                what.caption(f"{config_of.dataset} · {config_of.model} · "
-                             f"{formats.count(len(run.targets()), 'targets')} scored · test accuracy "
-                             f"{formats.percent(manifest.get('test_accuracy'))} · {formats.age(manifest.get('created'))}")
+                what.caption(
+                    f"{config_of.dataset} · {config_of.model} · "
+                    f"{formats.count(len(run.targets()), 'targets')} scored · test accuracy "
+                    f"{formats.percent(manifest.get('test_accuracy'))} · {formats.age(manifest.get('created'))}"
+                )
             except ReplayError as error:
                 what.caption(error.what)
                 continue

@@ -12,8 +12,8 @@ import os
 # two cores, spinning made training four times slower. OpenMP reads this when torch is loaded.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
-from engine.config import Recipe  # noqa: E402
-from engine.errors import ReplayError  # noqa: E402
+from engine.config import Recipe
+from engine.errors import ReplayError
 
 __all__ = ["Recipe", "ReplayError", "Trained", "attribute", "evaluate", "retrain", "train"]
 
@@ -21,5 +21,6 @@ __all__ = ["Recipe", "ReplayError", "Trained", "attribute", "evaluate", "retrain
 def __getattr__(name: str):
     if name in __all__:
         from engine import api
+
         return getattr(api, name)
     raise AttributeError(f"module 'engine' has no attribute {name!r}")

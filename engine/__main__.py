@@ -12,8 +12,14 @@ from collections import Counter
 from pathlib import Path
 
 from engine import config as configs
-from engine import files, runs, trust
+from engine import files, space
+from engine.analysis import trust
+from engine.analysis import what_if as what_ifs
+from engine.datasets import registry as dataset_registry
 from engine.errors import ConfigError, ReplayError, RunNotFoundError
+from engine.runs import job as run_jobs
+from engine.runs import run as runs
+from engine.targets import functions as target_functions
 
 OK, FAILED, USAGE, NOT_FOUND, INTERRUPTED = 0, 1, 2, 3, 130
 
@@ -41,9 +47,12 @@ the .json beside each names targets, target function, sign and unit."""
 
 def parser() -> argparse.ArgumentParser:
     top = argparse.ArgumentParser(
-        prog="python -m engine", epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter,
+        prog="python -m engine",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
         description="Train an image classifier, then replay its training backwards to score every "
-                    "training image for each target.")
+        "training image for each target.",
+    )
     common = argparse.ArgumentParser(add_help=False)
     common.add_argument("--outputs", metavar="DIR", help="folder of all runs")
     common.add_argument("--log-level", default="warning", choices=("debug", "info", "warning", "error"))
@@ -52,54 +61,90 @@ def parser() -> argparse.ArgumentParser:
     settings = argparse.ArgumentParser(add_help=False)
     settings.add_argument("--preset", default="sample", help=f"one of {', '.join(configs.PRESETS)} (sample)")
     settings.add_argument("--targets", metavar="T,T,…", help="targets, such as test:0,class:3")
-    settings.add_argument("--function", choices=configs.TARGET_FUNCTIONS, help="target function (loss)")
+    settings.add_argument("--function", choices=target_functions.TARGET_FUNCTIONS, help="target function (loss)")
     settings.add_argument("--mode", choices=configs.REPLAY_MODES, help="where the trajectory is kept")
-    settings.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", dest="settings",
-                          help="change one setting of the preset; may be repeated")
-    for name, what in (("run", "train, replay, print where the scores are"),
-                       ("estimate", "memory, disk and time of each replay mode, from a short measurement")):
-        commands.add_parser(name, parents=[common, settings], help=what, epilog=_settings(),
-                            formatter_class=argparse.RawDescriptionHelpFormatter)
+    settings.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        dest="settings",
+        help="change one setting of the preset; may be repeated",
+    )
+    for name, what in (
+        ("run", "train, replay, print where the scores are"),
+        ("estimate", "memory, disk and time of each replay mode, from a short measurement"),
+    ):
+        commands.add_parser(
+            name,
+            parents=[common, settings],
+            help=what,
+            epilog=_settings(),
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
 
-    attribute = commands.add_parser("attribute", parents=[common],
-                                    help="score further targets of a trained run, without training")
+    attribute = commands.add_parser(
+        "attribute", parents=[common], help="score further targets of a trained run, without training"
+    )
     attribute.add_argument("run", metavar="RUN")
     attribute.add_argument("--targets", required=True, metavar="T,T,…")
-    attribute.add_argument("--function", choices=configs.TARGET_FUNCTIONS, default="loss")
-    attribute.add_argument("--mode", choices=configs.REPLAY_MODES,
-                           help="another replay mode than that of the trajectory kept; trains again where it must")
+    attribute.add_argument("--function", choices=target_functions.TARGET_FUNCTIONS, default="loss")
+    attribute.add_argument(
+        "--mode",
+        choices=configs.REPLAY_MODES,
+        help="another replay mode than that of the trajectory kept; trains again where it must",
+    )
 
-    resume = commands.add_parser("resume", parents=[common],
-                                 help="go on with a run that was killed, cancelled or failed")
+    resume = commands.add_parser(
+        "resume", parents=[common], help="go on with a run that was killed, cancelled or failed"
+    )
     resume.add_argument("run", metavar="RUN")
-    rebuild = commands.add_parser("rebuild", parents=[common], help="train once more, to make deleted or "
-                                  "damaged checkpoints again, or those of another mode")
+    rebuild = commands.add_parser(
+        "rebuild",
+        parents=[common],
+        help="train once more, to make deleted or damaged checkpoints again, or those of another mode",
+    )
     rebuild.add_argument("run", metavar="RUN")
     rebuild.add_argument("--mode", choices=configs.REPLAY_MODES[1:], default="disk", help="(disk)")
 
-    validate = commands.add_parser("validate", parents=[common], help="train again without random subsets, and "
-                                   "compare what happens with what the scores say")
+    validate = commands.add_parser(
+        "validate",
+        parents=[common],
+        help="train again without random subsets, and compare what happens with what the scores say",
+    )
     validate.add_argument("run", metavar="RUN")
     validate.add_argument("--subsets", type=int, default=32, metavar="M", help="retrainings a fraction (32)")
     validate.add_argument("--drop", type=_drops, default=(0.01,), metavar="F,F", help="fractions to leave out (0.01)")
     validate.add_argument("--seed", type=int, default=0, help="of the subsets (0)")
-    smoothness = commands.add_parser("smoothness", parents=[common],
-                                     help="how straight the training's answer to changed weights is")
+    smoothness = commands.add_parser(
+        "smoothness", parents=[common], help="how straight the training's answer to changed weights is"
+    )
     smoothness.add_argument("run", metavar="RUN")
-    smoothness.add_argument("--directions", type=int, default=2, metavar="D",
-                            help="random directions, two trainings each (2)")
+    smoothness.add_argument(
+        "--directions", type=int, default=2, metavar="D", help="random directions, two trainings each (2)"
+    )
     smoothness.add_argument("--seed", type=int, default=0, help="of the directions (0)")
-    what_if = commands.add_parser("what-if", parents=[common], help="train again without some images, or with "
-                                  "other labels, beside what the scores predict")
+    what_if = commands.add_parser(
+        "what-if",
+        parents=[common],
+        help="train again without some images, or with other labels, beside what the scores predict",
+    )
     what_if.add_argument("run", metavar="RUN")
     what_if.add_argument("--leave-out", default="", metavar="I,I", help="training images")
-    what_if.add_argument("--relabel", default="", metavar="I=C,I=C", help="training images and their other labels, by number")
-    suspects = commands.add_parser("suspects", parents=[common], help="training images by the harm they do: "
-                                   "the likeliest wrong labels first")
+    what_if.add_argument(
+        "--relabel", default="", metavar="I=C,I=C", help="training images and their other labels, by number"
+    )
+    suspects = commands.add_parser(
+        "suspects", parents=[common], help="training images by the harm they do: the likeliest wrong labels first"
+    )
     suspects.add_argument("run", metavar="RUN")
     suspects.add_argument("--target", metavar="KEY", help="by which target (test:all where it was scored)")
-    suspects.add_argument("--by", choices=("harm", "loss"), default="harm", help="the order: harm to the target, or "
-                          "the trained model's loss on the label given (harm)")
+    suspects.add_argument(
+        "--by",
+        choices=("harm", "loss"),
+        default="harm",
+        help="the order: harm to the target, or the trained model's loss on the label given (harm)",
+    )
     suspects.add_argument("--count", type=int, default=20, metavar="K", help="how many to print (20)")
     suspects.add_argument("--csv", metavar="FILE", help="write all of them")
 
@@ -142,7 +187,6 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _configured(given) -> configs.RunConfig:
-    from engine import data
     config = configs.preset(given.preset)
     changes = dict(_setting(text) for text in given.settings)
     for name, value in (("target_function", given.function), ("replay_mode", given.mode)):
@@ -151,7 +195,7 @@ def _configured(given) -> configs.RunConfig:
     if given.targets is not None:
         changes["targets"] = _targets(given.targets)
     config = config.replace(**changes)
-    dataset = data.load(config.dataset)
+    dataset = dataset_registry.load(config.dataset)
     return configs.check(config, len(dataset.train_labels), len(dataset.test_labels), len(dataset.classes))
 
 
@@ -161,11 +205,11 @@ def _run(given, root: Path) -> int:
 
 def _attribute(given, root: Path) -> int:
     run = runs.Run.open(root, given.run)
-    return _execute(run, runs.Job("replay", run.mode_for(given.mode), _targets(given.targets), given.function))
+    return _execute(run, run_jobs.Job("replay", run.mode_for(given.mode), _targets(given.targets), given.function))
 
 
 def _rebuild(given, root: Path) -> int:
-    return _execute(runs.Run.open(root, given.run), runs.Job("rebuild", given.mode))
+    return _execute(runs.Run.open(root, given.run), run_jobs.Job("rebuild", given.mode))
 
 
 def _resume(given, root: Path) -> int:
@@ -174,15 +218,19 @@ def _resume(given, root: Path) -> int:
 
 def _validate(given, root: Path) -> int:
     run = runs.Run.open(root, given.run)
-    code = _check(run, runs.Job("validate", options={"subsets": given.subsets, "drops": given.drop, "seed": given.seed}))
+    code = _check(
+        run, run_jobs.Job("validate", options={"subsets": given.subsets, "drops": given.drop, "seed": given.seed})
+    )
     for report in trust.reports(run):
         if report["drop"] not in given.drop or report["seed"] != given.seed or report["subsets"] != given.subsets:
             continue
-        print(f"\n{run.path / 'validation' / report['name']}.json\n"
-              f"{report['function']}, {report['subsets']} subsets, {100 * report['drop']:g} % left out "
-              f"({report['left_out']:,} images): LDS {report['lds_mean']:.3f} "
-              f"({report['lds_mean_low']:.3f} to {report['lds_mean_high']:.3f}), slope {report['slope_mean']:.2f}, "
-              f"R² {report['r2_mean']:.2f}; noise {100 * report['noise_share']:.2g} % of the variance")
+        print(
+            f"\n{run.path / 'validation' / report['name']}.json\n"
+            f"{report['function']}, {report['subsets']} subsets, {100 * report['drop']:g} % left out "
+            f"({report['left_out']:,} images): LDS {report['lds_mean']:.3f} "
+            f"({report['lds_mean_low']:.3f} to {report['lds_mean_high']:.3f}), slope {report['slope_mean']:.2f}, "
+            f"R² {report['r2_mean']:.2f}; noise {100 * report['noise_share']:.2g} % of the variance"
+        )
         print(f"{'target':12}{'LDS':>8}{'95 % interval':>20}{'slope':>8}{'R²':>8}")
         for t in report["targets"]:
             print(f"{t['name']:12}{t['lds']:8.3f}{t['low']:10.3f} to{t['high']:7.3f}{t['slope']:8.2f}{t['r2']:8.2f}")
@@ -191,24 +239,32 @@ def _validate(given, root: Path) -> int:
 
 def _smoothness(given, root: Path) -> int:
     run = runs.Run.open(root, given.run)
-    return _check(run, runs.Job("smoothness", options={"directions": given.directions, "seed": given.seed}))
+    return _check(run, run_jobs.Job("smoothness", options={"directions": given.directions, "seed": given.seed}))
 
 
 def _what_if(given, root: Path) -> int:
-    from engine import data
+
     run = runs.Run.open(root, given.run)
     try:
         left_out = [int(i) for i in given.leave_out.split(",") if i]
         relabelled = {int(i): int(c) for i, _, c in (pair.partition("=") for pair in given.relabel.split(",") if pair)}
     except ValueError:
-        raise ConfigError("--leave-out takes image numbers, and --relabel pairs of them with label numbers.",
-                          "Write them like --leave-out 3,14 --relabel 15=9.") from None
-    left_out, relabelled = trust.check_changes(left_out, relabelled, data.load(run.config.dataset))
-    code = _check(run, runs.Job("what-if", options={
-        "left_out": left_out.tolist(), "relabelled": {str(i): c for i, c in relabelled.items()}}))
+        raise ConfigError(
+            "--leave-out takes image numbers, and --relabel pairs of them with label numbers.",
+            "Write them like --leave-out 3,14 --relabel 15=9.",
+        ) from None
+    left_out, relabelled = what_ifs.check_changes(left_out, relabelled, dataset_registry.load(run.config.dataset))
+    code = _check(
+        run,
+        run_jobs.Job(
+            "what-if", options={"left_out": left_out.tolist(), "relabelled": {str(i): c for i, c in relabelled.items()}}
+        ),
+    )
     report = trust.what_ifs(run)[-1]
-    print(f"\n{run.path / 'validation' / report['name']}.json; test accuracy {report['test_accuracy_before']:.1%} "
-          f"before, {report['test_accuracy']:.1%} retrained\n{'target':20}{'before':>10}{'predicted':>11}{'retrained':>11}")
+    print(
+        f"\n{run.path / 'validation' / report['name']}.json; test accuracy {report['test_accuracy_before']:.1%} "
+        f"before, {report['test_accuracy']:.1%} retrained\n{'target':20}{'before':>10}{'predicted':>11}{'retrained':>11}"
+    )
     for t in report["targets"]:
         function, predicted = t["function"], t["predicted"]
         said = f"{predicted[function]:.4f}" if predicted else "-"
@@ -217,7 +273,8 @@ def _what_if(given, root: Path) -> int:
 
 
 def _suspects(given, root: Path) -> int:
-    from engine import suspects
+    from engine.analysis import suspects
+
     run = runs.Run.open(root, given.run)
     found = suspects.ranked(run, given.target, given.by)
     if given.csv:
@@ -228,7 +285,7 @@ def _suspects(given, root: Path) -> int:
     return OK
 
 
-def _check(run: runs.Run, job: runs.Job) -> int:
+def _check(run: runs.Run, job: run_jobs.Job) -> int:
     """Executes a job that checks scores, and prints the verdict."""
     code = _execute(run, job)
     verdict = trust.verdict(run)
@@ -236,8 +293,9 @@ def _check(run: runs.Run, job: runs.Job) -> int:
     return code
 
 
-def _execute(run: runs.Run, job: runs.Job | None = None) -> int:
-    from engine import work
+def _execute(run: runs.Run, job: run_jobs.Job | None = None) -> int:
+    from engine.jobs import execute as work
+
     with run.locked(), _Bar() as bar:
         print(f"run {run.id}", flush=True)
         name = work.execute(run, job, on_event=bar.event)
@@ -249,20 +307,28 @@ def _execute(run: runs.Run, job: runs.Job | None = None) -> int:
 
 
 def _estimate(given, root: Path) -> int:
-    from engine.estimate import estimate
+    from engine.jobs.estimate import estimate
+
     config = _configured(given)
     told = estimate(config, root, measure=True)
-    print(f"{told.steps:,} steps of {told.parameters:,} parameters and {told.buffers:,} buffers; "
-          f"{len(config.targets)} targets; {told.device_name}\n"
-          f"training {told.train_seconds:.1f} s; a segment is {told.segment:,} steps\n"
-          f"free: disk {told.disk_free / 1e9:.1f} GB, RAM {told.ram_free / 1e9:.1f} GB"
-          + (f", GPU {told.gpu_free / 1e9:.1f} GB" if told.gpu_free else "") + "\n")
-    print(f"{'mode':11}{'disk kept':>12}{'disk peak':>12}{'RAM peak':>12}{'GPU peak':>12}{'time':>10}{'× training':>12}  fits")
+    print(
+        f"{told.steps:,} steps of {told.parameters:,} parameters and {told.buffers:,} buffers; "
+        f"{len(config.targets)} targets; {told.device_name}\n"
+        f"training {told.train_seconds:.1f} s; a segment is {told.segment:,} steps\n"
+        f"free: disk {told.disk_free / 1e9:.1f} GB, RAM {told.ram_free / 1e9:.1f} GB"
+        + (f", GPU {told.gpu_free / 1e9:.1f} GB" if told.gpu_free else "")
+        + "\n"
+    )
+    print(
+        f"{'mode':11}{'disk kept':>12}{'disk peak':>12}{'RAM peak':>12}{'GPU peak':>12}{'time':>10}{'× training':>12}  fits"
+    )
     for name, mode in told.modes.items():
         gpu = f"{mode.gpu / 1e6:,.1f} MB" if mode.gpu else "-"
-        print(f"{name:11}{mode.disk / 1e6:>9,.1f} MB{mode.disk_peak / 1e6:>9,.1f} MB{mode.ram / 1e6:>9,.0f} MB"
-              f"{gpu:>12}{mode.seconds:>8,.1f} s{mode.seconds / told.train_seconds:>12.1f}  "
-              f"{'yes' if not mode.problem else 'no: ' + mode.problem}")
+        print(
+            f"{name:11}{mode.disk / 1e6:>9,.1f} MB{mode.disk_peak / 1e6:>9,.1f} MB{mode.ram / 1e6:>9,.0f} MB"
+            f"{gpu:>12}{mode.seconds:>8,.1f} s{mode.seconds / told.train_seconds:>12.1f}  "
+            f"{'yes' if not mode.problem else 'no: ' + mode.problem}"
+        )
     print(f"\nrecommended: {told.recommended or 'none of them fits'}")
     return OK if told.recommended else FAILED
 
@@ -280,11 +346,15 @@ class _Bar:
 
     def event(self, event: dict) -> None:
         from tqdm import tqdm
+
         if event["kind"] == "note":
             tqdm.write(event["text"], file=sys.stderr)
         elif event["kind"] == "paused":
-            tqdm.write(f"paused: the disk has {event['disk_free']:,} bytes free, and {event['needed']:,} are "
-                       "needed; free some, and the run goes on", file=sys.stderr)
+            tqdm.write(
+                f"paused: the disk has {event['disk_free']:,} bytes free, and {event['needed']:,} are "
+                "needed; free some, and the run goes on",
+                file=sys.stderr,
+            )
         if event["kind"] != "progress":
             return
         if event["phase"] != self.phase:
@@ -307,19 +377,31 @@ def _list(given, root: Path) -> int:
             accuracy = "" if value is None else f"{value:.1%}"
             targets = f"{len(run.targets())} targets"
         except ReplayError:
-            pass                     # the status says damaged; `info` says why
-        print(f"{run.id:40} {run.status:12} {sum(run.sizes().values()) / 1e6:9.1f} MB "
-              f"{accuracy:>6} {targets}")
+            pass  # the status says damaged; `info` says why
+        print(f"{run.id:40} {run.status:12} {sum(run.sizes().values()) / 1e6:9.1f} MB {accuracy:>6} {targets}")
     return OK
 
 
 def _info(given, root: Path) -> int:
     run = runs.Run.open(root, given.run)
     events, _ = run.events()
-    print(json.dumps({
-        "run": run.id, "path": str(run.path), "status": run.status, "bytes": run.sizes(),
-        "targets": [t.key for t in run.targets()], "modes": run.modes(), "resumable": run.resumable, "config": run.config.to_dict(),
-        "manifest": run.manifest, "events": Counter(e["kind"] for e in events)}, indent=1))
+    print(
+        json.dumps(
+            {
+                "run": run.id,
+                "path": str(run.path),
+                "status": run.status,
+                "bytes": run.sizes(),
+                "targets": [t.key for t in run.targets()],
+                "modes": run.modes(),
+                "resumable": run.resumable,
+                "config": run.config.to_dict(),
+                "manifest": run.manifest,
+                "events": Counter(e["kind"] for e in events),
+            },
+            indent=1,
+        )
+    )
     return OK
 
 
@@ -328,7 +410,7 @@ def _storage(given, root: Path) -> int:
     for run in runs.list_runs(root):
         sizes = run.sizes()
         print(f"{run.id:40}" + "".join(f"{n:>14,}" for n in [*sizes.values(), sum(sizes.values())]))
-    print(f"{root}: {files.size_of(root):,} bytes used, {files.disk_free(root):,} free")
+    print(f"{root}: {files.size_of(root):,} bytes used, {space.disk_free(root):,} free")
     return OK
 
 
@@ -356,23 +438,35 @@ def _setting(text: str) -> tuple[str, object]:
     name, equals, value = text.partition("=")
     known = [*configs.RANGES, *configs.CHOICES, *configs.FLAGS]
     if not equals or name not in known:
-        raise ConfigError(f"--set {text} is not NAME=VALUE with a known name.",
-                          f"The names are {', '.join(known)}.")
+        raise ConfigError(f"--set {text} is not NAME=VALUE with a known name.", f"The names are {', '.join(known)}.")
     if name in configs.CHOICES:
         return name, value
     try:
-        parsed = json.loads(value)       # numbers, true and false; `check` judges the rest
+        parsed = json.loads(value)  # numbers, true and false; `check` judges the rest
     except ValueError:
-        raise ConfigError(f"--set {text}: {value!r} is no number.", "Write it like 0.05 or 8.",
-                          {name: "is no number"}) from None
+        raise ConfigError(
+            f"--set {text}: {value!r} is no number.", "Write it like 0.05 or 8.", {name: "is no number"}
+        ) from None
     if name in configs.RANGES and configs.RANGES[name].kind is float and isinstance(parsed, int):
         parsed = parsed if isinstance(parsed, bool) else float(parsed)
     return name, parsed
 
 
-COMMANDS = {"run": _run, "estimate": _estimate, "attribute": _attribute, "resume": _resume,
-            "rebuild": _rebuild, "validate": _validate, "smoothness": _smoothness, "what-if": _what_if,
-            "suspects": _suspects, "list": _list, "info": _info, "storage": _storage, "clean": _clean}
+COMMANDS = {
+    "run": _run,
+    "estimate": _estimate,
+    "attribute": _attribute,
+    "resume": _resume,
+    "rebuild": _rebuild,
+    "validate": _validate,
+    "smoothness": _smoothness,
+    "what-if": _what_if,
+    "suspects": _suspects,
+    "list": _list,
+    "info": _info,
+    "storage": _storage,
+    "clean": _clean,
+}
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -9,17 +9,21 @@ import torch
 from torch import Tensor, nn
 
 from engine import device as devices
-from engine import targets as phi
-from engine import training
-from engine.check import check_model
 from engine.config import RANGES, REPLAY_MODES, Recipe, RunConfig, problems
+from engine.core import targets as phi
+from engine.core import training
+from engine.core.check import check_model
+from engine.core.replay import replay
+from engine.core.schedule import plan_for
+from engine.core.state import State, Trajectory
+from engine.core.stream import Examples
 from engine.errors import ConfigError
-from engine.models import FunctionalModel
-from engine.replay import replay
-from engine.schedule import plan_for, segment_length
-from engine.state import Examples, State
-from engine.store import DiskStore, MemoryStore, Writer
-from engine.trajectory import Checkpoints, Digests, EveryState, Trajectory
+from engine.models.functional import FunctionalModel
+from engine.trajectory.digests import Digests
+from engine.trajectory.modes import Checkpoints, EveryState
+from engine.trajectory.segments import segment_length
+from engine.trajectory.stores import DiskStore, MemoryStore
+from engine.trajectory.writer import Writer
 
 
 @dataclass(frozen=True)
@@ -29,9 +33,9 @@ class Trained:
     model: FunctionalModel
     data: Examples
     recipe: Recipe
-    weights: Tensor              # [N]
+    weights: Tensor  # [N]
     trajectory: Trajectory
-    state: State                 # after the last step
+    state: State  # after the last step
 
     @property
     def model_state(self) -> dict[str, Tensor]:
@@ -39,9 +43,19 @@ class Trained:
         return self.model.load(self.state.theta, self.state.buffers)
 
 
-def train(model: nn.Module, inputs: Tensor, labels: Tensor, recipe: Recipe = Recipe(), *,
-          weights: Tensor | None = None, device: str = "auto", replay_mode: str | None = None,
-          trajectory_folder: str | Path | None = None, segment: int = 0, check: bool = True) -> Trained:
+def train(
+    model: nn.Module,
+    inputs: Tensor,
+    labels: Tensor,
+    recipe: Recipe = Recipe(),
+    *,
+    weights: Tensor | None = None,
+    device: str = "auto",
+    replay_mode: str | None = None,
+    trajectory_folder: str | Path | None = None,
+    segment: int = 0,
+    check: bool = True,
+) -> Trained:
     """Trains a copy of `model` with SGD and cross-entropy loss, keeping what a replay needs.
 
     `inputs` [N, ...], floating-point (its dtype is the precision of everything); `labels` int64
@@ -74,14 +88,22 @@ def train(model: nn.Module, inputs: Tensor, labels: Tensor, recipe: Recipe = Rec
         replay_mode = replay_mode or ("memory" if trajectory_folder is None else "disk")
         store = _store(replay_mode, trajectory_folder, where)
         kind = Checkpoints if replay_mode == "recompute" else EveryState
-        trajectory = kind(store, initial, functools.partial(training.advance, functional, data, recipe, weights),
-                          digests)
+        trajectory = kind(
+            store, initial, functools.partial(training.advance, functional, data, recipe, weights), digests
+        )
         state = training.train(functional, data, recipe, weights, trajectory)
     return Trained(functional, data, recipe, weights, trajectory, state)
 
 
-def attribute(trained: Trained, inputs: Tensor, labels: Tensor, *, function: str = "loss",
-              targets: list | None = None, targets_per_pass: int = 0) -> np.ndarray:
+def attribute(
+    trained: Trained,
+    inputs: Tensor,
+    labels: Tensor,
+    *,
+    function: str = "loss",
+    targets: list | None = None,
+    targets_per_pass: int = 0,
+) -> np.ndarray:
     """Scores float32 [K, N]: the derivative of each target with respect to each training weight.
 
     `inputs` [M, ...] and `labels` int64 [M] are the images to explain. Each is a target, K = M,
@@ -96,8 +118,9 @@ def attribute(trained: Trained, inputs: Tensor, labels: Tensor, *, function: str
     _check_function(function)
     with devices.exact_arithmetic():
         adjoint = phi.adjoints(trained.model, trained.state, data, sets, function)
-        scores = replay(trained.model, trained.data, trained.recipe, trained.trajectory, adjoint,
-                        trained.weights, targets_per_pass)
+        scores = replay(
+            trained.model, trained.data, trained.recipe, trained.trajectory, adjoint, trained.weights, targets_per_pass
+        )
     return scores.float().cpu().numpy()
 
 
@@ -105,18 +128,28 @@ def retrain(trained: Trained, weights: Tensor) -> State:
     """The final state of the same training with other example `weights` [N]; 0 leaves one out."""
     _check_weights(weights, trained.data)
     with devices.exact_arithmetic():
-        return training.train(trained.model, trained.data, trained.recipe,
-                              weights.to(trained.weights))
+        return training.train(trained.model, trained.data, trained.recipe, weights.to(trained.weights))
 
 
-def evaluate(trained: Trained, inputs: Tensor, labels: Tensor, *, function: str = "loss",
-             targets: list | None = None, state: State | None = None) -> np.ndarray:
+def evaluate(
+    trained: Trained,
+    inputs: Tensor,
+    labels: Tensor,
+    *,
+    function: str = "loss",
+    targets: list | None = None,
+    state: State | None = None,
+) -> np.ndarray:
     """Values float64 [K] of the targets of `attribute`, at the trained state or a retrained one."""
     data = _targets_data(trained, inputs, labels)
     _check_function(function)
     with devices.exact_arithmetic():
-        return phi.values(trained.model, state or trained.state, data, _sets(targets, len(data)),
-                          function).double().cpu().numpy()
+        return (
+            phi.values(trained.model, state or trained.state, data, _sets(targets, len(data)), function)
+            .double()
+            .cpu()
+            .numpy()
+        )
 
 
 def _targets_data(trained: Trained, inputs: Tensor, labels: Tensor) -> Examples:
@@ -130,36 +163,51 @@ def _sets(targets: list | None, count: int) -> list[np.ndarray]:
         return [np.array([i]) for i in range(count)]
     sets = [np.asarray(s, dtype=np.int64).reshape(-1) for s in targets]
     if not sets or any(s.size == 0 or s.min() < 0 or s.max() >= count for s in sets):
-        raise ConfigError(f"A target names none of the {count} images, or one that is not there.",
-                          f"Give non-empty sets of indices from 0 to {count - 1}.")
+        raise ConfigError(
+            f"A target names none of the {count} images, or one that is not there.",
+            f"Give non-empty sets of indices from 0 to {count - 1}.",
+        )
     return sets
 
 
 def _check_function(function: str) -> None:
     if function not in phi.FUNCTIONS:
-        raise ConfigError(f"There is no target function {function!r}.",
-                          f"Choose one of {', '.join(phi.FUNCTIONS)}.")
+        raise ConfigError(f"There is no target function {function!r}.", f"Choose one of {', '.join(phi.FUNCTIONS)}.")
 
 
 def _check_tensors(inputs: Tensor, labels: Tensor) -> None:
     if not (isinstance(inputs, Tensor) and inputs.is_floating_point()):
-        raise ConfigError("`inputs` must be a floating-point tensor [N, ...].",
-                          "Convert it, for example with images.float() / 255.")
-    if not (isinstance(labels, Tensor) and labels.dtype == torch.int64 and labels.dim() == 1
-            and len(labels) == len(inputs) > 0):
-        raise ConfigError(f"`labels` must be an int64 tensor [{len(inputs)}], one label an input.",
-                          "Convert it with torch.as_tensor(labels, dtype=torch.int64).")
+        raise ConfigError(
+            "`inputs` must be a floating-point tensor [N, ...].", "Convert it, for example with images.float() / 255."
+        )
+    if not (
+        isinstance(labels, Tensor)
+        and labels.dtype == torch.int64
+        and labels.dim() == 1
+        and len(labels) == len(inputs) > 0
+    ):
+        raise ConfigError(
+            f"`labels` must be an int64 tensor [{len(inputs)}], one label an input.",
+            "Convert it with torch.as_tensor(labels, dtype=torch.int64).",
+        )
     if labels.min() < 0:
         raise ConfigError("A label is negative.", "Number the classes from 0.")
 
 
 def _check_recipe(recipe: Recipe, n: int) -> None:
-    found = {name: problem for name, problem in problems(RunConfig(recipe=recipe), n_train=n).items()
-             if name.startswith("recipe.")}
+    found = {
+        name: problem
+        for name, problem in problems(RunConfig(recipe=recipe), n_train=n).items()
+        if name.startswith("recipe.")
+    }
     if found:
-        raise ConfigError("; ".join(f"{k} {v}" for k, v in found.items()) + ".",
-                          f"Correct the recipe; {list(found)[0]} is: {RANGES[list(found)[0]].what}"
-                          if list(found)[0] in RANGES else "Correct the recipe.", found)
+        raise ConfigError(
+            "; ".join(f"{k} {v}" for k, v in found.items()) + ".",
+            f"Correct the recipe; {list(found)[0]} is: {RANGES[list(found)[0]].what}"
+            if list(found)[0] in RANGES
+            else "Correct the recipe.",
+            found,
+        )
 
 
 def _check_weights(weights: Tensor, data: Examples) -> None:
@@ -171,8 +219,10 @@ def _store(mode: str, folder: str | Path | None, device: torch.device) -> Memory
     if mode not in REPLAY_MODES:
         raise ConfigError(f"There is no replay mode {mode!r}.", f"Choose one of {', '.join(REPLAY_MODES)}.")
     if mode == ("disk" if folder is None else "memory"):
-        raise ConfigError(f"Replay mode {mode!r} does not go with trajectory_folder={folder!r}.",
-                          "Disk mode needs a folder, memory mode takes none.")
+        raise ConfigError(
+            f"Replay mode {mode!r} does not go with trajectory_folder={folder!r}.",
+            "Disk mode needs a folder, memory mode takes none.",
+        )
     if folder is None:
         return MemoryStore(full=mode == "recompute")
     folder = Path(folder)

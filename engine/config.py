@@ -10,21 +10,27 @@ import dataclasses
 import hashlib
 import json
 import math
-import re
 from dataclasses import dataclass, field
 
 from engine.errors import ConfigError
+from engine.targets.functions import TARGET_FUNCTIONS
+from engine.targets.names import target_problem, uploaded
 
 SCHEMA = 2
-TRAINING_SCHEMA = 2       # of what `training_digest` covers, and of how a step computes
+
+TRAINING_SCHEMA = 2  # of what `training_digest` covers, and of how a step computes
+
 SCHEDULES = ("one-cycle", "cosine", "constant")
-TARGET_FUNCTIONS = ("loss", "margin")
+
 REPLAY_MODES = ("memory", "disk", "recompute")
+
 PRECISIONS = ("float32", "float64")
+
 DEVICES = ("auto", "cpu", "cuda")
+
 MODELS = ("small-cnn", "resnet9")
+
 DATASETS = ("fashion-mnist-sample", "fashion-mnist-sample-noisy", "fashion-mnist")
-TARGET = re.compile(r"test:(\d{1,9}|all)|class:(\d{1,5})|image:([0-9a-f]{16}):(\d{1,5})")
 
 
 @dataclass(frozen=True)
@@ -89,8 +95,14 @@ class RunConfig:
 
     def training_digest(self, data_fingerprint: str) -> str:
         """Hex digest of all that decides the trajectory: recipe, model, data and precision."""
-        decides = [TRAINING_SCHEMA, dataclasses.asdict(self.recipe), self.model, self.width, self.precision,
-                   data_fingerprint]
+        decides = [
+            TRAINING_SCHEMA,
+            dataclasses.asdict(self.recipe),
+            self.model,
+            self.width,
+            self.precision,
+            data_fingerprint,
+        ]
         return hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()
 
 
@@ -115,24 +127,34 @@ class Range:
 
 RANGES = {
     "recipe.epochs": Range(1, 10_000, "Passes over the training images.", int),
-    "recipe.batch_size": Range(2, 1_000_000, "Training images a step. Large batches give scores "
-                               "that agree better with retraining.", int),
-    "recipe.peak_lr": Range(1e-8, 100.0, "Highest learning rate, per step. High rates make "
-                            "training chaotic and the scores worthless."),
+    "recipe.batch_size": Range(
+        2, 1_000_000, "Training images a step. Large batches give scores that agree better with retraining.", int
+    ),
+    "recipe.peak_lr": Range(
+        1e-8, 100.0, "Highest learning rate, per step. High rates make training chaotic and the scores worthless."
+    ),
     "recipe.warmup": Range(0.0, 0.9, "Fraction of all steps before the peak learning rate."),
     "recipe.momentum": Range(0.0, 0.9999, "Momentum of SGD; 0 is plain SGD."),
     "recipe.weight_decay": Range(0.0, 10.0, "L2 weight decay, as in torch.optim.SGD."),
-    "recipe.seed": Range(0, 2**31 - 1, "Decides the initial weights and the order of the "
-                         "examples.", int),
+    "recipe.seed": Range(0, 2**31 - 1, "Decides the initial weights and the order of the examples.", int),
     "width": Range(0.125, 16.0, "Factor on every channel count of the model."),
-    "segment": Range(0, 10_000_000, "Steps from one full checkpoint to the next: what recompute mode "
-                     "holds in memory, and what a kill may cost; 0 takes the square root of all "
-                     "steps.", int),
-    "checkpoint_mb": Range(0.0, 1e9, "Disk that the checkpoints of recompute mode may take, in MB "
-                           "(10⁶ bytes); 0 sets no limit. Less disk takes more memory."),
-    "targets_per_pass": Range(0, 4096, "Targets carried through one backward pass; 0 chooses by "
-                              "the free memory.", int),
+    "segment": Range(
+        0,
+        10_000_000,
+        "Steps from one full checkpoint to the next: what recompute mode "
+        "holds in memory, and what a kill may cost; 0 takes the square root of all "
+        "steps.",
+        int,
+    ),
+    "checkpoint_mb": Range(
+        0.0,
+        1e9,
+        "Disk that the checkpoints of recompute mode may take, in MB "
+        "(10⁶ bytes); 0 sets no limit. Less disk takes more memory.",
+    ),
+    "targets_per_pass": Range(0, 4096, "Targets carried through one backward pass; 0 chooses by the free memory.", int),
 }
+
 CHOICES = {
     "recipe.schedule": SCHEDULES,
     "dataset": DATASETS,
@@ -142,23 +164,31 @@ CHOICES = {
     "device": DEVICES,
     "precision": PRECISIONS,
 }
+
 FLAGS = ("recipe.nesterov", "recipe.decay_norm_bias", "clean_when_done")
 
 PRESETS = {
     # Chosen by measured agreement with retraining (docs/trust.md): LDS 0.99 at accuracy 0.855. The
     # same without the logits' scale of 1/2 has 0.82 at 0.849.
     "sample": RunConfig(
-        preset="sample", recipe=Recipe(epochs=6, batch_size=250),
-        targets=tuple(f"test:{i}" for i in range(8)), replay_mode="disk",
+        preset="sample",
+        recipe=Recipe(epochs=6, batch_size=250),
+        targets=tuple(f"test:{i}" for i in range(8)),
+        replay_mode="disk",
     ),
     # All 60,000 images. The highest rate that stays smooth with these initial weights: metasmoothness
     # 0.99 at a peak of 0.03 (accuracy 0.871), 0.77 at 0.045 (0.898). docs/trust.md has the frontier.
     "resnet9": RunConfig(
-        preset="resnet9", dataset="fashion-mnist", model="resnet9", width=0.5,
+        preset="resnet9",
+        dataset="fashion-mnist",
+        model="resnet9",
+        width=0.5,
         recipe=Recipe(epochs=8, batch_size=1000, peak_lr=0.03),
-        targets=tuple(f"test:{i}" for i in range(16)), replay_mode="disk",
+        targets=tuple(f"test:{i}" for i in range(16)),
+        replay_mode="disk",
     ),
 }
+
 PRESET_TEXT = {
     "sample": "6,000 images, small convolutional network; about a minute on 2 CPU cores",
     "resnet9": "60,000 images, ResNet-9; made for a GPU, needs the full Fashion-MNIST files",
@@ -167,8 +197,11 @@ PRESET_TEXT = {
 
 def preset(name: str) -> RunConfig:
     if name not in PRESETS:
-        raise ConfigError(f"There is no preset «{name}».", f"Choose one of {', '.join(PRESETS)}.",
-                          {"preset": f"is not one of {', '.join(PRESETS)}"})
+        raise ConfigError(
+            f"There is no preset «{name}».",
+            f"Choose one of {', '.join(PRESETS)}.",
+            {"preset": f"is not one of {', '.join(PRESETS)}"},
+        )
     return PRESETS[name]
 
 
@@ -180,8 +213,9 @@ def get(config: RunConfig, name: str):
     return value
 
 
-def problems(config: RunConfig, n_train: int | None = None, n_test: int | None = None,
-             n_classes: int | None = None) -> dict[str, str]:
+def problems(
+    config: RunConfig, n_train: int | None = None, n_test: int | None = None, n_classes: int | None = None
+) -> dict[str, str]:
     """Every field that is out of range, with a message; empty where the run can start."""
     found = {}
     for name, allowed in RANGES.items():
@@ -197,8 +231,7 @@ def problems(config: RunConfig, n_train: int | None = None, n_test: int | None =
     if "recipe.momentum" not in found and recipe.nesterov is True and recipe.momentum == 0:
         found["recipe.nesterov"] = "needs a momentum above 0"
     if n_train is not None and "recipe.batch_size" not in found and recipe.batch_size > n_train:
-        found["recipe.batch_size"] = (f"is {recipe.batch_size:,}, larger than the data set's "
-                                      f"{n_train:,} training images")
+        found["recipe.batch_size"] = f"is {recipe.batch_size:,}, larger than the data set's {n_train:,} training images"
     if not found.keys() & {"segment", "checkpoint_mb"} and config.segment and config.checkpoint_mb:
         found["segment"] = "cannot be set together with checkpoint_mb, which chooses it"
     if not config.targets:
@@ -217,33 +250,14 @@ def problems(config: RunConfig, n_train: int | None = None, n_test: int | None =
     return found
 
 
-def target_problem(target: str, n_test: int | None, n_classes: int | None) -> str | None:
-    match = TARGET.fullmatch(target) if isinstance(target, str) else None
-    if match is None:
-        return f"{target!r} is no target; write test:INDEX, class:INDEX or test:all"
-    index, label, _, asked = match.groups()
-    label = label or asked
-    if index not in (None, "all") and n_test is not None and int(index) >= n_test:
-        return f"{target} is out of range: the test images are test:0 to test:{n_test - 1}"
-    if label is not None and n_classes is not None and int(label) >= n_classes:
-        return f"{target} is out of range: the classes are class:0 to class:{n_classes - 1}"
-    return None
-
-
-def uploaded(target: str) -> tuple[str, int] | None:
-    """The image's id and the label asked about, of the target image:ID:LABEL (`engine.uploads`); else None."""
-    match = TARGET.fullmatch(target)
-    return (match[3], int(match[4])) if match and match[3] else None
-
-
-def check(config: RunConfig, n_train: int | None = None, n_test: int | None = None,
-          n_classes: int | None = None) -> RunConfig:
+def check(
+    config: RunConfig, n_train: int | None = None, n_test: int | None = None, n_classes: int | None = None
+) -> RunConfig:
     """The same configuration, or a `ConfigError` that names every field at fault."""
     found = problems(config, n_train, n_test, n_classes)
     if found:
         said = "; ".join(f"{name} {problem}" for name, problem in found.items())
-        raise ConfigError(f"The run cannot start: {said}.",
-                          "Correct the settings named and start again.", found)
+        raise ConfigError(f"The run cannot start: {said}.", "Correct the settings named and start again.", found)
     return config
 
 

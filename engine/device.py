@@ -18,8 +18,11 @@ def choose(name: str) -> torch.device:
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     if name == "cuda" and not torch.cuda.is_available():
-        raise ConfigError("This machine has no GPU that torch can use.",
-                          "Choose device «auto» or «cpu».", {"device": "no GPU was found"})
+        raise ConfigError(
+            "This machine has no GPU that torch can use.",
+            "Choose device «auto» or «cpu».",
+            {"device": "no GPU was found"},
+        )
     return torch.device(name)
 
 
@@ -86,11 +89,16 @@ def usage(device: torch.device) -> dict[str, int | None]:
     if device.type == "cuda":
         free, gpu_total = torch.cuda.mem_get_info(device)
         gpu = gpu_total - free
-    return {"rss": psutil.Process().memory_info().rss, "ram_total": ram.total,
-            "ram_available": ram.available, "gpu": gpu, "gpu_total": gpu_total}
+    return {
+        "rss": psutil.Process().memory_info().rss,
+        "ram_total": ram.total,
+        "ram_available": ram.available,
+        "gpu": gpu,
+        "gpu_total": gpu_total,
+    }
 
 
-_exact_users, _exact_mutex = [], threading.Lock()     # of this process: the flags below are its own
+_exact_users, _exact_mutex = [], threading.Lock()  # of this process: the flags below are its own
 
 
 @contextlib.contextmanager

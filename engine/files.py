@@ -13,20 +13,16 @@ import hashlib
 import io
 import json
 import os
-import shutil
 import tempfile
-import threading
 from pathlib import Path
-from typing import Callable
 
 import numpy as np
 
-from engine.errors import CancelledError, IntegrityError, ReadOnlyError, StorageError
+from engine.errors import IntegrityError, ReadOnlyError, StorageError
 
-os.umask(UMASK := os.umask(0o022))      # it can only be read by setting it
+os.umask(UMASK := os.umask(0o022))  # it can only be read by setting it
+
 TEMPORARY = ".tmp-"
-RESERVE = 16 << 20      # bytes of the disk that a run leaves free, for logs and for others
-LOOK_AGAIN = 1.0        # seconds between looks at a full disk
 
 
 class Traffic:
@@ -47,8 +43,10 @@ def read_only() -> bool:
 def check_writable(path: Path) -> None:
     """Raises `ReadOnlyError` in read-only mode."""
     if read_only():
-        raise ReadOnlyError(f"{path} is not written: REPLAY_READ_ONLY is set, so nothing is started, deleted or written.",
-                            "Start the app or the command without REPLAY_READ_ONLY to change runs.")
+        raise ReadOnlyError(
+            f"{path} is not written: REPLAY_READ_ONLY is set, so nothing is started, deleted or written.",
+            "Start the app or the command without REPLAY_READ_ONLY to change runs.",
+        )
 
 
 @contextlib.contextmanager
@@ -60,50 +58,18 @@ def disk_errors(path: Path):
         yield
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-            raise StorageError(f"No space left to write {path}.",
-                               "Free space in Runs and storage (checkpoints are the big part), or "
-                               "set REPLAY_OUTPUTS_DIR to a larger disk.",
-                               passing=error.errno != errno.EFBIG) from error
+            raise StorageError(
+                f"No space left to write {path}.",
+                "Free space in Runs and storage (checkpoints are the big part), or "
+                "set REPLAY_OUTPUTS_DIR to a larger disk.",
+                passing=error.errno != errno.EFBIG,
+            ) from error
         if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST):
-            raise StorageError(f"{path} cannot be written ({error.strerror}).",
-                               "Make the outputs folder writable, or set REPLAY_OUTPUTS_DIR (or "
-                               "--outputs) to a folder that is.") from error
+            raise StorageError(
+                f"{path} cannot be written ({error.strerror}).",
+                "Make the outputs folder writable, or set REPLAY_OUTPUTS_DIR (or --outputs) to a folder that is.",
+            ) from error
         raise
-
-
-def disk_free(path: Path) -> int:
-    return shutil.disk_usage(path).free
-
-
-class Room:
-    """Lets a write wait until the disk has room for it.
-
-    `write(bytes, act)` runs `act` once that many bytes and `RESERVE` are free, and again where the
-    disk refuses it as full all the same. While it waits, `tell("paused", needed=, disk_free=)` and
-    then `tell("continued")` are called, and `stop` ends it with a `CancelledError`.
-    """
-
-    def __init__(self, folder: Path, stop: threading.Event, tell: Callable):
-        self.folder, self.stop, self.tell = folder, stop, tell
-
-    def write(self, size: int, act: Callable):
-        paused = False
-        while True:
-            if disk_free(self.folder) >= size + RESERVE:
-                try:
-                    result = act()
-                    if paused:
-                        self.tell("continued")
-                    return result
-                except StorageError as error:
-                    if not error.passing:
-                        raise
-            if not paused:
-                paused = True
-                self.tell("paused", needed=size + RESERVE, disk_free=disk_free(self.folder))
-            if self.stop.wait(LOOK_AGAIN):
-                raise CancelledError("Cancelled while waiting for space on the disk.",
-                                     "What was trained and scored before is kept.")
 
 
 def write_bytes(path: Path, content: bytes) -> str:
@@ -115,7 +81,7 @@ def write_bytes(path: Path, content: bytes) -> str:
                 file.write(content)
                 file.flush()
                 os.fsync(file.fileno())
-            os.chmod(temporary, 0o666 & ~UMASK)     # mkstemp makes files private; runs are for sharing
+            os.chmod(temporary, 0o666 & ~UMASK)  # mkstemp makes files private; runs are for sharing
             os.replace(temporary, path)
         except BaseException:
             with contextlib.suppress(FileNotFoundError):
@@ -200,6 +166,6 @@ def size_of(path: Path) -> int:
     total = 0
     for folder, _, names in os.walk(path):
         for name in names:
-            with contextlib.suppress(FileNotFoundError):   # deleted while we count
+            with contextlib.suppress(FileNotFoundError):  # deleted while we count
                 total += os.lstat(os.path.join(folder, name)).st_size
     return total

@@ -2,7 +2,8 @@
 
 import streamlit as st
 
-from engine import influence, suspects
+from engine.analysis import suspects
+from engine.targets import names as target_names
 from ui import formats, gallery, pictures, shell, ticks
 
 A_PAGE = 24
@@ -10,9 +11,9 @@ EVERY = "All classes"
 ORDERS = {"harm": "Harm to the target", "loss": "Loss on the label given"}
 WHY = {
     "harm": "Training on the first images harmed the target most. A wrong label is a usual reason; a hard or unusual image "
-            "is another, so look before you exclude.",
+    "is another, so look before you exclude.",
     "loss": "The trained model gives the first images' labels the lowest probability. This finds wrong labels well, and does "
-            "not say whether they matter to the target.",
+    "not say whether they matter to the target.",
 }
 
 
@@ -23,8 +24,10 @@ def ranked(sha256: str, key: str, by: str, _run):
 
 def better_target(run) -> None:
     """The mean loss over all test images tells wrong labels best; it may not be scored yet."""
-    st.info("For harm, the mean loss over all test images is the target to take, and this run has no scores for it.",
-            icon=":material/info:")
+    st.info(
+        "For harm, the mean loss over all test images is the target to take, and this run has no scores for it.",
+        icon=":material/info:",
+    )
     mode = run.kept or "memory"
     takes = f"One replay in {mode} mode{'' if run.kept else ', after training once more'}"
     if st.button("Score all test images", icon=":material/add:", **shell.acting(help=takes)):
@@ -41,7 +44,11 @@ def tiles_of(rows) -> list[gallery.Tile]:
     """What a person needs to judge a label by: the label given, and what the model would say."""
     tiles = []
     for row in rows.itertuples():
-        lines = [f"model: {row.model_label}", f"given label: {formats.percent(row.probability)}", formats.arrow_score(row.score)]
+        lines = [
+            f"model: {row.model_label}",
+            f"given label: {formats.percent(row.probability)}",
+            formats.arrow_score(row.score),
+        ]
         if "true_label" in rows:
             lines.append(f"true: {row.true_label}" if row.true_label != row.given_label else "label is right")
         tiles.append(gallery.Tile("train", row.index, f"{row.rank}. {row.given_label}", tuple(lines)))
@@ -54,8 +61,10 @@ def exclude(run) -> None:
     if not ticked:
         st.caption("Tick the images whose label is wrong; a retraining without them tells what they did.")
         return
-    st.caption(f"{formats.count(len(ticked), 'images')} ticked. The retraining leaves them out of every step; prediction and truth "
-               "then stand on Trust and on Influence.")
+    st.caption(
+        f"{formats.count(len(ticked), 'images')} ticked. The retraining leaves them out of every step; prediction and truth "
+        "then stand on Trust and on Influence."
+    )
     with st.container(horizontal=True):
         check = st.button("Check by retraining", type="primary", icon=":material/science:", **shell.acting())
         st.button("Clear the ticks", icon=":material/clear:", on_click=ticks.clear, args=(run,), **shell.acting())
@@ -74,12 +83,14 @@ def draw(run) -> None:
         with shell.guarded():
             better_target(run)
     keys, best = list(targets), suspects.target_key(run)
-    names = {k: f"{influence.title(t.name, dataset)} · {t.function}" for k, t in targets.items()}
-    by = st.segmented_control("Order", list(ORDERS), default="harm", required=True, format_func=ORDERS.get,
-                              on_change=from_the_first)
-    key = st.selectbox("Target", keys, index=keys.index(best), format_func=names.get, key=f"by-{run.id}",
-                       on_change=from_the_first)
-    given, agree = st.columns(2, vertical_alignment="bottom")       # a row of three cuts its labels off at 900 px
+    names = {k: f"{target_names.title(t.name, dataset)} · {t.function}" for k, t in targets.items()}
+    by = st.segmented_control(
+        "Order", list(ORDERS), default="harm", required=True, format_func=ORDERS.get, on_change=from_the_first
+    )
+    key = st.selectbox(
+        "Target", keys, index=keys.index(best), format_func=names.get, key=f"by-{run.id}", on_change=from_the_first
+    )
+    given, agree = st.columns(2, vertical_alignment="bottom")  # a row of three cuts its labels off at 900 px
     target = targets[key]
     found = ranked(run.manifest["files"][f"scores/{target.score_set}.npy"], key, by, run)
     label = given.selectbox("Given label", [EVERY, *dataset.classes], on_change=from_the_first)
@@ -90,21 +101,28 @@ def draw(run) -> None:
     if told := formats.precision(found):
         st.caption(told)
     if shown.empty:
-        st.info("No training image is left with these filters: choose another label, or all of them.",
-                icon=":material/filter_alt_off:")
+        st.info(
+            "No training image is left with these filters: choose another label, or all of them.",
+            icon=":material/filter_alt_off:",
+        )
     else:
         pages = list(range(0, len(shown), A_PAGE))
         asked = st.query_params.get("from", "0")
         start = pages[0]
         if pages[1:]:
-            start = st.select_slider("Suspects", pages, key=f"from-{run.id}-{by}-{key}-{label}-{disagree}",
-                                     format_func=formats.from_position,
-                                     value=int(asked) if asked in map(str, pages) else pages[0])
+            start = st.select_slider(
+                "Suspects",
+                pages,
+                key=f"from-{run.id}-{by}-{key}-{label}-{disagree}",
+                format_func=formats.from_position,
+                value=int(asked) if asked in map(str, pages) else pages[0],
+            )
         st.query_params["from"] = str(start)
         ticks.tiles(run, tiles_of(shown[start:][:A_PAGE]), "suspects")
     # Written when it is asked for: of 60,000 images it takes a while.
-    st.download_button("All suspects as CSV", lambda: found.to_csv(index=False), f"{run.id}-suspects.csv",
-                       icon=":material/download:")
+    st.download_button(
+        "All suspects as CSV", lambda: found.to_csv(index=False), f"{run.id}-suspects.csv", icon=":material/download:"
+    )
     with shell.guarded():
         exclude(run)
 

@@ -4,7 +4,14 @@ import dataclasses
 
 import streamlit as st
 
-from engine import explore, influence, notes, trust
+from engine.analysis import outward as outward_effects
+from engine.analysis import target_view, trust
+from engine.analysis import what_if as what_ifs
+from engine.analysis.lists import Filter, table
+from engine.analysis.ranking import Ranking, rank
+from engine.runs import notes
+from engine.targets import functions as target_functions
+from engine.targets import names as target_names
 from ui import cards, explain, formats, link, pictures, shell, ticks
 
 SHOWN = (6, 12, 24, 48)
@@ -14,15 +21,15 @@ RELATIONS = {"any": "Any", "same": "The target's", "other": "Another"}
 SIDES = {"both": "Both", "helpful": "Helpful", "harmful": "Harmful"}
 HEADINGS = {"helpful": "Most helpful", "harmful": "Most harmful"}
 EFFECTS = {"helpful": "improved", "harmful": "worsened"}
-TICKED = 32            # of the ticked images, as small tiles
-COMPARED = 12          # images of each pinned target
+TICKED = 32  # of the ticked images, as small tiles
+COMPARED = 12  # images of each pinned target
 PINNED = 8
 
 
 @st.cache_data(max_entries=64, show_spinner=False)
-def ranked(sha256: str, row: int, function: str, k: int, chosen: explore.Filter, true_label, page: int, _scores_N, _labels_N):
+def ranked(sha256: str, row: int, function: str, k: int, chosen: Filter, true_label, page: int, _scores_N, _labels_N):
     """By content: a score set's name says too little, for it is used again after a deletion."""
-    return influence.rank(_scores_N, function, k, chosen.among(_scores_N, _labels_N, true_label), page)
+    return rank(_scores_N, function, k, chosen.among(_scores_N, _labels_N, true_label), page)
 
 
 def from_the_first() -> None:
@@ -48,26 +55,51 @@ def every_score() -> None:
     from_the_first()
 
 
-def filters(run, dataset, target_key: str, true_label) -> tuple[explore.Filter, str, int, int]:
+def filters(run, dataset, target_key: str, true_label) -> tuple[Filter, str, int, int]:
     """The filter, the sides to show, images a side, and the tiles' size."""
     with st.container(horizontal=True, vertical_alignment="bottom"):
         labels = [EVERY, *dataset.classes]
-        label = st.selectbox("Label", labels, key=f"label-{run.id}", width=150, on_change=from_the_first,
-                             index=labels.index(link.one_of("label", labels, EVERY)))
+        label = st.selectbox(
+            "Label",
+            labels,
+            key=f"label-{run.id}",
+            width=150,
+            on_change=from_the_first,
+            index=labels.index(link.one_of("label", labels, EVERY)),
+        )
         relation = "any"
         if true_label is not None:
             relation = st.segmented_control(
-                "Label against the target's", list(RELATIONS), format_func=RELATIONS.get, required=True,
-                key=f"relation-{run.id}-{target_key}", on_change=from_the_first,
-                default=link.one_of("relation", RELATIONS, "any"))
-        side = st.segmented_control("Sign", list(SIDES), format_func=SIDES.get, required=True, key=f"side-{run.id}",
-                                    on_change=from_the_first, default=link.one_of("side", SIDES, "both"))
-        k = st.selectbox("Images a side", SHOWN, key="k", width=120, on_change=from_the_first,
-                         index=SHOWN.index(link.one_of("k", SHOWN, 12)))
-        size = st.segmented_control("Tiles", list(SIZES), key="size", required=True,
-                                    default=link.one_of("size", SIZES, "M"))
+                "Label against the target's",
+                list(RELATIONS),
+                format_func=RELATIONS.get,
+                required=True,
+                key=f"relation-{run.id}-{target_key}",
+                on_change=from_the_first,
+                default=link.one_of("relation", RELATIONS, "any"),
+            )
+        side = st.segmented_control(
+            "Sign",
+            list(SIDES),
+            format_func=SIDES.get,
+            required=True,
+            key=f"side-{run.id}",
+            on_change=from_the_first,
+            default=link.one_of("side", SIDES, "both"),
+        )
+        k = st.selectbox(
+            "Images a side",
+            SHOWN,
+            key="k",
+            width=120,
+            on_change=from_the_first,
+            index=SHOWN.index(link.one_of("k", SHOWN, 12)),
+        )
+        size = st.segmented_control(
+            "Tiles", list(SIZES), key="size", required=True, default=link.one_of("size", SIZES, "M")
+        )
     number = None if label == EVERY else dataset.classes.index(label)
-    chosen = explore.Filter(number, relation, link.real("low"), link.real("high"))
+    chosen = Filter(number, relation, link.real("low"), link.real("high"))
     return chosen, side, k, SIZES[size]
 
 
@@ -77,12 +109,16 @@ def lists(run, dataset, target, scores_N, ranking, side: str, size: int) -> None
         indices, of = getattr(ranking, which), getattr(ranking, f"{which}_of")
         with column:
             st.subheader(HEADINGS[which])
-            unit, effect = influence.unit(target.function), f"{EFFECTS[which]} the target's {target.function}"
+            unit, effect = target_functions.unit(target.function), f"{EFFECTS[which]} the target's {target.function}"
             st.caption(f"Training on these {effect} most; {formats.count(of, 'images')}, scores in {unit}")
             if len(indices):
                 scores = [formats.arrow_score(score) for score in scores_N[indices]]
-                extra = [[("Score", f"{score} {unit}"), ("Effect", f"{which}: its presence {effect}")] for score in scores]
-                tiles = cards.training(run, dataset, indices, [(score,) for score in scores], extra, target.key, ranking.first)
+                extra = [
+                    [("Score", f"{score} {unit}"), ("Effect", f"{which}: its presence {effect}")] for score in scores
+                ]
+                tiles = cards.training(
+                    run, dataset, indices, [(score,) for score in scores], extra, target.key, ranking.first
+                )
                 ticks.tiles(run, tiles, which, size, "Scores on the run's other targets")
             else:
                 st.info("No training image is left on this side with these filters.", icon=":material/filter_alt_off:")
@@ -91,23 +127,35 @@ def lists(run, dataset, target, scores_N, ranking, side: str, size: int) -> None
 def histogram(run, target, scores_N, chosen) -> None:
     st.subheader("All scores")
     key = f"histogram-{run.id}-{target.key}-{st.session_state.get('histogram-cleared', '')}"
-    pictures.chart(pictures.histogram(scores_N, influence.unit(target.function), chosen.low, chosen.high), key,
-                   f"Histogram of the scores of {len(scores_N)} training images", lambda: drag(key), ("box",))
-    st.caption(f"Drag across it to keep a range. {formats.count(len(scores_N), 'training images')}, "
-               f"{formats.score(scores_N.min())} to {formats.score(scores_N.max())}; the vertical axis is logarithmic.")
+    pictures.chart(
+        pictures.histogram(scores_N, target_functions.unit(target.function), chosen.low, chosen.high),
+        key,
+        f"Histogram of the scores of {len(scores_N)} training images",
+        lambda: drag(key),
+        ("box",),
+    )
+    st.caption(
+        f"Drag across it to keep a range. {formats.count(len(scores_N), 'training images')}, "
+        f"{formats.score(scores_N.min())} to {formats.score(scores_N.max())}; the vertical axis is logarithmic."
+    )
 
 
 def compare(run, dataset, target, pins: list[str], names: dict) -> None:
     """The same training images' scores on several targets."""
     st.subheader("Pinned targets side by side")
     keys = list(dict.fromkeys([target.key, *pins]))
-    indices, matrix = explore.strongest(run, keys, COMPARED)
+    indices, matrix = outward_effects.strongest(run, keys, COMPARED)
     rows = [f"train:{i} · {dataset.classes[dataset.train_labels[i]]}" for i in indices]
-    pictures.chart(pictures.heat(matrix, rows, [names[key] for key in keys], "(in its target's unit)", 0), "heat",
-                   f"Heat map of the scores of {len(rows)} training images on {len(keys)} targets; the images below carry "
-                   "the numbers")
-    st.caption(f"The {COMPARED} images of largest score, either sign, on each target. Blue: negative, orange: positive, each "
-               "target in shares of its largest; the numbers are in the tooltip and with the images below, in the same order.")
+    pictures.chart(
+        pictures.heat(matrix, rows, [names[key] for key in keys], "(in its target's unit)", 0),
+        "heat",
+        f"Heat map of the scores of {len(rows)} training images on {len(keys)} targets; the images below carry "
+        "the numbers",
+    )
+    st.caption(
+        f"The {COMPARED} images of largest score, either sign, on each target. Blue: negative, orange: positive, each "
+        "target in shares of its largest; the numbers are in the tooltip and with the images below, in the same order."
+    )
     lines = [tuple(formats.arrow_score(s) for s in row) for row in matrix]
     ticks.tiles(run, cards.training(run, dataset, indices, lines), "pinned", 96, "Scores on the run's targets")
 
@@ -118,13 +166,25 @@ def what_if(run, dataset, target, scores_N) -> None:
     ticked = ticks.of(run)
     with st.container(horizontal=True, vertical_alignment="bottom"):
         many = st.number_input("Images", min_value=1, max_value=len(scores_N), value=50, step=10, width=140)
-        st.button("Tick the most harmful", icon=":material/arrow_upward:", **shell.acting(), on_click=lambda: ticks.add(
-            run, influence.rank(scores_N, target.function, many).harmful))
-        st.button("Tick the most helpful", icon=":material/arrow_downward:", **shell.acting(), on_click=lambda: ticks.add(
-            run, influence.rank(scores_N, target.function, many).helpful))
-        st.button("Clear the ticks", icon=":material/clear:", on_click=ticks.clear, args=(run,), **shell.acting(not ticked))
+        st.button(
+            "Tick the most harmful",
+            icon=":material/arrow_upward:",
+            **shell.acting(),
+            on_click=lambda: ticks.add(run, rank(scores_N, target.function, many).harmful),
+        )
+        st.button(
+            "Tick the most helpful",
+            icon=":material/arrow_downward:",
+            **shell.acting(),
+            on_click=lambda: ticks.add(run, rank(scores_N, target.function, many).helpful),
+        )
+        st.button(
+            "Clear the ticks", icon=":material/clear:", on_click=ticks.clear, args=(run,), **shell.acting(not ticked)
+        )
     if not ticked:
-        st.caption("Tick training images above: what would this target's loss be without them? Ticks are kept with the run.")
+        st.caption(
+            "Tick training images above: what would this target's loss be without them? Ticks are kept with the run."
+        )
         return
     pictures.plain_tiles(dataset.name, "train", ticked[:TICKED])
     if ticked[TICKED:]:
@@ -134,31 +194,39 @@ def what_if(run, dataset, target, scores_N) -> None:
     relabelled = {} if asked == labels[0] else dict.fromkeys(ticked, labels[1:].index(asked))
     left_out = [] if relabelled else ticked
     # A target scored since is not in the report; checking again gives it, and trains nothing again.
-    tried = [w for w in trust.what_ifs(run)
-             if w["left_out"] == left_out and w["relabelled"] == {str(i): c for i, c in relabelled.items()}
-             and target.key in [t["key"] for t in w["targets"]]]
+    tried = [
+        w
+        for w in trust.what_ifs(run)
+        if w["left_out"] == left_out
+        and w["relabelled"] == {str(i): c for i, c in relabelled.items()}
+        and target.key in [t["key"] for t in w["targets"]]
+    ]
     if tried:
         shown = tried[-1]["targets"]
     elif relabelled:
         shown = []
     else:
-        shown = [dataclasses.asdict(w) for w in trust.predict(run, dataset, ticked)]
+        shown = [dataclasses.asdict(w) for w in what_ifs.predict(run, dataset, ticked)]
     for what in shown:
         if what["key"] == target.key:
             st.markdown(formats.what_if_change(what))
             st.table(formats.what_if_table(what))
     if relabelled:
-        st.caption("The scores tell what an image's presence does, not what another label would: there is no prediction, "
-                   "only the check.")
+        st.caption(
+            "The scores tell what an image's presence does, not what another label would: there is no prediction, "
+            "only the check."
+        )
     if [w for w in shown if w["key"] != target.key]:
         with st.expander("The run's other targets"):
             for what in shown:
                 if what["key"] != target.key:
-                    st.markdown(f"**{influence.title(what['name'], dataset)}** · {what['function']}")
+                    st.markdown(f"**{target_names.title(what['name'], dataset)}** · {what['function']}")
                     st.table(formats.what_if_table(what))
     if tried:
-        st.caption(f"Retrained: test accuracy {formats.percent(tried[-1]['test_accuracy_before'])} before, "
-                   f"{formats.percent(tried[-1]['test_accuracy'])} after.")
+        st.caption(
+            f"Retrained: test accuracy {formats.percent(tried[-1]['test_accuracy_before'])} before, "
+            f"{formats.percent(tried[-1]['test_accuracy'])} after."
+        )
     elif st.button("Check by retraining", type="primary", icon=":material/science:", **shell.acting()):
         shell.manager().submit_what_if(run.id, left_out, relabelled)
         st.switch_page("pages/Live.py", query_params={"run": run.id})
@@ -173,28 +241,48 @@ def act(run, dataset, target, chosen, true_label) -> None:
     """What is taken away from here: a note, the list, the link."""
     with st.container(horizontal=True):
         # Written when it is asked for: of 60,000 images it takes a while.
-        st.download_button("List as CSV",
-                           lambda: explore.table(run, dataset, target, chosen, true_label).to_csv(index=False),
-                           f"{run.id}-{target.key.replace(':', '')}.csv", icon=":material/download:")
+        st.download_button(
+            "List as CSV",
+            lambda: table(run, dataset, target, chosen, true_label).to_csv(index=False),
+            f"{run.id}-{target.key.replace(':', '')}.csv",
+            icon=":material/download:",
+        )
         link.copy()
     key = f"note-{run.id}"
-    st.text_area("Note on this run", ticks.kept(run).of(notes.RUN), key=key, max_chars=notes.LONGEST, height=80,
-                 placeholder="What was found; it is kept with the run.", on_change=keep_note, args=(run, key),
-                 **shell.acting())
+    st.text_area(
+        "Note on this run",
+        ticks.kept(run).of(notes.RUN),
+        key=key,
+        max_chars=notes.LONGEST,
+        height=80,
+        placeholder="What was found; it is kept with the run.",
+        on_change=keep_note,
+        args=(run, key),
+        **shell.acting(),
+    )
 
 
 def further_targets(run, dataset) -> None:
     """Scores of more targets: from the kept trajectory, or after training once more."""
     with st.expander("Explain further targets of this run", icon=":material/add:"):
-        wrong = influence.misclassified(run, dataset)[:24].tolist()
+        wrong = target_view.misclassified(run, dataset)[:24].tolist()
         names = {f"test:{i}": f"test:{i} · {dataset.classes[dataset.test_labels[i]]}, misclassified" for i in wrong}
         names |= {f"class:{c}": f"class:{c} · all test images of {name}" for c, name in enumerate(dataset.classes)}
         names["test:all"] = "test:all · all test images"
-        chosen = st.multiselect("Targets", list(names), format_func=lambda t: names.get(t, t),
-                                accept_new_options=True, placeholder="Choose, or type test:INDEX")
+        chosen = st.multiselect(
+            "Targets",
+            list(names),
+            format_func=lambda t: names.get(t, t),
+            accept_new_options=True,
+            placeholder="Choose, or type test:INDEX",
+        )
         explain.choose(run, tuple(chosen), "further", "Replay for these targets")
-        st.page_link("pages/Test_images.py", label="Or choose them by looking, or bring an image of your own",
-                     icon=":material/grid_view:", query_params={"run": run.id})
+        st.page_link(
+            "pages/Test_images.py",
+            label="Or choose them by looking, or bring an image of your own",
+            icon=":material/grid_view:",
+            query_params={"run": run.id},
+        )
 
 
 def without_scores(run, dataset) -> None:
@@ -209,34 +297,56 @@ def draw(run, beside) -> None:
     if not targets:
         without_scores(run, dataset)
         return
-    names = {key: f"{influence.title(t.name, dataset)} · {t.function}" for key, t in targets.items()}
+    names = {key: f"{target_names.title(t.name, dataset)} · {t.function}" for key, t in targets.items()}
     keys = list(names)
     left, right = st.columns(2)
     asked = st.query_params.get("target")
     if asked not in targets and asked is not None:
-        st.warning(f"Run {run.id} has no scores for the target in the link; another one is shown.",
-                   icon=":material/warning:")
-    key = left.selectbox("Target", keys, index=keys.index(asked) if asked in targets else 0, format_func=names.get,
-                         key=f"target-{run.id}", on_change=from_the_first)
-    pins = right.multiselect("Pin targets to compare", keys, default=link.several("pin", keys)[:PINNED], key=f"pins-{run.id}",
-                             format_func=names.get, max_selections=PINNED, placeholder="None pinned")
+        st.warning(
+            f"Run {run.id} has no scores for the target in the link; another one is shown.", icon=":material/warning:"
+        )
+    key = left.selectbox(
+        "Target",
+        keys,
+        index=keys.index(asked) if asked in targets else 0,
+        format_func=names.get,
+        key=f"target-{run.id}",
+        on_change=from_the_first,
+    )
+    pins = right.multiselect(
+        "Pin targets to compare",
+        keys,
+        default=link.several("pin", keys)[:PINNED],
+        key=f"pins-{run.id}",
+        format_func=names.get,
+        max_selections=PINNED,
+        placeholder="None pinned",
+    )
     target = targets[key]
-    view = influence.view(run, dataset, target.name)
+    view = target_view.view(run, dataset, target.name)
     cards.target(run, dataset, view, beside)
-    st.caption(influence.meaning(target.function))
+    st.caption(target_functions.meaning(target.function))
 
     chosen, side, k, size = filters(run, dataset, key, view.true_label)
     st.query_params.setdefault("page", "1")
-    scores_N, content = run.scores(target.score_set)[target.row], run.manifest["files"][f"scores/{target.score_set}.npy"]
+    scores_N, content = (
+        run.scores(target.score_set)[target.row],
+        run.manifest["files"][f"scores/{target.score_set}.npy"],
+    )
 
-    def ranking_of(page: int) -> influence.Ranking:
-        return ranked(content, target.row, target.function, k, chosen, view.true_label, page, scores_N, dataset.train_labels)
+    def ranking_of(page: int) -> Ranking:
+        return ranked(
+            content, target.row, target.function, k, chosen, view.true_label, page, scores_N, dataset.train_labels
+        )
 
     ranking = ranking_of(1)
     page = link.whole("page", 1, ranking.pages, 1)
     if chosen.low is not None or chosen.high is not None:
-        st.button(f"Scores {formats.range_of(chosen.low, chosen.high)} only: show all again", on_click=every_score,
-                  icon=":material/filter_alt_off:")
+        st.button(
+            f"Scores {formats.range_of(chosen.low, chosen.high)} only: show all again",
+            on_click=every_score,
+            icon=":material/filter_alt_off:",
+        )
     drawn, below = st.container(), st.container()
     if ranking.pages > 1:
         page = below.pagination(ranking.pages, default=page, key=f"page-{run.id}-{key}-{k}-{hash(chosen)}")
@@ -245,9 +355,19 @@ def draw(run, beside) -> None:
         lists(run, dataset, target, scores_N, ranking, side, size)
     histogram(run, target, scores_N, chosen)
     cards.removal(scores_N, ranking, target.function, beside)
-    link.keep(run=run.id, target=key, pin=pins, label=None if chosen.label is None else dataset.classes[chosen.label],
-              relation=chosen.relation, side=side, k=k, size=formats.key_of(SIZES, size), low=chosen.low, high=chosen.high,
-              page=page)
+    link.keep(
+        run=run.id,
+        target=key,
+        pin=pins,
+        label=None if chosen.label is None else dataset.classes[chosen.label],
+        relation=chosen.relation,
+        side=side,
+        k=k,
+        size=formats.key_of(SIZES, size),
+        low=chosen.low,
+        high=chosen.high,
+        page=page,
+    )
     with shell.guarded():
         act(run, dataset, target, chosen, view.true_label)
     if pins:

@@ -2,21 +2,25 @@
 
 import streamlit as st
 
-from engine.runs import IN_PROGRESS
+from engine.runs.run import IN_PROGRESS
 from ui import formats, pictures, shell
 
-GOES_ON = ("What it wrote is kept, and it can be resumed where it stopped: at most one segment of steps is "
-           "done again.")
-TRAINS_AGAIN = ("Memory mode loses its states with the process: the training is run again, to the same states, "
-                "and scores that a replay had begun go on where they stopped.")
+GOES_ON = "What it wrote is kept, and it can be resumed where it stopped: at most one segment of steps is done again."
+TRAINS_AGAIN = (
+    "Memory mode loses its states with the process: the training is run again, to the same states, "
+    "and scores that a replay had begun go on where they stopped."
+)
 
 
 def figures(told) -> None:
-    shell.metrics({
-        "Phase": formats.phase(told.phase),
-        "Step": f"{told.step:,} of {told.steps:,}" if told.steps else "—",
-        "Rate": f"{told.rate:.3g} steps/s" if told.rate else "—",
-        "Time left in this phase": formats.duration(told.seconds_left)})
+    shell.metrics(
+        {
+            "Phase": formats.phase(told.phase),
+            "Step": f"{told.step:,} of {told.steps:,}" if told.steps else "—",
+            "Rate": f"{told.rate:.3g} steps/s" if told.rate else "—",
+            "Time left in this phase": formats.duration(told.seconds_left),
+        }
+    )
 
 
 def curves(told) -> None:
@@ -24,8 +28,11 @@ def curves(told) -> None:
     with loss:
         st.markdown("**Training loss**")
         now = f"now {told.losses[-1]:.3f} nats" if told.losses else "which appears with the first"
-        pictures.chart(pictures.curve(told.losses, "Batch loss", "nats"), "loss",
-                       f"Training loss over {len(told.losses)} steps, {now}")
+        pictures.chart(
+            pictures.curve(told.losses, "Batch loss", "nats"),
+            "loss",
+            f"Training loss over {len(told.losses)} steps, {now}",
+        )
     with rate:
         st.markdown("**Learning rate**")
         now = f"now {told.rates[-1]:.2e} a step" if told.rates else "which appears with the first steps"
@@ -36,8 +43,11 @@ def meter(told, title: str, lines: dict[str, str], limit: str, powers: bool = Fa
     now = {name: formats.size(told.meters.get(meter)) for name, meter in lines.items()}
     st.markdown(f"**{title}**")
     pictures.legend(now, limit)
-    pictures.chart(pictures.meters({name: told.points(meter) for name, meter in lines.items()}, limit, powers),
-                   title, f"{title} over time, now: {', '.join(f'{name} {value}' for name, value in now.items())}")
+    pictures.chart(
+        pictures.meters({name: told.points(meter) for name, meter in lines.items()}, limit, powers),
+        title,
+        f"{title} over time, now: {', '.join(f'{name} {value}' for name, value in now.items())}",
+    )
 
 
 def meters(told) -> None:
@@ -50,8 +60,13 @@ def meters(told) -> None:
         with next(columns):
             meter(told, "GPU memory", {"In use": "gpu", "In all": "gpu_total"}, "In all")
     with next(columns):
-        meter(told, "Disk (logarithmic axis)",
-              {"This run": "disk_used", "Written": "written", "Read": "read", "Free": "disk_free"}, "Free", powers=True)
+        meter(
+            told,
+            "Disk (logarithmic axis)",
+            {"This run": "disk_used", "Written": "written", "Read": "read", "Free": "disk_free"},
+            "Free",
+            powers=True,
+        )
 
 
 def space(told) -> None:
@@ -60,18 +75,24 @@ def space(told) -> None:
         st.warning(
             f"**Paused: the disk is full.** {formats.size(told.paused['needed'])} must be free, and "
             f"{formats.size(told.paused['disk_free'])} were when it stopped. The run keeps what it has and goes on by "
-            "itself once there is space.", icon=":material/hard_drive:")
+            "itself once there is space.",
+            icon=":material/hard_drive:",
+        )
     elif formats.disk_low(told.meters.get("disk_free")):
-        st.warning(f"**The disk is nearly full:** {formats.size(told.meters['disk_free'])} are free. The run waits "
-                   "where it runs out, and goes on once there is space.", icon=":material/hard_drive:")
+        st.warning(
+            f"**The disk is nearly full:** {formats.size(told.meters['disk_free'])} are free. The run waits "
+            "where it runs out, and goes on once there is space.",
+            icon=":material/hard_drive:",
+        )
     else:
         return
     st.page_link("pages/Runs_and_storage.py", label="Free space in Runs and storage", icon=":material/database:")
 
 
 def resume(run) -> None:
-    if run.resumable and st.button("Resume the run", type="primary", icon=":material/resume:", key="resume",
-                                   **shell.acting()):
+    if run.resumable and st.button(
+        "Resume the run", type="primary", icon=":material/resume:", key="resume", **shell.acting()
+    ):
         shell.manager().resume(run.id)
         st.rerun()
 
@@ -86,15 +107,25 @@ def outcome(run, status: str, told) -> None:
         if manifest.get("scored"):
             st.success("Finished: the scores are ready.", icon=":material/check:")
             with st.container(horizontal=True):
-                st.page_link("pages/Influence.py", label="Look at the influence", icon=":material/image_search:",
-                             query_params={"run": run.id})
-                st.page_link("pages/Trust.py", label="Look at the trust report", icon=":material/verified:",
-                             query_params={"run": run.id})
+                st.page_link(
+                    "pages/Influence.py",
+                    label="Look at the influence",
+                    icon=":material/image_search:",
+                    query_params={"run": run.id},
+                )
+                st.page_link(
+                    "pages/Trust.py",
+                    label="Look at the trust report",
+                    icon=":material/verified:",
+                    query_params={"run": run.id},
+                )
         else:
             st.info("Finished. The scores of this run were deleted.", icon=":material/info:")
     elif status == "interrupted":
-        st.warning(f"Interrupted: the process that worked on this run ended before the run did. {goes_on}",
-                   icon=":material/warning:")
+        st.warning(
+            f"Interrupted: the process that worked on this run ended before the run did. {goes_on}",
+            icon=":material/warning:",
+        )
     elif status == "cancelled":
         st.warning(f"Cancelled. {error.get('what', '')} {goes_on}", icon=":material/warning:")
     cancelled = (manifest.get("error") or {}).get("kind") == "cancelled"
@@ -116,12 +147,16 @@ def body(run, was_active: bool) -> None:
     told = shell.progress(run)
     active = status in IN_PROGRESS
     if was_active and not active:
-        st.rerun()                    # the whole page: the clock stops, the outcome appears
+        st.rerun()  # the whole page: the clock stops, the outcome appears
     if active:
         job = run.job
         st.markdown("  →  ".join(formats.stages(job.kind if job else "run", told.phase)))
-        st.progress(told.fraction, text=f"{formats.phase(told.phase)}: step {told.step:,} of {told.steps:,}"
-                    if told.steps else formats.phase(told.phase))
+        st.progress(
+            told.fraction,
+            text=f"{formats.phase(told.phase)}: step {told.step:,} of {told.steps:,}"
+            if told.steps
+            else formats.phase(told.phase),
+        )
         space(told)
         if st.button("Cancel the run", icon=":material/stop_circle:", key="cancel", **shell.acting()):
             if shell.manager().cancel(run.id):
@@ -153,9 +188,11 @@ with shell.page("Live"):
     candidates = sorted(shell.runs(), key=lambda run: run.id not in worked_on[:1])
     run = shell.chosen_run(candidates, "There is no run to watch yet.")
     config = run.config
-    st.caption(f"{config.dataset} · {config.model} · {config.recipe.epochs} epochs of batches of "
-               f"{config.recipe.batch_size:,} images · {formats.count(len(config.targets), 'targets')} · "
-               f"{config.replay_mode} mode")
+    st.caption(
+        f"{config.dataset} · {config.model} · {config.recipe.epochs} epochs of batches of "
+        f"{config.recipe.batch_size:,} images · {formats.count(len(config.targets), 'targets')} · "
+        f"{config.replay_mode} mode"
+    )
     active = run.status in IN_PROGRESS
     # A browser on the same machine takes its share of the cores to draw charts, so they come less often.
     for draw, every in ((body, "1s"), (series, "5s")):

@@ -2,14 +2,17 @@
 
 import streamlit as st
 
-from engine import files
-from engine import runs as storage
+from engine import files, space
 from engine.errors import ReplayError
+from engine.runs import run as storage
 from ui import formats, shell
 
 ACTIONS = {
-    "Delete checkpoints": ("trajectory", "The scores stay. Further targets will train once more, to the same states. "
-                           "A run that stopped halfway loses what it could go on from, and starts over when resumed."),
+    "Delete checkpoints": (
+        "trajectory",
+        "The scores stay. Further targets will train once more, to the same states. "
+        "A run that stopped halfway loses what it could go on from, and starts over when resumed.",
+    ),
     "Delete scores": ("scores", "Model and checkpoints stay: Influence can compute scores again."),
     "Delete validation": ("validation", "The scores stay, without the results that checked them."),
     "Delete logs": ("logs", "The scores stay. The curves, meters and messages on Live go."),
@@ -30,7 +33,7 @@ def free_all(chosen: list, part: str | None) -> tuple[list[int], list[tuple[str,
     freed, refused = [], []
     for run in chosen:
         try:
-            freed.append(free(storage.Run.open(run.root, run.id), part))     # gone, if deleted in another tab
+            freed.append(free(storage.Run.open(run.root, run.id), part))  # gone, if deleted in another tab
         except ReplayError as error:
             refused.append((error.what, error.remedy))
     return freed, refused
@@ -43,13 +46,19 @@ def confirm(action: str, chosen: list) -> None:
     def ask() -> None:
         with shell.guarded():
             total = sum(free(run, part, dry_run=True) for run in chosen)
-            st.markdown(f"This frees **{formats.size(total)}** ({total:,} bytes) of "
-                        f"{formats.count(len(chosen), 'runs')}:")
+            st.markdown(
+                f"This frees **{formats.size(total)}** ({total:,} bytes) of {formats.count(len(chosen), 'runs')}:"
+            )
             st.code("\n".join(run.id for run in chosen), language=None)
             st.write(consequence)
             yes, no = st.columns(2)
-            if yes.button(f"{action}: free {formats.size(total)}", key="confirm", type="primary", width="stretch",
-                          **shell.acting()):
+            if yes.button(
+                f"{action}: free {formats.size(total)}",
+                key="confirm",
+                type="primary",
+                width="stretch",
+                **shell.acting(),
+            ):
                 freed, refused = free_all(chosen, part)
                 if freed:
                     st.session_state["notice"] = f"{action}: {formats.size(sum(freed))} freed ({sum(freed):,} bytes)."
@@ -59,6 +68,7 @@ def confirm(action: str, chosen: list) -> None:
                     shell.show_error(what, remedy)
             if no.button("Keep", width="stretch"):
                 st.rerun()
+
     ask()
 
 
@@ -67,9 +77,12 @@ def row(run) -> dict:
     shown = {"Run": run.id, "Status": run.status}
     try:
         manifest = run.manifest
-        shown |= {"Remark": "", "Age": formats.age(manifest.get("created")),
-                  "Test accuracy": formats.percent(manifest.get("test_accuracy")),
-                  "Replays in": formats.replays_in(run)}
+        shown |= {
+            "Remark": "",
+            "Age": formats.age(manifest.get("created")),
+            "Test accuracy": formats.percent(manifest.get("test_accuracy")),
+            "Replays in": formats.replays_in(run),
+        }
     except ReplayError as error:
         shown |= {"Remark": error.what, "Age": "—", "Test accuracy": "—", "Replays in": "—"}
     shown["In all"] = formats.size(sum(sizes.values()))
@@ -84,7 +97,7 @@ def trained(runs: list) -> dict:
             if run.manifest.get("trained") and run.status not in storage.IN_PROGRESS:
                 found[run.id] = run
         except ReplayError:
-            continue        # the table says what is wrong with it
+            continue  # the table says what is wrong with it
     return found
 
 
@@ -94,10 +107,16 @@ def rebuild(candidates: dict) -> None:
         st.caption("There is no run that was trained to its end and is not in progress.")
         return
     which, how = st.columns(2)
-    run = candidates[which.selectbox("Run to rebuild", list(candidates),
-                                     format_func=lambda i: formats.run_label(candidates[i]))]
-    mode = how.radio("Checkpoints for", list(REBUILDS), captions=list(REBUILDS.values()), horizontal=True,
-                     format_func=lambda m: f"{m} mode")
+    run = candidates[
+        which.selectbox("Run to rebuild", list(candidates), format_func=lambda i: formats.run_label(candidates[i]))
+    ]
+    mode = how.radio(
+        "Checkpoints for",
+        list(REBUILDS),
+        captions=list(REBUILDS.values()),
+        horizontal=True,
+        format_func=lambda m: f"{m} mode",
+    )
     if run.kept == mode:
         cost = "This run keeps them: only what is missing or damaged is made again."
     else:
@@ -105,25 +124,36 @@ def rebuild(candidates: dict) -> None:
         cost = f"This trains once more ({once} when the run was made), to the same states."
         replaced = " The checkpoints it keeps now are replaced." if run.kept else ""
         cost = f"{cost}{replaced}"
-    st.caption(f"{cost} Each segment's first state is checked against the digest recorded in training. "
-               "The scores stay as they are.")
+    st.caption(
+        f"{cost} Each segment's first state is checked against the digest recorded in training. "
+        "The scores stay as they are."
+    )
     if run.resumable:
-        st.warning("This run has unfinished work, and rebuilding takes its place. To finish it instead, resume the run "
-                   "on Live.", icon=":material/warning:")
+        st.warning(
+            "This run has unfinished work, and rebuilding takes its place. To finish it instead, resume the run "
+            "on Live.",
+            icon=":material/warning:",
+        )
     if st.button("Rebuild checkpoints", icon=":material/history:", **shell.acting()):
         shell.manager().submit_rebuild(run.id, mode)
         st.switch_page("pages/Live.py", query_params={"run": run.id})
 
 
 def folder() -> None:
-    free_bytes = files.disk_free(shell.root())
-    shell.metrics({"Used by all runs": formats.size(files.size_of(shell.root())),
-                   "Free on this disk": formats.size(free_bytes)})
+    free_bytes = space.disk_free(shell.root())
+    shell.metrics(
+        {"Used by all runs": formats.size(files.size_of(shell.root())), "Free on this disk": formats.size(free_bytes)}
+    )
     if formats.disk_low(free_bytes):
-        st.warning(f"The disk is nearly full: {formats.size(free_bytes)} are free. Runs in progress wait when it is; "
-                   "checkpoints are the big part of what can be deleted.", icon=":material/hard_drive:")
-    st.caption(f"Folder of all runs: `{shell.root()}`. To have it elsewhere, set `REPLAY_OUTPUTS_DIR`, start the app with "
-               "`streamlit run app.py -- --outputs DIR`, or make `outputs` a symbolic link.")
+        st.warning(
+            f"The disk is nearly full: {formats.size(free_bytes)} are free. Runs in progress wait when it is; "
+            "checkpoints are the big part of what can be deleted.",
+            icon=":material/hard_drive:",
+        )
+    st.caption(
+        f"Folder of all runs: `{shell.root()}`. To have it elsewhere, set `REPLAY_OUTPUTS_DIR`, start the app with "
+        "`streamlit run app.py -- --outputs DIR`, or make `outputs` a symbolic link."
+    )
 
 
 with shell.page("Runs and storage"):
@@ -140,13 +170,19 @@ with shell.page("Runs and storage"):
     st.dataframe(rows, hide_index=True, column_config={} if remarks else {"Remark": None})
     by_id = {run.id: run for run in runs}
     kept = [i for i in st.session_state.get("chosen", []) if i in by_id]
-    if kept != st.session_state.get("chosen", []):      # deleted here or in another tab
+    if kept != st.session_state.get("chosen", []):  # deleted here or in another tab
         st.session_state["chosen"] = kept
-    chosen = st.multiselect("Runs to clean", list(by_id), key="chosen",
-                            format_func=lambda i: formats.run_label(by_id[i]) if i in by_id else i,
-                            placeholder="Choose one or more runs")
-    st.caption("Checkpoints are the states that a replay in disk or recompute mode reads; they are the big part. Before "
-               "anything is deleted you see how many bytes it frees.")
+    chosen = st.multiselect(
+        "Runs to clean",
+        list(by_id),
+        key="chosen",
+        format_func=lambda i: formats.run_label(by_id[i]) if i in by_id else i,
+        placeholder="Choose one or more runs",
+    )
+    st.caption(
+        "Checkpoints are the states that a replay in disk or recompute mode reads; they are the big part. Before "
+        "anything is deleted you see how many bytes it frees."
+    )
     with st.container(horizontal=True):
         for action in ACTIONS:
             if st.button(action, **shell.acting(disabled=not chosen)):

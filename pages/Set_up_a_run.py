@@ -6,8 +6,9 @@ import numpy as np
 import streamlit as st
 
 from engine import config as configs
-from engine import estimate, influence
+from engine.analysis import target_view
 from engine.errors import DataError, ReplayError
+from engine.jobs import estimate
 from ui import formats, pictures, shell
 
 A_PAGE = 24
@@ -16,14 +17,14 @@ MODES = {
     "memory": "Every state in RAM or GPU memory; further targets later need one more training.",
     "disk": "Every state on disk, streamed back; further targets later need no training.",
     "recompute": "Every c-th full state on disk, the rest trained again while replaying: little disk, one more "
-                 "training of time.",
+    "training of time.",
 }
 RECOMMENDED = {
     "memory": "the disk is too short for every state, and memory is not",
     "disk": "further targets then need no training",
     "recompute": "it takes the least disk and memory, for one more training",
 }
-NOT_OF_SIZE = ("preset", "replay_mode", "clean_when_done")      # the estimate covers every mode
+NOT_OF_SIZE = ("preset", "replay_mode", "clean_when_done")  # the estimate covers every mode
 FUNCTIONS = {
     "loss": "Cross-entropy loss of the target, in nats.",
     "margin": "Logit of the true label minus the log-sum-exp of the others, in logits.",
@@ -50,9 +51,24 @@ def field(name: str, config, found: dict) -> object:
 
 
 def own_settings(start) -> dict:
-    names = ["dataset", "model", "width", "recipe.epochs", "recipe.batch_size", "recipe.peak_lr",
-             "recipe.schedule", "recipe.warmup", "recipe.momentum", "recipe.nesterov", "recipe.weight_decay",
-             "recipe.decay_norm_bias", "recipe.seed", "targets_per_pass", "device", "precision"]
+    names = [
+        "dataset",
+        "model",
+        "width",
+        "recipe.epochs",
+        "recipe.batch_size",
+        "recipe.peak_lr",
+        "recipe.schedule",
+        "recipe.warmup",
+        "recipe.momentum",
+        "recipe.nesterov",
+        "recipe.weight_decay",
+        "recipe.decay_norm_bias",
+        "recipe.seed",
+        "targets_per_pass",
+        "device",
+        "precision",
+    ]
     # The values of the last drawing, so that each problem stands beside its field at once.
     typed = {n: st.session_state[f"set-{n}"] for n in names if f"set-{n}" in st.session_state}
     found = configs.problems(start.replace(**typed), *sizes(typed.get("dataset", start.dataset)))
@@ -106,13 +122,13 @@ def offered_images(dataset) -> tuple[np.ndarray, str]:
             if run.manifest.get("trained") and run.config.dataset == dataset.name:
                 trained.append(run)
         except ReplayError:
-            continue        # a damaged run offers nothing; Runs and storage says what is wrong with it
+            continue  # a damaged run offers nothing; Runs and storage says what is wrong with it
     if not trained:
         which.info("No run of this data set has been trained yet.")
         return np.arange(0), source
     names = {run.id: run for run in trained}
     chosen = which.selectbox("Run", list(names))
-    return influence.misclassified(names[chosen], dataset), chosen
+    return target_view.misclassified(names[chosen], dataset), chosen
 
 
 def choose_targets(dataset) -> None:
@@ -120,15 +136,21 @@ def choose_targets(dataset) -> None:
     st.caption("Tick the test images to explain. Sets are averaged over: a class, or all test images.")
     indices, shown = offered_images(dataset)
     pages = range(0, len(indices), A_PAGE)
-    start = st.select_slider("Images", pages, format_func=lambda s: f"from {s}", key=f"page-{shown}") if pages[1:] else 0
+    start = (
+        st.select_slider("Images", pages, format_func=lambda s: f"from {s}", key=f"page-{shown}") if pages[1:] else 0
+    )
     columns = st.columns(8)
     for i, index in enumerate(indices[start:][:A_PAGE].tolist()):
         with columns[i % len(columns)]:
             name = f"test:{index}"
             st.html(pictures.picture(dataset.name, "test", index))
-            st.session_state[f"tick-{name}"] = name in chosen     # the choice decides, not the widget's memory
-            st.checkbox(f"{index} {dataset.classes[dataset.test_labels[index]]}", key=f"tick-{name}",
-                        on_change=toggle, args=(name,))
+            st.session_state[f"tick-{name}"] = name in chosen  # the choice decides, not the widget's memory
+            st.checkbox(
+                f"{index} {dataset.classes[dataset.test_labels[index]]}",
+                key=f"tick-{name}",
+                on_change=toggle,
+                args=(name,),
+            )
     sets = {f"class:{c}": f"All test images of {name}" for c, name in enumerate(dataset.classes)}
     sets["test:all"] = "All test images"
     st.session_state["sets"] = [t for t in chosen if t in sets]
@@ -137,8 +159,13 @@ def choose_targets(dataset) -> None:
 
 def choose_mode(config):
     """The configuration with the replay mode chosen, and with what else that mode asks for."""
-    mode = st.radio("Where the training steps are kept", list(MODES), captions=list(MODES.values()),
-                    index=list(MODES).index(config.replay_mode), format_func=str.capitalize)
+    mode = st.radio(
+        "Where the training steps are kept",
+        list(MODES),
+        captions=list(MODES.values()),
+        index=list(MODES).index(config.replay_mode),
+        format_func=str.capitalize,
+    )
     config = config.replace(replay_mode=mode)
     limits = ["segment", "checkpoint_mb"] if mode == "recompute" else []
     typed = {n: st.session_state[f"set-{n}"] for n in limits if f"set-{n}" in st.session_state}
@@ -164,15 +191,21 @@ def measured(config):
             with st.spinner("Measuring: a few steps of this model, data and targets, forwards and backwards …"):
                 told, busy = estimate.estimate(config, shell.root(), measure=True), in_progress
             st.session_state["measured"] = key, told, busy
-            st.rerun()                  # for the button's own words
+            st.rerun()  # for the button's own words
     if told is None:
-        st.caption("Sizes follow from the model and the settings. Time, and memory at the peak, are measured: a few "
-                   "steps of the very model, data and targets, and a few writes to the outputs folder.")
+        st.caption(
+            "Sizes follow from the model and the settings. Time, and memory at the peak, are measured: a few "
+            "steps of the very model, data and targets, and a few writes to the outputs folder."
+        )
     if busy:
-        st.warning("This was measured while a run was in progress, so its times are too long.", icon=":material/warning:")
+        st.warning(
+            "This was measured while a run was in progress, so its times are too long.", icon=":material/warning:"
+        )
     elif told is None and in_progress:
-        st.warning("A run is in progress: times measured now will be too long, because the machine is busy.",
-                   icon=":material/warning:")
+        st.warning(
+            "A run is in progress: times measured now will be too long, because the machine is busy.",
+            icon=":material/warning:",
+        )
     return told
 
 
@@ -182,42 +215,62 @@ def show_estimate(config) -> bool:
     told = measured(config) or estimate.estimate(config, shell.root())
     timed = told.train_seconds is not None
     with place:
-        shell.metrics({
-            "Steps": f"{told.steps:,}", "Each step keeps": formats.size(told.bytes_per_step),
-            **({"Segment": formats.count(told.segment, "steps")} if config.replay_mode == "recompute" else {}),
-            "Disk free": formats.size(told.disk_free), "RAM available": formats.size(told.ram_free),
-            **({"GPU memory free": formats.size(told.gpu_free)} if told.gpu_free else {}),
-            **({"Training": formats.duration(told.train_seconds)} if timed else {})})
+        shell.metrics(
+            {
+                "Steps": f"{told.steps:,}",
+                "Each step keeps": formats.size(told.bytes_per_step),
+                **({"Segment": formats.count(told.segment, "steps")} if config.replay_mode == "recompute" else {}),
+                "Disk free": formats.size(told.disk_free),
+                "RAM available": formats.size(told.ram_free),
+                **({"GPU memory free": formats.size(told.gpu_free)} if told.gpu_free else {}),
+                **({"Training": formats.duration(told.train_seconds)} if timed else {}),
+            }
+        )
         rows = []
         for name, mode in told.modes.items():
             # Without its checkpoints a run leaves what memory mode does.
             stays = told.modes["memory"] if config.clean_when_done else mode
-            rows.append({
-                "Replay mode": name, "Disk that stays": formats.size(stays.disk),
-                "Disk at the peak": formats.size(mode.disk_peak),
-                "RAM at the peak" if timed else "RAM at the peak, beside the engine's own": formats.size(mode.ram),
-                **({"GPU memory at the peak": formats.size(mode.gpu)} if told.gpu_free else {}),
-                "Time": formats.duration_beside(mode.seconds, told.train_seconds) if timed else "not measured",
-                "Fits": mode.problem or "yes"})
+            rows.append(
+                {
+                    "Replay mode": name,
+                    "Disk that stays": formats.size(stays.disk),
+                    "Disk at the peak": formats.size(mode.disk_peak),
+                    "RAM at the peak" if timed else "RAM at the peak, beside the engine's own": formats.size(mode.ram),
+                    **({"GPU memory at the peak": formats.size(mode.gpu)} if told.gpu_free else {}),
+                    "Time": formats.duration_beside(mode.seconds, told.train_seconds) if timed else "not measured",
+                    "Fits": mode.problem or "yes",
+                }
+            )
         st.table(rows)
         time_is = "Time is that of training and replay." if timed else ""
-        st.caption(f"On {told.device_name}. A step keeps {told.parameters:,} parameters and {told.buffers:,} buffers, "
-                   f"and nothing else. {time_is}")
+        st.caption(
+            f"On {told.device_name}. A step keeps {told.parameters:,} parameters and {told.buffers:,} buffers, "
+            f"and nothing else. {time_is}"
+        )
         if told.recommended:
             st.markdown(f"Recommended here: **{told.recommended}** mode; {RECOMMENDED[told.recommended]}.")
         problem = told.modes[config.replay_mode].problem
         if problem:
-            remedy = (f"Choose {told.recommended} mode." if told.recommended
-                      else "Free some space, train fewer steps, or use a narrower model.")
-            st.warning(f"{config.replay_mode.capitalize()} mode does not fit: {problem}. {remedy}",
-                       icon=":material/warning:")
+            remedy = (
+                f"Choose {told.recommended} mode."
+                if told.recommended
+                else "Free some space, train fewer steps, or use a narrower model."
+            )
+            st.warning(
+                f"{config.replay_mode.capitalize()} mode does not fit: {problem}. {remedy}", icon=":material/warning:"
+            )
     return not problem
 
 
 with shell.page("Set up a run"):
     names = [*configs.PRESETS, OWN]
-    preset = st.segmented_control("Start from", names, default="sample", required=True,
-                                  format_func=lambda n: "Own settings" if n == OWN else n.capitalize())
+    preset = st.segmented_control(
+        "Start from",
+        names,
+        default="sample",
+        required=True,
+        format_func=lambda n: "Own settings" if n == OWN else n.capitalize(),
+    )
     config = configs.preset("sample" if preset == OWN else preset)
     if preset == OWN:
         config = config.replace(preset=OWN)
@@ -226,8 +279,13 @@ with shell.page("Set up a run"):
         st.caption(configs.PRESET_TEXT[preset])
 
     st.subheader("Targets")
-    function = st.radio("Target function", list(FUNCTIONS), captions=list(FUNCTIONS.values()), horizontal=True,
-                        format_func=str.capitalize)
+    function = st.radio(
+        "Target function",
+        list(FUNCTIONS),
+        captions=list(FUNCTIONS.values()),
+        horizontal=True,
+        format_func=str.capitalize,
+    )
     offer(config)
     dataset = None
     with shell.guarded():
@@ -253,6 +311,10 @@ with shell.page("Set up a run"):
             fits = show_estimate(config)
     for name, problem in found.items():
         st.error(f"{formats.LABELS[name]}: {problem}.", icon=":material/error:")
-    if st.button("Start the run", type="primary", icon=":material/play_arrow:",
-                 **shell.acting(disabled=bool(found) or dataset is None or not fits)):
+    if st.button(
+        "Start the run",
+        type="primary",
+        icon=":material/play_arrow:",
+        **shell.acting(disabled=bool(found) or dataset is None or not fits),
+    ):
         st.switch_page("pages/Live.py", query_params={"run": shell.manager().submit(config)})

@@ -4,7 +4,8 @@ import json
 
 import streamlit as st
 
-from engine import influence, lds, trust
+from engine.analysis import lds, trust
+from engine.targets import names as target_names
 from ui import formats, pictures, shell
 
 BOXES = dict(zip(trust.LEVELS, (st.success, st.warning, st.error)))
@@ -15,28 +16,46 @@ TILES = 24
 
 def judged(run) -> None:
     verdict = trust.verdict(run)
-    BOXES[verdict.level](f"**{verdict.level[0].upper()}{verdict.level[1:]}.** {verdict.reason}", icon=ICONS[verdict.level])
-    shell.metrics({"Rank correlation with retraining (LDS)": formats.figure(verdict.lds),
-                   "Metasmoothness": formats.figure(verdict.metasmoothness),
-                   "Growth of the adjoint": formats.times(verdict.growth)})
-    st.caption("LDS: 1 where the scores order what happens perfectly, 0 where they say nothing. Metasmoothness: how far the "
-               "training's answer to changed weights is a straight line, from −1 to 1. Growth: of the adjoint's norm from the "
-               "end of training to its start; large where training is chaotic. docs/trust.md has the limits and where they "
-               "come from.")
+    BOXES[verdict.level](
+        f"**{verdict.level[0].upper()}{verdict.level[1:]}.** {verdict.reason}", icon=ICONS[verdict.level]
+    )
+    shell.metrics(
+        {
+            "Rank correlation with retraining (LDS)": formats.figure(verdict.lds),
+            "Metasmoothness": formats.figure(verdict.metasmoothness),
+            "Growth of the adjoint": formats.times(verdict.growth),
+        }
+    )
+    st.caption(
+        "LDS: 1 where the scores order what happens perfectly, 0 where they say nothing. Metasmoothness: how far the "
+        "training's answer to changed weights is a straight line, from −1 to 1. Growth: of the adjoint's norm from the "
+        "end of training to its start; large where training is chaotic. docs/trust.md has the limits and where they "
+        "come from."
+    )
 
 
 def validate(run) -> None:
     st.subheader("Validate by retraining")
-    st.markdown("Random subsets of the training images are left out, one retraining each, and what happens to every target is "
-                "compared with what the scores predict.")
+    st.markdown(
+        "Random subsets of the training images are left out, one retraining each, and what happens to every target is "
+        "compared with what the scores predict."
+    )
     many, which, seeded = st.columns([1, 2, 1])
-    subsets = many.number_input("Subsets", min_value=lds.FEWEST, value=32, step=1,
-                                help="One retraining each; 50 give a useful interval.")
-    typed = which.multiselect("Fractions to leave out", FRACTIONS, default=FRACTIONS[:1], accept_new_options=True,
-                              help="Scores are exact for small changes: 0.01 is the usual test.")
+    subsets = many.number_input(
+        "Subsets", min_value=lds.FEWEST, value=32, step=1, help="One retraining each; 50 give a useful interval."
+    )
+    typed = which.multiselect(
+        "Fractions to leave out",
+        FRACTIONS,
+        default=FRACTIONS[:1],
+        accept_new_options=True,
+        help="Scores are exact for small changes: 0.01 is the usual test.",
+    )
     seed = seeded.number_input("Seed", min_value=0, value=0, step=1, help="Decides the subsets.")
     takes = formats.retraining_time(run.manifest.get("timings", {}).get("train_seconds"), subsets, len(typed))
-    st.caption(f"This takes {takes}. Retrainings that were done before are kept." if takes else "Name at least one fraction.")
+    st.caption(
+        f"This takes {takes}. Retrainings that were done before are kept." if takes else "Name at least one fraction."
+    )
     with st.container(horizontal=True):
         start = st.button("Validate", type="primary", icon=":material/play_arrow:", **shell.acting(disabled=not typed))
         measure = st.button("Measure the smoothness (four trainings)", icon=":material/timeline:", **shell.acting())
@@ -60,35 +79,66 @@ def compared(run) -> None:
         st.info("Not validated yet.", icon=":material/info:")
         return
     left, right = st.columns(2)
-    names = {name: f"{r['function']}, {formats.percent(r['drop'])} left out, {r['subsets']} subsets, seed {r['seed']}"
-             for name, r in reports.items()}
+    names = {
+        name: f"{r['function']}, {formats.percent(r['drop'])} left out, {r['subsets']} subsets, seed {r['seed']}"
+        for name, r in reports.items()
+    }
     report = reports[left.selectbox("Validation", list(names), format_func=names.get)]
     titles = {None: "All targets", **{t["key"]: t["title"] for t in report["targets"]}}
     key = right.selectbox("Target", list(titles), format_func=titles.get, key=f"scatter-{report['name']}")
-    shell.metrics({"LDS, mean": formats.figure(report["lds_mean"], 3),
-                   "95 % interval": formats.between(report["lds_mean_low"], report["lds_mean_high"]),
-                   "Slope (1 is right)": formats.figure(report["slope_mean"]),
-                   "R² of the prediction": formats.figure(report["r2_mean"]),
-                   "Noise (of the variance)": formats.percent(report["noise_share"])})
-    pictures.chart(pictures.agreement(report, key), "agreement",
-                   f"Scatter of predicted and actual change over {report['subsets']} retrainings, LDS "
-                   f"{formats.figure(report['lds_mean'])}")
-    st.caption(f"A point is one retraining without {formats.count(report['left_out'], 'images')}; on the dashed line the prediction "
-               f"is exact. Noise: by how much {formats.count(report['repeats'], 'retrainings')} with unchanged weights differed. "
-               f"Computed on {report['device_name']}.")
+    shell.metrics(
+        {
+            "LDS, mean": formats.figure(report["lds_mean"], 3),
+            "95 % interval": formats.between(report["lds_mean_low"], report["lds_mean_high"]),
+            "Slope (1 is right)": formats.figure(report["slope_mean"]),
+            "R² of the prediction": formats.figure(report["r2_mean"]),
+            "Noise (of the variance)": formats.percent(report["noise_share"]),
+        }
+    )
+    pictures.chart(
+        pictures.agreement(report, key),
+        "agreement",
+        f"Scatter of predicted and actual change over {report['subsets']} retrainings, LDS "
+        f"{formats.figure(report['lds_mean'])}",
+    )
+    st.caption(
+        f"A point is one retraining without {formats.count(report['left_out'], 'images')}; on the dashed line the prediction "
+        f"is exact. Noise: by how much {formats.count(report['repeats'], 'retrainings')} with unchanged weights differed. "
+        f"Computed on {report['device_name']}."
+    )
     if key is not None:
-        st.page_link("pages/Influence.py", label=f"Influence on {titles[key]}", icon=":material/image_search:",
-                     query_params={"run": run.id, "target": key})
-    st.dataframe([{"Target": t["title"], "LDS": formats.varied(t["lds"], 3),
-                   "95 % interval": formats.between(t["low"], t["high"]), "Slope": formats.varied(t["slope"]),
-                   "R²": formats.varied(t["r2"]), "Noise (of the variance)": formats.percent(t["noise_share"]),
-                   "Influence": f"/Influence?run={run.id}&target={t['key']}"} for t in report["targets"]],
-                 hide_index=True, column_config={"Influence": st.column_config.LinkColumn(display_text="look")})
+        st.page_link(
+            "pages/Influence.py",
+            label=f"Influence on {titles[key]}",
+            icon=":material/image_search:",
+            query_params={"run": run.id, "target": key},
+        )
+    st.dataframe(
+        [
+            {
+                "Target": t["title"],
+                "LDS": formats.varied(t["lds"], 3),
+                "95 % interval": formats.between(t["low"], t["high"]),
+                "Slope": formats.varied(t["slope"]),
+                "R²": formats.varied(t["r2"]),
+                "Noise (of the variance)": formats.percent(t["noise_share"]),
+                "Influence": f"/Influence?run={run.id}&target={t['key']}",
+            }
+            for t in report["targets"]
+        ],
+        hide_index=True,
+        column_config={"Influence": st.column_config.LinkColumn(display_text="look")},
+    )
     with st.container(horizontal=True):
-        st.download_button("Report (JSON)", json.dumps(report, indent=1), f"{run.id}-{report['name']}.json",
-                           icon=":material/download:")
-        st.download_button("Predicted and actual (CSV)", trust.outcomes(report).to_csv(index=False),
-                           f"{run.id}-{report['name']}.csv", icon=":material/download:")
+        st.download_button(
+            "Report (JSON)", json.dumps(report, indent=1), f"{run.id}-{report['name']}.json", icon=":material/download:"
+        )
+        st.download_button(
+            "Predicted and actual (CSV)",
+            trust.outcomes(report).to_csv(index=False),
+            f"{run.id}-{report['name']}.csv",
+            icon=":material/download:",
+        )
 
 
 def adjoints(run) -> None:
@@ -98,9 +148,13 @@ def adjoints(run) -> None:
     st.subheader("The adjoint through training")
     names = list(sets)
     name = st.selectbox("Score set", names) if names[1:] else names[0]
-    pictures.chart(pictures.norms(sets[name]), "norms", "Norm of the adjoint over the training steps, one line a target")
-    st.caption("One line a target, read from right to left: how far a change of the parameters at that step moves the target in "
-               "the end. A line that climbs by orders of magnitude is chaos.")
+    pictures.chart(
+        pictures.norms(sets[name]), "norms", "Norm of the adjoint over the training steps, one line a target"
+    )
+    st.caption(
+        "One line a target, read from right to left: how far a change of the parameters at that step moves the target in "
+        "the end. A line that climbs by orders of magnitude is chaos."
+    )
 
 
 def what_ifs(run, dataset) -> None:
@@ -109,18 +163,29 @@ def what_ifs(run, dataset) -> None:
     if not found:
         st.caption("Nothing yet: tick training images, and check them by retraining.")
         with st.container(horizontal=True):
-            st.page_link("pages/Influence.py", label="Tick on Influence", icon=":material/image_search:",
-                         query_params={"run": run.id})
-            st.page_link("pages/Find_bad_labels.py", label="Tick on Find bad labels", icon=":material/label_off:",
-                         query_params={"run": run.id})
+            st.page_link(
+                "pages/Influence.py",
+                label="Tick on Influence",
+                icon=":material/image_search:",
+                query_params={"run": run.id},
+            )
+            st.page_link(
+                "pages/Find_bad_labels.py",
+                label="Tick on Find bad labels",
+                icon=":material/label_off:",
+                query_params={"run": run.id},
+            )
     for what in reversed(found):
         changed = [*what["left_out"], *map(int, what["relabelled"])]
         said = formats.changed(what)
-        with st.expander(f"{said}: test accuracy {formats.percent(what['test_accuracy_before'])} before, "
-                         f"{formats.percent(what['test_accuracy'])} retrained", icon=":material/science:"):
+        with st.expander(
+            f"{said}: test accuracy {formats.percent(what['test_accuracy_before'])} before, "
+            f"{formats.percent(what['test_accuracy'])} retrained",
+            icon=":material/science:",
+        ):
             pictures.plain_tiles(dataset.name, "train", changed[:TILES])
             for target in what["targets"]:
-                st.markdown(f"**{influence.title(target['name'], dataset)}** · {target['function']}")
+                st.markdown(f"**{target_names.title(target['name'], dataset)}** · {target['function']}")
                 st.table(formats.what_if_table(target))
 
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from engine import runs
+from engine.runs import run as runs
 from tests.made_up import SMALL
 
 
@@ -23,7 +23,8 @@ def finished_sample(tmp_path_factory) -> Path:
 @pytest.fixture(scope="session")
 def made(tmp_path_factory) -> Path:
     """The folder of a small finished run, for tests to copy."""
-    from engine import work         # loads torch
+    from engine.jobs import execute as work  # loads torch
+
     run = runs.Run.create(runs.outputs_root(tmp_path_factory.mktemp("made")), SMALL)
     with run.locked():
         work.execute(run)

@@ -5,17 +5,27 @@ from pathlib import Path
 import numpy as np
 
 from engine import config as configs
-from engine import data, files, influence, runs
+from engine import files
+from engine.datasets import registry as dataset_registry
+from engine.runs import run as runs
+from engine.targets import functions as target_functions
+from engine.targets import names as target_names
 
 SMALL = configs.preset("sample").replace(
-    **{"recipe.epochs": 1, "recipe.batch_size": 1000, "targets": ("test:0", "class:2")})       # trained in a second
+    **{"recipe.epochs": 1, "recipe.batch_size": 1000, "targets": ("test:0", "class:2")}
+)  # trained in a second
 SAMPLE = configs.preset("sample").replace(**{"recipe.epochs": 2, "recipe.batch_size": 500})
 
 
-def run_of(root: Path, run_id: str, sets: dict[tuple[str, ...], tuple[str, np.ndarray]],
-           config: configs.RunConfig = SAMPLE, train_logits: bool = True) -> runs.Run:
+def run_of(
+    root: Path,
+    run_id: str,
+    sets: dict[tuple[str, ...], tuple[str, np.ndarray]],
+    config: configs.RunConfig = SAMPLE,
+    train_logits: bool = True,
+) -> runs.Run:
     """A run with one score set [K, N] for each tuple of K targets, given with its function."""
-    dataset, rng = data.load(config.dataset), np.random.default_rng(0)
+    dataset, rng = dataset_registry.load(config.dataset), np.random.default_rng(0)
     targets = tuple(dict.fromkeys(name for names in sets for name in names))
     run = runs.Run.create(root, config.replace(targets=targets or config.targets), run_id)
     kept = run.manifest["files"]
@@ -27,13 +37,28 @@ def run_of(root: Path, run_id: str, sets: dict[tuple[str, ...], tuple[str, np.nd
     for number, (names, (function, scores)) in enumerate(sets.items()):
         name = f"{function}-{number:03d}"
         kept[f"scores/{name}.npy"] = files.write_npy(run.path / "scores" / f"{name}.npy", scores.astype(np.float32))
-        sidecar = {"target_function": function, "unit": influence.unit(function), "training_digest": "made up",
-                   "norm_steps": [2, 1], "targets": [
-                       {"name": t, "title": influence.title(t, dataset), "adjoint_growth": 1.0, "norms": [1.0, 1.0]}
-                       for t in names]}
+        sidecar = {
+            "target_function": function,
+            "unit": target_functions.unit(function),
+            "training_digest": "made up",
+            "norm_steps": [2, 1],
+            "targets": [
+                {"name": t, "title": target_names.title(t, dataset), "adjoint_growth": 1.0, "norms": [1.0, 1.0]}
+                for t in names
+            ],
+        }
         kept[f"scores/{name}.json"] = files.write_json(run.path / "scores" / f"{name}.json", sidecar)
     steps = config.recipe.epochs * (len(dataset.train_labels) // config.recipe.batch_size)
-    run.update_manifest(status="finished", job=None, files=kept, trained=True, steps=steps, test_accuracy=0.8,
-                        timings={"train_seconds": 1.0}, data_fingerprint=dataset.fingerprint, training_digest="made up",
-                        **({"scored": True} if sets else {}))
+    run.update_manifest(
+        status="finished",
+        job=None,
+        files=kept,
+        trained=True,
+        steps=steps,
+        test_accuracy=0.8,
+        timings={"train_seconds": 1.0},
+        data_fingerprint=dataset.fingerprint,
+        training_digest="made up",
+        **({"scored": True} if sets else {}),
+    )
     return run

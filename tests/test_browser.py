@@ -14,13 +14,26 @@ from PIL import Image
 from playwright.sync_api import Page, expect
 
 from engine import config as configs
-from engine import data, notes, runs, trust, work
+from engine.analysis import trust
+from engine.datasets import registry as dataset_registry
+from engine.jobs import execute as work
+from engine.runs import notes
+from engine.runs import run as runs
 from tools.serve import chromium, server
 
-HEADINGS = {"": "Replay Explorer", "Set_up_a_run": "Set up a run", "Live": "Live",
-            "Influence": "Influence", "Training_images": "Training images", "Test_images": "Test images",
-            "Compare_runs": "Compare runs", "Trust": "Trust", "Find_bad_labels": "Find bad labels", "Runs_and_storage": "Runs and storage"}
-expect.set_options(timeout=20_000)        # two cores, shared
+HEADINGS = {
+    "": "Replay Explorer",
+    "Set_up_a_run": "Set up a run",
+    "Live": "Live",
+    "Influence": "Influence",
+    "Training_images": "Training images",
+    "Test_images": "Test images",
+    "Compare_runs": "Compare runs",
+    "Trust": "Trust",
+    "Find_bad_labels": "Find bad labels",
+    "Runs_and_storage": "Runs and storage",
+}
+expect.set_options(timeout=20_000)  # two cores, shared
 AXE = Path(axe_playwright_python.__file__).parent / "axe.min.js"
 # What axe-core finds and no option of Streamlit's cures: rule, theme, selector, and the contrast there has to be all
 # the same. On primary buttons and on the tags of a multiselect it writes in white. A blue dark enough for that is too
@@ -44,11 +57,23 @@ def page(browser):
     context.set_default_timeout(30_000)
 
     def watch(tab: Page) -> None:
-        tab.on("console", lambda m: m.type == "error" and not m.location["url"].endswith(PROBES)
-               and faults.append(f"{m.text} {m.location['url']}"))
+        tab.on(
+            "console",
+            lambda m: (
+                m.type == "error"
+                and not m.location["url"].endswith(PROBES)
+                and faults.append(f"{m.text} {m.location['url']}")
+            ),
+        )
         tab.on("pageerror", lambda e: faults.append(str(e)))
-        tab.on("request", lambda r: r.url.startswith(("http://localhost:", "ws://localhost:", "data:", "blob:"))
-               or faults.append(f"asked {r.url}"))
+        tab.on(
+            "request",
+            lambda r: (
+                r.url.startswith(("http://localhost:", "ws://localhost:", "data:", "blob:"))
+                or faults.append(f"asked {r.url}")
+            ),
+        )
+
     context.on("page", watch)
     tab = context.new_page()
     yield tab
@@ -70,7 +95,9 @@ def settled(tab: Page, heading: str) -> None:
 
 def idle(tab: Page) -> None:
     """The script has run to its end: what is clicked now is not drawn anew under the pointer."""
-    expect(tab.locator('[data-testid="stApp"]')).to_have_attribute("data-test-script-state", "notRunning", timeout=30_000)
+    expect(tab.locator('[data-testid="stApp"]')).to_have_attribute(
+        "data-test-script-state", "notRunning", timeout=30_000
+    )
 
 
 def steps_done(tab: Page) -> tuple[str, int]:
@@ -94,7 +121,7 @@ def test_every_page_may_be_the_first_request_of_a_fresh_server(path, page, tmp_p
         settled(page, HEADINGS[path])
         links = page.locator('[data-testid="stSidebar"] [data-testid="stPageLink"]')
         names = ["Overview", *(heading for path, heading in HEADINGS.items() if path)]
-        expect(links).to_have_text([re.compile(f"{name}$") for name in names])      # after the icon's name
+        expect(links).to_have_text([re.compile(f"{name}$") for name in names])  # after the icon's name
 
 
 def test_the_sample_from_the_button_to_the_clean_up(page, tmp_path, finished_sample):
@@ -103,7 +130,7 @@ def test_the_sample_from_the_button_to_the_clean_up(page, tmp_path, finished_sam
         settled(page, "Replay Explorer")
         page.get_by_role("button", name="Run the sample").click()
         settled(page, "Live")
-        run, = runs.list_runs(tmp_path)
+        (run,) = runs.list_runs(tmp_path)
         assert run.id in page.url
 
         # The step count grows in the replay, and the server answers other pages meanwhile.
@@ -122,22 +149,24 @@ def test_the_sample_from_the_button_to_the_clean_up(page, tmp_path, finished_sam
         page.reload()
         settled(page, "Live")
         assert run.id in page.url
-        page.goto("about:blank")                # a page that is looked at takes its share of two cores
+        page.goto("about:blank")  # a page that is looked at takes its share of two cores
         wait_until(lambda: run.status == "finished", 400, page)
         shutil.copytree(run.path, finished_sample / run.id)
         page.go_back()
         expect(page.get_by_text("Finished: the scores are ready.")).to_be_visible()
         assert run.status == "finished" and len(runs.list_runs(tmp_path)) == 1
-        expect(page.locator(".js-plotly-plot")).to_have_count(4)     # drawn once their code is fetched
+        expect(page.locator(".js-plotly-plot")).to_have_count(4)  # drawn once their code is fetched
 
         page.get_by_role("link", name="Look at the influence").click()
         settled(page, "Influence")
         tiles = page.locator(".st-key-gallery-helpful .grid img, .st-key-gallery-harmful .grid img")
-        expect(tiles).to_have_count(24)                       # 2 × k, k = 12
+        expect(tiles).to_have_count(24)  # 2 × k, k = 12
         assert all(width > 0 for width in tiles.evaluate_all("images => images.map(i => i.naturalWidth)"))
         alt = tiles.first.get_attribute("alt")
         assert alt.startswith("Training image ") and "label" in alt
-        shown = page.locator(".st-key-gallery-harmful li").evaluate_all("tiles => tiles.map(t => Number(t.dataset.index))")
+        shown = page.locator(".st-key-gallery-harmful li").evaluate_all(
+            "tiles => tiles.map(t => Number(t.dataset.index))"
+        )
         assert shown == np.argsort(-run.scores("loss-000")[0])[:12].tolist()
         assert "target=test" in page.url and "k=12" in page.url
 
@@ -178,7 +207,7 @@ def test_cancel_and_a_run_deleted_elsewhere(page, tmp_path):
         wait_until(lambda: steps_done(page)[1] > 0, 60, page)
         page.get_by_role("button", name="Cancel the run").click()
         expect(page.locator('[data-testid="stAlert"]').get_by_text("Cancelled")).to_be_visible()
-        cancelled, = runs.list_runs(tmp_path)
+        (cancelled,) = runs.list_runs(tmp_path)
         assert cancelled.status == "cancelled"
 
         cancelled.delete()
@@ -189,7 +218,7 @@ def test_cancel_and_a_run_deleted_elsewhere(page, tmp_path):
 
 def test_a_run_of_a_killed_server_is_resumed_on_live_and_finishes(page, tmp_path):
     config = configs.preset("sample").replace(**{"recipe.epochs": 2, "targets": ("test:0", "class:2")})
-    run = runs.Run.create(tmp_path, config)           # queued, and its process is gone: to be resumed too
+    run = runs.Run.create(tmp_path, config)  # queued, and its process is gone: to be resumed too
 
     def resume(url: str) -> None:
         page.goto(f"{url}/Live?run={run.id}")
@@ -224,7 +253,9 @@ def test_own_settings_with_targets_picked_by_looking(page, tmp_path):
         epochs = page.get_by_role("spinbutton", name="Epochs")
         epochs.fill("0")
         epochs.press("Enter")
-        expect(page.get_by_text("must be from 1 to 10,000").or_(page.get_by_text("must be from 1 to 10000")).first).to_be_visible()
+        expect(
+            page.get_by_text("must be from 1 to 10,000").or_(page.get_by_text("must be from 1 to 10000")).first
+        ).to_be_visible()
         expect(page.get_by_role("button", name="Start the run")).to_be_disabled()
         epochs.fill("1")
         epochs.press("Enter")
@@ -242,7 +273,7 @@ def test_own_settings_with_targets_picked_by_looking(page, tmp_path):
         page.get_by_role("button", name="Start the run").click()
         settled(page, "Live")
         expect(page.get_by_text("Finished: the scores are ready.")).to_be_visible(timeout=120_000)
-        run, = runs.list_runs(tmp_path)
+        (run,) = runs.list_runs(tmp_path)
         assert run.config.recipe.epochs == 1 and "test:10" in run.config.targets
         assert [t.name for t in run.targets()] == list(run.config.targets)
 
@@ -250,13 +281,13 @@ def test_own_settings_with_targets_picked_by_looking(page, tmp_path):
         page.goto(f"{url}/Influence?run={run.id}")
         settled(page, "Influence")
         idle(page)
-        expect(page.locator('[data-testid="stMain"] .js-plotly-plot')).to_be_visible()      # what moves the page is drawn
+        expect(page.locator('[data-testid="stMain"] .js-plotly-plot')).to_be_visible()  # what moves the page is drawn
         page.get_by_text("Explain further targets of this run").click()
         box = page.get_by_role("combobox", name="Targets", exact=True)
         expect(box).to_be_visible()
-        page.wait_for_timeout(1000)                     # the expander opens with an animation
+        page.wait_for_timeout(1000)  # the expander opens with an animation
         box.click()
-        option = page.get_by_role("option").nth(1)      # after «Select all»
+        option = page.get_by_role("option").nth(1)  # after «Select all»
         expect(option).to_contain_text("misclassified", timeout=15_000)
         chosen = option.inner_text().split(" · ")[0]
         option.click()
@@ -290,9 +321,14 @@ def test_deleted_checkpoints_are_rebuilt_from_the_storage_page(page, tmp_path):
 
 
 def test_scores_are_checked_by_retraining_from_the_pages(page, tmp_path):
-    run = runs.Run.create(runs.outputs_root(tmp_path), configs.preset("sample").replace(
-        dataset="fashion-mnist-sample-noisy", targets=("test:0", "test:all"),
-        **{"recipe.epochs": 1, "recipe.batch_size": 1000}))
+    run = runs.Run.create(
+        runs.outputs_root(tmp_path),
+        configs.preset("sample").replace(
+            dataset="fashion-mnist-sample-noisy",
+            targets=("test:0", "test:all"),
+            **{"recipe.epochs": 1, "recipe.batch_size": 1000},
+        ),
+    )
     with run.locked():
         work.execute(run)
 
@@ -314,7 +350,7 @@ def test_scores_are_checked_by_retraining_from_the_pages(page, tmp_path):
         settled(page, "Trust")
         expect(page.locator('[data-testid="stMetric"]', has_text="LDS, mean")).to_be_visible()
         expect(page.locator(".js-plotly-plot")).to_have_count(2)
-        report, = trust.reports(run)
+        (report,) = trust.reports(run)
         assert report["subsets"] == 5
 
         # Two ticks, by the keyboard; the prediction appears at once, and after the retraining the truth beside it.
@@ -384,8 +420,13 @@ def explored(tmp_path_factory) -> Path:
     """A small run with several targets, and a second one of another seed."""
     root = runs.outputs_root(tmp_path_factory.mktemp("explored"))
     for seed, targets in ((0, ("test:0", "test:1", "class:2")), (1, ("test:0",))):
-        made = runs.Run.create(root, configs.preset("sample").replace(
-            **{"recipe.epochs": 1, "recipe.batch_size": 1000, "recipe.seed": seed, "targets": targets}), f"seed-{seed}")
+        made = runs.Run.create(
+            root,
+            configs.preset("sample").replace(
+                **{"recipe.epochs": 1, "recipe.batch_size": 1000, "recipe.seed": seed, "targets": targets}
+            ),
+            f"seed-{seed}",
+        )
         with made.locked():
             work.execute(made)
     return root
@@ -405,7 +446,7 @@ def shown(tab: Page, which: str) -> list[int]:
 
 def test_influence_is_filtered_dragged_enlarged_ticked_pinned_and_linked(page, root):
     run = runs.Run.open(root, "seed-0")
-    scores_N, labels_N = run.scores("loss-000")[0], data.load("fashion-mnist-sample").train_labels
+    scores_N, labels_N = run.scores("loss-000")[0], dataset_registry.load("fashion-mnist-sample").train_labels
     with server(root, page) as (url, _):
         page.goto(f"{url}/Influence?run=seed-0&target=test:0.loss&k=6")
         settled(page, "Influence")
@@ -420,7 +461,7 @@ def test_influence_is_filtered_dragged_enlarged_ticked_pinned_and_linked(page, r
         expect(enlarged.locator("h2")).to_have_text(re.compile(r"^2\. "))
         expect(enlarged).to_contain_text(f"train:{shown(page, 'harmful')[1]}")
         expect(enlarged).to_contain_text(re.compile(r"Used in steps\d of 6"))
-        expect(enlarged.locator(".bars tr")).to_have_count(2)           # the run's other targets
+        expect(enlarged.locator(".bars tr")).to_have_count(2)  # the run's other targets
         page.keyboard.press("Escape")
         expect(enlarged).not_to_be_visible()
         focused = "document.activeElement.shadowRoot.activeElement.closest('li').dataset.index"
@@ -449,7 +490,9 @@ def test_influence_is_filtered_dragged_enlarged_ticked_pinned_and_linked(page, r
         expect(page.get_by_role("button", name="only: show all again")).to_be_visible()
         low, high = (float(parse_qs(urlsplit(page.url).query)[name][0]) for name in ("low", "high"))
         kept = [i for i in np.argsort(-scores_N) if low <= scores_N[i] <= high]
-        assert low < high and 0 < len(kept) < 6000 and shown(page, "harmful") == [i for i in kept if scores_N[i] > 0][:6]
+        assert (
+            low < high and 0 < len(kept) < 6000 and shown(page, "harmful") == [i for i in kept if scores_N[i] > 0][:6]
+        )
 
         # A class, pinned targets, and the second page: the link restores them all.
         page.get_by_role("button", name="only: show all again").click()
@@ -465,7 +508,7 @@ def test_influence_is_filtered_dragged_enlarged_ticked_pinned_and_linked(page, r
         idle(page)
         page.get_by_role("button", name="Next page").click()
         wait_until(lambda: "page=2" in page.url, 20, page)
-        label = data.load("fashion-mnist-sample").test_labels[0]
+        label = dataset_registry.load("fashion-mnist-sample").test_labels[0]
         expected = [i for i in np.argsort(-scores_N) if labels_N[i] != label][6:12]
         wait_until(lambda: shown(page, "harmful") == expected, 20, page)
         page.get_by_text("Copy link", exact=True).click()
@@ -507,25 +550,39 @@ def violations(tab: Page, theme: str) -> list[str]:
     tab.emulate_media(color_scheme=theme, reduced_motion="reduce")
     dark = "getComputedStyle(document.querySelector('.stApp')).backgroundColor.match(/\\d+/)[0] < 128"
     tab.wait_for_function(dark if theme == "dark" else f"!({dark})")
-    tab.wait_for_timeout(400)               # colours change by transitions
+    tab.wait_for_timeout(400)  # colours change by transitions
     found = []
     for violation in tab.evaluate("axe.run(document, {resultTypes: ['violations']})")["violations"]:
         for node in violation["nodes"] if violation["impact"] in ("serious", "critical") else []:
             *where, selector, least = EXCEPTION
-            excepted = [violation["id"], theme] == where and node["any"][0]["data"]["contrastRatio"] >= least and tab.evaluate(
-                "([node, selector]) => !!document.querySelector(node)?.closest(selector)", [node["target"][0], selector])
+            excepted = (
+                [violation["id"], theme] == where
+                and node["any"][0]["data"]["contrastRatio"] >= least
+                and tab.evaluate(
+                    "([node, selector]) => !!document.querySelector(node)?.closest(selector)",
+                    [node["target"][0], selector],
+                )
+            )
             if not excepted:
-                found.append(f"{theme}: {violation['id']} {node['target']} {node['html'][:200]}\n{node['failureSummary']}")
+                found.append(
+                    f"{theme}: {violation['id']} {node['target']} {node['html'][:200]}\n{node['failureSummary']}"
+                )
     return found
 
 
 def test_axe_finds_nothing_serious_on_any_page_in_either_theme(page, tmp_path):
-    run = runs.Run.create(tmp_path, configs.preset("sample").replace(
-        **{"recipe.epochs": 1, "recipe.batch_size": 1000, "targets": ("test:0", "class:2")}))
+    run = runs.Run.create(
+        tmp_path,
+        configs.preset("sample").replace(
+            **{"recipe.epochs": 1, "recipe.batch_size": 1000, "targets": ("test:0", "class:2")}
+        ),
+    )
     with run.locked():
         work.execute(run)
     shutil.copytree(run.path, tmp_path / "another")
-    run.update_manifest(job={"kind": "replay", "mode": "disk", "targets": ["test:5"], "function": "loss"})     # to be resumed
+    run.update_manifest(
+        job={"kind": "replay", "mode": "disk", "targets": ["test:5"], "function": "loss"}
+    )  # to be resumed
     found = []
     with server(tmp_path, page) as (url, _):
         for path, heading in HEADINGS.items():

@@ -10,9 +10,11 @@ import numpy as np
 import pytest
 import torch
 
-from engine import data
+from engine.core.stream import examples
+from engine.datasets import base as datasets_base
+from engine.datasets import fashion_mnist, prepared
+from engine.datasets import registry as dataset_registry
 from engine.errors import DataError
-from engine.state import examples
 
 ROOT = Path(__file__).parents[1]
 
@@ -40,7 +42,8 @@ class Reader:
 
 def same(found: dict, expected: dict) -> bool:
     return found.keys() == expected.keys() and all(
-        np.array_equal(found[k], expected[k]) and found[k].dtype == expected[k].dtype for k in expected)
+        np.array_equal(found[k], expected[k]) and found[k].dtype == expected[k].dtype for k in expected
+    )
 
 
 def mapped(array: np.ndarray) -> bool:
@@ -50,32 +53,40 @@ def mapped(array: np.ndarray) -> bool:
 def test_arrays_are_read_once_and_then_mapped(folder):
     first, second = Reader(), Reader()
     for reader in (first, second):
-        found = data.prepared("tiny", "a digest", reader)
+        found = prepared.prepared("tiny", "a digest", reader)
         assert same(found, first.arrays) and all(mapped(array) for array in found.values())
     assert (first.times, second.times) == (1, 0)
-    assert {path.name for path in folder.iterdir()} == {"prepared.json", *(f"{key}.npy" for key in data.ARRAYS)}
+    assert {path.name for path in folder.iterdir()} == {
+        "prepared.json",
+        *(f"{key}.npy" for key in datasets_base.ARRAYS),
+    }
 
 
-@pytest.mark.parametrize("harm", [
-    lambda f: (f / "prepared.json").write_text("{"),
-    lambda f: (f / "prepared.json").write_text("[]"),
-    lambda f: (f / "prepared.json").write_text('{"digest": "a digest", "sha256": {}}'),
-    lambda f: (f / "prepared.json").unlink(),
-    lambda f: (f / "train_images.npy").write_bytes((f / "train_images.npy").read_bytes()[:-1] + b"\xff"),
-    lambda f: (f / "test_labels.npy").unlink(),
-])
+@pytest.mark.parametrize(
+    "harm",
+    [
+        lambda f: (f / "prepared.json").write_text("{"),
+        lambda f: (f / "prepared.json").write_text("[]"),
+        lambda f: (f / "prepared.json").write_text('{"digest": "a digest", "sha256": {}}'),
+        lambda f: (f / "prepared.json").unlink(),
+        lambda f: (f / "train_images.npy").write_bytes((f / "train_images.npy").read_bytes()[:-1] + b"\xff"),
+        lambda f: (f / "test_labels.npy").unlink(),
+    ],
+)
 def test_what_is_damaged_is_read_anew(folder, harm):
-    data.prepared("tiny", "a digest", Reader())
+    prepared.prepared("tiny", "a digest", Reader())
     harm(folder)
     again = Reader()
-    assert same(data.prepared("tiny", "a digest", again), again.arrays) and again.times == 1
-    assert data.prepared("tiny", "a digest", Reader()) and mapped(data.prepared("tiny", "a digest", Reader())["train_images"])
+    assert same(prepared.prepared("tiny", "a digest", again), again.arrays) and again.times == 1
+    assert prepared.prepared("tiny", "a digest", Reader()) and mapped(
+        prepared.prepared("tiny", "a digest", Reader())["train_images"]
+    )
 
 
 def test_other_sources_are_read_anew(folder):
-    data.prepared("tiny", "a digest", Reader(0))
+    prepared.prepared("tiny", "a digest", Reader(0))
     other = Reader(1)
-    assert same(data.prepared("tiny", "another", other), other.arrays) and other.times == 1
+    assert same(prepared.prepared("tiny", "another", other), other.arrays) and other.times == 1
 
 
 @pytest.mark.parametrize("why", ["read-only mode", "a file in the way"])
@@ -86,13 +97,13 @@ def test_where_nothing_may_be_written_the_arrays_stay_in_memory_and_the_log_says
         folder.parents[1].touch()
     reader = Reader()
     with caplog.at_level(logging.WARNING, "engine.data"):
-        assert same(data.prepared("tiny", "a digest", reader), reader.arrays)
+        assert same(prepared.prepared("tiny", "a digest", reader), reader.arrays)
     assert "the images of tiny are kept in memory" in caplog.text and not folder.exists()
 
 
 def test_training_takes_a_copy_of_a_map_which_nothing_can_write(folder):
-    found = data.prepared("tiny", "a digest", Reader())
-    whole = dataclasses.replace(data.load("fashion-mnist-sample"), **found)
+    found = prepared.prepared("tiny", "a digest", Reader())
+    whole = dataclasses.replace(dataset_registry.load("fashion-mnist-sample"), **found)
     inputs = examples(whole, "train", torch.device("cpu"), torch.float32).inputs
     inputs[0] = 77
     assert torch.equal(inputs[1:], torch.from_numpy(Reader().arrays["train_images"][1:]))
@@ -101,17 +112,21 @@ def test_training_takes_a_copy_of_a_map_which_nothing_can_write(folder):
 
 def test_the_full_fashion_mnist_is_mapped_and_then_needs_no_torchvision(tmp_path, monkeypatch, request):
     monkeypatch.setenv("REPLAY_DATA_DIR", str(tmp_path))
-    data._fashion_mnist.cache_clear()
-    request.addfinalizer(data._fashion_mnist.cache_clear)
-    if not data.DEBIAN.is_dir():
+    fashion_mnist._fashion_mnist.cache_clear()
+    request.addfinalizer(fashion_mnist._fashion_mnist.cache_clear)
+    if not fashion_mnist.DEBIAN.is_dir():
         with pytest.raises(DataError, match="dataset-fashion-mnist"):
-            data.load("fashion-mnist")
+            dataset_registry.load("fashion-mnist")
         return
-    found = data.load("fashion-mnist")
-    assert mapped(found.train_images) and found.train_images.shape == (60000, 28, 28, 1) and found.test_labels.shape == (10000,)
-    with np.load(data.SAMPLE) as arrays:
-        for split in data.SPLITS:
-            index, sample = arrays[f"{split}_source_index"], data.load("fashion-mnist-sample")
+    found = dataset_registry.load("fashion-mnist")
+    assert (
+        mapped(found.train_images)
+        and found.train_images.shape == (60000, 28, 28, 1)
+        and found.test_labels.shape == (10000,)
+    )
+    with np.load(fashion_mnist.SAMPLE) as arrays:
+        for split in datasets_base.SPLITS:
+            index, sample = arrays[f"{split}_source_index"], dataset_registry.load("fashion-mnist-sample")
             assert np.array_equal(found.images(split)[index], sample.images(split))
             assert np.array_equal(found.labels(split)[index], sample.labels(split))
     files_there = {path for path in tmp_path.rglob("*") if path.is_file()}
@@ -121,4 +136,4 @@ def test_the_full_fashion_mnist_is_mapped_and_then_needs_no_torchvision(tmp_path
         monkeypatch.setenv("REPLAY_READ_ONLY", read_only)
         done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
         assert done.stdout.split() == [found.fingerprint, "False"] and done.stderr == ""
-    data._fashion_mnist.cache_clear()
+    fashion_mnist._fashion_mnist.cache_clear()

@@ -13,18 +13,28 @@ import torch
 from torch import nn
 
 import engine
-from engine import optim, step
 from engine.config import Recipe
-from engine.models import FunctionalModel
-from engine.replay import replay
-from engine.schedule import plan_for
-from engine.state import Adjoint
-from engine.targets import adjoints
+from engine.core import step
+from engine.core.optim import sgd
+from engine.core.replay import replay
+from engine.core.schedule import plan_for
+from engine.core.state import Adjoint
+from engine.core.targets import adjoints
+from engine.models.functional import FunctionalModel
 
 N, CLASSES, H = 20, 3, 1e-5
 TOLERANCE = 1e-6
-BASE = Recipe(epochs=3, batch_size=6, peak_lr=0.1, schedule="one-cycle", warmup=0.3, momentum=0.0,
-              nesterov=False, weight_decay=0.0, seed=3)      # 20 examples, batch 6: two are dropped
+BASE = Recipe(
+    epochs=3,
+    batch_size=6,
+    peak_lr=0.1,
+    schedule="one-cycle",
+    warmup=0.3,
+    momentum=0.0,
+    nesterov=False,
+    weight_decay=0.0,
+    seed=3,
+)  # 20 examples, batch 6: two are dropped
 
 
 def recipe(**changes) -> Recipe:
@@ -52,8 +62,17 @@ def problem(batch_norm: bool):
     """A small convolutional network, N training and 4 target images, in float64."""
     torch.manual_seed(1)
     norm = (lambda c: nn.BatchNorm2d(c)) if batch_norm else (lambda c: nn.Identity())
-    model = nn.Sequential(nn.Conv2d(1, 4, 3, bias=not batch_norm), norm(4), nn.GELU(), nn.AvgPool2d(2),
-                          nn.Conv2d(4, 4, 2), norm(4), nn.GELU(), nn.Flatten(), nn.Linear(4, CLASSES))
+    model = nn.Sequential(
+        nn.Conv2d(1, 4, 3, bias=not batch_norm),
+        norm(4),
+        nn.GELU(),
+        nn.AvgPool2d(2),
+        nn.Conv2d(4, 4, 2),
+        norm(4),
+        nn.GELU(),
+        nn.Flatten(),
+        nn.Linear(4, CLASSES),
+    )
     inputs = torch.randn(N + 4, 1, 6, 6, dtype=torch.float64)
     labels = torch.randint(0, CLASSES, (N + 4,))
     return model, (inputs[:N], labels[:N]), (inputs[N:], labels[N:])
@@ -105,7 +124,7 @@ def test_a_weight_counts_where_it_is_not_one():
 
 
 def cut_momentum(monkeypatch):
-    exact = optim.sgd
+    exact = sgd.sgd
 
     def cut(rec, mask):
         pair = exact(rec, mask)
@@ -113,8 +132,10 @@ def cut_momentum(monkeypatch):
         def pullback(theta, momentum, lr):
             theta, momentum, v = pair.pullback(theta, momentum, lr)
             return theta, torch.zeros_like(momentum), v
+
         return pair._replace(pullback=pullback)
-    monkeypatch.setattr("engine.training.sgd", cut)
+
+    monkeypatch.setattr("engine.core.training.sgd", cut)
 
 
 def cut_running_statistics(monkeypatch):
@@ -123,22 +144,29 @@ def cut_running_statistics(monkeypatch):
     def cut(*args, **kwargs):
         adjoint, scores = exact(*args, **kwargs)
         return adjoint._replace(buffers=torch.zeros_like(adjoint.buffers)), scores
-    monkeypatch.setattr("engine.replay.step_back", cut)
+
+    monkeypatch.setattr("engine.core.replay.step_back", cut)
 
 
 def cut_decay(monkeypatch):
-    exact = optim.sgd
+    exact = sgd.sgd
 
     def cut(rec, mask):
         return exact(rec, mask)._replace(pullback=exact(rec, torch.zeros_like(mask)).pullback)
-    monkeypatch.setattr("engine.training.sgd", cut)
+
+    monkeypatch.setattr("engine.core.training.sgd", cut)
 
 
-@pytest.mark.parametrize("mutation, case", [
-    (cut_momentum, "momentum 0.9"), (cut_momentum, "all together"),
-    (cut_running_statistics, "BatchNorm, eval-mode target"), (cut_running_statistics, "all together"),
-    (cut_decay, "decay 5e-2"),
-])
+@pytest.mark.parametrize(
+    "mutation, case",
+    [
+        (cut_momentum, "momentum 0.9"),
+        (cut_momentum, "all together"),
+        (cut_running_statistics, "BatchNorm, eval-mode target"),
+        (cut_running_statistics, "all together"),
+        (cut_decay, "decay 5e-2"),
+    ],
+)
 def test_a_cut_adjoint_is_found(mutation, case, monkeypatch):
     mutation(monkeypatch)
     # The guard of `engine.train` would stop a mutated optimizer first; here it is the table's turn.
@@ -157,7 +185,7 @@ def test_many_targets_in_one_pass_equal_one_at_a_time():
 
     together = scores(end, targets_per_pass=5)
     chunked = scores(end, targets_per_pass=2)
-    alone = torch.cat([scores(Adjoint(*(part[k:k + 1] for part in end))) for k in range(5)])
+    alone = torch.cat([scores(Adjoint(*(part[k : k + 1] for part in end))) for k in range(5)])
     assert together.dtype == torch.float64 and together.abs().max() > 1e-3
     for other in (alone, chunked):
         assert ((together - other).norm() / alone.norm()).item() <= 1e-10
@@ -172,18 +200,19 @@ def test_replay_agrees_with_reverse_over_reverse():
     trained = engine.train(model, *train, rec, device="cpu")
     functional: FunctionalModel = trained.model
     weights = torch.ones(N, dtype=torch.float64, requires_grad=True)
-    from engine.schedule import learning_rate
-    from engine.training import initial_state, optimizer_for
+    from engine.core.schedule import learning_rate
+    from engine.core.training import initial_state, optimizer_for
+
     plan, state, sgd = plan_for(rec, N), initial_state(functional), optimizer_for(functional, rec)
     theta, momentum, buffers = (part.clone().requires_grad_() for part in state)
     for t in range(len(plan)):
         inputs, labels = trained.data.batch(plan[t])
         logits, buffers = functional(theta, buffers, inputs, True)
         losses = nn.functional.cross_entropy(logits, labels, reduction="none")
-        g, = torch.autograd.grad((weights[plan[t]] * losses).sum() / rec.batch_size, theta, create_graph=True)
+        (g,) = torch.autograd.grad((weights[plan[t]] * losses).sum() / rec.batch_size, theta, create_graph=True)
         theta, momentum = sgd.update(theta, momentum, g, learning_rate(rec, t, len(plan)))
     logits, _ = functional(theta, buffers, test[0], False)
-    expected, = torch.autograd.grad(nn.functional.cross_entropy(logits[:1], test[1][:1]), weights)
+    (expected,) = torch.autograd.grad(nn.functional.cross_entropy(logits[:1], test[1][:1]), weights)
     assert relative_error(engine.attribute(trained, *test)[0], expected.numpy()) <= TOLERANCE
 
 

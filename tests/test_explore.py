@@ -6,11 +6,19 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from engine import compare, data, explore, files, influence, lds, notes
+from engine import files
+from engine.analysis import class_matrix as class_matrices
+from engine.analysis import compare, lds, lists
+from engine.analysis import outward as outward_effects
+from engine.analysis import test_images as test_lists
+from engine.analysis.ranking import rank
 from engine.config import Recipe
+from engine.core.schedule import plan_for
+from engine.datasets import registry as dataset_registry
 from engine.errors import ConfigError, IntegrityError, RunNotFoundError
-from engine.runs import Run, TargetRef
-from engine.schedule import plan_for
+from engine.runs import notes
+from engine.runs.run import Run
+from engine.runs.scores import TargetRef
 from tests.made_up import SAMPLE, run_of
 from ui import formats
 
@@ -19,7 +27,11 @@ rng = np.random.default_rng(5)
 SCORES = rng.normal(size=(3, N)).astype(np.float32)
 SCORES[:, 7] = 0
 LABELS = rng.integers(CLASSES, size=N)
-TARGETS = [TargetRef("test:0", "loss", "a", 0), TargetRef("test:1", "loss", "a", 1), TargetRef("class:2", "loss", "a", 2)]
+TARGETS = [
+    TargetRef("test:0", "loss", "a", 0),
+    TargetRef("test:1", "loss", "a", 1),
+    TargetRef("class:2", "loss", "a", 2),
+]
 
 
 class MadeUp:
@@ -41,14 +53,27 @@ DATASET = SimpleNamespace(classes=tuple("abcd"), train_labels=LABELS, test_label
 
 
 @pytest.mark.parametrize("function", ["loss", "margin"])
-@pytest.mark.parametrize("chosen", [
-    explore.Filter(), explore.Filter(label=2), explore.Filter(relation="same"), explore.Filter(relation="other", low=-0.5),
-    explore.Filter(label=1, low=-1.0, high=0.25), explore.Filter(low=9.0)])
+@pytest.mark.parametrize(
+    "chosen",
+    [
+        lists.Filter(),
+        lists.Filter(label=2),
+        lists.Filter(relation="same"),
+        lists.Filter(relation="other", low=-0.5),
+        lists.Filter(label=1, low=-1.0, high=0.25),
+        lists.Filter(low=9.0),
+    ],
+)
 def test_filtered_pages_are_those_of_a_full_sort(function, chosen):
     scores_N = SCORES[0]
-    kept = [i for i in range(N) if (chosen.label is None or LABELS[i] == chosen.label)
-            and (chosen.relation == "any" or (LABELS[i] == 3) == (chosen.relation == "same"))
-            and (chosen.low is None or scores_N[i] >= chosen.low) and (chosen.high is None or scores_N[i] <= chosen.high)]
+    kept = [
+        i
+        for i in range(N)
+        if (chosen.label is None or LABELS[i] == chosen.label)
+        and (chosen.relation == "any" or (LABELS[i] == 3) == (chosen.relation == "same"))
+        and (chosen.low is None or scores_N[i] >= chosen.low)
+        and (chosen.high is None or scores_N[i] <= chosen.high)
+    ]
     sign = 1 if function == "loss" else -1
     harmful = sorted((i for i in kept if sign * scores_N[i] > 0), key=lambda i: -sign * scores_N[i])
     helpful = sorted((i for i in kept if sign * scores_N[i] < 0), key=lambda i: sign * scores_N[i])
@@ -56,8 +81,12 @@ def test_filtered_pages_are_those_of_a_full_sort(function, chosen):
     assert np.flatnonzero(among).tolist() == kept
     found, page = [[], []], 1
     while True:
-        ranking = influence.rank(scores_N, function, 16, among, page)
-        assert (ranking.helpful_of, ranking.harmful_of, ranking.first) == (len(helpful), len(harmful), 16 * (page - 1) + 1)
+        ranking = rank(scores_N, function, 16, among, page)
+        assert (ranking.helpful_of, ranking.harmful_of, ranking.first) == (
+            len(helpful),
+            len(harmful),
+            16 * (page - 1) + 1,
+        )
         found[0] += ranking.helpful.tolist()
         found[1] += ranking.harmful.tolist()
         if page == ranking.pages:
@@ -68,24 +97,24 @@ def test_filtered_pages_are_those_of_a_full_sort(function, chosen):
 
 def test_the_label_of_a_target_of_several_is_no_filter():
     with pytest.raises(ConfigError, match="several labels"):
-        explore.Filter(relation="same").among(SCORES[0], LABELS, None)
+        lists.Filter(relation="same").among(SCORES[0], LABELS, None)
 
 
 @pytest.mark.parametrize("n, batch_size, epochs", [(100, 10, 3), (103, 20, 4), (7, 7, 2)])
 def test_the_steps_that_used_an_image_are_those_whose_batch_holds_it(n, batch_size, epochs):
     recipe = Recipe(epochs=epochs, batch_size=batch_size, seed=3)
     plan = plan_for(recipe, n)
-    found = explore.used_in(recipe, n, range(n))
+    found = outward_effects.used_in(recipe, n, range(n))
     for i in range(n):
         assert found[i].tolist() == [t + 1 for t in range(len(plan)) if i in plan[t]]
-    assert [f.tolist() for f in explore.used_in(recipe, n, [5, 2])] == [found[5].tolist(), found[2].tolist()]
+    assert [f.tolist() for f in outward_effects.used_in(recipe, n, [5, 2])] == [found[5].tolist(), found[2].tolist()]
 
 
 def test_one_image_outwards():
-    targets, scores_KM = explore.scores_on(MadeUp(), [4, 9])
+    targets, scores_KM = outward_effects.scores_on(MadeUp(), [4, 9])
     assert targets == TARGETS and (scores_KM == SCORES[:, [4, 9]]).all()
     for index in (4, 9, 31):
-        effects = explore.outward(MadeUp(), index)
+        effects = outward_effects.outward(MadeUp(), index)
         shares = [e.score / np.abs(SCORES[TARGETS.index(e.target)]).max() for e in effects]
         assert shares == sorted(shares, reverse=True) and len(effects) == 3
         for e in effects:
@@ -98,46 +127,60 @@ def test_one_image_outwards():
 def test_a_margin_that_goes_up_is_help_and_a_score_of_zero_is_neither(monkeypatch):
     margin = TargetRef("test:0", "margin", "a", 0)
     monkeypatch.setattr(MadeUp, "targets", lambda self: [TARGETS[0], margin])
-    loss, opposite = sorted(explore.outward(MadeUp(), 4), key=lambda e: e.target.function)
+    loss, opposite = sorted(outward_effects.outward(MadeUp(), 4), key=lambda e: e.target.function)
     assert {loss.side, opposite.side} == {"harmful", "helpful"} and loss.score == opposite.score
-    assert [(e.side, e.rank, e.score) for e in explore.outward(MadeUp(), 7)] == [("none", None, 0.0)] * 2
+    assert [(e.side, e.rank, e.score) for e in outward_effects.outward(MadeUp(), 7)] == [("none", None, 0.0)] * 2
 
 
 def test_the_strongest_on_several_targets():
-    indices, matrix = explore.strongest(MadeUp(), ["test:0.loss", "class:2.loss"], 5)
+    indices, matrix = outward_effects.strongest(MadeUp(), ["test:0.loss", "class:2.loss"], 5)
     expected = {i for row in (0, 2) for i in np.argsort(-np.abs(SCORES[row]))[:5]}
     assert set(indices.tolist()) == expected and (matrix == SCORES[[0, 2]][:, indices].T).all()
 
 
 def test_class_on_class_sums_the_scores():
-    titles, matrix = explore.class_matrix(MadeUp(), DATASET, "loss")
+    titles, matrix = class_matrices.class_matrix(MadeUp(), DATASET, "loss")
     assert titles == ["Test images of b", "All test images of class c"]
     for c in range(CLASSES):
         assert matrix[1, c] == pytest.approx(sum(float(SCORES[2, i]) for i in range(N) if LABELS[i] == c))
-        assert matrix[0, c] == pytest.approx(sum((float(SCORES[0, i]) + float(SCORES[1, i])) / 2 for i in range(N) if LABELS[i] == c))
-    assert explore.class_matrix(MadeUp(), DATASET, "margin")[0] == []
+        assert matrix[0, c] == pytest.approx(
+            sum((float(SCORES[0, i]) + float(SCORES[1, i])) / 2 for i in range(N) if LABELS[i] == c)
+        )
+    assert class_matrices.class_matrix(MadeUp(), DATASET, "margin")[0] == []
 
 
 def test_rows_stand_in_the_order_of_the_classes(monkeypatch):
     names = ["test:all", "class:2", f"image:{'0a' * 8}:3", "test:2", "class:0", "test:0", "test:1"]
     monkeypatch.setattr(MadeUp, "targets", lambda self: [TargetRef(name, "loss", "a", 0) for name in names])
-    groups = explore.groups(MadeUp(), DATASET, "loss")
-    assert list(groups) == ["Test images of b", "Test images of d", "All test images of class a", "All test images of class c",
-                            "All test images", "Own image 0a0a0a · d"]
+    groups = class_matrices.groups(MadeUp(), DATASET, "loss")
+    assert list(groups) == [
+        "Test images of b",
+        "Test images of d",
+        "All test images of class a",
+        "All test images of class c",
+        "All test images",
+        "Own image 0a0a0a · d",
+    ]
     assert [t.name for t in groups["Test images of b"]] == ["test:0", "test:1"]
 
 
 def test_test_images_are_filtered_and_ordered():
     logits, labels = rng.normal(size=(200, CLASSES)) * 3, rng.integers(CLASSES, size=200)
     shares = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
-    kept = [i for i in range(200) if shares[i].argmax() != labels[i] and shares[i].argmax() == 1 and 0.4 <= shares[i].max() <= 0.9]
-    found, predicted, confidence = explore.test_images(logits, labels, explore.TestFilter(True, None, 1, 0.4, 0.9), "least sure")
+    kept = [
+        i
+        for i in range(200)
+        if shares[i].argmax() != labels[i] and shares[i].argmax() == 1 and 0.4 <= shares[i].max() <= 0.9
+    ]
+    found, predicted, confidence = test_lists.test_images(
+        logits, labels, test_lists.TestFilter(True, None, 1, 0.4, 0.9), "least sure"
+    )
     assert found.tolist() == sorted(kept, key=lambda i: shares[i].max()) and (predicted == shares.argmax(1)).all()
     assert confidence == pytest.approx(shares.max(1))
-    found, *_ = explore.test_images(logits, labels, explore.TestFilter(), "wrong first")
+    found, *_ = test_lists.test_images(logits, labels, test_lists.TestFilter(), "wrong first")
     wrong = shares.argmax(1) != labels
-    assert wrong[found[:wrong.sum()]].all() and (np.diff(shares.max(1)[found[:wrong.sum()]]) <= 0).all()
-    counts = explore.confusion(predicted, labels, CLASSES)
+    assert wrong[found[: wrong.sum()]].all() and (np.diff(shares.max(1)[found[: wrong.sum()]]) <= 0).all()
+    counts = test_lists.confusion(predicted, labels, CLASSES)
     assert all(counts[t, p] == sum((labels == t) & (predicted == p)) for t in range(CLASSES) for p in range(CLASSES))
 
 
@@ -159,13 +202,15 @@ def test_agreement_and_what_moved():
     assert compare.agreement(a, -b).spearman == pytest.approx(-1)
     b[[11, 20]] = [-30, 40]
     assert sorted(compare.moved(a, b, 2).tolist()) == [11, 20]
-    assert compare.agreement(a, SCORES[1]).overlap == len(
-        set(np.argsort(-np.abs(a))[:50]) & set(np.argsort(-np.abs(SCORES[1]))[:50])) / 50
+    assert (
+        compare.agreement(a, SCORES[1]).overlap
+        == len(set(np.argsort(-np.abs(a))[:50]) & set(np.argsort(-np.abs(SCORES[1]))[:50])) / 50
+    )
     drawn = compare.drawn(a, b)
     assert len(drawn) == N and (np.diff(drawn) > 0).all()
     many = np.random.default_rng(1).standard_t(3, (2, 20_000))
     found = compare.drawn(*many)
-    strong = {i for row in many for i in np.argsort(-np.abs(row))[:compare.STRONG]}
+    strong = {i for row in many for i in np.argsort(-np.abs(row))[: compare.STRONG]}
     assert strong < set(found.tolist()) and len(strong) + 1500 < len(found) <= len(strong) + compare.OTHERS
     assert (found == compare.drawn(*many)).all()
 
@@ -187,11 +232,11 @@ def test_scores_that_do_not_vary_have_no_rank_correlation():
 
 
 def test_common_targets_are_by_name_and_function_and_their_source_is_the_files_content(tmp_path):
-    few = data.load("fashion-mnist-sample").train_labels.shape
+    few = dataset_registry.load("fashion-mnist-sample").train_labels.shape
     scores = np.random.default_rng(2).normal(size=(5, *few)).astype(np.float32)
     a = run_of(tmp_path, "a", {("test:0", "test:1"): ("loss", scores[:2]), ("test:2",): ("margin", scores[2:3])})
     b = run_of(tmp_path, "b", {("test:1", "test:2"): ("loss", scores[3:])})
-    both, = compare.common(a, b)
+    (both,) = compare.common(a, b)
     assert both.target.key == "test:1.loss" and (both.a_N == scores[1]).all() and (both.b_N == scores[3]).all()
     shas = [files.sha256_of(run.path / "scores/loss-000.npy") for run in (a, b)]
     assert both.source == (shas[0], 1, shas[1], 0) and shas[0] != shas[1]
@@ -199,12 +244,17 @@ def test_common_targets_are_by_name_and_function_and_their_source_is_the_files_c
     assert compare.of_the_same_data(a, [a, b, Run(tmp_path, "gone")]) == [b]
 
 
-@pytest.mark.parametrize("name, message", [("a", "with itself"), ("none", "has no scores"), ("noisy", "different data")])
+@pytest.mark.parametrize(
+    "name, message", [("a", "with itself"), ("none", "has no scores"), ("noisy", "different data")]
+)
 def test_runs_that_cannot_be_compared_say_why(name, message, tmp_path):
-    n = len(data.load("fashion-mnist-sample").train_labels)
+    n = len(dataset_registry.load("fashion-mnist-sample").train_labels)
     one = {("test:0",): ("loss", np.ones((1, n)))}
-    made = {"a": run_of(tmp_path, "a", one), "none": run_of(tmp_path, "none", {}),
-            "noisy": run_of(tmp_path, "noisy", one, SAMPLE.replace(dataset="fashion-mnist-sample-noisy"))}
+    made = {
+        "a": run_of(tmp_path, "a", one),
+        "none": run_of(tmp_path, "none", {}),
+        "noisy": run_of(tmp_path, "noisy", one, SAMPLE.replace(dataset="fashion-mnist-sample-noisy")),
+    }
     with pytest.raises(ConfigError, match=message):
         compare.check(made["a"], made[name])
 
@@ -239,7 +289,9 @@ def test_ticks_and_notes_stay_with_the_run(run):
     notes.write_note(run, 7, "x")
     notes.write_note(run, 7, " ")
     kept = notes.read(Run.open(run.root, run.id))
-    assert kept.ticked == (5, 9) and kept.notes == {"5": "wrong label", "run": "looked at"} and kept.of(5) == "wrong label"
+    assert (
+        kept.ticked == (5, 9) and kept.notes == {"5": "wrong label", "run": "looked at"} and kept.of(5) == "wrong label"
+    )
 
 
 def test_ticks_of_many_tabs_are_all_kept(run):
@@ -251,7 +303,16 @@ def test_ticks_of_many_tabs_are_all_kept(run):
     assert notes.read(run).ticked == tuple(range(24))
 
 
-@pytest.mark.parametrize("content", ["[]", "{", '{"ticked": [1.5], "notes": {}}', '{"ticked": [], "notes": {"../x": "y"}}', '{"ticked": [-1], "notes": {}}'])
+@pytest.mark.parametrize(
+    "content",
+    [
+        "[]",
+        "{",
+        '{"ticked": [1.5], "notes": {}}',
+        '{"ticked": [], "notes": {"../x": "y"}}',
+        '{"ticked": [-1], "notes": {}}',
+    ],
+)
 def test_notes_that_are_none_are_named_and_nothing_is_lost(run, content):
     path = run.path / "notes.json"
     path.write_text(content)
@@ -276,7 +337,9 @@ def test_a_checksum_is_looked_at_again_only_where_the_file_changed(tmp_path, mon
     path.write_bytes(b"one")
     first = files.sha256_of(path)
     opened = []
-    monkeypatch.setattr(files.hashlib, "file_digest", lambda file, kind: opened.append(1) or SimpleNamespace(hexdigest=lambda: "new"))
+    monkeypatch.setattr(
+        files.hashlib, "file_digest", lambda file, kind: opened.append(1) or SimpleNamespace(hexdigest=lambda: "new")
+    )
     assert files.sha256_of(path) == first and not opened
     path.write_bytes(b"two")
     assert files.sha256_of(path) == "new"

@@ -7,9 +7,11 @@ import numpy as np
 import pytest
 from playwright.sync_api import expect
 
-from engine import data, explore, runs
-from engine.jobs import JobManager
-from engine.schedule import plan_for
+from engine.analysis import class_matrix as class_matrices
+from engine.core.schedule import plan_for
+from engine.datasets import registry as dataset_registry
+from engine.jobs.queue import JobManager
+from engine.runs import run as runs
 from tests.made_up import SAMPLE, run_of
 from tests.test_browser import browser, idle, page, settled  # noqa: F401
 from tests.test_pages import button, root, said, show, sound, tiles  # noqa: F401
@@ -17,7 +19,7 @@ from tools.serve import server
 from ui import formats
 
 TRAINING, COMPARE, TEST = "pages/Training_images.py", "pages/Compare_runs.py", "pages/Test_images.py"
-DATASET = data.load("fashion-mnist-sample")
+DATASET = dataset_registry.load("fashion-mnist-sample")
 N = len(DATASET.train_labels)
 NAMES = ("test:0", "test:1", "class:2", "test:all")
 SCORES = np.random.default_rng(4).normal(size=(5, N)).astype(np.float32)
@@ -25,12 +27,12 @@ SCORES[:, 17] = 0
 
 
 @pytest.fixture
-def run(root) -> runs.Run:      # noqa: F811
+def run(root) -> runs.Run:  # noqa: F811
     return run_of(root, "one", {NAMES: ("loss", SCORES[:4]), ("test:0",): ("margin", SCORES[4:])})
 
 
 @pytest.fixture
-def other(root) -> runs.Run:    # noqa: F811
+def other(root) -> runs.Run:  # noqa: F811
     scores = SCORES[1:3] + np.random.default_rng(5).normal(size=(2, N))
     return run_of(root, "two", {("test:1", "class:2"): ("loss", scores)}, SAMPLE.replace(width=2.0))
 
@@ -60,7 +62,7 @@ def test_an_image_without_effect_helped_and_harmed_nothing(run):
     assert set(shown["Effect"]) == {"none"} and set(shown["Rank on that side"]) == {"—"}
 
 
-def test_a_run_without_the_models_own_answers_says_so(root):      # noqa: F811
+def test_a_run_without_the_models_own_answers_says_so(root):  # noqa: F811
     run = run_of(root, "old", {("test:0",): ("loss", SCORES[:1])}, train_logits=False)
     assert "not recorded in this run" in show(TRAINING, run=run.id).table[0].value["Value"].tolist()
 
@@ -73,15 +75,21 @@ def test_images_are_browsed_by_class_and_page(run):
     assert app.query_params["label"] == "Bag" and app.query_params["page"] == "1"
 
 
-@pytest.mark.parametrize("query, message, restored", [
-    ({"image": "6000"}, "image «6000»", {"image": "0"}), ({"image": "-1"}, "image «-1»", {"image": "0"}),
-    ({"image": "../x"}, "image «../x»", {"image": "0"}), ({"image": "9" * 40}, "image «999", {"image": "0"}),
-    ({"view": "nonsense"}, "view «nonsense»", {"view": "image"}),
-    ({"view": "matrix", "group": "Nobody", "label": "Coat"}, "group «Nobody»", {"label": "Coat"}),
-    ({"view": "matrix", "function": "accuracy"}, "function «accuracy»", {"function": "loss"}),
-    ({"view": "browse", "label": "Coat", "page": "26"}, "page «26»", {"page": "1"}),
-    ({"run": "nope"}, "no run nope", {}), ({"run": "../../etc"}, "no run id", {}),
-])
+@pytest.mark.parametrize(
+    "query, message, restored",
+    [
+        ({"image": "6000"}, "image «6000»", {"image": "0"}),
+        ({"image": "-1"}, "image «-1»", {"image": "0"}),
+        ({"image": "../x"}, "image «../x»", {"image": "0"}),
+        ({"image": "9" * 40}, "image «999", {"image": "0"}),
+        ({"view": "nonsense"}, "view «nonsense»", {"view": "image"}),
+        ({"view": "matrix", "group": "Nobody", "label": "Coat"}, "group «Nobody»", {"label": "Coat"}),
+        ({"view": "matrix", "function": "accuracy"}, "function «accuracy»", {"function": "loss"}),
+        ({"view": "browse", "label": "Coat", "page": "26"}, "page «26»", {"page": "1"}),
+        ({"run": "nope"}, "no run nope", {}),
+        ({"run": "../../etc"}, "no run id", {}),
+    ],
+)
 def test_a_bad_link_is_named_and_the_page_goes_on(query, message, restored, run):
     app = show(TRAINING, **{"run": run.id, **query})
     assert message in said(app).replace("\\", "")
@@ -90,17 +98,32 @@ def test_a_bad_link_is_named_and_the_page_goes_on(query, message, restored, run)
 
 
 @pytest.mark.parametrize("page_name", [TRAINING, COMPARE])
-def test_a_run_without_scores_says_so(page_name, root):      # noqa: F811
+def test_a_run_without_scores_says_so(page_name, root):  # noqa: F811
     assert "no scores yet" in said(show(page_name, run=run_of(root, "none", {}).id))
 
 
-@pytest.mark.parametrize("harm", [
-    lambda p: shutil.rmtree(p / "scores"), lambda p: shutil.rmtree(p / "model"),
-    lambda p: (p / "manifest.json").unlink(), lambda p: (p / "scores" / "loss-000.npy").write_bytes(b"x"),
-    lambda p: (p / "config.json").write_text("{"), lambda p: (p / "notes.json").write_text("[]")],
-    ids=["scores", "model", "manifest", "array", "config", "notes"])
-@pytest.mark.parametrize("page_name, query", [
-    (TEST, {}), (TRAINING, {"view": "image"}), (TRAINING, {"view": "browse"}), (TRAINING, {"view": "matrix"}), (COMPARE, {})])
+@pytest.mark.parametrize(
+    "harm",
+    [
+        lambda p: shutil.rmtree(p / "scores"),
+        lambda p: shutil.rmtree(p / "model"),
+        lambda p: (p / "manifest.json").unlink(),
+        lambda p: (p / "scores" / "loss-000.npy").write_bytes(b"x"),
+        lambda p: (p / "config.json").write_text("{"),
+        lambda p: (p / "notes.json").write_text("[]"),
+    ],
+    ids=["scores", "model", "manifest", "array", "config", "notes"],
+)
+@pytest.mark.parametrize(
+    "page_name, query",
+    [
+        (TEST, {}),
+        (TRAINING, {"view": "image"}),
+        (TRAINING, {"view": "browse"}),
+        (TRAINING, {"view": "matrix"}),
+        (COMPARE, {}),
+    ],
+)
 def test_a_half_deleted_run_breaks_no_page(page_name, query, harm, run, other):
     harm(run.path)
     show(page_name, run=run.id, **query)
@@ -108,8 +131,14 @@ def test_a_half_deleted_run_breaks_no_page(page_name, query, harm, run, other):
         show(page_name, run=other.id, other=run.id)
 
 
-@pytest.mark.parametrize("page_name, query, key", [
-    ("pages/Influence.py", {}, "harmful"), (TRAINING, {"view": "browse"}, "browse"), (TRAINING, {"image": "3"}, "image-3")])
+@pytest.mark.parametrize(
+    "page_name, query, key",
+    [
+        ("pages/Influence.py", {}, "harmful"),
+        (TRAINING, {"view": "browse"}, "browse"),
+        (TRAINING, {"image": "3"}, "image-3"),
+    ],
+)
 def test_damaged_notes_are_told_once_and_hide_no_score(page_name, query, key, run):
     (run.path / "notes.json").write_text("[]")
     app = show(page_name, run=run.id, **query)
@@ -121,7 +150,7 @@ def test_the_matrix_shows_the_cell_of_the_link(run):
     app = show(TRAINING, run=run.id, view="matrix", group="All test images", label="Dress")
     assert app.query_params["group"] == "All test images" and app.query_params["label"] == "Dress"
     table = app.dataframe[0].value
-    assert table.iloc[:, 0].tolist() == list(explore.groups(run, DATASET, "loss"))
+    assert table.iloc[:, 0].tolist() == list(class_matrices.groups(run, DATASET, "loss"))
     shown = float(table["Dress"].iloc[-1].replace("−", "-"))
     assert shown == pytest.approx(SCORES[3][DATASET.train_labels == 3].sum(), rel=6e-3)
     app.button_group[1].set_value("margin").run()
@@ -140,10 +169,17 @@ def test_two_runs_side_by_side(run, other):
     assert app.query_params["target"] == "test:1.loss"
 
 
-@pytest.mark.parametrize("asked, message", [
-    ("nope", "no run nope"), ("../../etc", "no run id"), ("one", "with itself"), ("none", "has no scores"),
-    ("noisy", "different data: fashion-mnist-sample and fashion-mnist-sample-noisy")])
-def test_a_run_that_cannot_be_compared_is_named_and_another_shown(asked, message, run, other, root):      # noqa: F811
+@pytest.mark.parametrize(
+    "asked, message",
+    [
+        ("nope", "no run nope"),
+        ("../../etc", "no run id"),
+        ("one", "with itself"),
+        ("none", "has no scores"),
+        ("noisy", "different data: fashion-mnist-sample and fashion-mnist-sample-noisy"),
+    ],
+)
+def test_a_run_that_cannot_be_compared_is_named_and_another_shown(asked, message, run, other, root):  # noqa: F811
     run_of(root, "none", {})
     run_of(root, "noisy", {("test:1",): ("loss", SCORES[:1])}, SAMPLE.replace(dataset="fashion-mnist-sample-noisy"))
     app = show(COMPARE, run=run.id, other=asked)
@@ -157,7 +193,7 @@ def test_a_run_that_is_alone_offers_a_second(run):
     assert "no other run of fashion-mnist-sample" in said(show(COMPARE, run=run.id))
 
 
-def test_runs_without_a_common_target_say_so(run, root):      # noqa: F811
+def test_runs_without_a_common_target_say_so(run, root):  # noqa: F811
     run_of(root, "apart", {("test:9",): ("loss", SCORES[:1])})
     assert "no target in common" in said(show(COMPARE, run=run.id, other="apart"))
 
@@ -189,9 +225,17 @@ def test_an_explained_test_image_leads_to_its_influence(run):
     assert "explained" in first["lines"] and first["link"] == "/Influence?run=one&target=test%3A0.margin"
 
 
-@pytest.mark.parametrize("query, message", [
-    ({"true": "Hat"}, "true «Hat»"), ({"order": "x"}, "order «x»"), ({"page": "99"}, "page «99»"), ({"from": "101"}, "from «101»"),
-    ({"wrong": "maybe"}, "wrong «maybe»"), ({"from": "100", "to": "0"}, "")])
+@pytest.mark.parametrize(
+    "query, message",
+    [
+        ({"true": "Hat"}, "true «Hat»"),
+        ({"order": "x"}, "order «x»"),
+        ({"page": "99"}, "page «99»"),
+        ({"from": "101"}, "from «101»"),
+        ({"wrong": "maybe"}, "wrong «maybe»"),
+        ({"from": "100", "to": "0"}, ""),
+    ],
+)
 def test_a_bad_link_to_test_images_is_named_and_the_page_goes_on(query, message, run):
     app = show(TEST, run=run.id, **query)
     assert message in said(app) and tiles(app, "tests")
@@ -207,19 +251,19 @@ def test_filters_that_match_nothing_say_so(run):
     assert "low" not in app.query_params and len(tiles(app, "harmful")) == 12
 
 
-def test_a_cell_of_the_matrix_is_clicked_or_chosen_by_the_keyboard(page, tmp_path):      # noqa: F811
+def test_a_cell_of_the_matrix_is_clicked_or_chosen_by_the_keyboard(page, tmp_path):  # noqa: F811
     run = run_of(runs.outputs_root(tmp_path), "one", {NAMES: ("loss", SCORES[:4])})
-    rows, classes = list(explore.groups(run, DATASET, "loss")), list(DATASET.classes)
+    rows, classes = list(class_matrices.groups(run, DATASET, "loss")), list(DATASET.classes)
 
     def strongest(row: int, label: int) -> str:
-        scores_N = explore.group_scores(run, explore.groups(run, DATASET, "loss")[rows[row]])
+        scores_N = class_matrices.group_scores(run, class_matrices.groups(run, DATASET, "loss")[rows[row]])
         return f"train:{max(np.flatnonzero(DATASET.train_labels == label), key=lambda i: scores_N[i])}"
 
     with server(tmp_path, page) as (url, _):
         page.goto(f"{url}/Training_images?run={run.id}&view=matrix")
         settled(page, "Training images")
         harmful = page.locator(".st-key-gallery-harmful li").first
-        expect(harmful).to_contain_text(strongest(0, 0), timeout=30_000)     # its code is fetched first
+        expect(harmful).to_contain_text(strongest(0, 0), timeout=30_000)  # its code is fetched first
         idle(page)
         area = page.locator(".js-plotly-plot .nsewdrag")
         area.scroll_into_view_if_needed()

@@ -9,7 +9,7 @@ def test_five_kills_leave_bitwise_the_same_scores(tmp_path):
 
 
 def test_twenty_corruptions_are_detected_or_harmless(tmp_path, monkeypatch):
-    monkeypatch.setenv("REPLAY_OUTPUTS_DIR", str(tmp_path))      # `draw_pages` sets it for each run
+    monkeypatch.setenv("REPLAY_OUTPUTS_DIR", str(tmp_path))  # `draw_pages` sets it for each run
     rows = faults.corruptions(20, 4, tmp_path, faults.draw_pages)
     assert len(rows) == 20 and {row["how"] for row in rows} >= {"flip", "cut", "delete"}
     assert sum(not row["outcome"].startswith("harmless") for row in rows) >= 10

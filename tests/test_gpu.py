@@ -7,11 +7,14 @@ import pytest
 import torch
 
 import engine
-from engine import config, data, device, models
-from engine.replay import TANGENT_COPIES, bytes_per_target
-from engine.state import Adjoint, examples
-from engine.step import step_back
-from engine.training import initial_state, optimizer_for
+from engine import config, device
+from engine.core.memory import TANGENT_COPIES, bytes_per_target
+from engine.core.state import Adjoint
+from engine.core.step import step_back
+from engine.core.stream import examples
+from engine.core.training import initial_state, optimizer_for
+from engine.datasets import registry as dataset_registry
+from engine.models import registry as model_registry
 from tests.test_training import RECIPE, images, net
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU that torch can use")
@@ -19,25 +22,34 @@ pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a G
 
 def test_scores_on_the_gpu_are_those_of_the_cpu():
     inputs, labels = images()
-    on = {where: engine.attribute(engine.train(net(), inputs, labels, RECIPE, device=where),
-                                  inputs[:3], labels[:3]) for where in ("cpu", "cuda")}
+    on = {
+        where: engine.attribute(engine.train(net(), inputs, labels, RECIPE, device=where), inputs[:3], labels[:3])
+        for where in ("cpu", "cuda")
+    }
     assert np.linalg.norm(on["cpu"] - on["cuda"]) <= 1e-6 * np.linalg.norm(on["cpu"])
 
 
 def test_all_modes_are_bitwise_equal_on_the_gpu(tmp_path):
     inputs, labels = images()
     (tmp_path / "disk").mkdir()
-    modes = [dict(replay_mode="memory"), dict(replay_mode="disk", trajectory_folder=tmp_path / "disk"),
-             *(dict(replay_mode="recompute", segment=segment) for segment in (1, 2, 3, 4, 9))]
-    scores = [engine.attribute(engine.train(net(), inputs.float(), labels, RECIPE, device="cuda", **mode),
-                               inputs[:3].float(), labels[:3]) for mode in modes]
+    modes = [
+        dict(replay_mode="memory"),
+        dict(replay_mode="disk", trajectory_folder=tmp_path / "disk"),
+        *(dict(replay_mode="recompute", segment=segment) for segment in (1, 2, 3, 4, 9)),
+    ]
+    scores = [
+        engine.attribute(
+            engine.train(net(), inputs.float(), labels, RECIPE, device="cuda", **mode), inputs[:3].float(), labels[:3]
+        )
+        for mode in modes
+    ]
     assert np.abs(scores[0]).max() > 0 and all(np.array_equal(s, scores[0]) for s in scores)
 
 
 def test_a_targets_memory_is_within_its_estimate():
     preset = config.preset("sample").replace(model="resnet9", width=0.5)
-    dataset, where = data.load(preset.dataset), torch.device("cuda")
-    model = models.functional(preset, dataset, where)
+    dataset, where = dataset_registry.load(preset.dataset), torch.device("cuda")
+    model = model_registry.functional(preset, dataset, where)
     batch = examples(dataset, "train", where, torch.float32).batch(range(preset.recipe.batch_size))
     weights, state = torch.ones(preset.recipe.batch_size, device=where), initial_state(model)
     optimizer = optimizer_for(model, dataclasses.replace(preset.recipe))

@@ -8,16 +8,19 @@ import pytest
 import safetensors
 import torch
 
-import engine
-from engine import files, store, trajectory
+import engine.core.training
+from engine import space
 from engine.config import Recipe
+from engine.core.state import State
 from engine.errors import CancelledError, ConfigError, IntegrityError, StorageError
-from engine.schedule import segment_length
-from engine.state import State
-from engine.store import DiskStore, MemoryStore, Writer
+from engine.trajectory import state_files
+from engine.trajectory.digests import Digests
+from engine.trajectory.segments import segment_length
+from engine.trajectory.stores import DiskStore, MemoryStore
+from engine.trajectory.writer import Writer
 from tests.test_training import images, net
 
-RECIPE = Recipe(epochs=3, batch_size=8, peak_lr=0.1, warmup=0.25, seed=5)      # 9 steps of 26 examples
+RECIPE = Recipe(epochs=3, batch_size=8, peak_lr=0.1, warmup=0.25, seed=5)  # 9 steps of 26 examples
 STEPS = 9
 
 
@@ -41,12 +44,13 @@ def expected() -> np.ndarray:
 @pytest.fixture
 def steps_run(monkeypatch) -> list[int]:
     """Every step that is run forward again, in order."""
-    seen, advance = [], engine.training.advance
+    seen, advance = [], engine.core.training.advance
 
     def told(model, data, recipe, weights, state, start, stop, *rest, **kwargs):
         seen.extend(range(start, stop))
         return advance(model, data, recipe, weights, state, start, stop, *rest, **kwargs)
-    monkeypatch.setattr("engine.training.advance", told)
+
+    monkeypatch.setattr("engine.core.training.advance", told)
     return seen
 
 
@@ -84,8 +88,9 @@ def test_segment_lengths_are_what_the_square_root_and_the_space_say():
         segment_length(144, 10, space=9)
 
 
-@pytest.mark.parametrize("given", [dict(replay_mode="disk"), dict(replay_mode="cloud"),
-                                   dict(replay_mode="memory", trajectory_folder="x")])
+@pytest.mark.parametrize(
+    "given", [dict(replay_mode="disk"), dict(replay_mode="cloud"), dict(replay_mode="memory", trajectory_folder="x")]
+)
 def test_a_mode_that_does_not_go_with_its_folder_is_named(given):
     with pytest.raises(ConfigError, match="eplay mode"):
         trained(**given)
@@ -98,7 +103,7 @@ def contents(folder) -> dict[str, str]:
     """Of each file the checksum in its header, which the reader has verified."""
     found = {}
     for path in folder.iterdir():
-        store.read_state(path, {}, "")
+        state_files.read_state(path, {}, "")
         with safetensors.safe_open(path, "pt") as file:
             found[path.name] = file.metadata()["sha256"]
     return found
@@ -157,7 +162,7 @@ def test_rebuilt_states_that_differ_are_an_error_that_says_so(mode, tmp_path):
     for path in tmp_path.iterdir():
         path.unlink()
     other = of.trajectory.initial
-    of.trajectory.initial = other._replace(theta=other.theta * (1 + 1e-7))      # one rounding away
+    of.trajectory.initial = other._replace(theta=other.theta * (1 + 1e-7))  # one rounding away
     with pytest.raises(IntegrityError, match="is not the one that training went through") as error:
         scores(of)
     assert "other software, hardware or thread counts" in error.value.remedy
@@ -166,10 +171,12 @@ def test_rebuilt_states_that_differ_are_an_error_that_says_so(mode, tmp_path):
 @pytest.mark.parametrize("harm", ["value", "name", "shape"])
 def test_a_digest_covers_values_names_and_shapes(harm):
     state = State(torch.ones(3), torch.ones(3), torch.ones(1))
-    other = {"value": state._replace(theta=torch.tensor([1, 1, 1 + 2**-23])),
-             "name": State(state.theta, state.buffers, state.momentum),
-             "shape": state._replace(theta=torch.ones(3, 1))}[harm]
-    assert store.digest_of(state._asdict()) != store.digest_of(other._asdict())
+    other = {
+        "value": state._replace(theta=torch.tensor([1, 1, 1 + 2**-23])),
+        "name": State(state.theta, state.buffers, state.momentum),
+        "shape": state._replace(theta=torch.ones(3, 1)),
+    }[harm]
+    assert state_files.digest_of(state._asdict()) != state_files.digest_of(other._asdict())
 
 
 def test_a_trajectory_of_another_training_is_refused(tmp_path):
@@ -194,15 +201,16 @@ def test_memory_store_gives_back_what_was_put():
 
 
 def test_the_writer_writes_in_order_holds_little_and_passes_errors_on(monkeypatch):
-    monkeypatch.setattr(store, "WAITING", 30)
+    monkeypatch.setattr("engine.trajectory.writer.WAITING", 30)
     writer, done, gate, most = Writer(), [], threading.Event(), []
 
     def act(i):
         gate.wait(5)
         done.append(i)
 
-    feeder = threading.Thread(target=lambda: [(writer.write(10, lambda i=i: act(i)), most.append(len(writer._pending)))
-                                              for i in range(12)])
+    feeder = threading.Thread(
+        target=lambda: [(writer.write(10, lambda i=i: act(i)), most.append(len(writer._pending))) for i in range(12)]
+    )
     feeder.start()
     time.sleep(0.2)
     assert feeder.is_alive() and len(most) == 3, "the fourth write waits for the first"
@@ -213,6 +221,7 @@ def test_the_writer_writes_in_order_holds_little_and_passes_errors_on(monkeypatc
 
     def fail():
         raise StorageError("No space left to write x.")
+
     writer.write(10, fail)
     with pytest.raises(StorageError, match="No space left"):
         for i in range(20, 30):
@@ -223,29 +232,30 @@ def test_the_writer_writes_in_order_holds_little_and_passes_errors_on(monkeypatc
 
 
 def test_a_full_disk_is_waited_for_until_there_is_space_or_the_run_is_cancelled(tmp_path, monkeypatch):
-    monkeypatch.setattr(files, "LOOK_AGAIN", 0.01)
-    free, told, stop = [0, 0, files.RESERVE + 9, files.RESERVE + 10], [], threading.Event()
-    monkeypatch.setattr(files, "disk_free", lambda folder: free.pop(0) if free else files.RESERVE + 10)
-    room = files.Room(tmp_path, stop, lambda kind, **fields: told.append((kind, fields)))
+    monkeypatch.setattr(space, "LOOK_AGAIN", 0.01)
+    free, told, stop = [0, 0, space.RESERVE + 9, space.RESERVE + 10], [], threading.Event()
+    monkeypatch.setattr(space, "disk_free", lambda folder: free.pop(0) if free else space.RESERVE + 10)
+    room = space.Room(tmp_path, stop, lambda kind, **fields: told.append((kind, fields)))
     assert room.write(10, lambda: "written") == "written"
-    assert [kind for kind, _ in told] == ["paused", "continued"] and told[0][1]["needed"] == files.RESERVE + 10
+    assert [kind for kind, _ in told] == ["paused", "continued"] and told[0][1]["needed"] == space.RESERVE + 10
     refusals = [StorageError("full", passing=True), StorageError("full", passing=True)]
 
     def refused_twice():
         if refusals:
             raise refusals.pop()
         return "written"
+
     assert room.write(10, refused_twice) == "written" and len(told) == 4
     with pytest.raises(StorageError, match="for good"):
         room.write(10, lambda: (_ for _ in ()).throw(StorageError("for good")))
-    monkeypatch.setattr(files, "disk_free", lambda folder: 0)
+    monkeypatch.setattr(space, "disk_free", lambda folder: 0)
     stop.set()
     with pytest.raises(CancelledError, match="waiting for space"):
         room.write(10, lambda: None)
 
 
 def test_checkpoints_know_where_a_digest_stands():
-    digests = trajectory.Digests(4, 10)
+    digests = Digests(4, 10)
     assert [digests.after(t) for t in range(10)] == [4, 4, 4, 4, 8, 8, 8, 8, 10, 10]
     state = State(*(torch.ones(2) for _ in range(3)))
     for t in range(11):

@@ -11,19 +11,32 @@ import streamlit as st
 from streamlit.testing.v1 import AppTest
 
 from engine import config as configs
-from engine import files, runs, work
+from engine import files, space
 from engine.errors import RunNotFoundError
+from engine.jobs import execute as work
+from engine.runs import job as run_jobs
+from engine.runs import run as runs
 from tests.made_up import SMALL
 from ui import formats
 
 ROOT = Path(__file__).parents[1]
-PAGES = {"app.py": "Replay Explorer", "pages/Set_up_a_run.py": "Set up a run", "pages/Live.py": "Live",
-         "pages/Influence.py": "Influence", "pages/Training_images.py": "Training images", "pages/Test_images.py": "Test images",
-         "pages/Compare_runs.py": "Compare runs", "pages/Trust.py": "Trust",
-         "pages/Find_bad_labels.py": "Find bad labels", "pages/Runs_and_storage.py": "Runs and storage"}
+PAGES = {
+    "app.py": "Replay Explorer",
+    "pages/Set_up_a_run.py": "Set up a run",
+    "pages/Live.py": "Live",
+    "pages/Influence.py": "Influence",
+    "pages/Training_images.py": "Training images",
+    "pages/Test_images.py": "Test images",
+    "pages/Compare_runs.py": "Compare runs",
+    "pages/Trust.py": "Trust",
+    "pages/Find_bad_labels.py": "Find bad labels",
+    "pages/Runs_and_storage.py": "Runs and storage",
+}
+
+
 @pytest.fixture(autouse=True)
 def root(tmp_path) -> Path:
-    st.cache_resource.clear()           # the job manager remembers its folder
+    st.cache_resource.clear()  # the job manager remembers its folder
     st.cache_data.clear()
     return runs.outputs_root()
 
@@ -96,20 +109,28 @@ def test_a_run_deleted_while_it_is_looked_at_is_called_gone_and_not_damaged(run)
 
 @pytest.mark.parametrize("page", PAGES)
 def test_every_page_has_the_status_of_the_job_of_any_process_and_of_the_disk(page, run, monkeypatch):
-    monkeypatch.setattr(files, "disk_free", lambda path: 72_000_000_000)
+    monkeypatch.setattr(space, "disk_free", lambda path: 72_000_000_000)
     captions = [c.value for c in show(page).sidebar.caption]
     assert "No run in progress" in captions and "Disk free: 72 GB" in captions
     run.update_manifest(status="replaying")
     with run.locked():
         run.events_log.append("phase", phase="replay", steps=200)
-        run.events_log.append("progress", phase="replay", step=50, steps=200, rate=2.0, rss=545_000_000,
-                              ram_available=20_000_000_000, ram_total=25_000_000_000)
+        run.events_log.append(
+            "progress",
+            phase="replay",
+            step=50,
+            steps=200,
+            rate=2.0,
+            rss=545_000_000,
+            ram_available=20_000_000_000,
+            ram_total=25_000_000_000,
+        )
         strip = show(page).sidebar
     shown = "\n".join(c.value for c in strip.caption)
     assert f"In progress: {run.id}" in [link.proto.label for link in strip.get("page_link")]
     assert "Memory of its process: 545 MB" in shown and "Memory available: 20 GB of 25 GB" in shown
     assert "Disk free: 72 GB" in shown and "No run in progress" not in shown
-    progress, = strip.get("progress")
+    (progress,) = strip.get("progress")
     assert progress.proto.text == "Replay, step 50 of 200, 1 min 15 s left in this phase" and progress.proto.value == 25
 
 
@@ -121,7 +142,11 @@ def test_a_first_visitor_is_told_the_three_steps(root, made):
     shutil.copytree(made, root / made.name)
     app = show("app.py")
     assert not tour(app).proto.expanded
-    assert [line[:2] for line in tour(app).markdown[0].value.strip().splitlines() if line[0].isdigit()] == ["1.", "2.", "3."]
+    assert [line[:2] for line in tour(app).markdown[0].value.strip().splitlines() if line[0].isdigit()] == [
+        "1.",
+        "2.",
+        "3.",
+    ]
 
 
 @pytest.mark.parametrize("page", PAGES)
@@ -138,21 +163,24 @@ def test_influence_shows_the_links_target_and_what_a_score_means(run):
     assert app.query_params["target"] == "test:0.loss"
 
 
-@pytest.mark.parametrize("harm", [
-    lambda p: (p / "config.json").write_text("{"),
-    lambda p: (p / "manifest.json").write_text("[]"),
-    lambda p: (p / "manifest.json").unlink(),
-    lambda p: (p / "scores" / "loss-000.npy").write_bytes(b"x"),
-    lambda p: (p / "scores" / "loss-000.json").unlink(),
-    lambda p: shutil.rmtree(p / "model"),
-    lambda p: (p / "manifest.json").write_text('{"schema": 1}'),
-    lambda p: (p / "events.jsonl").write_text("nonsense\n"),
-    lambda p: (p / "manifest.json").write_text((p / "manifest.json").read_text().replace("finished", "training")),
-    lambda p: (p / "events.jsonl").write_text('{"kind": "progress"}\n'),
-    lambda p: (p / "events.jsonl").unlink(),
-    lambda p: ((p / "events.jsonl").unlink(), (p / "events.jsonl").mkdir()),
-    lambda p: shutil.rmtree(p / "trajectory"),
-])
+@pytest.mark.parametrize(
+    "harm",
+    [
+        lambda p: (p / "config.json").write_text("{"),
+        lambda p: (p / "manifest.json").write_text("[]"),
+        lambda p: (p / "manifest.json").unlink(),
+        lambda p: (p / "scores" / "loss-000.npy").write_bytes(b"x"),
+        lambda p: (p / "scores" / "loss-000.json").unlink(),
+        lambda p: shutil.rmtree(p / "model"),
+        lambda p: (p / "manifest.json").write_text('{"schema": 1}'),
+        lambda p: (p / "events.jsonl").write_text("nonsense\n"),
+        lambda p: (p / "manifest.json").write_text((p / "manifest.json").read_text().replace("finished", "training")),
+        lambda p: (p / "events.jsonl").write_text('{"kind": "progress"}\n'),
+        lambda p: (p / "events.jsonl").unlink(),
+        lambda p: ((p / "events.jsonl").unlink(), (p / "events.jsonl").mkdir()),
+        lambda p: shutil.rmtree(p / "trajectory"),
+    ],
+)
 @pytest.mark.parametrize("page", PAGES)
 def test_a_damaged_run_breaks_no_page(page, harm, run):
     harm(run.path)
@@ -168,8 +196,15 @@ def test_damage_is_named_with_its_remedy(run):
 
 
 def test_a_failed_run_shows_its_message_remedy_and_traceback(root):
-    config = SMALL.replace(**{"recipe.peak_lr": 100.0, "recipe.weight_decay": 10.0, "recipe.epochs": 8,
-                               "recipe.schedule": "constant", "recipe.warmup": 0.0})
+    config = SMALL.replace(
+        **{
+            "recipe.peak_lr": 100.0,
+            "recipe.weight_decay": 10.0,
+            "recipe.epochs": 8,
+            "recipe.schedule": "constant",
+            "recipe.warmup": 0.0,
+        }
+    )
     run = runs.Run.create(root, config)
     with run.locked(), pytest.raises(Exception, match="diverged"):
         work.execute(run)
@@ -191,13 +226,16 @@ def test_a_manifest_changed_by_hand_or_of_another_schema_is_named(run):
     assert "not of schema 2" in table["Remark"][0] and table["Replays in"][0] == "—"
 
 
-@pytest.mark.parametrize("status, mode, words", [
-    ("replaying", "disk", "resumed where it stopped: at most one segment"),
-    ("training", "memory", "Memory mode loses its states"),
-])
+@pytest.mark.parametrize(
+    "status, mode, words",
+    [
+        ("replaying", "disk", "resumed where it stopped: at most one segment"),
+        ("training", "memory", "Memory mode loses its states"),
+    ],
+)
 def test_an_interrupted_run_offers_to_resume_it(run, status, mode, words, monkeypatch):
     resumed = []
-    monkeypatch.setattr("engine.jobs.JobManager.resume", lambda self, run_id: resumed.append(run_id))
+    monkeypatch.setattr("engine.jobs.queue.JobManager.resume", lambda self, run_id: resumed.append(run_id))
     run.update_manifest(status=status, job={"kind": "run", "mode": mode, "targets": ["test:0"], "function": "loss"})
     assert run.status == "interrupted"
     app = show("pages/Live.py", run=run.id)
@@ -208,7 +246,7 @@ def test_an_interrupted_run_offers_to_resume_it(run, status, mode, words, monkey
 
 def test_a_failed_further_replay_is_told_and_can_be_resumed(run):
     assert not [b for b in show("pages/Live.py", run=run.id).button if b.label == "Resume the run"]
-    run.assign(runs.Job("replay", "disk", ("test:5",), "loss"))
+    run.assign(run_jobs.Job("replay", "disk", ("test:5",), "loss"))
     (run.path / "model" / "digests.json").write_text("{}")
     with run.locked(), pytest.raises(Exception, match="has changed"):
         work.execute(run)
@@ -228,7 +266,7 @@ def test_a_run_that_waits_for_space_says_how_much_it_needs(run):
         assert "123 MB must be free, and 4 MB were when it stopped" in said(app)
         assert "goes on by itself" in said(app)
         run.events_log.append("continued")
-        run.events_log.append("progress", phase="train", step=3, steps=6, disk_free=files.RESERVE)
+        run.events_log.append("progress", phase="train", step=3, steps=6, disk_free=space.RESERVE)
         assert "The disk is nearly full:** 16.8 MB are free" in said(show("pages/Live.py", run=run.id))
         run.events_log.append("phase", phase="a phase of tomorrow", steps=0)
         show("pages/Live.py", run=run.id)
@@ -288,7 +326,7 @@ def test_set_up_compares_the_three_modes_and_measures_where_asked(root):
 
 
 def test_set_up_refuses_a_mode_that_does_not_fit_with_its_numbers(root, monkeypatch):
-    monkeypatch.setattr(files, "disk_free", lambda path: files.RESERVE + 10_000_000)
+    monkeypatch.setattr(space, "disk_free", lambda path: space.RESERVE + 10_000_000)
     app = show("pages/Set_up_a_run.py")
     assert "Disk mode does not fit: disk: 35 MB needed, 27 MB free. Choose memory mode." in said(app)
     assert button(app, "Start the run").disabled
@@ -297,15 +335,16 @@ def test_set_up_refuses_a_mode_that_does_not_fit_with_its_numbers(root, monkeypa
 
 
 def test_set_up_says_that_a_busy_machine_measures_too_long_times(root, monkeypatch):
-    monkeypatch.setattr("engine.jobs.JobManager.active", lambda self: ["a-run"])
+    monkeypatch.setattr("engine.jobs.queue.JobManager.active", lambda self: ["a-run"])
     assert "times measured now will be too long" in said(show("pages/Set_up_a_run.py"))
 
 
 def test_set_up_says_where_a_missing_data_set_comes_from(monkeypatch, tmp_path):
-    from engine import data
-    monkeypatch.setattr(data, "DEBIAN", tmp_path / "none")
+    from engine.datasets import fashion_mnist
+
+    monkeypatch.setattr(fashion_mnist, "DEBIAN", tmp_path / "none")
     monkeypatch.setenv("REPLAY_DATA_DIR", str(tmp_path / "data"))
-    data._fashion_mnist.cache_clear()
+    fashion_mnist._fashion_mnist.cache_clear()
     app = show("pages/Set_up_a_run.py")
     app.button_group[0].set_value("resnet9").run()
     assert not app.exception and "dataset-fashion-mnist" in said(app)
@@ -329,13 +368,13 @@ def test_storage_has_a_column_of_every_part_and_says_where_a_run_replays(run, mo
     assert shown["Replays in"].tolist() == ["memory, disk"]
     run.clean(("trajectory",))
     assert show("pages/Runs_and_storage.py").dataframe[0].value["Replays in"].tolist() == ["after a rebuild"]
-    monkeypatch.setattr(files, "disk_free", lambda path: files.RESERVE)
+    monkeypatch.setattr(space, "disk_free", lambda path: space.RESERVE)
     assert "The disk is nearly full: 16.8 MB are free" in said(show("pages/Runs_and_storage.py"))
 
 
 def test_further_targets_name_the_modes_that_are_ready(run, monkeypatch):
     asked = []
-    monkeypatch.setattr("engine.jobs.JobManager.submit_targets", lambda self, *args: asked.append(args))
+    monkeypatch.setattr("engine.jobs.queue.JobManager.submit_targets", lambda self, *args: asked.append(args))
 
     def replay(app):
         next(m for m in app.multiselect if m.label == "Targets").set_value(["test:all"]).run()
@@ -376,13 +415,14 @@ def test_a_folder_of_runs_that_is_gone_is_named(run, root):
 
 def test_scores_made_anew_are_not_those_of_before(run):
     """Score sets are numbered from 000 again after a deletion: the name alone names no content."""
+
     def first(app):
         return dict(tiles(app, "helpful")[0]["details"])["Score"].split()[1].replace("−", "-")
 
     before = first(show("pages/Influence.py", run=run.id))
     run.clean(("scores",))
     with run.locked():
-        work.execute(run, runs.Job("replay", "disk", ("test:5",), "loss"))
+        work.execute(run, run_jobs.Job("replay", "disk", ("test:5",), "loss"))
     after = first(show("pages/Influence.py", run=run.id))
     assert float(after) == pytest.approx(run.scores("loss-000")[0].min(), rel=5e-3) and after != before
 
@@ -410,7 +450,8 @@ def test_ticks_and_chosen_targets_agree_whatever_is_switched(root):
 
 
 def test_live_without_a_link_shows_the_run_worked_on_rather_than_the_newest(made, run, root, monkeypatch):
-    from engine.jobs import JobManager
+    from engine.jobs.queue import JobManager
+
     newer = root / "99990101-000000-sample-ffff"
     shutil.copytree(made, newer)
     monkeypatch.setattr(JobManager, "active", lambda self: [run.id])

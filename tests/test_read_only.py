@@ -7,13 +7,19 @@ from pathlib import Path
 import pytest
 import streamlit as st
 
-from engine import estimate, events, files, notes, runs, work
+from engine import files
 from engine.__main__ import main
 from engine.errors import ReadOnlyError, StorageError
-from engine.jobs import JobManager
+from engine.jobs import estimate
+from engine.jobs import execute as work
+from engine.jobs.queue import JobManager
+from engine.runs import events, notes
+from engine.runs import job as run_jobs
+from engine.runs import run as runs
 from tests.made_up import SMALL
 from tests.test_pages import PAGES, button, show, sound
 from ui import shell
+
 
 @pytest.fixture
 def root(made, tmp_path, monkeypatch) -> Path:
@@ -24,7 +30,8 @@ def root(made, tmp_path, monkeypatch) -> Path:
     for name in (made.name, "interrupted", ".deleted-gone"):
         shutil.copytree(made, root / name)
     runs.Run.open(root, "interrupted").update_manifest(
-        status="training", job={"kind": "run", "mode": "disk", "targets": ["test:0"], "function": "loss"})
+        status="training", job={"kind": "run", "mode": "disk", "targets": ["test:0"], "function": "loss"}
+    )
     (root / made.name / f"{files.TEMPORARY}left").touch()
     for path in [root, *root.rglob("*")]:
         path.chmod(path.stat().st_mode & 0o555)
@@ -40,9 +47,15 @@ def run(made, root) -> runs.Run:
 
 
 def tree(root: Path) -> dict:
-    return {str(path.relative_to(root)): (path.lstat().st_mtime_ns, path.lstat().st_mode, path.lstat().st_size,
-                                          path.is_file() and hashlib.sha256(path.read_bytes()).hexdigest())
-            for path in [root, *root.rglob("*")]}
+    return {
+        str(path.relative_to(root)): (
+            path.lstat().st_mtime_ns,
+            path.lstat().st_mode,
+            path.lstat().st_size,
+            path.is_file() and hashlib.sha256(path.read_bytes()).hexdigest(),
+        )
+        for path in [root, *root.rglob("*")]
+    }
 
 
 @pytest.mark.parametrize("page", PAGES)
@@ -61,30 +74,33 @@ def test_every_page_shows_the_runs_and_leaves_them_as_they_are(page, run, root, 
     assert tree(root.parent) == before
 
 
-@pytest.mark.parametrize("change", [
-    lambda run: files.write_bytes(run.path / "x", b"x"),
-    lambda run: files.write_json(run.path / "config.json", {}),
-    lambda run: files.sweep(run.path),
-    lambda run: run.acquire(),
-    lambda run: run.update_manifest(status="failed"),
-    lambda run: run.clean(("trajectory",)),
-    lambda run: run.clean_held(("logs",)),
-    lambda run: run.delete(),
-    lambda run: runs.sweep(run.root),
-    lambda run: runs.Run.create(run.root, SMALL),
-    lambda run: events.EventLog(run.path / "events.jsonl").append("note", text="x"),
-    lambda run: notes.tick(run, {1: True}, 6000),
-    lambda run: notes.write_note(run, notes.RUN, "x"),
-    lambda run: work.execute(run, runs.Job("rebuild", "disk")),
-    lambda run: estimate.estimate(SMALL, run.root, measure=True),
-    lambda run: JobManager(run.root).submit(SMALL),
-    lambda run: JobManager(run.root).submit_targets(run.id, ("test:5",), "loss"),
-    lambda run: JobManager(run.root).submit_rebuild(run.id, "disk"),
-    lambda run: JobManager(run.root).submit_validation(run.id, 5, (0.01,)),
-    lambda run: JobManager(run.root).submit_what_if(run.id, [1], {}),
-    lambda run: JobManager(run.root).submit_smoothness(run.id),
-    lambda run: JobManager(run.root).resume("interrupted"),
-])
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda run: files.write_bytes(run.path / "x", b"x"),
+        lambda run: files.write_json(run.path / "config.json", {}),
+        lambda run: files.sweep(run.path),
+        lambda run: run.acquire(),
+        lambda run: run.update_manifest(status="failed"),
+        lambda run: run.clean(("trajectory",)),
+        lambda run: run.clean_held(("logs",)),
+        lambda run: run.delete(),
+        lambda run: runs.sweep(run.root),
+        lambda run: runs.Run.create(run.root, SMALL),
+        lambda run: events.EventLog(run.path / "events.jsonl").append("note", text="x"),
+        lambda run: notes.tick(run, {1: True}, 6000),
+        lambda run: notes.write_note(run, notes.RUN, "x"),
+        lambda run: work.execute(run, run_jobs.Job("rebuild", "disk")),
+        lambda run: estimate.estimate(SMALL, run.root, measure=True),
+        lambda run: JobManager(run.root).submit(SMALL),
+        lambda run: JobManager(run.root).submit_targets(run.id, ("test:5",), "loss"),
+        lambda run: JobManager(run.root).submit_rebuild(run.id, "disk"),
+        lambda run: JobManager(run.root).submit_validation(run.id, 5, (0.01,)),
+        lambda run: JobManager(run.root).submit_what_if(run.id, [1], {}),
+        lambda run: JobManager(run.root).submit_smoothness(run.id),
+        lambda run: JobManager(run.root).resume("interrupted"),
+    ],
+)
 def test_every_way_to_change_something_is_refused(change, run, root):
     before = tree(root.parent)
     with pytest.raises(ReadOnlyError, match="REPLAY_READ_ONLY is set.*without REPLAY_READ_ONLY"):
@@ -94,11 +110,25 @@ def test_every_way_to_change_something_is_refused(change, run, root):
 
 def test_the_command_line_shows_and_refuses_too(run, root, capsys):
     before = tree(root.parent)
-    for shown in (["list"], ["info", run.id], ["storage"], ["suspects", run.id], ["clean", run.id, "--all", "--dry-run"]):
+    for shown in (
+        ["list"],
+        ["info", run.id],
+        ["storage"],
+        ["suspects", run.id],
+        ["clean", run.id, "--all", "--dry-run"],
+    ):
         assert main(shown) == 0, shown
-    for refused in (["run"], ["attribute", run.id, "--targets", "test:5"], ["resume", "interrupted"], ["rebuild", run.id],
-                    ["clean", run.id, "--all"], ["validate", run.id], ["estimate"], ["what-if", run.id, "--leave-out", "3"],
-                    ["suspects", run.id, "--csv", str(root.parent / "s.csv")]):
+    for refused in (
+        ["run"],
+        ["attribute", run.id, "--targets", "test:5"],
+        ["resume", "interrupted"],
+        ["rebuild", run.id],
+        ["clean", run.id, "--all"],
+        ["validate", run.id],
+        ["estimate"],
+        ["what-if", run.id, "--leave-out", "3"],
+        ["suspects", run.id, "--csv", str(root.parent / "s.csv")],
+    ):
         capsys.readouterr()
         assert main(refused) == 1 and "without REPLAY_READ_ONLY" in capsys.readouterr().err, refused
     assert tree(root.parent) == before
@@ -110,7 +140,9 @@ def test_a_folder_that_is_not_there_is_not_made(root, tmp_path):
     assert not (tmp_path / "nowhere").exists()
 
 
-@pytest.mark.parametrize("value, meant", [("1", True), ("true", True), ("yes", True), ("", False), ("0", False), ("No", False)])
+@pytest.mark.parametrize(
+    "value, meant", [("1", True), ("true", True), ("yes", True), ("", False), ("0", False), ("No", False)]
+)
 def test_what_the_setting_may_say(value, meant, monkeypatch):
     monkeypatch.setenv("REPLAY_READ_ONLY", value)
     assert files.read_only() == meant

@@ -15,17 +15,34 @@ import numpy as np
 import pytest
 
 from engine import config as configs
-from engine import data, estimate, files, influence, runs, work
+from engine import files, space
 from engine.__main__ import main
-from engine.errors import (CancelledError, ConfigError, DataError, DivergedError, IntegrityError,
-                           RunBusyError, RunNotFoundError, StorageError)
-from engine.events import EventLog
-from engine.jobs import JobManager
-from engine.progress import Progress, follow
+from engine.analysis import target_view
+from engine.analysis.ranking import rank
+from engine.datasets import fashion_mnist
+from engine.datasets import registry as dataset_registry
+from engine.errors import (
+    CancelledError,
+    ConfigError,
+    DataError,
+    DivergedError,
+    IntegrityError,
+    RunBusyError,
+    RunNotFoundError,
+    StorageError,
+)
+from engine.jobs import estimate
+from engine.jobs import execute as work
+from engine.jobs.queue import JobManager
+from engine.runs import job as run_jobs
+from engine.runs import run as runs
+from engine.runs.events import EventLog
+from engine.runs.progress import Progress, follow
 
 ROOT = Path(__file__).parents[1]
 SHORT = configs.preset("sample").replace(
-    **{"recipe.epochs": 1, "recipe.batch_size": 1000, "targets": ("test:0", "class:2")})
+    **{"recipe.epochs": 1, "recipe.batch_size": 1000, "targets": ("test:0", "class:2")}
+)
 
 
 def execute(root: Path, config=SHORT, **kwargs) -> runs.Run:
@@ -37,7 +54,7 @@ def execute(root: Path, config=SHORT, **kwargs) -> runs.Run:
 
 def attribute(run: runs.Run, *targets: str, function: str = "loss", mode: str | None = None) -> str:
     with run.locked():
-        return work.execute(run, runs.Job("replay", run.mode_for(mode), targets, function))
+        return work.execute(run, run_jobs.Job("replay", run.mode_for(mode), targets, function))
 
 
 @pytest.fixture
@@ -63,8 +80,16 @@ def run(made, root) -> runs.Run:
 def test_a_finished_run_holds_what_it_says(run):
     assert run.status == "finished"
     names = {p.relative_to(run.path).as_posix() for p in run.path.rglob("*") if p.is_file()}
-    assert {"config.json", "manifest.json", "events.jsonl", "model/state.safetensors",
-            "model/test_logits.npy", "model/digests.json", "scores/loss-000.npy", "scores/loss-000.json"} <= names
+    assert {
+        "config.json",
+        "manifest.json",
+        "events.jsonl",
+        "model/state.safetensors",
+        "model/test_logits.npy",
+        "model/digests.json",
+        "scores/loss-000.npy",
+        "scores/loss-000.json",
+    } <= names
     assert sum("trajectory/step-" in n for n in names) == 6
     assert not any(".tmp-" in n or n.endswith(".spare") for n in names)
     manifest = run.manifest
@@ -87,8 +112,7 @@ def test_a_finished_run_holds_what_it_says(run):
 def test_the_estimate_is_the_size_that_a_run_has(run, root):
     """Bytes within 5 %; 48 steps, so that the states outweigh the small files."""
     for mode in configs.REPLAY_MODES:
-        config = SHORT.replace(replay_mode=mode, targets=("test:0",),
-                               **{"recipe.epochs": 2, "recipe.batch_size": 250})
+        config = SHORT.replace(replay_mode=mode, targets=("test:0",), **{"recipe.epochs": 2, "recipe.batch_size": 250})
         told = estimate.estimate(config, run.root)
         assert told.steps == 48 and told.segment == 7 and told.modes[mode].problem == ""
         used = files.size_of(execute(root, config).path)
@@ -98,9 +122,9 @@ def test_the_estimate_is_the_size_that_a_run_has(run, root):
 
 def test_the_estimator_refuses_only_what_cannot_fit(run, monkeypatch):
     told = estimate.estimate(SHORT, run.root)
-    need = told.modes["disk"].disk_peak + files.RESERVE
+    need = told.modes["disk"].disk_peak + space.RESERVE
     for free, fits in ((need, True), (need - 1, False)):
-        monkeypatch.setattr(files, "disk_free", lambda path, free=free: free)
+        monkeypatch.setattr(space, "disk_free", lambda path, free=free: free)
         problem = estimate.estimate(SHORT, run.root).modes["disk"].problem
         assert (problem == "") == fits
     assert problem.startswith("disk:") and "MB needed" in problem and "MB free" in problem
@@ -109,27 +133,28 @@ def test_the_estimator_refuses_only_what_cannot_fit(run, monkeypatch):
 
 def test_views_agree_with_torch(run):
     import torch
-    dataset = data.load("fashion-mnist-sample")
-    view = influence.view(run, dataset, "test:0")
+
+    dataset = dataset_registry.load("fashion-mnist-sample")
+    view = target_view.view(run, dataset, "test:0")
     logits, label = torch.from_numpy(np.array(run.test_logits()))[0].double(), int(dataset.test_labels[0])
     assert view.loss == pytest.approx(torch.nn.functional.cross_entropy(logits[None], torch.tensor([label])).item())
-    others = torch.cat([logits[:label], logits[label + 1:]])
+    others = torch.cat([logits[:label], logits[label + 1 :]])
     assert view.margin == pytest.approx((logits[label] - others.logsumexp(0)).item())
     assert view.probability == pytest.approx(logits.softmax(0)[label].item())
     assert run.score_sets()[0]["targets"][0]["value"] == pytest.approx(view.loss, rel=1e-4)
-    assert influence.view(run, dataset, "class:2").test_indices.size == 100
-    wrong = influence.misclassified(run, dataset)
+    assert target_view.view(run, dataset, "class:2").test_indices.size == 100
+    wrong = target_view.misclassified(run, dataset)
     assert 1 - len(wrong) / 1000 == pytest.approx(run.manifest["test_accuracy"])
 
 
 @pytest.mark.parametrize("function, sign", [("loss", 1), ("margin", -1)])
 def test_ranking_by_partition_equals_sorting(function, sign):
     scores = np.random.default_rng(0).normal(size=500)
-    ranking = influence.rank(scores, function, 12)
+    ranking = rank(scores, function, 12)
     order = np.argsort(sign * scores)
     assert ranking.helpful.tolist() == order[:12].tolist()
     assert ranking.harmful.tolist() == order[::-1][:12].tolist()
-    assert influence.rank(np.array([0.0, 1.0]), "loss", 12).helpful.size == 0
+    assert rank(np.array([0.0, 1.0]), "loss", 12).helpful.size == 0
 
 
 def test_further_targets_need_no_training_and_repeat_bitwise(run):
@@ -138,7 +163,7 @@ def test_further_targets_need_no_training_and_repeat_bitwise(run):
     assert name == "loss-001" and np.allclose(run.scores(name)[0], first, rtol=1e-4, atol=1e-7)
     again = attribute(run, "test:0")
     assert np.array_equal(run.scores(again), run.scores(name))
-    assert run.target("test:0.loss").score_set == "loss-002"          # the newest of the same name
+    assert run.target("test:0.loss").score_set == "loss-002"  # the newest of the same name
     assert len([e for e in run.events()[0] if e["kind"] == "phase" and e["phase"] == "train"]) == 1
 
 
@@ -170,7 +195,7 @@ def test_a_run_without_trajectory_says_what_it_can_do_and_is_rebuilt_by_one_call
         attribute(run, "test:1")
     assert "name a mode" in error.value.remedy
     with run.locked():
-        assert work.execute(run, runs.Job("rebuild", "disk")) is None
+        assert work.execute(run, run_jobs.Job("rebuild", "disk")) is None
     assert {p.name: p.stat().st_size for p in (run.path / "trajectory").iterdir()} == before
     assert run.modes()["disk"] and run.status == "finished" and run.job is None
     assert np.array_equal(run.scores(attribute(run, *SHORT.targets)), run.scores("loss-000"))
@@ -179,10 +204,11 @@ def test_a_run_without_trajectory_says_what_it_can_do_and_is_rebuilt_by_one_call
 def test_a_rebuild_that_gives_other_states_is_an_error_that_says_so(run, monkeypatch):
     run.clean(("trajectory",))
     exact = work.initial_state
-    monkeypatch.setattr(work, "initial_state",
-                        lambda model: exact(model)._replace(theta=exact(model).theta * (1 + 1e-7)))
+    monkeypatch.setattr(
+        work, "initial_state", lambda model: exact(model)._replace(theta=exact(model).theta * (1 + 1e-7))
+    )
     with run.locked(), pytest.raises(IntegrityError, match="is not the one that training went through"):
-        work.execute(run, runs.Job("rebuild", "disk"))
+        work.execute(run, run_jobs.Job("rebuild", "disk"))
     assert run.kept is None and "is not the one" in run.manifest["error"]["what"]
 
 
@@ -210,19 +236,34 @@ def test_a_given_space_is_kept_to(root):
 # -- bad input
 
 
-@pytest.mark.parametrize("change, field", [
-    ({"recipe.epochs": 0}, "recipe.epochs"), ({"recipe.epochs": 1.5}, "recipe.epochs"),
-    ({"recipe.batch_size": -5}, "recipe.batch_size"), ({"recipe.batch_size": 6001}, "recipe.batch_size"),
-    ({"recipe.peak_lr": 0.0}, "recipe.peak_lr"), ({"recipe.peak_lr": float("nan")}, "recipe.peak_lr"),
-    ({"recipe.momentum": 1.0}, "recipe.momentum"), ({"recipe.momentum": 0.0}, "recipe.nesterov"),
-    ({"recipe.weight_decay": -1.0}, "recipe.weight_decay"), ({"recipe.schedule": "step"}, "recipe.schedule"),
-    ({"recipe.seed": True}, "recipe.seed"), ({"width": 0.0}, "width"), ({"model": "vit"}, "model"),
-    ({"replay_mode": "cloud"}, "replay_mode"), ({"targets": ()}, "targets"),
-    ({"targets": ("test:1000",)}, "targets"), ({"targets": ("test:-1",)}, "targets"),
-    ({"targets": ("class:10",)}, "targets"), ({"targets": ("../x",)}, "targets"),
-    ({"targets": ("test:1", "test:1")}, "targets"), ({"segment": -1}, "segment"),
-    ({"segment": 3, "checkpoint_mb": 5.0}, "segment"), ({"checkpoint_mb": -1.0}, "checkpoint_mb"),
-])
+@pytest.mark.parametrize(
+    "change, field",
+    [
+        ({"recipe.epochs": 0}, "recipe.epochs"),
+        ({"recipe.epochs": 1.5}, "recipe.epochs"),
+        ({"recipe.batch_size": -5}, "recipe.batch_size"),
+        ({"recipe.batch_size": 6001}, "recipe.batch_size"),
+        ({"recipe.peak_lr": 0.0}, "recipe.peak_lr"),
+        ({"recipe.peak_lr": float("nan")}, "recipe.peak_lr"),
+        ({"recipe.momentum": 1.0}, "recipe.momentum"),
+        ({"recipe.momentum": 0.0}, "recipe.nesterov"),
+        ({"recipe.weight_decay": -1.0}, "recipe.weight_decay"),
+        ({"recipe.schedule": "step"}, "recipe.schedule"),
+        ({"recipe.seed": True}, "recipe.seed"),
+        ({"width": 0.0}, "width"),
+        ({"model": "vit"}, "model"),
+        ({"replay_mode": "cloud"}, "replay_mode"),
+        ({"targets": ()}, "targets"),
+        ({"targets": ("test:1000",)}, "targets"),
+        ({"targets": ("test:-1",)}, "targets"),
+        ({"targets": ("class:10",)}, "targets"),
+        ({"targets": ("../x",)}, "targets"),
+        ({"targets": ("test:1", "test:1")}, "targets"),
+        ({"segment": -1}, "segment"),
+        ({"segment": 3, "checkpoint_mb": 5.0}, "segment"),
+        ({"checkpoint_mb": -1.0}, "checkpoint_mb"),
+    ],
+)
 def test_every_bad_setting_is_named_before_anything_starts(root, change, field):
     config = SHORT.replace(**change)
     with pytest.raises(ConfigError) as error:
@@ -262,8 +303,15 @@ def test_a_link_is_no_run_and_nothing_outside_is_deleted(root, tmp_path, run):
 
 
 def test_a_diverging_run_fails_at_its_step_keeps_what_it_has_and_writes_no_scores(root):
-    config = SHORT.replace(**{"recipe.peak_lr": 100.0, "recipe.schedule": "constant",
-                              "recipe.warmup": 0.0, "recipe.weight_decay": 10.0, "recipe.epochs": 8})
+    config = SHORT.replace(
+        **{
+            "recipe.peak_lr": 100.0,
+            "recipe.schedule": "constant",
+            "recipe.warmup": 0.0,
+            "recipe.weight_decay": 10.0,
+            "recipe.epochs": 8,
+        }
+    )
     run = runs.Run.create(root, config)
     with run.locked(), pytest.raises(DivergedError, match="step") as error:
         work.execute(run)
@@ -322,10 +370,10 @@ def test_changed_settings_or_data_are_found_before_a_replay(run, monkeypatch):
     run.add_files({"config.json": files.write_json(run.path / "config.json", config)})
     with pytest.raises(IntegrityError, match="not the one it was trained with"):
         attribute(run, "test:1")
-    sample = data.load("fashion-mnist-sample")
+    sample = dataset_registry.load("fashion-mnist-sample")
     images = sample.train_images.copy()
     images[0, 0, 0, 0] ^= 1
-    monkeypatch.setattr(data, "load", lambda name: dataclasses.replace(sample, train_images=images))
+    monkeypatch.setattr(dataset_registry, "load", lambda name: dataclasses.replace(sample, train_images=images))
     with pytest.raises(DataError, match="has changed"):
         attribute(run, "test:1")
 
@@ -345,15 +393,34 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path, monkeypatch):
 
 def test_no_space_left_fails_with_its_remedy(tmp_path):
     """A file-size limit of the system stands for the full disk: the same refusal to write."""
-    code = ("import resource, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (70000, 70000)); "
-            "from engine.__main__ import main; sys.exit(main(sys.argv[1:]))")
+    code = (
+        "import resource, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (70000, 70000)); "
+        "from engine.__main__ import main; sys.exit(main(sys.argv[1:]))"
+    )
     done = subprocess.run(
-        [sys.executable, "-c", code, "run", "--targets", "test:0", "--set", "recipe.epochs=1",
-         "--outputs", str(tmp_path), "--set", "recipe.batch_size=1000", "--set", "width=2"],
-        cwd=ROOT, capture_output=True, text=True)
+        [
+            sys.executable,
+            "-c",
+            code,
+            "run",
+            "--targets",
+            "test:0",
+            "--set",
+            "recipe.epochs=1",
+            "--outputs",
+            str(tmp_path),
+            "--set",
+            "recipe.batch_size=1000",
+            "--set",
+            "width=2",
+        ],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
     assert done.returncode == 1, done.stderr
     assert "No space left to write" in done.stderr and "Free space" in done.stderr
-    run, = runs.list_runs(tmp_path)
+    (run,) = runs.list_runs(tmp_path)
     assert run.status == "failed" and "No space left" in run.manifest["error"]["what"]
     assert not any(p.name.startswith(".tmp-") for p in run.path.rglob("*"))
 
@@ -438,9 +505,20 @@ def test_progress_follows_a_resumed_training_and_a_pause():
     def told(*events):
         return follow(Progress(), [{"time": float(i), **e} for i, e in enumerate(events)])
 
-    losses = {"kind": "progress", "phase": "train", "step": 6, "steps": 9, "losses": [6.0, 5, 4, 3, 2, 1], "rates": [1.0] * 6}
-    again = told({"kind": "phase", "phase": "train", "steps": 9, "done": 0}, losses, {"kind": "started"},
-                 {"kind": "phase", "phase": "train", "steps": 9, "done": 4})
+    losses = {
+        "kind": "progress",
+        "phase": "train",
+        "step": 6,
+        "steps": 9,
+        "losses": [6.0, 5, 4, 3, 2, 1],
+        "rates": [1.0] * 6,
+    }
+    again = told(
+        {"kind": "phase", "phase": "train", "steps": 9, "done": 0},
+        losses,
+        {"kind": "started"},
+        {"kind": "phase", "phase": "train", "steps": 9, "done": 4},
+    )
     assert again.losses == [6, 5, 4, 3] and again.step == 4 and again.fraction == pytest.approx(4 / 9)
     full = {"kind": "paused", "needed": 20, "disk_free": 10}
     assert told(full).paused == {"needed": 20, "disk_free": 10} and told(full, {"kind": "continued"}).paused is None
@@ -473,9 +551,20 @@ def wait(run: runs.Run, *statuses: str) -> None:
 def test_jobs_queue_run_one_at_a_time_cancel_and_outlive_errors(root):
     manager = JobManager(root)
     first = runs.Run.open(root, manager.submit(SHORT))
-    bad = runs.Run.open(root, manager.submit(SHORT.replace(
-        **{"recipe.peak_lr": 100.0, "recipe.weight_decay": 10.0, "recipe.epochs": 8,
-           "recipe.schedule": "constant", "recipe.warmup": 0.0})))
+    bad = runs.Run.open(
+        root,
+        manager.submit(
+            SHORT.replace(
+                **{
+                    "recipe.peak_lr": 100.0,
+                    "recipe.weight_decay": 10.0,
+                    "recipe.epochs": 8,
+                    "recipe.schedule": "constant",
+                    "recipe.warmup": 0.0,
+                }
+            )
+        ),
+    )
     third = runs.Run.open(root, manager.submit(SHORT))
     assert third.status == "queued" and manager.active() == [first.id, bad.id, third.id]
     with pytest.raises(RunBusyError):
@@ -510,9 +599,24 @@ def test_jobs_queue_run_one_at_a_time_cancel_and_outlive_errors(root):
 
 def test_command_line_from_run_to_clean(tmp_path, capsys):
     outputs = ["--outputs", str(tmp_path)]
-    assert main(["run", *outputs, "--targets", "test:0,test:1", "--set", "recipe.epochs=1",
-                 "--set", "recipe.batch_size=1000", "--set", "width=0.5"]) == 0
-    run, = runs.list_runs(tmp_path)
+    assert (
+        main(
+            [
+                "run",
+                *outputs,
+                "--targets",
+                "test:0,test:1",
+                "--set",
+                "recipe.epochs=1",
+                "--set",
+                "recipe.batch_size=1000",
+                "--set",
+                "width=0.5",
+            ]
+        )
+        == 0
+    )
+    (run,) = runs.list_runs(tmp_path)
     assert f"{run.path}/scores/loss-000.npy" in capsys.readouterr().out
     assert np.load(run.path / "scores" / "loss-000.npy", allow_pickle=False).shape == (2, 6000)
     assert main(["attribute", run.id, *outputs, "--targets", "class:1", "--function", "margin"]) == 0
@@ -538,16 +642,19 @@ def test_estimate_on_the_command_line_measures_and_recommends(tmp_path, capsys):
     assert list(tmp_path.iterdir()) == [], "the measurement leaves nothing behind"
 
 
-@pytest.mark.parametrize("arguments, code, said", [
-    (["run", "--preset", "huge"], 2, "no preset «huge»"),
-    (["run", "--targets", "test:5000"], 2, "out of range"),
-    (["run", "--set", "recipe.epochs=none"], 2, "is no number"),
-    (["run", "--set", "epoch=3"], 2, "known name"),
-    (["run", "--set", "recipe.batch_size=7000"], 2, "larger than the data set"),
-    (["info", "nope"], 3, "no run nope"),
-    (["info", "../etc"], 2, "no run id"),
-    (["clean", "nope", "--all"], 3, "no run nope"),
-])
+@pytest.mark.parametrize(
+    "arguments, code, said",
+    [
+        (["run", "--preset", "huge"], 2, "no preset «huge»"),
+        (["run", "--targets", "test:5000"], 2, "out of range"),
+        (["run", "--set", "recipe.epochs=none"], 2, "is no number"),
+        (["run", "--set", "epoch=3"], 2, "known name"),
+        (["run", "--set", "recipe.batch_size=7000"], 2, "larger than the data set"),
+        (["info", "nope"], 3, "no run nope"),
+        (["info", "../etc"], 2, "no run id"),
+        (["clean", "nope", "--all"], 3, "no run nope"),
+    ],
+)
 def test_command_line_errors_say_what_and_exit_with_their_code(tmp_path, capsys, arguments, code, said):
     assert main([*arguments, "--outputs", str(tmp_path)]) == code
     assert said in capsys.readouterr().err
@@ -564,17 +671,17 @@ def test_help_teaches(capsys):
 
 
 def test_torchvision_imports_beside_this_torch_and_reads_fashion_mnist(tmp_path):
-    torchvision = data.import_torchvision()
+    torchvision = fashion_mnist.import_torchvision()
     assert torchvision.datasets.FashionMNIST
-    if data.DEBIAN.is_dir():
-        splits = data.read_fashion_mnist(tmp_path)
+    if fashion_mnist.DEBIAN.is_dir():
+        splits = fashion_mnist.read_fashion_mnist(tmp_path)
         assert splits["train"][0].shape == (60000, 28, 28, 1)
-        sample = data.load("fashion-mnist-sample")
-        with np.load(data.SAMPLE) as arrays:
+        sample = dataset_registry.load("fashion-mnist-sample")
+        with np.load(fashion_mnist.SAMPLE) as arrays:
             assert np.array_equal(splits["train"][0][arrays["train_source_index"]], sample.train_images)
     else:
         with pytest.raises(DataError, match="dataset-fashion-mnist"):
-            data.read_fashion_mnist(tmp_path)
+            fashion_mnist.read_fashion_mnist(tmp_path)
 
 
 def test_locks_are_let_go_at_the_end(run):

@@ -4,10 +4,18 @@ import numpy as np
 import pytest
 import torch
 
-from engine import config, data, influence, models, runs, trust, work
-from engine import targets as phi
-from engine.state import examples
-from engine.training import train
+from engine import config
+from engine.analysis import trust
+from engine.analysis.ranking import rank
+from engine.core import targets as phi
+from engine.core.stream import examples
+from engine.core.training import train
+from engine.datasets import base as datasets_base
+from engine.datasets import registry as dataset_registry
+from engine.jobs import execute as work
+from engine.models import registry as model_registry
+from engine.runs import job as run_jobs
+from engine.runs import run as runs
 
 LEFT_OUT, SUBSETS = 60, 12
 TARGETS = tuple(f"test:{i}" for i in range(8))
@@ -15,7 +23,7 @@ TARGETS = tuple(f"test:{i}" for i in range(8))
 
 @pytest.fixture(scope="module")
 def sample(finished_sample) -> runs.Run:
-    for run in runs.list_runs(finished_sample):         # the one that the browser test started from the button
+    for run in runs.list_runs(finished_sample):  # the one that the browser test started from the button
         return run
     run = runs.Run.create(finished_sample, config.preset("sample"))
     with run.locked():
@@ -27,28 +35,28 @@ def test_the_sample_is_accurate_and_smooth(sample):
     assert sample.config.targets == TARGETS
     assert sample.manifest["test_accuracy"] >= 0.85
     growth = [t["adjoint_growth"] for t in sample.score_sets()[0]["targets"]]
-    assert max(growth) < 3      # chaotic recipes of the same accuracy grow over a hundredfold
+    assert max(growth) < 3  # chaotic recipes of the same accuracy grow over a hundredfold
 
 
 def test_the_scores_of_the_sample_agree_with_retraining(sample):
     """The whole measurement is `make trust`; fewer subsets leave a wider interval, not a lower mean."""
     with sample.locked():
-        work.execute(sample, runs.Job("validate", options={"subsets": SUBSETS, "drops": [0.01], "seed": 1}))
-    report, = trust.reports(sample)
+        work.execute(sample, run_jobs.Job("validate", options={"subsets": SUBSETS, "drops": [0.01], "seed": 1}))
+    (report,) = trust.reports(sample)
     print(f"\nLDS {report['lds_mean']:.3f}, slope {report['slope_mean']:.2f}, R² {report['r2_mean']:.2f}")
     assert report["lds_mean"] > 0.95 and report["r2_mean"] > 0.9 and 0.9 < report["slope_mean"] < 1.2
     assert all(t["lds"] > 0.85 for t in report["targets"])
-    assert report["noise_share"] == 0        # all weights 1: the run again, bit for bit
+    assert report["noise_share"] == 0  # all weights 1: the run again, bit for bit
 
 
 def test_leaving_out_the_most_harmful_and_helpful_moves_the_loss_as_the_scores_say(sample):
     """Far from a small random drop: the direction is what can be asked for."""
-    run, dataset, cpu = sample, data.load(sample.config.dataset), torch.device("cpu")
-    model = models.functional(run.config, dataset)
-    train_set, test_set = (examples(dataset, split, cpu, torch.float32) for split in data.SPLITS)
+    run, dataset, cpu = sample, dataset_registry.load(sample.config.dataset), torch.device("cpu")
+    model = model_registry.functional(run.config, dataset)
+    train_set, test_set = (examples(dataset, split, cpu, torch.float32) for split in datasets_base.SPLITS)
     scores_KN, rows = run.scores("loss-000"), []
     for k, target in enumerate(run.score_sets()[0]["targets"][:3]):
-        ranking = influence.rank(scores_KN[k], "loss", LEFT_OUT)
+        ranking = rank(scores_KN[k], "loss", LEFT_OUT)
         for left_out in (ranking.helpful, ranking.harmful):
             weights = torch.ones(len(train_set))
             weights[torch.from_numpy(left_out)] = 0

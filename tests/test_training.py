@@ -9,21 +9,29 @@ import torch.nn.functional as F
 from torch import nn
 
 import engine
-from engine import data
 from engine.config import Recipe
+from engine.core.schedule import BatchPlan, learning_rate, plan_for
+from engine.core.step import step_back
+from engine.datasets import fashion_mnist
+from engine.datasets import registry as dataset_registry
 from engine.errors import ConfigError, DivergedError, ModelError
-from engine.models import BUILDERS, FunctionalModel
-from engine.schedule import BatchPlan, learning_rate, plan_for
-from engine.state import State
-from engine.step import step_back
+from engine.models.functional import FunctionalModel
+from engine.models.registry import BUILDERS
 
 RECIPE = Recipe(epochs=3, batch_size=8, peak_lr=0.1, warmup=0.25, seed=5)
 
 
 def net() -> nn.Sequential:
     torch.manual_seed(0)
-    return nn.Sequential(nn.Conv2d(1, 3, 3), nn.BatchNorm2d(3), nn.GELU(), nn.Flatten(),
-                         nn.Linear(3 * 16, 5), nn.BatchNorm1d(5), nn.Linear(5, 3)).double()
+    return nn.Sequential(
+        nn.Conv2d(1, 3, 3),
+        nn.BatchNorm2d(3),
+        nn.GELU(),
+        nn.Flatten(),
+        nn.Linear(3 * 16, 5),
+        nn.BatchNorm1d(5),
+        nn.Linear(5, 3),
+    ).double()
 
 
 def images(n: int = 26):
@@ -31,13 +39,16 @@ def images(n: int = 26):
     return torch.randn(n, 1, 6, 6, dtype=torch.float64), torch.randint(0, 3, (n,))
 
 
-@pytest.mark.parametrize("changes", [
-    dict(momentum=0.0, nesterov=False, weight_decay=0.0),
-    dict(momentum=0.9, nesterov=False, weight_decay=5e-2),
-    dict(momentum=0.9, nesterov=True, weight_decay=5e-2),
-    dict(momentum=0.9, nesterov=True, weight_decay=5e-2, decay_norm_bias=True, schedule="cosine"),
-    dict(schedule="constant"),
-])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        dict(momentum=0.0, nesterov=False, weight_decay=0.0),
+        dict(momentum=0.9, nesterov=False, weight_decay=5e-2),
+        dict(momentum=0.9, nesterov=True, weight_decay=5e-2),
+        dict(momentum=0.9, nesterov=True, weight_decay=5e-2, decay_norm_bias=True, schedule="cosine"),
+        dict(schedule="constant"),
+    ],
+)
 def test_training_equals_torch_optim_and_native_batch_norm(changes):
     recipe = dataclasses.replace(RECIPE, **changes)
     inputs, labels = images()
@@ -46,9 +57,12 @@ def test_training_equals_torch_optim_and_native_batch_norm(changes):
 
     decayed = [p for p in model.parameters() if p.dim() > 1 or recipe.decay_norm_bias]
     rest = [p for p in model.parameters() if p.dim() <= 1 and not recipe.decay_norm_bias]
-    optimizer = torch.optim.SGD([{"params": decayed, "weight_decay": recipe.weight_decay},
-                                 {"params": rest}], lr=1.0, momentum=recipe.momentum,
-                                nesterov=recipe.nesterov)
+    optimizer = torch.optim.SGD(
+        [{"params": decayed, "weight_decay": recipe.weight_decay}, {"params": rest}],
+        lr=1.0,
+        momentum=recipe.momentum,
+        nesterov=recipe.nesterov,
+    )
     plan = plan_for(recipe, len(labels))
     for t in range(len(plan)):
         for group in optimizer.param_groups:
@@ -67,8 +81,9 @@ def test_training_equals_torch_optim_and_native_batch_norm(changes):
 def test_one_cycle_is_torchs(steps, warmup):
     recipe = dataclasses.replace(RECIPE, schedule="one-cycle", warmup=warmup)
     optimizer = torch.optim.SGD([torch.zeros(1)], lr=1.0)
-    torchs = torch.optim.lr_scheduler.OneCycleLR(optimizer, recipe.peak_lr, total_steps=steps,
-                                                 pct_start=warmup, cycle_momentum=False)
+    torchs = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, recipe.peak_lr, total_steps=steps, pct_start=warmup, cycle_momentum=False
+    )
     for t in range(steps):
         assert learning_rate(recipe, t, steps) == pytest.approx(torchs.get_last_lr()[0], rel=1e-9)
         optimizer.step()
@@ -91,7 +106,7 @@ def test_batch_plan_is_a_permutation_an_epoch_and_drops_the_last_batch():
     plan = BatchPlan(n=10, batch_size=4, epochs=3, seed=1)
     assert len(plan) == 6
     backwards = [plan[t].tolist() for t in reversed(range(6))][::-1]
-    assert backwards == [plan[t].tolist() for t in range(6)]        # whatever is asked first
+    assert backwards == [plan[t].tolist() for t in range(6)]  # whatever is asked first
     for epoch in range(3):
         seen = backwards[2 * epoch] + backwards[2 * epoch + 1]
         assert len(set(seen)) == 8 and set(seen) <= set(range(10))
@@ -111,8 +126,7 @@ def test_memory_and_disk_trajectories_give_bitwise_the_same_scores(tmp_path):
     inputs, labels = images()
     scores = []
     for folder in (None, tmp_path):
-        trained = engine.train(net(), inputs.float(), labels, RECIPE, device="cpu",
-                               trajectory_folder=folder)
+        trained = engine.train(net(), inputs.float(), labels, RECIPE, device="cpu", trajectory_folder=folder)
         scores.append(engine.attribute(trained, inputs[:3].float(), labels[:3]))
     assert np.abs(scores[0]).max() > 0 and np.array_equal(*scores)
     files = sorted(tmp_path.iterdir())
@@ -173,20 +187,31 @@ class InPlaceStatistics(NoGradStatistics):
         return self.out(torch.tanh(x - self.mean))
 
 
-@pytest.mark.parametrize("model, said", [
-    (FunctionalNorm(), "cannot be replayed|does not agree"),
-    (Detached(), "does not agree with its derivative"),
-    (NoGradStatistics(), "cannot be replayed|does not agree"),
-    (nn.Sequential(nn.Flatten(), nn.Linear(36, 6), nn.Dropout(0.5), nn.Linear(6, 3)), "random"),
-    (nn.Sequential(nn.Flatten(), nn.Linear(36, 6), nn.BatchNorm1d(6, momentum=None), nn.Linear(6, 3)),
-     "cumulatively"),
-    (nn.Sequential(nn.Flatten(), nn.Linear(36, 6), nn.BatchNorm1d(6, track_running_stats=False),
-                   nn.Linear(6, 3)), "track_running_stats"),
-    (nn.Sequential(nn.InstanceNorm2d(1, track_running_stats=True), nn.Flatten(), nn.Linear(36, 3)),
-     "InstanceNorm2d"),
-    (nn.Sequential(nn.Flatten(), nn.Linear(36, 2)), "gives"),
-    (nn.Flatten(), "no trainable parameter"),
-])
+@pytest.mark.parametrize(
+    "model, said",
+    [
+        (FunctionalNorm(), "cannot be replayed|does not agree"),
+        (Detached(), "does not agree with its derivative"),
+        (NoGradStatistics(), "cannot be replayed|does not agree"),
+        (nn.Sequential(nn.Flatten(), nn.Linear(36, 6), nn.Dropout(0.5), nn.Linear(6, 3)), "random"),
+        (
+            nn.Sequential(nn.Flatten(), nn.Linear(36, 6), nn.BatchNorm1d(6, momentum=None), nn.Linear(6, 3)),
+            "cumulatively",
+        ),
+        (
+            nn.Sequential(
+                nn.Flatten(), nn.Linear(36, 6), nn.BatchNorm1d(6, track_running_stats=False), nn.Linear(6, 3)
+            ),
+            "track_running_stats",
+        ),
+        (
+            nn.Sequential(nn.InstanceNorm2d(1, track_running_stats=True), nn.Flatten(), nn.Linear(36, 3)),
+            "InstanceNorm2d",
+        ),
+        (nn.Sequential(nn.Flatten(), nn.Linear(36, 2)), "gives"),
+        (nn.Flatten(), "no trainable parameter"),
+    ],
+)
 def test_a_model_that_cannot_be_replayed_is_refused(model, said):
     inputs, labels = images()
     with pytest.raises(ModelError, match=said) as error:
@@ -194,12 +219,15 @@ def test_a_model_that_cannot_be_replayed_is_refused(model, said):
     assert error.value.remedy
 
 
-@pytest.mark.parametrize("model", [
-    net(),
-    InPlaceStatistics().double(),
-    nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(16, 3)).double(),
-    nn.Sequential(nn.Flatten(), nn.LayerNorm(36), nn.Linear(36, 3)).double(),
-])
+@pytest.mark.parametrize(
+    "model",
+    [
+        net(),
+        InPlaceStatistics().double(),
+        nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(16, 3)).double(),
+        nn.Sequential(nn.Flatten(), nn.LayerNorm(36), nn.Linear(36, 3)).double(),
+    ],
+)
 def test_a_model_that_can_be_replayed_is_accepted(model):
     inputs, labels = images()
     trained = engine.train(model, inputs, labels, RECIPE, device="cpu")
@@ -234,15 +262,18 @@ def test_a_diverging_rate_fails_at_its_step():
     assert error.value.step is not None and "learning rate" in error.value.remedy
 
 
-@pytest.mark.parametrize("arguments, said", [
-    (dict(labels=torch.zeros(26)), "int64"),
-    (dict(labels=torch.full((26,), -1)), "negative"),
-    (dict(inputs=torch.zeros(26, 1, 6, 6, dtype=torch.uint8)), "floating-point"),
-    (dict(weights=torch.ones(3)), "weights"),
-    (dict(recipe=dataclasses.replace(RECIPE, batch_size=27)), "larger than the data set"),
-    (dict(recipe=dataclasses.replace(RECIPE, peak_lr=-1.0)), "peak_lr"),
-    (dict(device="cuda"), "GPU"),
-])
+@pytest.mark.parametrize(
+    "arguments, said",
+    [
+        (dict(labels=torch.zeros(26)), "int64"),
+        (dict(labels=torch.full((26,), -1)), "negative"),
+        (dict(inputs=torch.zeros(26, 1, 6, 6, dtype=torch.uint8)), "floating-point"),
+        (dict(weights=torch.ones(3)), "weights"),
+        (dict(recipe=dataclasses.replace(RECIPE, batch_size=27)), "larger than the data set"),
+        (dict(recipe=dataclasses.replace(RECIPE, peak_lr=-1.0)), "peak_lr"),
+        (dict(device="cuda"), "GPU"),
+    ],
+)
 def test_wrong_arguments_are_named(arguments, said):
     if arguments.get("device") == "cuda" and torch.cuda.is_available():
         pytest.skip("this machine has a GPU")
@@ -252,8 +283,9 @@ def test_wrong_arguments_are_named(arguments, said):
         engine.train(net(), given.pop("inputs"), given.pop("labels"), given.pop("recipe"), **given)
 
 
-@pytest.mark.parametrize("arguments", [dict(function="accuracy"), dict(targets=[[3]]), dict(targets=[[]]),
-                                       dict(targets=[])])
+@pytest.mark.parametrize(
+    "arguments", [dict(function="accuracy"), dict(targets=[[3]]), dict(targets=[[]]), dict(targets=[])]
+)
 def test_wrong_targets_are_named(arguments):
     inputs, labels = images()
     trained = engine.train(net(), inputs, labels, RECIPE, device="cpu")
@@ -262,11 +294,11 @@ def test_wrong_targets_are_named(arguments):
 
 
 def test_the_embedded_data_set_is_what_it_says():
-    sample = data.load("fashion-mnist-sample")
+    sample = dataset_registry.load("fashion-mnist-sample")
     assert sample.train_images.shape == (6000, 28, 28, 1) and sample.test_images.shape == (1000, 28, 28, 1)
     assert np.bincount(sample.train_labels).tolist() == [600] * 10
     assert np.bincount(sample.test_labels).tolist() == [100] * 10
-    assert data.SAMPLE.stat().st_size <= 5_000_000
+    assert fashion_mnist.SAMPLE.stat().st_size <= 5_000_000
     scaled = sample.train_images / 255
     assert np.allclose(sample.mean, scaled.mean((0, 1, 2))) and np.allclose(sample.std, scaled.std((0, 1, 2)))
 
@@ -275,13 +307,16 @@ def test_step_back_does_not_use_the_momentum():
     """What lets a trajectory leave it out."""
     inputs, labels = images()
     trained = engine.train(net(), inputs, labels, RECIPE, device="cpu")
-    from engine.state import Adjoint
-    from engine.training import optimizer_for
+    from engine.core.state import Adjoint
+    from engine.core.training import optimizer_for
+
     end = Adjoint(*(torch.randn(2, part.numel(), dtype=torch.float64) for part in trained.state))
     batch, w = trained.data.batch(torch.arange(8)), torch.ones(8, dtype=torch.float64)
     optimizer = optimizer_for(trained.model, RECIPE)
-    results = [step_back(trained.model, optimizer, trained.state._replace(momentum=m), batch, w, 0.1, end)
-               for m in (trained.state.momentum, trained.state.momentum.new_empty(0))]
+    results = [
+        step_back(trained.model, optimizer, trained.state._replace(momentum=m), batch, w, 0.1, end)
+        for m in (trained.state.momentum, trained.state.momentum.new_empty(0))
+    ]
     assert torch.equal(results[0][1], results[1][1]) and torch.equal(results[0][0].theta, results[1][0].theta)
 
 

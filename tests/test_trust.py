@@ -10,16 +10,28 @@ import pytest
 import torch
 from torch import nn
 
-from engine import api, config, data, files, lds, models, retraining, runs, suspects, trust, validate, work
+from engine import api, config, files
+from engine.analysis import lds, suspects, trust
+from engine.analysis import what_if as what_ifs
 from engine.config import Recipe
+from engine.core import retraining
+from engine.core.schedule import BatchPlan
+from engine.core.state import State
+from engine.core.stream import examples
+from engine.core.training import train
+from engine.datasets import registry as dataset_registry
 from engine.errors import CancelledError, ConfigError, DivergedError, IntegrityError
-from engine.schedule import BatchPlan
-from engine.state import State, examples
-from engine.store import read_state
-from engine.training import train
+from engine.jobs import execute as work
+from engine.jobs import validation as validate
+from engine.models import functional as functional_models
+from engine.models import registry as model_registry
+from engine.runs import job as run_jobs
+from engine.runs import run as runs
+from engine.trajectory.state_files import read_state
 
-SMALL = config.preset("sample").replace(**{
-    "recipe.epochs": 1, "recipe.batch_size": 1000, "targets": ("test:0", "test:3", "class:6", "test:all")})
+SMALL = config.preset("sample").replace(
+    **{"recipe.epochs": 1, "recipe.batch_size": 1000, "targets": ("test:0", "test:3", "class:6", "test:all")}
+)
 CPU = torch.device("cpu")
 
 
@@ -29,7 +41,7 @@ def root(tmp_path_factory):
 
 
 def execute(run: runs.Run, kind: str | None = None, cancel=None, **options):
-    job = runs.Job(kind, options=options) if kind else None
+    job = run_jobs.Job(kind, options=options) if kind else None
     with run.locked():
         return work.execute(run, job, cancel)
 
@@ -49,6 +61,7 @@ def scored(root) -> runs.Run:
 def run(scored, tmp_path) -> runs.Run:
     """A copy of the scored run, for a test to change."""
     import shutil
+
     shutil.copytree(scored.path, tmp_path / scored.id)
     return runs.Run.open(tmp_path, scored.id)
 
@@ -58,7 +71,7 @@ def run(scored, tmp_path) -> runs.Run:
 
 def test_the_rank_correlation_is_that_of_pandas_ties_included():
     rng = np.random.default_rng(0)
-    a, b = rng.integers(6, size=(2, 4, 30)).astype(float)        # few values: many ties
+    a, b = rng.integers(6, size=(2, 4, 30)).astype(float)  # few values: many ties
     expected = [pd.DataFrame({"a": x, "b": y}).corr(method="spearman").iloc[0, 1] for x, y in zip(a, b)]
     np.testing.assert_allclose(lds.spearman(a, b), expected, atol=1e-12)
 
@@ -68,7 +81,7 @@ def test_agreement_knows_perfect_scaled_shuffled_and_constant_predictions():
     actual = rng.normal(size=(6, 200))
     _, perfect = lds.agreement(actual, actual)
     assert perfect.lds == perfect.low == perfect.high == perfect.slope == perfect.r2 == 1
-    each, halved = lds.agreement(actual / 2, actual)              # ranks do not see the scale, slope and R² do
+    each, halved = lds.agreement(actual / 2, actual)  # ranks do not see the scale, slope and R² do
     assert halved.lds == 1 and halved.slope == pytest.approx(2) and 0.7 < halved.r2 < 0.8
     _, shuffled = lds.agreement(rng.permuted(actual, axis=1), actual)
     assert abs(shuffled.lds) < 0.1 and shuffled.low < 0 < shuffled.high
@@ -78,7 +91,7 @@ def test_agreement_knows_perfect_scaled_shuffled_and_constant_predictions():
 
 def test_the_interval_covers_the_truth_as_often_as_it_says():
     rng, rho, inside = np.random.default_rng(2), 0.8, 0
-    truth = 6 / np.pi * np.arcsin(rho / 2)                        # of ranks, for a normal pair
+    truth = 6 / np.pi * np.arcsin(rho / 2)  # of ranks, for a normal pair
     for _ in range(60):
         x = rng.normal(size=(1, 50))
         y = rho * x + np.sqrt(1 - rho**2) * rng.normal(size=x.shape)
@@ -102,11 +115,15 @@ def convex():
     """Logistic regression, in float64: the loss is convex and training near its end."""
     generator = torch.Generator().manual_seed(0)
     inputs = torch.randn(400, 5, generator=generator, dtype=torch.float64)
-    labels = (inputs @ torch.randn(5, generator=generator, dtype=torch.float64)
-              + 0.5 * torch.randn(400, generator=generator, dtype=torch.float64) > 0).long()
+    labels = (
+        inputs @ torch.randn(5, generator=generator, dtype=torch.float64)
+        + 0.5 * torch.randn(400, generator=generator, dtype=torch.float64)
+        > 0
+    ).long()
     torch.manual_seed(0)
-    trained = api.train(nn.Linear(5, 2), inputs[:300], labels[:300],
-                        Recipe(epochs=30, batch_size=100, peak_lr=0.5, weight_decay=1e-3))
+    trained = api.train(
+        nn.Linear(5, 2), inputs[:300], labels[:300], Recipe(epochs=30, batch_size=100, peak_lr=0.5, weight_decay=1e-3)
+    )
     return trained, inputs[300:308], labels[300:308]
 
 
@@ -120,7 +137,7 @@ def test_on_a_convex_model_the_scores_predict_retraining_to_second_order(convex)
         actual = api.evaluate(trained, inputs, labels, state=state) - before
         errors.append(np.abs(actual - size * scores @ direction.numpy()).max())
     assert errors[0] > 1e-9
-    for coarse, fine in zip(errors, errors[1:]):       # half the change, a quarter of the error
+    for coarse, fine in zip(errors, errors[1:]):  # half the change, a quarter of the error
         assert 3.5 < coarse / fine < 4.5
 
 
@@ -147,16 +164,16 @@ def test_on_a_convex_model_the_lds_is_near_one_and_of_shuffled_scores_near_zero(
 
 
 def test_retraining_with_all_weights_one_is_the_run_bit_for_bit(scored):
-    dataset = data.load(SMALL.dataset)
-    model, train_set = models.functional(SMALL, dataset), examples(dataset, "train", CPU, torch.float32)
-    state, = retraining.retrain(model, train_set, SMALL.recipe, torch.ones(1, len(train_set)))
+    dataset = dataset_registry.load(SMALL.dataset)
+    model, train_set = model_registry.functional(SMALL, dataset), examples(dataset, "train", CPU, torch.float32)
+    (state,) = retraining.retrain(model, train_set, SMALL.recipe, torch.ones(1, len(train_set)))
     stored = read_state(scored.path / "model" / "state.safetensors", {}, "")
     assert torch.equal(state.theta, stored["theta"]) and torch.equal(state.buffers, stored["buffers"])
 
 
 def test_side_by_side_is_one_at_a_time_to_rounding():
-    dataset = data.load(SMALL.dataset)
-    model, train_set = models.functional(SMALL, dataset), examples(dataset, "train", CPU, torch.float32)
+    dataset = dataset_registry.load(SMALL.dataset)
+    model, train_set = model_registry.functional(SMALL, dataset), examples(dataset, "train", CPU, torch.float32)
     weights = torch.ones(3, len(train_set))
     for m in range(3):
         weights[m, torch.from_numpy(lds.subset(len(train_set), 0.01, 0, m))] = 0
@@ -170,7 +187,7 @@ def test_side_by_side_is_one_at_a_time_to_rounding():
 
 def test_side_by_side_names_the_retraining_that_diverged():
     inputs, labels = torch.randn(20, 3), torch.arange(20) % 2
-    model = models.FunctionalModel(nn.Linear(3, 2))
+    model = functional_models.FunctionalModel(nn.Linear(3, 2))
     train_set = api.Examples(inputs, labels, torch.float32)
     weights = torch.ones(2, 20)
     weights[1] = float("inf")
@@ -198,18 +215,19 @@ def test_metasmoothness_is_one_for_a_straight_answer_and_low_for_noise():
 
 def test_a_validation_says_what_retraining_says(run):
     validated(run, 6)
-    report, = trust.reports(run)
+    (report,) = trust.reports(run)
     assert (report["subsets"], report["left_out"], report["drop"], report["function"]) == (6, 60, 0.01, "loss")
-    assert report["noise_share"] == 0 and report["repeats"] == 1          # bit for bit on a CPU
-    dataset = data.load(SMALL.dataset)
-    model, train_set = models.functional(SMALL, dataset), examples(dataset, "train", CPU, torch.float32)
+    assert report["noise_share"] == 0 and report["repeats"] == 1  # bit for bit on a CPU
+    dataset = dataset_registry.load(SMALL.dataset)
+    model, train_set = model_registry.functional(SMALL, dataset), examples(dataset, "train", CPU, torch.float32)
     test_set = examples(dataset, "test", CPU, torch.float32)
-    from engine import influence
-    from engine import targets as phi
+    from engine.core import targets as phi
+    from engine.targets import names as target_names
+
     left_out = lds.subset(6000, 0.01, 0, 4)
     weights = torch.ones(6000)
     weights[torch.from_numpy(left_out)] = 0
-    sets = [influence.resolve(t, dataset.test_labels, 10) for t in SMALL.targets]
+    sets = [target_names.resolve(t, dataset.test_labels, 10) for t in SMALL.targets]
     after = phi.values(model, train(model, train_set, SMALL.recipe, weights), test_set, sets, "loss").double().numpy()
     before = np.array([t["value"] for t in run.score_sets()[0]["targets"]])
     scores = run.scores("loss-000")
@@ -218,8 +236,9 @@ def test_a_validation_says_what_retraining_says(run):
         assert target["actual"][4] == pytest.approx(after[k] - before[k], abs=1e-6)
         assert target["predicted"][4] == pytest.approx(-scores[k][left_out].sum(), rel=1e-4)
         assert abs(target["actual"][4]) > 1e-6
-    ours = lds.spearman(np.array([t["predicted"] for t in report["targets"]]),
-                        np.array([t["actual"] for t in report["targets"]]))
+    ours = lds.spearman(
+        np.array([t["predicted"] for t in report["targets"]]), np.array([t["actual"] for t in report["targets"]])
+    )
     assert report["lds_mean"] == pytest.approx(ours.mean())
     assert report["lds_mean"] > 0.5 and report["lds_mean_low"] <= report["lds_mean"] <= report["lds_mean_high"]
 
@@ -231,6 +250,7 @@ def counted(monkeypatch) -> list[int]:
         states = original(model, train_set, recipe, weights, before_step)
         trained.append(len(weights))
         return states
+
     monkeypatch.setattr(retraining, "retrain", count)
     return trained
 
@@ -244,14 +264,15 @@ def test_finished_retrainings_are_never_trained_twice(run, monkeypatch):
         if path.name.startswith("0.01-0-2"):
             cancel.set()
         return original(path, content)
+
     with monkeypatch.context() as patch:
-        patch.setattr("engine.store.files.write_bytes", cancelling)
+        patch.setattr("engine.trajectory.state_files.files.write_bytes", cancelling)
         with pytest.raises(CancelledError):
             execute(run, "validate", cancel, subsets=6, drops=[0.01], seed=0)
-    assert sum(trained) == 4 and trust.reports(run) == [] and run.resumable       # the run's own weights, and three
-    execute(run)                                                                  # resume
+    assert sum(trained) == 4 and trust.reports(run) == [] and run.resumable  # the run's own weights, and three
+    execute(run)  # resume
     assert sum(trained) == 7 and trust.reports(run)[0]["subsets"] == 6
-    validated(run, 8)                                                             # more subsets: only the new ones
+    validated(run, 8)  # more subsets: only the new ones
     assert sum(trained) == 9
     # A kept retraining that is damaged is found, and trained again.
     path = run.path / "validation" / "retrained" / "0.01-0-5.safetensors"
@@ -270,10 +291,14 @@ def test_finished_retrainings_are_never_trained_twice(run, monkeypatch):
 
 def test_several_fractions_and_functions_have_a_report_each(run):
     with run.locked():
-        work.execute(run, runs.Job("replay", "disk", ("test:0",), "margin"))
+        work.execute(run, run_jobs.Job("replay", "disk", ("test:0",), "margin"))
     validated(run, 5, (0.01, 0.05))
     assert [(r["function"], r["drop"], r["left_out"]) for r in trust.reports(run)] == [
-        ("loss", 0.01, 60), ("margin", 0.01, 60), ("loss", 0.05, 300), ("margin", 0.05, 300)]
+        ("loss", 0.01, 60),
+        ("margin", 0.01, 60),
+        ("loss", 0.05, 300),
+        ("margin", 0.05, 300),
+    ]
 
 
 def test_a_validation_needs_no_trajectory(run):
@@ -283,9 +308,13 @@ def test_a_validation_needs_no_trajectory(run):
 
 
 def test_what_cannot_be_validated_says_why_and_leaves_nothing(run, monkeypatch):
-    cases = [(dict(subsets=4, drops=[0.01], seed=0), "from 5"), (dict(subsets=5, drops=[1.0], seed=0), "not possible"),
-             (dict(subsets=5, drops=[], seed=0), "No fraction"), (dict(subsets=5, drops=[0.9999], seed=0), "no training image of class"),
-             (dict(subsets=5, drops=[0.01], seed=-1), "seed")]
+    cases = [
+        (dict(subsets=4, drops=[0.01], seed=0), "from 5"),
+        (dict(subsets=5, drops=[1.0], seed=0), "not possible"),
+        (dict(subsets=5, drops=[], seed=0), "No fraction"),
+        (dict(subsets=5, drops=[0.9999], seed=0), "no training image of class"),
+        (dict(subsets=5, drops=[0.01], seed=-1), "seed"),
+    ]
     for options, message in cases:
         with pytest.raises(ConfigError, match=message):
             execute(run, "validate", **options)
@@ -293,6 +322,7 @@ def test_what_cannot_be_validated_says_why_and_leaves_nothing(run, monkeypatch):
 
     def diverges(*args):
         raise DivergedError("Training diverged at step 3 of 6: the loss is nan.", "", 2)
+
     with monkeypatch.context() as patch:
         patch.setattr(retraining, "retrain", diverges)
         with pytest.raises(DivergedError, match="Retraining all-1-0 failed.*step 3"):
@@ -336,9 +366,9 @@ def test_a_report_that_was_changed_or_belongs_to_another_training_is_refused(run
 def test_a_what_if_predicts_and_retrains(run):
     left_out = lds.subset(6000, 0.01, 0, 0)
     execute(run, "what-if", left_out=left_out.tolist(), relabelled={})
-    validated(run, 5)                                  # its first subset is the same
-    what_if, = trust.what_ifs(run)
-    report, = trust.reports(run)
+    validated(run, 5)  # its first subset is the same
+    (what_if,) = trust.what_ifs(run)
+    (report,) = trust.reports(run)
     for asked, validation in zip(what_if["targets"], report["targets"], strict=True):
         assert asked["change"] == pytest.approx(validation["predicted"][0])
         assert asked["actual"]["loss"] - asked["before"]["loss"] == pytest.approx(validation["actual"][0], abs=1e-12)
@@ -347,10 +377,10 @@ def test_a_what_if_predicts_and_retrains(run):
 
 
 def test_relabelling_is_retrained_and_never_predicted(run):
-    labels = data.load(SMALL.dataset).train_labels
+    labels = dataset_registry.load(SMALL.dataset).train_labels
     shirts = np.flatnonzero(labels == 6)[:300]
     execute(run, "what-if", left_out=[], relabelled={str(i): 0 for i in shirts.tolist()})
-    what_if, = trust.what_ifs(run)
+    (what_if,) = trust.what_ifs(run)
     assert all(t["predicted"] is None and t["change"] is None for t in what_if["targets"])
     class_6 = what_if["targets"][2]
     assert class_6["name"] == "class:6" and class_6["actual"]["loss"] > class_6["before"]["loss"] + 0.1
@@ -358,24 +388,33 @@ def test_relabelling_is_retrained_and_never_predicted(run):
 
 def test_what_the_other_figures_will_be_follows_from_the_scored_one(scored):
     """For one image, loss, margin and probability are functions of each other."""
-    dataset = data.load(SMALL.dataset)
-    for what in trust.predict(scored, dataset, np.array([5, 17])):
+    dataset = dataset_registry.load(SMALL.dataset)
+    for what in what_ifs.predict(scored, dataset, np.array([5, 17])):
         if not what.name.startswith("test:") or what.name == "test:all":
             assert what.predicted.probability is None and what.predicted.margin is None
             continue
         loss = what.before.loss + what.change
         p = np.exp(-loss)
         assert what.predicted.loss == pytest.approx(loss)
-        assert what.predicted.probability == pytest.approx(p, abs=1e-4)       # to first order in the change
+        assert what.predicted.probability == pytest.approx(p, abs=1e-4)  # to first order in the change
         assert what.predicted.margin == pytest.approx(np.log(p / (1 - p)), abs=1e-4)
 
 
-@pytest.mark.parametrize("left_out, relabelled, message", [
-    ([], {}, "No image"), ([6000], {}, "not there"), ([-1], {}, "not there"), ([3, 3], {}, "twice"),
-    (list(range(6001)), {}, "6,001 images"), ([], {3: 10}, "label 10"), ([3], {3: 1}, "both")])
+@pytest.mark.parametrize(
+    "left_out, relabelled, message",
+    [
+        ([], {}, "No image"),
+        ([6000], {}, "not there"),
+        ([-1], {}, "not there"),
+        ([3, 3], {}, "twice"),
+        (list(range(6001)), {}, "6,001 images"),
+        ([], {3: 10}, "label 10"),
+        ([3], {3: 1}, "both"),
+    ],
+)
 def test_ticks_that_make_no_sense_are_refused(left_out, relabelled, message):
     with pytest.raises(ConfigError, match=message):
-        trust.check_changes(left_out, relabelled, data.load(SMALL.dataset))
+        what_ifs.check_changes(left_out, relabelled, dataset_registry.load(SMALL.dataset))
 
 
 # -- smoothness and the verdict
@@ -393,20 +432,20 @@ def test_smoothness_tells_a_chaotic_recipe_from_a_smooth_one(root):
 
 
 def test_the_verdict_is_measured_agreement_where_there_is_one(scored, monkeypatch):
-    assert trust.verdict(scored).level in trust.LEVELS[1:]          # growth alone never suffices
+    assert trust.verdict(scored).level in trust.LEVELS[1:]  # growth alone never suffices
     report = {"subsets": 50, "drop": 0.01, "lds_mean": 0.97, "lds_mean_low": 0.95, "lds_mean_high": 0.98}
     levels = []
     for value, subsets in ((0.97, 50), (0.7, 50), (0.1, 50), (0.97, 5)):
         monkeypatch.setattr(trust, "reports", lambda run: [{**report, "lds_mean": value, "subsets": subsets}])
         levels.append(trust.verdict(scored).level)
-    assert levels[:3] == list(trust.LEVELS) and levels[3] != trust.LEVELS[0]      # five subsets decide nothing
+    assert levels[:3] == list(trust.LEVELS) and levels[3] != trust.LEVELS[0]  # five subsets decide nothing
 
 
 # -- suspects
 
 
 def test_the_noisy_sample_has_five_percent_wrong_labels_and_knows_them():
-    clean, noisy = data.load("fashion-mnist-sample"), data.load("fashion-mnist-sample-noisy")
+    clean, noisy = dataset_registry.load("fashion-mnist-sample"), dataset_registry.load("fashion-mnist-sample-noisy")
     wrong = noisy.train_labels != noisy.true_train_labels
     assert wrong.sum() == 300 and np.array_equal(noisy.true_train_labels, clean.train_labels)
     assert np.array_equal(noisy.test_labels, clean.test_labels) and noisy.fingerprint != clean.fingerprint
@@ -414,15 +453,17 @@ def test_the_noisy_sample_has_five_percent_wrong_labels_and_knows_them():
 
 
 def test_the_most_harmful_images_are_the_wrong_labels(root):
-    run = runs.Run.create(root, SMALL.replace(dataset="fashion-mnist-sample-noisy", targets=("test:3", "test:all"),
-                                              **{"recipe.epochs": 3}))
+    run = runs.Run.create(
+        root,
+        SMALL.replace(dataset="fashion-mnist-sample-noisy", targets=("test:3", "test:all"), **{"recipe.epochs": 3}),
+    )
     execute(run)
     found = suspects.ranked(run)
     assert suspects.target_key(run) == "test:all.loss"
     assert (found["harm"].diff().dropna() <= 0).all() and len(found) == 6000
     wrong = (found["given_label"] != found["true_label"]).to_numpy()
-    assert suspects.precision_at(found["harm"].to_numpy(), wrong, 0.05) > 0.4       # by chance 0.05
-    dataset = data.load("fashion-mnist-sample-noisy")
+    assert suspects.precision_at(found["harm"].to_numpy(), wrong, 0.05) > 0.4  # by chance 0.05
+    dataset = dataset_registry.load("fashion-mnist-sample-noisy")
     by_loss = suspects.ranked(run, by="loss")
     wrong = (by_loss["given_label"] != by_loss["true_label"]).to_numpy()
     assert (by_loss["loss"].diff().dropna() <= 0).all() and sorted(by_loss["index"]) == list(range(6000))
@@ -431,7 +472,8 @@ def test_the_most_harmful_images_are_the_wrong_labels(root):
     assert first["given_label"] == dataset.classes[dataset.train_labels[first["index"]]]
     logits = run.train_logits()[first["index"]].astype(float)
     assert first["probability"] == pytest.approx(
-        np.exp(logits[dataset.train_labels[first["index"]]]) / np.exp(logits).sum())
+        np.exp(logits[dataset.train_labels[first["index"]]]) / np.exp(logits).sum()
+    )
 
 
 def test_precision_and_its_area_by_hand():
@@ -444,4 +486,4 @@ def test_precision_and_its_area_by_hand():
 
 def test_a_job_of_each_kind_is_known():
     assert set(validate.JOBS) == {"validate", "what-if", "smoothness"}
-    assert dataclasses.asdict(runs.Job("validate", options={"subsets": 5}))["options"] == {"subsets": 5}
+    assert dataclasses.asdict(run_jobs.Job("validate", options={"subsets": 5}))["options"] == {"subsets": 5}

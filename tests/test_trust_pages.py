@@ -7,13 +7,20 @@ import pytest
 import streamlit as st
 
 from engine import config as configs
-from engine import notes, runs, trust, work
-from engine.jobs import JobManager
-from tests.test_pages import button, said, show, sound, table, tiles
+from engine.analysis import trust
+from engine.analysis import what_if as what_ifs
+from engine.jobs import execute as work
+from engine.jobs.queue import JobManager
+from engine.runs import job as run_jobs
+from engine.runs import notes
+from engine.runs import run as runs
+from tests.test_pages import button, said, show, sound, tiles
 from ui import formats
 
-CONFIG = configs.preset("sample").replace(dataset="fashion-mnist-sample-noisy", **{
-    "recipe.epochs": 1, "recipe.batch_size": 1000, "targets": ("test:0", "test:all")})
+CONFIG = configs.preset("sample").replace(
+    dataset="fashion-mnist-sample-noisy",
+    **{"recipe.epochs": 1, "recipe.batch_size": 1000, "targets": ("test:0", "test:all")},
+)
 
 
 @pytest.fixture(scope="module")
@@ -22,8 +29,8 @@ def made(tmp_path_factory) -> Path:
     run = runs.Run.create(runs.outputs_root(tmp_path_factory.mktemp("made")), CONFIG)
     with run.locked():
         work.execute(run)
-        work.execute(run, runs.Job("validate", options={"subsets": 5, "drops": [0.01], "seed": 0}))
-        work.execute(run, runs.Job("what-if", options={"left_out": [3, 7], "relabelled": {}}))
+        work.execute(run, run_jobs.Job("validate", options={"subsets": 5, "drops": [0.01], "seed": 0}))
+        work.execute(run, run_jobs.Job("what-if", options={"left_out": [3, 7], "relabelled": {}}))
     return run.path
 
 
@@ -52,7 +59,7 @@ def submitted(monkeypatch) -> list:
 
 def test_trust_shows_the_verdict_the_figures_and_what_was_tried(run):
     app = show("pages/Trust.py", run=run.id)
-    report, = trust.reports(run)
+    (report,) = trust.reports(run)
     assert trust.verdict(run).reason in said(app)
     metrics = {m.label: m.value for m in app.metric}
     assert metrics["LDS, mean"] == f"{report['lds_mean']:.3f}" and metrics["Noise (of the variance)"] == "0.0 %"
@@ -71,9 +78,17 @@ def test_trust_starts_a_validation_with_what_was_typed(run, submitted):
     assert submitted == [("submit_validation", run.id, 12, (0.01, 0.05, 0.1), 0)]
 
 
-@pytest.mark.parametrize("typed, message", [
-    ("a few", "«a few» is no fraction"), ("nan", "«nan» is no fraction"), ("inf %", "«inf %» is no fraction"),
-    ("1e999", "«1e999» is no fraction"), ("1.5", "Leaving out 1.5 of 6,000"), ("0", "Leaving out 0 of 6,000")])
+@pytest.mark.parametrize(
+    "typed, message",
+    [
+        ("a few", "«a few» is no fraction"),
+        ("nan", "«nan» is no fraction"),
+        ("inf %", "«inf %» is no fraction"),
+        ("1e999", "«1e999» is no fraction"),
+        ("1.5", "Leaving out 1.5 of 6,000"),
+        ("0", "Leaving out 0 of 6,000"),
+    ],
+)
 def test_trust_names_a_fraction_that_makes_no_sense(run, typed, message):
     app = show("pages/Trust.py", run=run.id)
     app.multiselect[0].set_value([typed])
@@ -107,8 +122,11 @@ def test_ticked_images_have_a_prediction_and_a_check(run, submitted):
     notes.tick(run, dict.fromkeys(indices, True), 6000)
     sound(app.run())
     assert [t["index"] for t in tiles(app, "harmful") if t["ticked"]] == [t["index"] for t in tiles(app, "harmful")[:2]]
-    from engine import data
-    expected = next(w for w in trust.predict(run, data.load(CONFIG.dataset), indices) if w.key == "test:0.loss")
+    from engine.datasets import registry as dataset_registry
+
+    expected = next(
+        w for w in what_ifs.predict(run, dataset_registry.load(CONFIG.dataset), indices) if w.key == "test:0.loss"
+    )
     shown = next(t.value for t in app.table if "Predicted" in t.value)
     assert list(shown["Predicted"])[0] == formats.figure(expected.predicted.loss, 4)
     assert list(shown["Now"])[0] == formats.figure(expected.before.loss, 4) and list(shown["Retrained"]) == ["—"] * 3
@@ -123,7 +141,7 @@ def test_a_relabelling_has_no_prediction_only_a_check(run, submitted):
     sound(what.set_value("Label them Shirt").run())
     assert "there is no prediction" in noted(app) and not [t for t in app.table if "Predicted" in t.value]
     sound(button(app, "Check by retraining").click().run())
-    (_, _, left_out, relabelled), = submitted
+    ((_, _, left_out, relabelled),) = submitted
     assert left_out == [] and len(relabelled) == 50 and set(relabelled.values()) == {6}
 
 
@@ -139,7 +157,7 @@ def test_a_choice_that_was_retrained_shows_prediction_and_truth_side_by_side(run
     app = show("pages/Influence.py", run=run.id, target="test:0.loss")
     notes.tick(run, {3: True, 7: True}, 6000)
     sound(app.run())
-    what, = trust.what_ifs(run)
+    (what,) = trust.what_ifs(run)
     shown = next(t.value for t in app.table if "Retrained" in t.value)
     assert list(shown["Retrained"])[0] == formats.figure(what["targets"][0]["actual"]["loss"], 4)
     assert list(shown["Predicted"])[0] == formats.figure(what["targets"][0]["predicted"]["loss"], 4)
@@ -216,7 +234,7 @@ def test_a_refused_scoring_leaves_the_suspects(root):
 
 def test_a_target_scored_since_a_check_is_predicted_and_may_be_checked_again(run, submitted):
     with run.locked():
-        work.execute(run, runs.Job("replay", "disk", ("test:5",), "loss"))
+        work.execute(run, run_jobs.Job("replay", "disk", ("test:5",), "loss"))
     app = show("pages/Influence.py", run=run.id, target="test:5.loss")
     notes.tick(run, {3: True, 7: True}, 6000)
     sound(app.run())

@@ -9,9 +9,18 @@ import streamlit as st
 from PIL import Image
 
 from engine import config as configs
-from engine import data, influence, predict, runs, trust, uploads, work
+from engine.analysis import logits as logit_maths
+from engine.analysis import target_view, trust
+from engine.analysis import what_if as what_ifs
+from engine.datasets import base as datasets_base
+from engine.datasets import registry as dataset_registry
 from engine.errors import ConfigError, DataError, IntegrityError
-from engine.jobs import JobManager
+from engine.jobs import execute as work
+from engine.jobs import predict
+from engine.jobs.queue import JobManager
+from engine.runs import job as run_jobs
+from engine.runs import run as runs
+from engine.runs import uploads
 from tests.test_pages import said, show, sound
 
 GREY, COLOUR = (28, 28, 1), (28, 28, 3)
@@ -25,9 +34,9 @@ def encoded(image: Image.Image, kind: str = "PNG", **kwargs) -> bytes:
 
 def test_an_image_of_the_data_sets_size_is_taken_as_it_is():
     image = np.random.default_rng(0).integers(256, size=GREY, dtype=np.uint8)
-    prepared = uploads.prepare(data.png(image), GREY, invert=False)
+    prepared = uploads.prepare(datasets_base.png(image), GREY, invert=False)
     assert (prepared.image == image).all() and prepared.done == ("Taken as it is: 28 × 28, grey.",)
-    assert (uploads.prepare(data.png(image), GREY, invert=True).image == 255 - image).all()
+    assert (uploads.prepare(datasets_base.png(image), GREY, invert=True).image == 255 - image).all()
 
 
 def test_sixteen_bits_are_scaled_and_not_cut():
@@ -48,10 +57,10 @@ def test_transparent_parts_become_the_black_ground_of_the_data_set(invert, groun
 
 def test_what_the_camera_turned_is_turned_back():
     upright = np.zeros((28, 28, 3), np.uint8)
-    upright[:7] = 255                                   # light at the top
-    turned = Image.fromarray(upright).rotate(90)        # as a camera held sideways stores it
+    upright[:7] = 255  # light at the top
+    turned = Image.fromarray(upright).rotate(90)  # as a camera held sideways stores it
     exif = Image.Exif()
-    exif[0x0112] = 6                                    # to be turned by 270 degrees
+    exif[0x0112] = 6  # to be turned by 270 degrees
     prepared = uploads.prepare(encoded(turned, "PNG", exif=exif), COLOUR, invert=False)
     assert (prepared.image == upright).all() and "EXIF" in prepared.done[0]
     small = np.asarray(Image.open(io.BytesIO(uploads.thumbnail(encoded(turned, "PNG", exif=exif)))))
@@ -78,22 +87,32 @@ def test_colours_become_grey_and_a_palette_and_a_film_are_read():
 
 
 def test_light_grounds_are_seen():
-    assert uploads.is_light(encoded(Image.new("L", (50, 30), 240))) and not uploads.is_light(encoded(Image.new("L", (50, 30), 10)))
+    assert uploads.is_light(encoded(Image.new("L", (50, 30), 240))) and not uploads.is_light(
+        encoded(Image.new("L", (50, 30), 10))
+    )
 
 
 def test_fifty_megapixels_are_refused_before_they_are_decoded(monkeypatch):
     content = bytearray(encoded(Image.new("1", (1, 1)), "BMP"))
-    content[18:26] = (10_000).to_bytes(4, "little") + (5_000).to_bytes(4, "little")     # a header that claims 50 megapixels
+    content[18:26] = (10_000).to_bytes(4, "little") + (5_000).to_bytes(
+        4, "little"
+    )  # a header that claims 50 megapixels
     monkeypatch.setattr("PIL.BmpImagePlugin.BmpImageFile.load", lambda self: pytest.fail("decoded"))
     with pytest.raises(DataError, match="50 megapixels") as caught:
         uploads.prepare(bytes(content), GREY, invert=False)
     assert "40 megapixels or fewer" in caught.value.remedy
 
 
-@pytest.mark.parametrize("content, message", [
-    (b"", "no image"), (b"<svg/>", "no image"), (b"PK\x03\x04 not an image", "no image"),
-    (encoded(Image.effect_noise((64, 64), 90))[:-900], "damaged"),
-    (encoded(Image.new("F", (28, 28)), "TIFF"), "floating-point")])
+@pytest.mark.parametrize(
+    "content, message",
+    [
+        (b"", "no image"),
+        (b"<svg/>", "no image"),
+        (b"PK\x03\x04 not an image", "no image"),
+        (encoded(Image.effect_noise((64, 64), 90))[:-900], "damaged"),
+        (encoded(Image.new("F", (28, 28)), "TIFF"), "floating-point"),
+    ],
+)
 def test_files_that_are_no_images_are_named(content, message):
     with pytest.raises(DataError, match=message) as caught:
         uploads.prepare(content, GREY, invert=False)
@@ -106,40 +125,45 @@ def test_files_that_are_no_images_are_named(content, message):
 @pytest.fixture(scope="module")
 def made(tmp_path_factory) -> runs.Run:
     root = runs.outputs_root(tmp_path_factory.mktemp("own"))
-    run = runs.Run.create(root, configs.preset("sample").replace(targets=("test:3",), **{"recipe.epochs": 1, "recipe.batch_size": 1000}))
+    run = runs.Run.create(
+        root, configs.preset("sample").replace(targets=("test:3",), **{"recipe.epochs": 1, "recipe.batch_size": 1000})
+    )
     with run.locked():
         work.execute(run)
     return run
 
 
 def test_a_copy_of_a_test_image_has_its_scores_its_view_and_its_prediction(made):
-    dataset = data.load("fashion-mnist-sample")
+    dataset = dataset_registry.load("fashion-mnist-sample")
     image, label = dataset.test_images[3], int(dataset.test_labels[3])
     name = uploads.keep(made, image)
     assert (uploads.read(made, name) == image).all()
     own, other = (uploads.target(name, c) for c in (label, (label + 1) % 10))
     with made.locked():
-        work.execute(made, runs.Job("replay", "disk", (own, "test:3", other), "loss"))
+        work.execute(made, run_jobs.Job("replay", "disk", (own, "test:3", other), "loss"))
     targets = {t.name: t for t in made.targets()}
     scores = made.scores(targets[own].score_set)
     assert (scores[0] == scores[1]).all() and not np.allclose(scores[0], scores[2], atol=1e-6)
-    mine, same = (influence.view(made, dataset, t) for t in (own, "test:3"))
+    mine, same = (target_view.view(made, dataset, t) for t in (own, "test:3"))
     assert mine.loss == pytest.approx(same.loss, abs=1e-6) and mine.predicted_label == same.predicted_label
-    asked = influence.view(made, dataset, other)
+    asked = target_view.view(made, dataset, other)
     assert asked.true_label == (label + 1) % 10 and asked.loss == pytest.approx(
-        -influence.log_probabilities(made.test_logits()[3])[asked.true_label], abs=1e-6)
+        -logit_maths.log_probabilities(made.test_logits()[3])[asked.true_label], abs=1e-6
+    )
     assert predict.logits(made, image[None])[0] == pytest.approx(made.test_logits()[3], abs=1e-5)
     assert f"{name[:6]} · {dataset.classes[label]}" in mine.title
-    predicted = {w.name: w for w in trust.predict(made, dataset, [1, 2])}
+    predicted = {w.name: w for w in what_ifs.predict(made, dataset, [1, 2])}
     assert predicted[own].change == predicted["test:3"].change
     # Retraining is judged on the test split: a validation leaves it out and says so, a what-if has no truth for it.
     with made.locked():
-        work.execute(made, runs.Job("what-if", options={"left_out": [1, 2], "relabelled": {}}))
-        work.execute(made, runs.Job("validate", options={"subsets": 5, "drops": [0.01], "seed": 0}))
+        work.execute(made, run_jobs.Job("what-if", options={"left_out": [1, 2], "relabelled": {}}))
+        work.execute(made, run_jobs.Job("validate", options={"subsets": 5, "drops": [0.01], "seed": 0}))
     actual = {t["name"]: t["actual"] for t in trust.what_ifs(made)[0]["targets"]}
     assert actual[own] is None and actual["test:3"] is not None
     assert [t["name"] for t in trust.reports(made)[0]["targets"]] == ["test:3"]
-    assert any(own in e.get("text", "") and "not validated" in e["text"] for e in made.events()[0] if e["kind"] == "note")
+    assert any(
+        own in e.get("text", "") and "not validated" in e["text"] for e in made.events()[0] if e["kind"] == "note"
+    )
 
 
 def test_an_image_that_is_not_kept_or_has_changed_is_no_target(made):
@@ -147,7 +171,7 @@ def test_an_image_that_is_not_kept_or_has_changed_is_no_target(made):
     with pytest.raises(IntegrityError, match="cannot be read"):
         manager.submit_targets(made.id, ("image:0123456789abcdef:1",), "loss")
     name = uploads.keep(made, np.full(GREY, 9, np.uint8))
-    (made.path / "uploads" / f"{name}.png").write_bytes(data.png(np.zeros(GREY, np.uint8)))
+    (made.path / "uploads" / f"{name}.png").write_bytes(datasets_base.png(np.zeros(GREY, np.uint8)))
     with pytest.raises(IntegrityError, match="has changed"):
         manager.submit_targets(made.id, (uploads.target(name, 1),), "loss")
     with pytest.raises(ConfigError, match="out of range"):
@@ -159,15 +183,26 @@ def test_an_image_that_is_not_kept_or_has_changed_is_no_target(made):
         configs.check(configs.preset("sample").replace(targets=(uploads.target(name, 1),)), 6000, 1000, 10)
 
 
-@pytest.mark.parametrize("name, content, message, done", [
-    ("no.png", b"not an image", "The file is no image that can be read.", ""),
-    ("cut.png", encoded(Image.effect_noise((64, 64), 90))[:-900], "The image is damaged", ""),
-    ("../../x.png", encoded(Image.new("L", (28, 28), 10)), "", "Taken as it is"),
-    ("deep.png", encoded(Image.fromarray(np.full((28, 28), 257 * 30, np.uint16))), "", "16 bits a pixel scaled to 8."),
-    ("glass.png", encoded(Image.new("RGBA", (28, 28), (9, 9, 9, 0))), "", "Transparent parts laid over"),
-    ("<b>page</b>.tif", encoded(Image.new("RGB", (40, 28), (200, 9, 9)), "TIFF"), "", "Padded with")],
-    ids=["none", "cut", "path", "16 bits", "alpha", "tiff"])
-def test_what_is_uploaded_is_shown_or_named_and_the_page_goes_on(name, content, message, done, made, tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    "name, content, message, done",
+    [
+        ("no.png", b"not an image", "The file is no image that can be read.", ""),
+        ("cut.png", encoded(Image.effect_noise((64, 64), 90))[:-900], "The image is damaged", ""),
+        ("../../x.png", encoded(Image.new("L", (28, 28), 10)), "", "Taken as it is"),
+        (
+            "deep.png",
+            encoded(Image.fromarray(np.full((28, 28), 257 * 30, np.uint16))),
+            "",
+            "16 bits a pixel scaled to 8.",
+        ),
+        ("glass.png", encoded(Image.new("RGBA", (28, 28), (9, 9, 9, 0))), "", "Transparent parts laid over"),
+        ("<b>page</b>.tif", encoded(Image.new("RGB", (40, 28), (200, 9, 9)), "TIFF"), "", "Padded with"),
+    ],
+    ids=["none", "cut", "path", "16 bits", "alpha", "tiff"],
+)
+def test_what_is_uploaded_is_shown_or_named_and_the_page_goes_on(
+    name, content, message, done, made, tmp_path, monkeypatch
+):
     root = tmp_path / "runs"
     shutil.copytree(made.root, root)
     monkeypatch.setenv("REPLAY_OUTPUTS_DIR", str(root))
@@ -176,6 +211,10 @@ def test_what_is_uploaded_is_shown_or_named_and_the_page_goes_on(name, content, 
     app = show("pages/Test_images.py", run=made.id)
     app.file_uploader[0].upload(name, content, "image/png")
     sound(app.run())
-    assert message in said(app) and (done in "".join(m.value for m in app.markdown)) and "Explain these" in [s.value for s in app.subheader]
+    assert (
+        message in said(app)
+        and (done in "".join(m.value for m in app.markdown))
+        and "Explain these" in [s.value for s in app.subheader]
+    )
     assert ("Explain this image" in [b.label for b in app.button]) == (not message)
     assert sorted(tmp_path.parent.rglob("*")) == before, "nothing is kept before it is asked for"

@@ -10,10 +10,15 @@ import time
 import numpy as np
 import torch
 
-from engine import config, data, device, files, models, runs, work
-from engine.state import Adjoint, examples
-from engine.step import step, step_back
-from engine.training import initial_state, optimizer_for
+from engine import config, device, files
+from engine.core.state import Adjoint
+from engine.core.step import step, step_back
+from engine.core.stream import examples
+from engine.core.training import initial_state, optimizer_for
+from engine.datasets import registry as dataset_registry
+from engine.jobs import execute as work
+from engine.models import registry as model_registry
+from engine.runs import run as runs
 from tests.test_exactness import CASES, relative_error, scores_and_differences
 
 ROUNDS = 9
@@ -21,8 +26,8 @@ ROUNDS = 9
 
 def cost_of_a_target_step(preset: config.RunConfig) -> float:
     """Time of one step backwards for the preset's targets, in training steps a target."""
-    dataset, where = data.load(preset.dataset), device.choose(preset.device)
-    model = models.functional(preset, dataset, where)
+    dataset, where = dataset_registry.load(preset.dataset), device.choose(preset.device)
+    model = model_registry.functional(preset, dataset, where)
     train = examples(dataset, "train", where, torch.float32)
     batch = train.batch(torch.arange(preset.recipe.batch_size))
     weights = torch.ones(preset.recipe.batch_size, device=where)
@@ -51,11 +56,20 @@ def main() -> None:
     preset = config.preset("sample")
     rows = [("Hardware", device.describe()), ("torch", torch.__version__)]
     errors = [relative_error(*scores_and_differences(*case)) for case in CASES.values()]
-    rows.append((f"Largest relative error of {len(errors)} cases against finite differences over every "
-                 "example weight, float64", f"{max(errors):.0e}"))
+    rows.append(
+        (
+            f"Largest relative error of {len(errors)} cases against finite differences over every "
+            "example weight, float64",
+            f"{max(errors):.0e}",
+        )
+    )
     with tempfile.TemporaryDirectory() as folder, device.exact_arithmetic():
-        rows.append(("One target's step backwards, in training steps (the operation floor is 2)",
-                     f"{cost_of_a_target_step(preset):.1f}"))
+        rows.append(
+            (
+                "One target's step backwards, in training steps (the operation floor is 2)",
+                f"{cost_of_a_target_step(preset):.1f}",
+            )
+        )
         root = runs.outputs_root(folder)
         scores = {}
         for mode in ("memory", "disk"):
@@ -64,14 +78,21 @@ def main() -> None:
                 name = work.execute(run)
             scores[mode], manifest = run.scores(name), run.manifest
             timings = manifest["timings"]
-            rows.append((f"`sample`, {mode} mode: training, then replay of {len(preset.targets)} targets",
-                         f"{timings['train_seconds']:.1f} s + {timings['replay_seconds']:.0f} s"))
+            rows.append(
+                (
+                    f"`sample`, {mode} mode: training, then replay of {len(preset.targets)} targets",
+                    f"{timings['train_seconds']:.1f} s + {timings['replay_seconds']:.0f} s",
+                )
+            )
         steps, trajectory = manifest["steps"], files.size_of(run.path / "trajectory")
-        rows += [("`sample`: test accuracy (1,000 images)", f"{manifest['test_accuracy']:.1%}"),
-                 ("`sample`, disk mode: bytes a step, and in all",
-                  f"{trajectory / steps:,.0f} B × {steps} = {trajectory / 1e6:.1f} MB"),
-                 ("Scores of memory and disk mode", "bitwise equal" if np.array_equal(*scores.values())
-                  else "DIFFERENT")]
+        rows += [
+            ("`sample`: test accuracy (1,000 images)", f"{manifest['test_accuracy']:.1%}"),
+            (
+                "`sample`, disk mode: bytes a step, and in all",
+                f"{trajectory / steps:,.0f} B × {steps} = {trajectory / 1e6:.1f} MB",
+            ),
+            ("Scores of memory and disk mode", "bitwise equal" if np.array_equal(*scores.values()) else "DIFFERENT"),
+        ]
     print("| what | measured |\n|---|---|")
     print("\n".join(f"| {what} | {value} |" for what, value in rows))
 

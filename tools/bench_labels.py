@@ -25,15 +25,27 @@ import contextlib
 import importlib.metadata
 import tempfile
 import time
-from typing import Callable, Iterator, NamedTuple
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
 
 import numpy as np
 import torch
 
-from engine import api, config as configs, data, device, influence, models, runs, suspects, work
-from engine import targets as phi
-from engine.state import Examples, State, examples
-from engine.training import train
+from engine import api, device
+from engine import config as configs
+from engine.analysis import logits as logit_maths
+from engine.analysis import suspects
+from engine.core import targets as phi
+from engine.core.state import State
+from engine.core.stream import Examples, examples
+from engine.core.training import train
+from engine.datasets import base as datasets_base
+from engine.datasets import registry as dataset_registry
+from engine.jobs import execute as work
+from engine.models import functional as functional_models
+from engine.models import registry as model_registry
+from engine.runs import job as run_jobs
+from engine.runs import run as runs
 
 SHARE = 0.05
 FOLDS, SEEDS, RESAMPLES = 5, 5, 1000
@@ -59,15 +71,17 @@ class Bench:
     """One configuration on the data set with wrong labels, and what is trained of it."""
 
     def __init__(self, config: configs.RunConfig):
-        self.config, self.dataset = config, data.load(config.dataset)
-        self.train_set, self.test_set = (examples(self.dataset, split, torch.device("cpu"), torch.float32)
-                                         for split in data.SPLITS)
+        self.config, self.dataset = config, dataset_registry.load(config.dataset)
+        self.train_set, self.test_set = (
+            examples(self.dataset, split, torch.device("cpu"), torch.float32) for split in datasets_base.SPLITS
+        )
 
-    def trained(self, train_set: Examples, weights: torch.Tensor | None = None,
-                seed: int | None = None) -> tuple[models.FunctionalModel, State]:
+    def trained(
+        self, train_set: Examples, weights: torch.Tensor | None = None, seed: int | None = None
+    ) -> tuple[functional_models.FunctionalModel, State]:
         seed = self.config.recipe.seed if seed is None else seed
         config = self.config.replace(**{"recipe.seed": seed})
-        model = models.functional(config, self.dataset)
+        model = model_registry.functional(config, self.dataset)
         return model, train(model, train_set, config.recipe, weights)
 
     def cross_validated(self) -> np.ndarray:
@@ -79,14 +93,14 @@ class Bench:
         folds = StratifiedKFold(FOLDS, shuffle=True, random_state=self.config.recipe.seed)
         for kept, held_out in folds.split(labels, labels):
             kept, rest = (Examples(inputs[i], labels[i], *form) for i in (kept, held_out))
-            found[held_out] = np.exp(influence.log_probabilities(phi.logits(*self.trained(kept), rest).numpy()))
+            found[held_out] = np.exp(logit_maths.log_probabilities(phi.logits(*self.trained(kept), rest).numpy()))
         assert np.isfinite(found).all()
         return found
 
     def by_halves(self) -> list[np.ndarray]:
         """Harm [N] to the mean loss over the even test images, and over the odd ones."""
         inputs, labels = self.train_set.batch(np.arange(len(self.train_set)))
-        module = models.functional(self.config, self.dataset).module
+        module = model_registry.functional(self.config, self.dataset).module
         trained = api.train(module, inputs, labels, self.config.recipe, device="cpu")
         return list(api.attribute(trained, *self.test_set.batch(np.arange(len(self.test_set))), targets=self.halves()))
 
@@ -99,7 +113,7 @@ class Bench:
         weights[torch.from_numpy(left_out)] = 0
         logits = phi.logits(*self.trained(train_set, weights, seed), self.test_set).numpy()
         labels = self.dataset.test_labels
-        losses = -influence.log_probabilities(logits)[np.arange(len(labels)), labels]
+        losses = -logit_maths.log_probabilities(logits)[np.arange(len(labels)), labels]
         return np.stack([logits.argmax(1) == labels, losses])
 
 
@@ -114,7 +128,7 @@ def timed() -> Iterator[Callable[[], Cost]]:
 def replayed(run: runs.Run) -> Ranking:
     """The run's targets are scored in a job of their own, so that its cost is not that of the training."""
     with timed() as cost:
-        work.execute(run, runs.Job("replay", "disk", (TARGET,), "loss"))
+        work.execute(run, run_jobs.Job("replay", "disk", (TARGET,), "loss"))
         table = suspects.ranked(run, f"{TARGET}.loss").sort_values("index")
     return Ranking("REPLAY, harm to the test loss", table["harm"].to_numpy(), cost())
 
@@ -128,7 +142,7 @@ def rankings(bench: Bench, run: runs.Run) -> tuple[list[Ranking], np.ndarray]:
     rows = np.arange(len(labels))
     found = [replayed(run)]
     with timed() as cost:
-        loss = -influence.log_probabilities(run.train_logits())[rows, labels]
+        loss = -logit_maths.log_probabilities(run.train_logits())[rows, labels]
     found.append(Ranking("training loss at the end", loss, cost()))
     with timed() as cost:
         probabilities = bench.cross_validated()
@@ -156,8 +170,9 @@ def rankings(bench: Bench, run: runs.Run) -> tuple[list[Ranking], np.ndarray]:
 # -- figures
 
 
-def interval(figure: Callable[[np.ndarray, np.ndarray], float], suspicion: np.ndarray, wrong: np.ndarray,
-             resamples: int) -> str:
+def interval(
+    figure: Callable[[np.ndarray, np.ndarray], float], suspicion: np.ndarray, wrong: np.ndarray, resamples: int
+) -> str:
     rng, n = np.random.default_rng(0), len(wrong)
     drawn = (rng.integers(n, size=n) for _ in range(resamples))
     low, high = np.percentile([figure(suspicion[d], wrong[d]) for d in drawn], (2.5, 97.5))
@@ -173,7 +188,7 @@ def check_average_precision(suspicion: np.ndarray, wrong: np.ndarray) -> None:
 
 
 def top(suspicion: np.ndarray) -> np.ndarray:
-    return np.argsort(-suspicion, kind="stable")[:round(SHARE * len(suspicion))]
+    return np.argsort(-suspicion, kind="stable")[: round(SHARE * len(suspicion))]
 
 
 def excluding(bench: Bench, found: list[Ranking], wrong: np.ndarray, seeds: int) -> dict[str, np.ndarray]:
@@ -184,11 +199,15 @@ def excluding(bench: Bench, found: list[Ranking], wrong: np.ndarray, seeds: int)
     random = np.random.default_rng(1).choice(len(wrong), round(SHARE * len(wrong)), replace=False)
     first_half, second_half = bench.by_halves()
     # The mean over all test images is the mean of both halves: the engine's two ways to the same scores.
-    np.testing.assert_allclose((first_half + second_half) / 2, found[0].suspicion, rtol=1e-3,
-                               atol=1e-3 * np.abs(found[0].suspicion).max())
-    choices = {"all images": nothing, "without 5 % at random": random,
-               "without the wrong labels": np.flatnonzero(wrong),
-               **{f"without the first 5 % of: {r.title}": top(r.suspicion) for r in found[1:]}}
+    np.testing.assert_allclose(
+        (first_half + second_half) / 2, found[0].suspicion, rtol=1e-3, atol=1e-3 * np.abs(found[0].suspicion).max()
+    )
+    choices = {
+        "all images": nothing,
+        "without 5 % at random": random,
+        "without the wrong labels": np.flatnonzero(wrong),
+        **{f"without the first 5 % of: {r.title}": top(r.suspicion) for r in found[1:]},
+    }
     outcomes = {}
     for seed in range(bench.config.recipe.seed, bench.config.recipe.seed + seeds):
         values = {name: bench.evaluated(bench.train_set, left_out, seed) for name, left_out in choices.items()}
@@ -208,8 +227,13 @@ def main() -> None:
     quick = given.parse_args().quick
     seeds, resamples = (1, 50) if quick else (SEEDS, RESAMPLES)
     config = configs.preset("sample").replace(
-        dataset="fashion-mnist-sample-noisy", targets=("test:0",), target_function="loss", replay_mode="disk",
-        device="cpu", **({"recipe.epochs": 1} if quick else {}))
+        dataset="fashion-mnist-sample-noisy",
+        targets=("test:0",),
+        target_function="loss",
+        replay_mode="disk",
+        device="cpu",
+        **({"recipe.epochs": 1} if quick else {}),
+    )
     bench = Bench(config)
     wrong = bench.dataset.train_labels != bench.dataset.true_train_labels
     with tempfile.TemporaryDirectory() as folder, device.exact_arithmetic():
@@ -225,24 +249,35 @@ def main() -> None:
     recipe, n = config.recipe, len(wrong)
     libraries = ", ".join(f"{p} {importlib.metadata.version(p)}" for p in ("torch", "cleanlab", "scikit-learn"))
     print(f"`make bench-labels`{' --quick' * quick}: {device.describe()}; {libraries}\n")
-    print(f"{bench.dataset.title}; preset `sample` ({recipe.epochs} epochs of batch {recipe.batch_size}, peak learning "
-          f"rate {recipe.peak_lr:g}, {manifest['steps']} steps). {wrong.sum()} of {n:,} labels are wrong; at random "
-          f"the precision is {wrong.mean():.3f}. The training in common took "
-          f"{manifest['timings']['train_seconds']:.1f} s.\n")
-    print("| ranking | precision at 5 % (95 % interval) | AP (95 % interval) | seconds | CPU seconds |\n"
-          "|---|---|---|---|---|")
+    print(
+        f"{bench.dataset.title}; preset `sample` ({recipe.epochs} epochs of batch {recipe.batch_size}, peak learning "
+        f"rate {recipe.peak_lr:g}, {manifest['steps']} steps). {wrong.sum()} of {n:,} labels are wrong; at random "
+        f"the precision is {wrong.mean():.3f}. The training in common took "
+        f"{manifest['timings']['train_seconds']:.1f} s.\n"
+    )
+    print(
+        "| ranking | precision at 5 % (95 % interval) | AP (95 % interval) | seconds | CPU seconds |\n"
+        "|---|---|---|---|---|"
+    )
     for title, suspicion, cost in found:
         precision = interval(lambda s, w: suspects.precision_at(s, w, SHARE), suspicion, wrong, resamples)
-        print(f"| {title} | {precision} | {interval(suspects.average_precision, suspicion, wrong, resamples)} | "
-              f"{cost.wall:.1f} | {cost.cpu:.1f} |")
-    print(f"\ncleanlab's `find_label_issues` takes {len(issues)} labels for wrong, {wrong[issues].sum()} of them "
-          f"rightly: precision {wrong[issues].mean():.3f}, recall {wrong[issues].sum() / wrong.sum():.3f}.\n")
-    print(f"| trained on | test accuracy, mean of {seeds} seeds | lowest to highest | test loss, nats | lowest to "
-          "highest |\n|---|---|---|---|---|")
+        print(
+            f"| {title} | {precision} | {interval(suspects.average_precision, suspicion, wrong, resamples)} | "
+            f"{cost.wall:.1f} | {cost.cpu:.1f} |"
+        )
+    print(
+        f"\ncleanlab's `find_label_issues` takes {len(issues)} labels for wrong, {wrong[issues].sum()} of them "
+        f"rightly: precision {wrong[issues].mean():.3f}, recall {wrong[issues].sum() / wrong.sum():.3f}.\n"
+    )
+    print(
+        f"| trained on | test accuracy, mean of {seeds} seeds | lowest to highest | test loss, nats | lowest to "
+        "highest |\n|---|---|---|---|---|"
+    )
     for name, figures in sorted(outcomes.items(), key=lambda item: -item[1][:, 0].mean()):
         (accuracy, loss), low, high = figures.mean(0), figures.min(0), figures.max(0)
-        print(f"| {name} | {accuracy:.4f} | {low[0]:.3f} to {high[0]:.3f} | {loss:.4f} | "
-              f"{low[1]:.3f} to {high[1]:.3f} |")
+        print(
+            f"| {name} | {accuracy:.4f} | {low[0]:.3f} to {high[0]:.3f} | {loss:.4f} | {low[1]:.3f} to {high[1]:.3f} |"
+        )
 
 
 if __name__ == "__main__":

@@ -11,8 +11,9 @@ from pathlib import Path
 import numpy as np
 
 from engine import config as configs
-from engine import device, estimate, files
-from engine.schedule import segment_length
+from engine import device, files
+from engine.jobs import estimate
+from engine.trajectory.segments import segment_length
 from tools.faults import engine, peak_memory, settings, the_run
 
 ROUNDS = 3
@@ -38,34 +39,47 @@ def main() -> None:
         for number in range(ROUNDS):
             for mode, before in made.items():
                 before.append(measured(folder, mode, number))
-        seconds = {mode: [sum(r.manifest["timings"][f"{p}_seconds"] for p in ("train", "replay")) for r in rs]
-                   for mode, rs in made.items()}
+        seconds = {
+            mode: [sum(r.manifest["timings"][f"{p}_seconds"] for p in ("train", "replay")) for r in rs]
+            for mode, rs in made.items()
+        }
         scores = [r.scores("loss-000") for rs in made.values() for r in rs]
-        print(f"{device.describe()}; `sample` with {len(CONFIG.targets)} targets, {told.steps} steps, segments of "
-              f"{told.segment}; medians of {ROUNDS} rounds\n")
-        print("| mode | trajectory, bytes a step | in all | whole run on disk (estimate) | time × memory mode | seconds "
-              "(estimate) | peak RAM (estimate) | meters | resume points |\n|---|---|---|---|---|---|---|---|---|")
+        print(
+            f"{device.describe()}; `sample` with {len(CONFIG.targets)} targets, {told.steps} steps, segments of "
+            f"{told.segment}; medians of {ROUNDS} rounds\n"
+        )
+        print(
+            "| mode | trajectory, bytes a step | in all | whole run on disk (estimate) | time × memory mode | seconds "
+            "(estimate) | peak RAM (estimate) | meters | resume points |\n|---|---|---|---|---|---|---|---|---|"
+        )
         for mode, rs in made.items():
             trajectory = files.size_of(rs[0].path / "trajectory")
             ratio = statistics.median(a / b for a, b in zip(seconds[mode], seconds["memory"], strict=True))
             peak = statistics.median(r.manifest["peak_bytes"]["rss"] for r in rs)
-            share = {key: statistics.median(r.manifest["timings"][f"{key}_seconds"] / s
-                                            for r, s in zip(rs, seconds[mode], strict=True))
-                     for key in ("meter", "resume")}
+            share = {
+                key: statistics.median(
+                    r.manifest["timings"][f"{key}_seconds"] / s for r, s in zip(rs, seconds[mode], strict=True)
+                )
+                for key in ("meter", "resume")
+            }
             guess = told.modes[mode]
-            print(f"| {mode} | {trajectory / told.steps:,.0f} B | {trajectory / 1e6:.1f} MB | "
-                  f"{files.size_of(rs[0].path) / 1e6:.2f} MB ({guess.disk / 1e6:.2f}) | {ratio:.2f} | "
-                  f"{statistics.median(seconds[mode]):.1f} s ({guess.seconds:.1f}) | {peak / 1e6:.0f} MB "
-                  f"({guess.ram / 1e6:.0f}) | {share['meter']:.2%} | {share['resume']:.2%} |")
+            print(
+                f"| {mode} | {trajectory / told.steps:,.0f} B | {trajectory / 1e6:.1f} MB | "
+                f"{files.size_of(rs[0].path) / 1e6:.2f} MB ({guess.disk / 1e6:.2f}) | {ratio:.2f} | "
+                f"{statistics.median(seconds[mode]):.1f} s ({guess.seconds:.1f}) | {peak / 1e6:.0f} MB "
+                f"({guess.ram / 1e6:.0f}) | {share['meter']:.2%} | {share['resume']:.2%} |"
+            )
         same = all(np.array_equal(s, scores[0]) for s in scores)
         print(f"\nscores of all {len(scores)} runs: {'bitwise equal' if same else 'DIFFERENT'}")
         peaks = [peak_memory(folder, steps) / 1e6 for steps in (100, 1600)]
         print(f"peak memory in disk mode: {peaks[0]:.0f} MB at T = 100, {peaks[1]:.0f} MB at T = 1,600")
     state, full = 4 * PARAMETERS, 8 * PARAMETERS
     segment = segment_length(STEPS, full)
-    print(f"\n{PARAMETERS / 1e6:.1f} M parameters, {STEPS:,} steps, from the shapes: memory mode {STEPS * state / 1e9:.0f} GB of "
-          f"memory; disk mode {STEPS * state / 1e9:.0f} GB of disk; recompute mode {-(-STEPS // segment) * full / 1e9:.1f} GB "
-          f"of disk and {segment * state / 1e9:.1f} GB of memory (segments of {segment})")
+    print(
+        f"\n{PARAMETERS / 1e6:.1f} M parameters, {STEPS:,} steps, from the shapes: memory mode {STEPS * state / 1e9:.0f} GB of "
+        f"memory; disk mode {STEPS * state / 1e9:.0f} GB of disk; recompute mode {-(-STEPS // segment) * full / 1e9:.1f} GB "
+        f"of disk and {segment * state / 1e9:.1f} GB of memory (segments of {segment})"
+    )
 
 
 if __name__ == "__main__":

@@ -37,8 +37,9 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import Callable, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -48,43 +49,56 @@ from torch.func import functional_call, grad
 from torch.utils.data import DataLoader, TensorDataset
 
 from engine import config as configs
-from engine import data, device, lds, models, runs, trust, work
-from engine.schedule import learning_rate
-from engine.state import State, examples
-from engine.store import DiskStore, Writer, read_state
-from engine.training import train
+from engine import device
+from engine.analysis import lds, trust
+from engine.core.schedule import learning_rate
+from engine.core.state import State
+from engine.core.stream import examples
+from engine.core.training import train
+from engine.datasets import base as datasets_base
+from engine.datasets import registry as dataset_registry
+from engine.jobs import execute as work
+from engine.models import functional as functional_models
+from engine.models import registry as model_registry
+from engine.runs import job as run_jobs
+from engine.runs import run as runs
+from engine.trajectory.state_files import read_state
+from engine.trajectory.stores import DiskStore
+from engine.trajectory.writer import Writer
 
 SEED, TARGETS, SUBSETS, DROP = 0, 16, 64, 0.01
-CHECKPOINTS = 10     # of TracIn: the middles of as many equal parts of the training
-MODELS = 10          # of the larger TRAK: the run's own, and nine of other seeds
-PROJECTED = 1024     # dimensions of TRAK's random projection: LDS 0.30 with 512 or 1024, 0.27 with 2048, 0.14 with 4096
-BATCH = 500          # images of which the gradients are held at once
-CHECKED = 4          # targets and training images of the checks
+CHECKPOINTS = 10  # of TracIn: the middles of as many equal parts of the training
+MODELS = 10  # of the larger TRAK: the run's own, and nine of other seeds
+PROJECTED = 1024  # dimensions of TRAK's random projection: LDS 0.30 with 512 or 1024, 0.27 with 2048, 0.14 with 4096
+BATCH = 500  # images of which the gradients are held at once
+CHECKED = 4  # targets and training images of the checks
 
 
 class Material(NamedTuple):
     """What every method starts from. `module` is plain torch, in evaluation mode, with the run's parameters."""
 
     run: runs.Run
-    model: models.FunctionalModel
+    model: functional_models.FunctionalModel
     module: nn.Module
     state: State
-    train: TensorDataset       # inputs as the model takes them, labels
+    train: TensorDataset  # inputs as the model takes them, labels
     targets: TensorDataset
-    scratch: Path              # an empty folder
+    scratch: Path  # an empty folder
 
 
-Method = Callable[[Material], tuple[Tensor, Callable[[], None]]]     # to scores [K, N], and a check of them
+Method = Callable[[Material], tuple[Tensor, Callable[[], None]]]  # to scores [K, N], and a check of them
 
 
 def material(run: runs.Run, scratch: Path) -> Material:
-    dataset, config = data.load(run.config.dataset), run.config
-    model = models.functional(config, dataset)
+    dataset, config = dataset_registry.load(run.config.dataset), run.config
+    model = model_registry.functional(config, dataset)
     saved = read_state(run.path / "model" / "state.safetensors", {}, "Run the benchmark again.")
     state = State(**saved)
     names = [int(t.partition(":")[2]) for t in config.targets]
-    sets = [TensorDataset(*examples(dataset, split, torch.device("cpu"), torch.float32).batch(index))
-            for split, index in (("train", np.arange(len(dataset.train_labels))), ("test", np.array(names)))]
+    sets = [
+        TensorDataset(*examples(dataset, split, torch.device("cpu"), torch.float32).batch(index))
+        for split, index in (("train", np.arange(len(dataset.train_labels))), ("test", np.array(names)))
+    ]
     module = plain(config, dataset, model.load(state.theta, state.buffers))
     with torch.no_grad():
         logits = module(sets[1].tensors[0])
@@ -92,10 +106,10 @@ def material(run: runs.Run, scratch: Path) -> Material:
     return Material(run, model, module, state, *sets, scratch)
 
 
-def plain(config: configs.RunConfig, dataset: data.Dataset, tensors: dict[str, Tensor]) -> nn.Module:
+def plain(config: configs.RunConfig, dataset: datasets_base.Dataset, tensors: dict[str, Tensor]) -> nn.Module:
     """The model as its author wrote it, with native BatchNorm, in evaluation mode."""
     _, side, _, channels = dataset.train_images.shape
-    module = models.BUILDERS[config.model](channels, side, len(dataset.classes), config.width)
+    module = model_registry.BUILDERS[config.model](channels, side, len(dataset.classes), config.width)
     wrong = module.load_state_dict(tensors, strict=False)
     assert not wrong.unexpected_keys and all(k.endswith("num_batches_tracked") for k in wrong.missing_keys), wrong
     return module.eval()
@@ -105,7 +119,7 @@ def plain(config: configs.RunConfig, dataset: data.Dataset, tensors: dict[str, T
 
 
 def replay(m: Material):
-    job = runs.Job("replay", "disk", m.run.config.targets, m.run.config.target_function)
+    job = run_jobs.Job("replay", "disk", m.run.config.targets, m.run.config.target_function)
     before = m.run.scores(m.run.score_sets()[0]["name"])
     scores = m.run.scores(work.execute(m.run, job))
 
@@ -151,7 +165,7 @@ def _gradient_products(m: Material, states: list[State], factors: list[float]) -
     checkpoints = [{**m.module.state_dict(), **m.model.load(s.theta, s.buffers)} for s in states]
     task = AttributionTask(loss, m.module, checkpoints)
     attributor = TracInAttributor(task, torch.tensor(factors), normalized_grad=False)
-    attributor.projector_kwargs = None       # the constructor takes None for its random projection, not for none
+    attributor.projector_kwargs = None  # the constructor takes None for its random projection, not for none
     return attributor.attribute(DataLoader(m.train, BATCH), DataLoader(m.targets, len(m.targets))).T
 
 
@@ -162,7 +176,7 @@ def ek_fac(m: Material, heuristic_damping: bool = False):
         def compute_train_loss(self, batch, model, sample=False):
             inputs, labels = batch
             logits = model(inputs)
-            if sample:      # the true Fisher's labels, from the model itself
+            if sample:  # the true Fisher's labels, from the model itself
                 labels = torch.multinomial(logits.detach().softmax(1), 1)[:, 0]
             return F.cross_entropy(logits, labels, reduction="sum")
 
@@ -172,21 +186,34 @@ def ek_fac(m: Material, heuristic_damping: bool = False):
     torch.manual_seed(SEED)
     task = Classification()
     arguments = ScoreArguments(damping_factor=None) if heuristic_damping else ScoreArguments()
-    analyzer = Analyzer("bench", prepare_model(m.module, task), task, cpu=True, disable_tqdm=True,
-                        output_dir=str(m.scratch))
+    analyzer = Analyzer(
+        "bench", prepare_model(m.module, task), task, cpu=True, disable_tqdm=True, output_dir=str(m.scratch)
+    )
 
     def products(strategy: str, targets: TensorDataset, train_set: TensorDataset) -> Tensor:
-        analyzer.fit_all_factors(strategy, m.train, per_device_batch_size=BATCH,
-                                 factor_args=FactorArguments(strategy=strategy))
-        analyzer.compute_pairwise_scores(strategy, strategy, targets, train_set, len(targets),
-                                         per_device_train_batch_size=BATCH, score_args=arguments)
+        analyzer.fit_all_factors(
+            strategy, m.train, per_device_batch_size=BATCH, factor_args=FactorArguments(strategy=strategy)
+        )
+        analyzer.compute_pairwise_scores(
+            strategy,
+            strategy,
+            targets,
+            train_set,
+            len(targets),
+            per_device_train_batch_size=BATCH,
+            score_args=arguments,
+        )
         return analyzer.load_pairwise_scores(strategy)["all_modules"]
 
     scores = -products("ekfac", m.targets, m.train) / len(m.train)
 
     def check() -> None:
-        covered = {f"{name}.{p}" for name, module in m.module.named_modules()
-                   if "kronfluence" in type(module).__module__ for p in ("weight", "bias")}
+        covered = {
+            f"{name}.{p}"
+            for name, module in m.module.named_modules()
+            if "kronfluence" in type(module).__module__
+            for p in ("weight", "bias")
+        }
         few = [TensorDataset(*of[:CHECKED]) for of in (m.targets, m.train)]
         _compare(products("identity", *few), _direct(m, m.state, covered))
 
@@ -196,16 +223,24 @@ def ek_fac(m: Material, heuristic_damping: bool = False):
 def trak(m: Material, count: int = 1):
     from trak import TRAKer
 
-    config, dataset = m.run.config, data.load(m.run.config.dataset)
+    config, dataset = m.run.config, dataset_registry.load(m.run.config.dataset)
     tensors = [m.model.load(m.state.theta, m.state.buffers)]
     for i in range(1, count):
         other = config.replace(**{"recipe.seed": config.recipe.seed + i})
-        model = models.functional(other, dataset)
+        model = model_registry.functional(other, dataset)
         state = train(model, examples(dataset, "train", torch.device("cpu"), torch.float32), other.recipe)
         tensors.append(model.load(state.theta, state.buffers))
     checkpoints = [plain(config, dataset, each).state_dict() for each in tensors]
-    traker = TRAKer(m.module, "image_classification", len(m.train), str(m.scratch), device="cpu",
-                    use_half_precision=False, proj_dim=PROJECTED, logging_level="ERROR")
+    traker = TRAKer(
+        m.module,
+        "image_classification",
+        len(m.train),
+        str(m.scratch),
+        device="cpu",
+        use_half_precision=False,
+        proj_dim=PROJECTED,
+        logging_level="ERROR",
+    )
     for number, checkpoint in enumerate(checkpoints):
         traker.load_checkpoint(checkpoint, number)
         for batch in DataLoader(m.train, BATCH):
@@ -232,7 +267,7 @@ class Row(NamedTuple):
     title: str
     library: str
     act: Method
-    unit: bool        # whether the scores are in nats per unit of example weight
+    unit: bool  # whether the scores are in nats per unit of example weight
 
 
 ROWS = {
@@ -240,8 +275,12 @@ ROWS = {
     "tracin": Row(f"TracIn, {CHECKPOINTS} checkpoints", "dattri", tracin, True),
     "grad-dot": Row("gradient dot product at the end", "dattri", grad_dot, False),
     "ek-fac": Row("EK-FAC influence, default damping", "kronfluence", ek_fac, True),
-    "ek-fac-damped": Row("EK-FAC influence, damping 0.1 × mean eigenvalue", "kronfluence",
-                         lambda m: ek_fac(m, heuristic_damping=True), True),
+    "ek-fac-damped": Row(
+        "EK-FAC influence, damping 0.1 × mean eigenvalue",
+        "kronfluence",
+        lambda m: ek_fac(m, heuristic_damping=True),
+        True,
+    ),
     "trak": Row("TRAK, the run's model", "traker", trak, False),
     "trak-many": Row(f"TRAK, {MODELS} models", "traker", lambda m: trak(m, MODELS), False),
 }
@@ -253,6 +292,7 @@ ROWS = {
 def _direct(m: Material, state: State, only: set[str] | None = None) -> Tensor:
     """∇φ·∇ℓ of the first targets and training images, [CHECKED, CHECKED], by the engine's model and torch.func;
     over all parameters, or those named."""
+
     def loss(theta, image, label):
         logits, _ = m.model(theta, state.buffers, image[None], training=False)
         return F.cross_entropy(logits, label[None])
@@ -297,19 +337,24 @@ def main() -> None:
         return measure(name, Path(folder), Path(out))
 
     config = configs.preset("sample")
-    dataset = data.load(config.dataset)
+    dataset = dataset_registry.load(config.dataset)
     targets, subsets = (CHECKED, 8) if given.quick else (TARGETS, SUBSETS)
     names = np.sort(np.random.default_rng(SEED).choice(len(dataset.test_labels), targets, replace=False))
-    config = config.replace(targets=tuple(f"test:{i}" for i in names), target_function="loss", replay_mode="disk",
-                            device="cpu", **({"recipe.epochs": 1} if given.quick else {}))
+    config = config.replace(
+        targets=tuple(f"test:{i}" for i in names),
+        target_function="loss",
+        replay_mode="disk",
+        device="cpu",
+        **({"recipe.epochs": 1} if given.quick else {}),
+    )
     found = {}
     with tempfile.TemporaryDirectory() as folder:
         run = runs.Run.create(runs.outputs_root(folder), config)
         with run.locked():
             work.execute(run)
-            work.execute(run, runs.Job("validate", options={"subsets": subsets, "drops": [DROP], "seed": SEED}))
+            work.execute(run, run_jobs.Job("validate", options={"subsets": subsets, "drops": [DROP], "seed": SEED}))
         manifest, (report,) = run.manifest, trust.reports(run)
-        actual = np.array([t["actual"] for t in report["targets"]])                              # [K, M]
+        actual = np.array([t["actual"] for t in report["targets"]])  # [K, M]
         left_out = [lds.subset(len(dataset.train_labels), DROP, SEED, m) for m in range(subsets)]
         for name in ROWS:
             out = Path(folder) / f"{name}.npz"
@@ -326,18 +371,24 @@ def main() -> None:
     libraries = ", ".join(f"{p} {importlib.metadata.version(p)}" for p in ("torch", "dattri", "kronfluence", "traker"))
     recipe, timings = config.recipe, manifest["timings"]
     print(f"`make bench-trust`{' --quick' * given.quick}: {device.describe()}; {libraries}\n")
-    print(f"Preset `sample` ({recipe.epochs} epochs of batch {recipe.batch_size}, peak learning rate "
-          f"{recipe.peak_lr:g}, {manifest['steps']} steps, {manifest['parameters']:,} parameters, test accuracy "
-          f"{manifest['test_accuracy']:.1%}); {len(names)} random test images; {subsets} subsets of {DROP:.0%} of "
-          f"{len(dataset.train_labels):,} images left out. Training took {timings['train_seconds']:.1f} s, the "
-          f"retrainings {timings['validate_seconds']:.0f} s. A process holds {before / 1e6:.0f} MB before it begins.\n")
-    print("| method | library | LDS (95 % interval) | best for | slope | seconds | CPU seconds | peak memory, MB |\n"
-          "|---|---|---|---|---|---|---|---|")
+    print(
+        f"Preset `sample` ({recipe.epochs} epochs of batch {recipe.batch_size}, peak learning rate "
+        f"{recipe.peak_lr:g}, {manifest['steps']} steps, {manifest['parameters']:,} parameters, test accuracy "
+        f"{manifest['test_accuracy']:.1%}); {len(names)} random test images; {subsets} subsets of {DROP:.0%} of "
+        f"{len(dataset.train_labels):,} images left out. Training took {timings['train_seconds']:.1f} s, the "
+        f"retrainings {timings['validate_seconds']:.0f} s. A process holds {before / 1e6:.0f} MB before it begins.\n"
+    )
+    print(
+        "| method | library | LDS (95 % interval) | best for | slope | seconds | CPU seconds | peak memory, MB |\n"
+        "|---|---|---|---|---|---|---|---|"
+    )
     for i, (name, (_, mean, wall, cpu, held)) in enumerate(found.items()):
         row = ROWS[name]
-        print(f"| {row.title} | {row.library} | {mean.lds:.3f} ({mean.low:.3f} to {mean.high:.3f}) | "
-              f"{(best == i).sum()} of {len(names)} | {f'{mean.slope:.2f}' if row.unit else 'no unit'} | {wall:.1f} | "
-              f"{cpu:.1f} | {held / 1e6:.0f} |")
+        print(
+            f"| {row.title} | {row.library} | {mean.lds:.3f} ({mean.low:.3f} to {mean.high:.3f}) | "
+            f"{(best == i).sum()} of {len(names)} | {f'{mean.slope:.2f}' if row.unit else 'no unit'} | {wall:.1f} | "
+            f"{cpu:.1f} | {held / 1e6:.0f} |"
+        )
 
 
 if __name__ == "__main__":

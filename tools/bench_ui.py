@@ -19,24 +19,32 @@ import torch
 from playwright.sync_api import Page
 
 from engine import config as configs
-from engine import data, device, influence, runs, work
+from engine import device
+from engine.datasets import registry as dataset_registry
+from engine.jobs import execute as work
+from engine.runs import run as runs
+from engine.targets import names as target_names
 from tools.serve import chromium, server
 from ui.shell import PAGES
 
 TARGETS = (*(f"test:{i}" for i in range(49)), "test:all")
 CONFIG = configs.preset("sample").replace(
-    dataset="fashion-mnist", targets=TARGETS, **{"recipe.epochs": 1, "recipe.batch_size": 1000})
+    dataset="fashion-mnist", targets=TARGETS, **{"recipe.epochs": 1, "recipe.batch_size": 1000}
+)
 ROUNDS, SWITCHES = 5, 20
-FIRST_CONTENT, SWITCH, GROWTH = 1.5, 0.5, 300e6     # seconds, seconds, bytes: the limits
+FIRST_CONTENT, SWITCH, GROWTH = 1.5, 0.5, 300e6  # seconds, seconds, bytes: the limits
 CONTENT = """() => {
   const main = document.querySelector('[data-testid="stMain"]')
   const drawn = main && [...main.querySelectorAll('[data-testid="stElementContainer"]')].filter(e => e.offsetHeight > 0)
   return drawn && main.querySelector('h1') && drawn.length > 1 && performance.now() / 1000
 }"""
-WHOLE = """() => {
+WHOLE = (
+    """() => {
   const app = document.querySelector('[data-testid="stApp"]')
   return app?.dataset.testScriptState === 'notRunning' && (%s)()
-}""" % CONTENT
+}"""
+    % CONTENT
+)
 
 
 def made_up(model, examples, recipe, trajectory, adjoint, on_progress, **settings) -> torch.Tensor:
@@ -73,13 +81,18 @@ def switched(page: Page, title: str) -> float:
     page.get_by_role("combobox", name="Target").first.fill(title)
     option = page.get_by_role("option", name=title, exact=True)
     option.wait_for()
-    page.evaluate("window.addEventListener('click', () => window.clicked = performance.now(), {capture: true, once: true})")
+    page.evaluate(
+        "window.addEventListener('click', () => window.clicked = performance.now(), {capture: true, once: true})"
+    )
     address = page.url
     option.click()
     return page.wait_for_function(
         """(address) => location.href !== address
            && document.querySelector('[data-testid="stApp"]').dataset.testScriptState === 'notRunning'
-           && (performance.now() - window.clicked) / 1000""", arg=address, polling="raf").json_value()
+           && (performance.now() - window.clicked) / 1000""",
+        arg=address,
+        polling="raf",
+    ).json_value()
 
 
 def against(value: float, limit: float, text: str) -> str:
@@ -91,35 +104,53 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder, chromium() as browser:
         root = runs.outputs_root(folder)
         run = make_run(root)
-        shutil.copytree(run.path, root / f"{run.id}-2")         # for the comparison of two runs
+        shutil.copytree(run.path, root / f"{run.id}-2")  # for the comparison of two runs
         page = browser.new_page(viewport={"width": 1440, "height": 900})
         page.set_default_timeout(60_000)
         with server(root, page) as (url, process):
+
             def link(path: str) -> str:
                 name = "" if path == "app.py" else Path(path).stem
                 return f"{url}/{name}?run={run.id}"
 
             opened(page, link("app.py"))
-            page.wait_for_timeout(8000)         # torch is loaded behind the first page
+            page.wait_for_timeout(8000)  # torch is loaded behind the first page
             before = memory(process.pid)
             for path, label, _ in PAGES:
-                opened(page, link(path))        # now it is warm
+                opened(page, link(path))  # now it is warm
                 first, whole = map(statistics.median, zip(*(opened(page, link(path)) for _ in range(ROUNDS))))
-                rows.append((f"{label}: first content (all of it)", against(
-                    first, FIRST_CONTENT, f"{first:.2f} s ({whole:.2f} s)"), f"{FIRST_CONTENT} s"))
+                rows.append(
+                    (
+                        f"{label}: first content (all of it)",
+                        against(first, FIRST_CONTENT, f"{first:.2f} s ({whole:.2f} s)"),
+                        f"{FIRST_CONTENT} s",
+                    )
+                )
             opened(page, link("pages/Influence.py"))
-            dataset = data.load(CONFIG.dataset)
-            titles = [f"{influence.title(target, dataset)} · loss" for target in TARGETS]
-            times = [switched(page, title) for title in titles[1:SWITCHES + 1]]
+            dataset = dataset_registry.load(CONFIG.dataset)
+            titles = [f"{target_names.title(target, dataset)} · loss" for target in TARGETS]
+            times = [switched(page, title) for title in titles[1 : SWITCHES + 1]]
             took = statistics.median(times)
-            rows.append((f"Influence: another target, median of {SWITCHES} (longest)", against(
-                took, SWITCH, f"{took:.2f} s ({max(times):.2f} s)"), f"{SWITCH} s"))
+            rows.append(
+                (
+                    f"Influence: another target, median of {SWITCHES} (longest)",
+                    against(took, SWITCH, f"{took:.2f} s ({max(times):.2f} s)"),
+                    f"{SWITCH} s",
+                )
+            )
             grown = memory(process.pid) - before
-            rows.append((f"Memory of the server, {before / 1e6:.0f} MB with its first page, after all of this", against(
-                grown, GROWTH, f"+{grown / 1e6:.0f} MB"), f"+{GROWTH / 1e6:.0f} MB"))
+            rows.append(
+                (
+                    f"Memory of the server, {before / 1e6:.0f} MB with its first page, after all of this",
+                    against(grown, GROWTH, f"+{grown / 1e6:.0f} MB"),
+                    f"+{GROWTH / 1e6:.0f} MB",
+                )
+            )
         sizes = run.scores("loss-000").shape
-    print(f"{device.describe()}, {os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') / 1e9:.0f} GB RAM, "
-          f"{platform.system()}; {sizes[1]:,} training images × {sizes[0]} targets\n\n| what | measured | limit |\n|---|---|---|")
+    print(
+        f"{device.describe()}, {os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') / 1e9:.0f} GB RAM, "
+        f"{platform.system()}; {sizes[1]:,} training images × {sizes[0]} targets\n\n| what | measured | limit |\n|---|---|---|"
+    )
     print("\n".join(f"| {what} | {value} | {limit} |" for what, value, limit in rows))
 
 

@@ -20,15 +20,21 @@ from pathlib import Path
 import numpy as np
 
 from engine import config as configs
-from engine import data, files, influence, runs, work
+from engine import space
+from engine.analysis import target_view
+from engine.datasets import registry as dataset_registry
 from engine.errors import ReplayError
-from engine.jobs import JobManager
+from engine.jobs import execute as work
+from engine.jobs.queue import JobManager
+from engine.runs import job as run_jobs
+from engine.runs import run as runs
 
 ROOT = Path(__file__).parents[1]
 # Long enough to be killed in the middle: 96 steps of training, then as many of replay, in segments of 10.
 KILLED = configs.preset("sample").replace(targets=("test:0",), width=0.5, **{"recipe.epochs": 4})
-SHORT = configs.preset("sample").replace(targets=("test:0",), width=0.25,
-                                         **{"recipe.epochs": 1, "recipe.batch_size": 500})
+SHORT = configs.preset("sample").replace(
+    targets=("test:0",), width=0.25, **{"recipe.epochs": 1, "recipe.batch_size": 500}
+)
 SEGMENT = 10
 PAGES = ("app.py", "pages/Live.py", "pages/Influence.py", "pages/Runs_and_storage.py")
 
@@ -43,20 +49,36 @@ def new_run(root: Path, config: configs.RunConfig) -> runs.Run:
 def settings(config: configs.RunConfig) -> list[str]:
     """The command line's words for a configuration made from the sample's."""
     recipe = config.recipe
-    return ["--targets", ",".join(config.targets), "--mode", config.replay_mode,
-            "--set", f"recipe.epochs={recipe.epochs}", "--set", f"recipe.batch_size={recipe.batch_size}",
-            "--set", f"width={config.width}"]
+    return [
+        "--targets",
+        ",".join(config.targets),
+        "--mode",
+        config.replay_mode,
+        "--set",
+        f"recipe.epochs={recipe.epochs}",
+        "--set",
+        f"recipe.batch_size={recipe.batch_size}",
+        "--set",
+        f"width={config.width}",
+    ]
 
 
 @contextmanager
 def engine(root: Path, *words: str, limit: int | None = None):
     """`python -m engine` as a process of its own, killed at the end where it still runs; `limit`
     is the largest file, in bytes, that it may write."""
+
     def small_files():
         resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
-    process = subprocess.Popen([sys.executable, "-m", "engine", *words, "--outputs", str(root)], cwd=ROOT,
-                               stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-                               preexec_fn=small_files if limit else None)
+
+    process = subprocess.Popen(
+        [sys.executable, "-m", "engine", *words, "--outputs", str(root)],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        preexec_fn=small_files if limit else None,
+    )
     try:
         yield process
     finally:
@@ -90,7 +112,7 @@ def kills(count: int, seed: int, folder: Path, say=print) -> list[dict]:
         mode = configs.REPLAY_MODES[number % 3]
         root = runs.outputs_root(folder / f"killed-{number}")
         words, left = ("run", *settings(KILLED.replace(replay_mode=mode))), min(5, count - len(rows))
-        moments = sorted(dice.sample(range(1, 192), left))      # a step of the 96 + 96
+        moments = sorted(dice.sample(range(1, 192), left))  # a step of the 96 + 96
         run = None
         for moment in moments:
             with engine(root, *words) as process:
@@ -98,7 +120,7 @@ def kills(count: int, seed: int, folder: Path, say=print) -> list[dict]:
                 _wait(run, process, moment)
                 time.sleep(dice.random() * 0.1)
                 if process.poll() is not None:
-                    break                                       # it was done before its turn came
+                    break  # it was done before its turn came
                 process.send_signal(signal.SIGKILL)
                 process.wait()
             phase, step = steps_done(run)
@@ -118,7 +140,9 @@ def _wait(run: runs.Run, process, moment: int) -> tuple[str, int]:
     """Until `moment` steps of training and replay together are done, or the process has ended."""
     while True:
         phase, step = steps_done(run)
-        if (96 if phase == "replay" else 0) + (step if phase != "rebuild" else 0) >= moment or process.poll() is not None:
+        if (96 if phase == "replay" else 0) + (
+            step if phase != "rebuild" else 0
+        ) >= moment or process.poll() is not None:
             return phase, step
         time.sleep(0.005)
 
@@ -197,15 +221,17 @@ def corruptions(count: int, seed: int, folder: Path, look, say=print) -> list[di
 
 def _interrupted(folder: Path) -> runs.Run:
     """A run as it stands after a kill in its replay."""
+
     class Killed(BaseException):
         pass
 
     def on_event(event):
         if event["kind"] == "progress" and event["phase"] == "replay" and event["step"] >= 6:
             raise Killed
+
     root = runs.outputs_root(folder / "interrupted")
     run = runs.Run.create(root, SHORT)
-    tell, work._tell = work._tell, lambda *args: None      # a killed process says nothing
+    tell, work._tell = work._tell, lambda *args: None  # a killed process says nothing
     try:
         with run.locked():
             work.execute(run, on_event=on_event)
@@ -219,11 +245,20 @@ def _interrupted(folder: Path) -> runs.Run:
 
 def _read_all(run: runs.Run, expected: np.ndarray) -> list[str]:
     """What each reader says of the damage; anything but a `ReplayError` goes up."""
-    dataset = data.load(SHORT.dataset)
+    dataset = dataset_registry.load(SHORT.dataset)
     said = []
-    for read in (lambda: run.status, lambda: run.config, lambda: run.manifest, run.events, run.targets,
-                 run.modes, run.sizes, lambda: run.resumable, lambda: influence.view(run, dataset, "test:0"),
-                 lambda: _same(run, expected)):
+    for read in (
+        lambda: run.status,
+        lambda: run.config,
+        lambda: run.manifest,
+        run.events,
+        run.targets,
+        run.modes,
+        run.sizes,
+        lambda: run.resumable,
+        lambda: target_view.view(run, dataset, "test:0"),
+        lambda: _same(run, expected),
+    ):
         try:
             read()
         except ReplayError as error:
@@ -241,22 +276,25 @@ def _same(run: runs.Run, expected: np.ndarray) -> None:
 def _replay(run: runs.Run, expected: np.ndarray, interrupted: bool) -> str:
     notes = len(_notes(run))
     try:
-        job = None if interrupted else runs.Job("replay", run.mode_for(None), SHORT.targets, "loss")
+        job = None if interrupted else run_jobs.Job("replay", run.mode_for(None), SHORT.targets, "loss")
         with run.locked():
             name = work.execute(run, job)
         assert np.array_equal(run.scores(name), expected), "a damaged run gave another score"
     except ReplayError as error:
         assert error.what and error.remedy, repr(error)
         return f"{error.what} {error.remedy}"
-    return " ".join(t for t in _notes(run)[notes:] if "missing" in t or "damaged" in t or "changed" in t or "another" in t)
+    return " ".join(
+        t for t in _notes(run)[notes:] if "missing" in t or "damaged" in t or "changed" in t or "another" in t
+    )
 
 
 def draw_pages(root: Path, run: runs.Run) -> None:
     """Every page that shows runs, drawn without a browser: whatever is wrong is told as a message."""
     import streamlit as st
     from streamlit.testing.v1 import AppTest
+
     os.environ["REPLAY_OUTPUTS_DIR"] = str(root)
-    st.cache_resource.clear()            # the job manager remembers its folder
+    st.cache_resource.clear()  # the job manager remembers its folder
     st.cache_data.clear()
     for page in PAGES:
         app = AppTest.from_file(str(ROOT / "app.py"), default_timeout=60)
@@ -279,8 +317,13 @@ def _notes(run: runs.Run) -> list[str]:
 def small_disk(folder: Path, size: int):
     """A tmpfs of `size` bytes at `folder`; yields None where mounting is not allowed."""
     folder.mkdir(parents=True, exist_ok=True)
-    mounted = os.geteuid() == 0 and subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", f"size={size}", "none", str(folder)], capture_output=True).returncode == 0
+    mounted = (
+        os.geteuid() == 0
+        and subprocess.run(
+            ["mount", "-t", "tmpfs", "-o", f"size={size}", "none", str(folder)], capture_output=True
+        ).returncode
+        == 0
+    )
     try:
         yield folder if mounted else None
     finally:
@@ -293,7 +336,7 @@ def full_disk(folder: Path) -> str:
     disk can be mounted, a limit on file sizes: the run fails, and is resumed without it."""
     root = runs.outputs_root(folder / "whole-disk")
     expected = new_run(root, SHORT).scores("loss-000").copy()
-    with small_disk(folder / "small", files.RESERVE + 40_000_000) as disk:
+    with small_disk(folder / "small", space.RESERVE + 40_000_000) as disk:
         if disk is not None:
             ballast = disk / "ballast"
             ballast.write_bytes(bytes(39_600_000))
@@ -325,8 +368,10 @@ def full_disk(folder: Path) -> str:
 def stopped_server(folder: Path) -> str:
     """A server that is asked to stop (SIGTERM) in the middle of a run; the next one resumes it."""
     root = runs.outputs_root(folder / "served")
-    code = ("import json, sys, time; from pathlib import Path; from engine import config, jobs; "
-            "jobs.JobManager(Path(sys.argv[1])).submit(config.from_dict(json.loads(sys.argv[2]))); time.sleep(600)")
+    code = (
+        "import json, sys, time; from pathlib import Path; from engine import config, jobs; "
+        "jobs.JobManager(Path(sys.argv[1])).submit(config.from_dict(json.loads(sys.argv[2]))); time.sleep(600)"
+    )
     process = subprocess.Popen([sys.executable, "-c", code, str(root), json.dumps(KILLED.to_dict())], cwd=ROOT)
     try:
         run = the_run(root)
@@ -349,8 +394,18 @@ def stopped_server(folder: Path) -> str:
 def peak_memory(folder: Path, steps: int, mode: str = "disk") -> int:
     """Bytes resident at the peak of a process that makes a run of that many steps."""
     root = runs.outputs_root(folder / f"{mode}-{steps}")
-    with engine(root, "run", "--mode", mode, "--targets", "test:0", "--set", "recipe.batch_size=60",
-                "--set", f"recipe.epochs={steps // 100}") as process:
+    with engine(
+        root,
+        "run",
+        "--mode",
+        mode,
+        "--targets",
+        "test:0",
+        "--set",
+        "recipe.batch_size=60",
+        "--set",
+        f"recipe.epochs={steps // 100}",
+    ) as process:
         said, _ = process.communicate()
         assert process.returncode == 0, said
     run = the_run(root)
@@ -365,19 +420,27 @@ def main() -> None:
         killed = kills(30, seed, folder / "kills")
         for mode in configs.REPLAY_MODES:
             mine = [row for row in killed if row["mode"] == mode]
-            print(f"{mode}: {len(mine)} kills, " + ", ".join(
-                f"{sum(r['phase'] == p for r in mine)} in {p}" for p in ("prepare", "train", "rebuild", "replay")))
+            print(
+                f"{mode}: {len(mine)} kills, "
+                + ", ".join(
+                    f"{sum(r['phase'] == p for r in mine)} in {p}" for p in ("prepare", "train", "rebuild", "replay")
+                )
+            )
         print(f"{len(killed)} kills: bitwise the same scores; at most one segment of work lost")
         rows = corruptions(100, seed, folder / "corruptions", draw_pages)
         harmless = sum(row["outcome"].startswith("harmless") for row in rows)
-        print(f"{len(rows)} corruptions: {len(rows) - harmless} detected, {harmless} harmless; no changed score, "
-              "no page without a message")
+        print(
+            f"{len(rows)} corruptions: {len(rows) - harmless} detected, {harmless} harmless; no changed score, "
+            "no page without a message"
+        )
         print(full_disk(folder / "disk"))
         print(stopped_server(folder / "server"))
         short, long = (peak_memory(folder / "peak", steps) for steps in (100, 1600))
         held = peak_memory(folder / "peak", 1600, "memory")
-        print(f"peak memory in disk mode: {short / 1e6:.0f} MB at T = 100, {long / 1e6:.0f} MB at T = 1,600 "
-              f"({long / short - 1:+.1%}); memory mode at T = 1,600: {held / 1e6:.0f} MB")
+        print(
+            f"peak memory in disk mode: {short / 1e6:.0f} MB at T = 100, {long / 1e6:.0f} MB at T = 1,600 "
+            f"({long / short - 1:+.1%}); memory mode at T = 1,600: {held / 1e6:.0f} MB"
+        )
         assert abs(long / short - 1) <= 0.1
     print(f"seed {seed}: all held")
 

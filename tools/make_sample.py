@@ -11,16 +11,17 @@ from pathlib import Path
 
 import numpy as np
 
-from engine import data
+from engine.datasets import fashion_mnist
 
-SEED = 20170828      # the day of arXiv 1708.07747
+SEED = 20170828  # the day of arXiv 1708.07747
 PER_CLASS = {"train": 600, "test": 100}
 
 
 def draw(labels: np.ndarray, per_class: int, rng: np.random.Generator) -> np.ndarray:
     """Indices, int64 [per_class · classes], in the source's order."""
-    chosen = [rng.choice(np.flatnonzero(labels == c), per_class, replace=False)
-              for c in range(len(data.CLASSES))]
+    chosen = [
+        rng.choice(np.flatnonzero(labels == c), per_class, replace=False) for c in range(len(fashion_mnist.CLASSES))
+    ]
     return np.sort(np.concatenate(chosen))
 
 
@@ -28,14 +29,14 @@ def main() -> None:
     rng = np.random.default_rng(SEED)
     arrays = {}
     with tempfile.TemporaryDirectory() as folder:
-        for split, (images, labels) in data.read_fashion_mnist(Path(folder)).items():
+        for split, (images, labels) in fashion_mnist.read_fashion_mnist(Path(folder)).items():
             index = draw(labels, PER_CLASS[split], rng)
             arrays[f"{split}_images"] = images[index, ..., 0]
             arrays[f"{split}_labels"] = labels[index].astype(np.uint8)
             arrays[f"{split}_source_index"] = index.astype(np.int32)
-    data.SAMPLE.parent.mkdir(exist_ok=True)
-    np.savez_compressed(data.SAMPLE, **arrays)
-    print(f"{data.SAMPLE}: {data.SAMPLE.stat().st_size:,} bytes")
+    fashion_mnist.SAMPLE.parent.mkdir(exist_ok=True)
+    np.savez_compressed(fashion_mnist.SAMPLE, **arrays)
+    print(f"{fashion_mnist.SAMPLE}: {fashion_mnist.SAMPLE.stat().st_size:,} bytes")
 
 
 if __name__ == "__main__":

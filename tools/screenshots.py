@@ -8,15 +8,27 @@ import sys
 import tempfile
 from pathlib import Path
 
-from engine import config, notes, runs, work
+from engine import config
+from engine.jobs import execute as work
+from engine.runs import job as run_jobs
+from engine.runs import notes
+from engine.runs import run as runs
 from tools.serve import ROOT, chromium, server
 
 # What each page shows of the run; most of it is in the page's own link.
 PAGES = {
-    "Overview": "", "Set_up_a_run": "", "Live": "", "Influence": "target=test:7.loss&pin=test:7.loss,test:4.loss&k=12",
-    "Training_images": "view=matrix&group=Test+images+of+Coat&label=Pullover", "Test_images": "wrong=1",
-    "Compare_runs": "other=second", "Trust": "", "Find_bad_labels": "", "Runs_and_storage": ""}
-KEPT = {"Influence": 1000, "Training_images": 1100, "Test_images": 1000}      # and their height in pixels
+    "Overview": "",
+    "Set_up_a_run": "",
+    "Live": "",
+    "Influence": "target=test:7.loss&pin=test:7.loss,test:4.loss&k=12",
+    "Training_images": "view=matrix&group=Test+images+of+Coat&label=Pullover",
+    "Test_images": "wrong=1",
+    "Compare_runs": "other=second",
+    "Trust": "",
+    "Find_bad_labels": "",
+    "Runs_and_storage": "",
+}
+KEPT = {"Influence": 1000, "Training_images": 1100, "Test_images": 1000}  # and their height in pixels
 SECOND = {"recipe.epochs": 3, "recipe.seed": 1, "targets": tuple(f"test:{i}" for i in range(4, 8))}
 
 
@@ -28,7 +40,7 @@ def made(root: Path) -> runs.Run:
         with each.locked():
             work.execute(each)
     with run.locked():
-        work.execute(run, runs.Job("validate", options={"subsets": 8, "drops": [0.01], "seed": 0}))
+        work.execute(run, run_jobs.Job("validate", options={"subsets": 8, "drops": [0.01], "seed": 0}))
     notes.tick(run, {int(i): True for i in run.scores("loss-000")[7].argsort()[-3:]}, 6000)
     return run
 

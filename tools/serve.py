@@ -22,8 +22,11 @@ def server(outputs: Path, page: Page):
         free.bind(("localhost", 0))
         port = free.getsockname()[1]
     process = subprocess.Popen(
-        [sys.executable, "-m", "streamlit", "run", "app.py", "--server.port", str(port)], cwd=ROOT,
-        env={**os.environ, "REPLAY_OUTPUTS_DIR": str(outputs)}, stdout=subprocess.DEVNULL)
+        [sys.executable, "-m", "streamlit", "run", "app.py", "--server.port", str(port)],
+        cwd=ROOT,
+        env={**os.environ, "REPLAY_OUTPUTS_DIR": str(outputs)},
+        stdout=subprocess.DEVNULL,
+    )
     url = f"http://localhost:{port}"
     try:
         deadline = time.monotonic() + 60

@@ -11,14 +11,16 @@ import argparse
 import numpy as np
 
 from engine import __main__ as cli
-from engine import config, data, runs
+from engine import config
+from engine.datasets import registry as dataset_registry
+from engine.runs import run as runs
 
 TARGETS, SUBSETS, DIRECTIONS = 16, 64, 2
 
 
 def random_targets(dataset: str) -> tuple[str, ...]:
     """The same for every preset of a data set."""
-    images = len(data.load(dataset).test_labels)
+    images = len(dataset_registry.load(dataset).test_labels)
     return tuple(f"test:{i}" for i in np.sort(np.random.default_rng(0).choice(images, TARGETS, replace=False)))
 
 
@@ -29,11 +31,14 @@ def main() -> None:
     given = given.parse_args()
     root = str(runs.outputs_root(given.outputs))
     targets = random_targets(config.preset(given.preset).dataset)
-    steps = [["run", "--preset", given.preset, "--targets", ",".join(targets)], ["smoothness", "--directions", str(DIRECTIONS)],
-             ["validate", "--subsets", str(SUBSETS), "--drop", "0.01"]]
+    steps = [
+        ["run", "--preset", given.preset, "--targets", ",".join(targets)],
+        ["smoothness", "--directions", str(DIRECTIONS)],
+        ["validate", "--subsets", str(SUBSETS), "--drop", "0.01"],
+    ]
     for name, *rest in steps:
         if name != "run":
-            rest = [runs.list_runs(runs.outputs_root(root))[0].id, *rest]        # the newest: the one just made
+            rest = [runs.list_runs(runs.outputs_root(root))[0].id, *rest]  # the newest: the one just made
         if code := cli.main([name, *rest, "--outputs", root]):
             raise SystemExit(code)
 

@@ -3,52 +3,85 @@
 import numpy as np
 import streamlit as st
 
-from engine import explore, influence, uploads
-from engine.config import uploaded
+from engine.analysis import lists, target_view
+from engine.analysis import logits as logit_maths
+from engine.analysis import outward as outward_effects
+from engine.runs import uploads
+from engine.targets import functions as target_functions
+from engine.targets import names as target_names
+from engine.targets.names import uploaded
 from ui import formats, gallery, link, pictures, ticks
 
-PLAIN = 20        # images of a set that are shown
+PLAIN = 20  # images of a set that are shown
 
 
 @st.cache_data(max_entries=64, show_spinner=False)
 def _used_in(recipe, n: int, indices: tuple[int, ...]) -> list[np.ndarray]:
-    return explore.used_in(recipe, n, indices)
+    return outward_effects.used_in(recipe, n, indices)
 
 
-def training(run, dataset, indices, lines: list[tuple[str, ...]], extra=None, leave_out: str | None = None,
-             first: int | None = None) -> list[gallery.Tile]:
+def training(
+    run,
+    dataset,
+    indices,
+    lines: list[tuple[str, ...]],
+    extra=None,
+    leave_out: str | None = None,
+    first: int | None = None,
+) -> list[gallery.Tile]:
     """Training images: `lines` of each stand below it; enlarged come its labels, `extra` details, the steps that
     used it, its note, and its scores on the run's targets, less the one of key `leave_out`. `first`: the rank of the
     first, where they are ranked."""
     config, said = run.config, ticks.kept(run)
     indices = np.asarray(indices, np.int64)
-    targets, scores_KM = explore.scores_on(run, indices)
-    titles = [f"{influence.title(t.name, dataset)} · {t.function}" for t in targets]
+    targets, scores_KM = outward_effects.scores_on(run, indices)
+    titles = [f"{target_names.title(t.name, dataset)} · {t.function}" for t in targets]
     used = _used_in(config.recipe, len(dataset.train_labels), tuple(indices.tolist()))
     model, total = _model_labels(run, dataset, indices), run.manifest.get("steps")
     tiles = []
     for m, index in enumerate(indices.tolist()):
         label = dataset.classes[dataset.train_labels[index]]
-        bars = [(titles[k], float(scores_KM[k, m]), formats.score(scores_KM[k, m]))
-                for k in range(len(targets)) if targets[k].key != leave_out]
-        details = [("Image", f"train:{index}"), ("Given label", label), *model[m], *(extra[m] if extra else ()),
-                   ("Used in steps", formats.steps(used[m], total, config.recipe.epochs))]
+        bars = [
+            (titles[k], float(scores_KM[k, m]), formats.score(scores_KM[k, m]))
+            for k in range(len(targets))
+            if targets[k].key != leave_out
+        ]
+        details = [
+            ("Image", f"train:{index}"),
+            ("Given label", label),
+            *model[m],
+            *(extra[m] if extra else ()),
+            ("Used in steps", formats.steps(used[m], total, config.recipe.epochs)),
+        ]
         if said.of(index):
             details.append(("Note", said.of(index)))
-        tiles.append(gallery.Tile(
-            "train", index, label if first is None else f"{first + m}. {label}", lines[m], tuple(details), tuple(bars),
-            link.to("Training_images", run=run.id, image=index), "From this image outwards"))
+        tiles.append(
+            gallery.Tile(
+                "train",
+                index,
+                label if first is None else f"{first + m}. {label}",
+                lines[m],
+                tuple(details),
+                tuple(bars),
+                link.to("Training_images", run=run.id, image=index),
+                "From this image outwards",
+            )
+        )
     return tiles
 
 
 def _model_labels(run, dataset, indices) -> list[list[tuple[str, str]]]:
-    if "model/train_logits.npy" not in run.manifest["files"]:       # of a run of an older version
+    if "model/train_logits.npy" not in run.manifest["files"]:  # of a run of an older version
         return [[("Model's label", "not recorded in this run")]] * len(indices)
-    logp = influence.log_probabilities(run.train_logits()[indices])
+    logp = logit_maths.log_probabilities(run.train_logits()[indices])
     given = dataset.train_labels[indices]
-    return [[("Model's label", f"{dataset.classes[row.argmax()]}, {formats.percent(float(np.exp(row.max())))}"),
-             ("Probability of the given label", formats.percent(float(np.exp(row[label]))))]
-            for row, label in zip(logp, given, strict=True)]
+    return [
+        [
+            ("Model's label", f"{dataset.classes[row.argmax()]}, {formats.percent(float(np.exp(row.max())))}"),
+            ("Probability of the given label", formats.percent(float(np.exp(row[label])))),
+        ]
+        for row, label in zip(logp, given, strict=True)
+    ]
 
 
 def own_picture(run, view) -> str:
@@ -69,7 +102,9 @@ def target(run, dataset, view, panel) -> None:
         else:
             pictures.plain_tiles(dataset.name, "test", indices[:PLAIN], 28)
             facts = st.container()
-            facts.caption(f"The first {len(indices[:PLAIN])} of {formats.count(len(indices), 'test images')}; values are means.")
+            facts.caption(
+                f"The first {len(indices[:PLAIN])} of {formats.count(len(indices), 'test images')}; values are means."
+            )
         lines = [f"True label: **{dataset.classes[view.true_label] if view.true_label is not None else 'several'}**"]
         if view.predicted_label is not None:
             right = ":material/check: right" if view.predicted_label == view.true_label else ":material/close: wrong"
@@ -78,9 +113,12 @@ def target(run, dataset, view, panel) -> None:
             lines.append(f"Classified right: **{formats.percent(view.accuracy)}**")
         facts.markdown("  \n".join(lines))
         st.markdown(f"Loss **{view.loss:.4f}** nats · margin **{formats.signed(view.margin)}** logits")
-        shares = influence.probabilities(run, dataset, view.name)
-        pictures.chart(pictures.probabilities(shares, dataset.classes), "probabilities",
-                       formats.shares_in_words(dataset.classes, shares))
+        shares = target_view.probabilities(run, dataset, view.name)
+        pictures.chart(
+            pictures.probabilities(shares, dataset.classes),
+            "probabilities",
+            formats.shares_in_words(dataset.classes, shares),
+        )
 
 
 def removal(scores_N, ranking, function: str, panel) -> None:
@@ -88,17 +126,28 @@ def removal(scores_N, ranking, function: str, panel) -> None:
     with panel:
         for side, indices in (("harmful", ranking.harmful), ("helpful", ranking.helpful)):
             if len(indices):
-                st.caption(f"Without the {len(indices)} {side} images shown, predicted change of the {function}: "
-                           f"{formats.score(explore.without(scores_N, indices))} {influence.short_unit(function)}")
+                st.caption(
+                    f"Without the {len(indices)} {side} images shown, predicted change of the {function}: "
+                    f"{formats.score(lists.without(scores_N, indices))} {target_functions.short_unit(function)}"
+                )
 
 
 def show_targets(run, dataset, shown: list[tuple[str, str, tuple[str, ...]]], key: str) -> None:
     """Targets by name, key and the lines below, as tiles that lead to their influence; of a set, its first image."""
     tiles = []
     for name, target_key, lines in shown:
-        first = next(iter(influence.resolve(name, dataset.test_labels, len(dataset.classes)).tolist()), -1)
+        first = next(iter(target_names.resolve(name, dataset.test_labels, len(dataset.classes)).tolist()), -1)
         own = uploaded(name)
-        tiles.append(gallery.Tile("test", first, influence.title(name, dataset), lines, (("Target", name),),
-                                  link=link.to("Influence", run=run.id, target=target_key), link_text="Influence on this target",
-                                  image=uploads.read(run, own[0]) if own else None))
+        tiles.append(
+            gallery.Tile(
+                "test",
+                first,
+                target_names.title(name, dataset),
+                lines,
+                (("Target", name),),
+                link=link.to("Influence", run=run.id, target=target_key),
+                link_text="Influence on this target",
+                image=uploads.read(run, own[0]) if own else None,
+            )
+        )
     gallery.show(dataset.name, tiles, f"targets-{key}")

@@ -2,7 +2,8 @@
 
 import streamlit as st
 
-from engine.config import REPLAY_MODES, TARGET_FUNCTIONS
+from engine.config import REPLAY_MODES
+from engine.targets.functions import TARGET_FUNCTIONS
 from ui import shell
 
 
@@ -13,12 +14,23 @@ def choose(run, targets: tuple[str, ...], key: str, label: str = "Explain these"
     function_side, mode_side = st.columns(2)
     function = function_side.radio("Target function", TARGET_FUNCTIONS, horizontal=True, key=f"function-{key}")
     mode = mode_side.selectbox(
-        "Replay mode", REPLAY_MODES, index=REPLAY_MODES.index(run.kept or "memory"), key=f"mode-{key}-{run.id}",
-        format_func=lambda m: f"{m}: begins at once" if m in ready else f"{m}: trains once more first")
-    at_once = (f"Ready: {' and '.join(ready)} mode, from the checkpoints on disk." if ready else
-               "This run keeps no checkpoints.")
-    st.caption(f"{at_once} {'Another mode' if ready else 'Every mode'} trains once more first, to the same states: "
-               "they are checked against the digests recorded in training.")
-    if st.button(label, type="primary", icon=":material/play_arrow:", key=f"explain-{key}", **shell.acting(not (targets or make))):
+        "Replay mode",
+        REPLAY_MODES,
+        index=REPLAY_MODES.index(run.kept or "memory"),
+        key=f"mode-{key}-{run.id}",
+        format_func=lambda m: f"{m}: begins at once" if m in ready else f"{m}: trains once more first",
+    )
+    at_once = (
+        f"Ready: {' and '.join(ready)} mode, from the checkpoints on disk."
+        if ready
+        else "This run keeps no checkpoints."
+    )
+    st.caption(
+        f"{at_once} {'Another mode' if ready else 'Every mode'} trains once more first, to the same states: "
+        "they are checked against the digests recorded in training."
+    )
+    if st.button(
+        label, type="primary", icon=":material/play_arrow:", key=f"explain-{key}", **shell.acting(not (targets or make))
+    ):
         shell.manager().submit_targets(run.id, make() if make else targets, function, mode)
         st.switch_page("pages/Live.py", query_params={"run": run.id})

@@ -4,41 +4,82 @@ import datetime
 import math
 import time
 
-from engine import files, suspects
+from engine import space
+from engine.analysis import suspects
 from engine.errors import ConfigError
-from engine.runs import Run
+from engine.runs.run import Run
 
-STATUS_MARK = {"finished": "✓", "failed": "✗", "cancelled": "–", "interrupted": "!", "damaged": "!",
-               "queued": "…", "training": "▸", "replaying": "▸", "rebuilding": "▸", "validating": "▸"}
-PHASES = {"queued": "Queued", "prepare": "Prepare", "train": "Train", "evaluate": "Evaluate",
-          "replay": "Replay", "rebuild": "Rebuild", "retrain": "Retrain", "done": "Done"}
+STATUS_MARK = {
+    "finished": "✓",
+    "failed": "✗",
+    "cancelled": "–",
+    "interrupted": "!",
+    "damaged": "!",
+    "queued": "…",
+    "training": "▸",
+    "replaying": "▸",
+    "rebuilding": "▸",
+    "validating": "▸",
+}
+PHASES = {
+    "queued": "Queued",
+    "prepare": "Prepare",
+    "train": "Train",
+    "evaluate": "Evaluate",
+    "replay": "Replay",
+    "rebuild": "Rebuild",
+    "retrain": "Retrain",
+    "done": "Done",
+}
 # What each kind of job goes through; a replay rebuilds only what it lacks.
-STAGES = {"run": ("prepare", "train", "replay", "done"), "replay": ("prepare", "rebuild", "replay", "done"),
-          "rebuild": ("prepare", "rebuild", "done"),
-          **dict.fromkeys(("validate", "what-if", "smoothness"), ("prepare", "retrain", "done"))}
+STAGES = {
+    "run": ("prepare", "train", "replay", "done"),
+    "replay": ("prepare", "rebuild", "replay", "done"),
+    "rebuild": ("prepare", "rebuild", "done"),
+    **dict.fromkeys(("validate", "what-if", "smoothness"), ("prepare", "retrain", "done")),
+}
 LABELS = {
-    "recipe.epochs": "Epochs", "recipe.batch_size": "Batch size (images)", "recipe.peak_lr": "Peak learning rate",
-    "recipe.schedule": "Learning-rate schedule", "recipe.warmup": "Warm-up (fraction of steps)",
-    "recipe.momentum": "Momentum", "recipe.nesterov": "Nesterov momentum",
-    "recipe.weight_decay": "Weight decay", "recipe.decay_norm_bias": "Decay biases and norms too",
-    "recipe.seed": "Seed", "dataset": "Data set", "model": "Model", "width": "Width (× channels)",
-    "targets": "Targets", "target_function": "Target function", "replay_mode": "Replay mode",
-    "segment": "Steps a segment (0: automatic)", "checkpoint_mb": "Checkpoints at most (MB, 0: no limit)",
+    "recipe.epochs": "Epochs",
+    "recipe.batch_size": "Batch size (images)",
+    "recipe.peak_lr": "Peak learning rate",
+    "recipe.schedule": "Learning-rate schedule",
+    "recipe.warmup": "Warm-up (fraction of steps)",
+    "recipe.momentum": "Momentum",
+    "recipe.nesterov": "Nesterov momentum",
+    "recipe.weight_decay": "Weight decay",
+    "recipe.decay_norm_bias": "Decay biases and norms too",
+    "recipe.seed": "Seed",
+    "dataset": "Data set",
+    "model": "Model",
+    "width": "Width (× channels)",
+    "targets": "Targets",
+    "target_function": "Target function",
+    "replay_mode": "Replay mode",
+    "segment": "Steps a segment (0: automatic)",
+    "checkpoint_mb": "Checkpoints at most (MB, 0: no limit)",
     "clean_when_done": "Delete checkpoints when the scores are done",
-    "targets_per_pass": "Targets a pass (0: automatic)", "device": "Device", "precision": "Precision",
+    "targets_per_pass": "Targets a pass (0: automatic)",
+    "device": "Device",
+    "precision": "Precision",
     "preset": "Preset",
 }
-PARTS = {"trajectory": "Checkpoints", "scores": "Scores", "validation": "Validation", "model": "Model",
-         "logs": "Logs", "other": "Settings"}
+PARTS = {
+    "trajectory": "Checkpoints",
+    "scores": "Scores",
+    "validation": "Validation",
+    "model": "Model",
+    "logs": "Logs",
+    "other": "Settings",
+}
 # Small files and logs still fit into what a run leaves free; its next states soon do not.
-LOW_DISK = 5 * files.RESERVE
+LOW_DISK = 5 * space.RESERVE
 
 
 def size(count: float | None) -> str:
     if count is None:
         return "—"
     for unit in ("B", "KB", "MB", "GB"):
-        if abs(count) < 999.5:      # what would be rounded to 1000 belongs to the next unit
+        if abs(count) < 999.5:  # what would be rounded to 1000 belongs to the next unit
             break
         count /= 1000
     else:
@@ -48,8 +89,10 @@ def size(count: float | None) -> str:
 
 def memory(meters: dict[str, float | None]) -> str:
     """What the job's process holds, and what is left of the machine's."""
-    told = (f"Memory of its process: {size(meters.get('rss'))}  \nMemory available: {size(meters.get('ram_available'))} of "
-            f"{size(meters.get('ram_total'))}")
+    told = (
+        f"Memory of its process: {size(meters.get('rss'))}  \nMemory available: {size(meters.get('ram_available'))} of "
+        f"{size(meters.get('ram_total'))}"
+    )
     if meters.get("gpu_total"):
         told += f"  \nGPU memory in use: {size(meters.get('gpu'))} of {size(meters['gpu_total'])}"
     return told
@@ -151,7 +194,9 @@ def megapixels(pixels: int) -> str:
 
 
 def shares_in_words(classes, shares) -> str:
-    return "Probability of each class: " + ", ".join(f"{name} {percent(p)}" for name, p in zip(classes, shares, strict=True))
+    return "Probability of each class: " + ", ".join(
+        f"{name} {percent(p)}" for name, p in zip(classes, shares, strict=True)
+    )
 
 
 def rank_of(rank: int | None, of: int) -> str:
@@ -164,8 +209,10 @@ def sign_in_words(function: str) -> str:
 
 
 def matrix_table(rows: list[str], columns, matrix, unit: str) -> list[dict]:
-    return [{f"Targets (scores in {unit})": title} | {name: score(value) for name, value in zip(columns, row, strict=True)}
-            for title, row in zip(rows, matrix, strict=True)]
+    return [
+        {f"Targets (scores in {unit})": title} | {name: score(value) for name, value in zip(columns, row, strict=True)}
+        for title, row in zip(rows, matrix, strict=True)
+    ]
 
 
 def key_of(mapping: dict, value) -> str:
@@ -176,8 +223,11 @@ def steps(numbers, of: int | None, epochs: int) -> str:
     """The steps of a training, from 1; of many, the first and the last. An image is in one of each epoch, if any."""
     if not len(numbers):
         return "none: it was in no complete batch"
-    shown = ", ".join(map(str, numbers)) if len(numbers) <= 12 else (
-        f"{', '.join(map(str, numbers[:6]))}, … {', '.join(map(str, numbers[-3:]))} ({len(numbers)} in all)")
+    shown = (
+        ", ".join(map(str, numbers))
+        if len(numbers) <= 12
+        else (f"{', '.join(map(str, numbers[:6]))}, … {', '.join(map(str, numbers[-3:]))} ({len(numbers)} in all)")
+    )
     shown = f"{shown} of {of:,}" if of else shown
     if len(numbers) < epochs:
         shown += f", in {len(numbers)} of {count(epochs, 'epochs')}: in the others it was in the last, incomplete batch, which is dropped"
@@ -201,13 +251,17 @@ def retraining_time(train_seconds: float | None, subsets: int, fractions: int) -
     """What a validation takes, from what the training took."""
     if train_seconds is None or not fractions:
         return ""
-    return f"about {duration(train_seconds * (subsets * fractions + 1))}, for one training took {duration(train_seconds)}"
+    return (
+        f"about {duration(train_seconds * (subsets * fractions + 1))}, for one training took {duration(train_seconds)}"
+    )
 
 
 def what_if_change(what_if: dict) -> str:
     """One target, in a sentence: the change of its function, predicted and, where it was retrained, actual."""
     function, unit = what_if["function"], "nats" if what_if["function"] == "loss" else "logits"
-    said = "" if what_if["change"] is None else f"Predicted change of the {function}: {score(what_if['change'])} {unit}. "
+    said = (
+        "" if what_if["change"] is None else f"Predicted change of the {function}: {score(what_if['change'])} {unit}. "
+    )
     if what_if["actual"] is not None:
         said += f"Retrained: {score(what_if['actual'][function] - what_if['before'][function])} {unit}."
     return said
@@ -228,11 +282,21 @@ def changed(what_if: dict) -> str:
 
 def what_if_table(what_if: dict) -> list[dict]:
     """One target: a row a figure, with what it was, what the scores predict, what retraining gave."""
-    kinds = (("loss", "Loss (nats)", lambda value: figure(value, 4)),
-             ("margin", "Margin (logits)", lambda value: figure(value, 3)),
-             ("probability", "Probability of the true label", percent))
-    return [{"": name, **{heading: write((what_if[when] or {}).get(which)) for when, heading in (
-        ("before", "Now"), ("predicted", "Predicted"), ("actual", "Retrained"))}} for which, name, write in kinds]
+    kinds = (
+        ("loss", "Loss (nats)", lambda value: figure(value, 4)),
+        ("margin", "Margin (logits)", lambda value: figure(value, 3)),
+        ("probability", "Probability of the true label", percent),
+    )
+    return [
+        {
+            "": name,
+            **{
+                heading: write((what_if[when] or {}).get(which))
+                for when, heading in (("before", "Now"), ("predicted", "Predicted"), ("actual", "Retrained"))
+            },
+        }
+        for which, name, write in kinds
+    ]
 
 
 def precision(found) -> str:
@@ -241,8 +305,10 @@ def precision(found) -> str:
         return ""
     wrong = (found["given_label"] != found["true_label"]).to_numpy()
     share = suspects.precision_at(-found["rank"].to_numpy(), wrong, 0.05)
-    return (f"This data set's errors are known: {percent(share)} of the first 5 % have a wrong label; by chance it would be "
-            f"{percent(wrong.mean())}.")
+    return (
+        f"This data set's errors are known: {percent(share)} of the first 5 % have a wrong label; by chance it would be "
+        f"{percent(wrong.mean())}."
+    )
 
 
 def fraction(text) -> float:
@@ -252,7 +318,7 @@ def fraction(text) -> float:
         value = float(cleaned.removesuffix("%")) / 100 if cleaned.endswith("%") else float(cleaned)
     except ValueError:
         value = math.nan
-    if not math.isfinite(value):        # «nan» and «inf» are floats too
+    if not math.isfinite(value):  # «nan» and «inf» are floats too
         raise ConfigError(f"«{text}» is no fraction.", "Write it like 0.01 or 1 %.")
     return value
 
@@ -295,9 +361,11 @@ def sentence(event: dict) -> str:
     if kind == "queued":
         return "Queued" + (f" behind {count(event['ahead'], 'runs')}" if event.get("ahead") else "")
     if kind == "phase":
-        return f"{phase(event['phase'])} began" + (
-            f", {count(event['steps'], 'steps')}" if event.get("steps") else "") + (
-            f", {event['done']:,} of them done before" if event.get("done") else "")
+        return (
+            f"{phase(event['phase'])} began"
+            + (f", {count(event['steps'], 'steps')}" if event.get("steps") else "")
+            + (f", {event['done']:,} of them done before" if event.get("done") else "")
+        )
     if kind == "paused":
         return f"Paused: the disk is full; {size(event.get('needed'))} needed, {size(event.get('disk_free'))} free"
     if kind == "continued":

@@ -56,8 +56,11 @@ def real(name: str) -> float | None:
 
 def keep(**state) -> None:
     """The URL says this and nothing else; None, empty texts and empty lists are left away."""
-    texts = {name: ",".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
-             for name, value in state.items() if value not in (None, "", [], ())}
+    texts = {
+        name: ",".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
+        for name, value in state.items()
+        if value not in (None, "", [], ())
+    }
     if texts != st.query_params.to_dict():
         st.query_params.from_dict(texts)
 

@@ -9,46 +9,51 @@ import numpy as np
 import plotly.graph_objects as go
 import streamlit as st
 
-from engine import data
+from engine.datasets import base as datasets_base
+from engine.datasets import registry as dataset_registry
 from ui import formats
 
-DRAWN = 1200      # points of a curve that are worth sending every second
-COLOURS, GREY = ("#3f83c4", "#cf8632", "#4a9d78"), "#8a939c"      # to be told apart on light and on dark
-SIGNED = [[0, "#2c6cb0"], [0.5, "#f3f3f1"], [1, "#c4701c"]]       # below zero, zero, above
+DRAWN = 1200  # points of a curve that are worth sending every second
+COLOURS, GREY = ("#3f83c4", "#cf8632", "#4a9d78"), "#8a939c"  # to be told apart on light and on dark
+SIGNED = [[0, "#2c6cb0"], [0.5, "#f3f3f1"], [1, "#c4701c"]]  # below zero, zero, above
 
 
 @st.cache_resource(show_spinner="Reading the images …")
-def dataset(name: str) -> data.Dataset:
-    return data.load(name)
+def dataset(name: str) -> datasets_base.Dataset:
+    return dataset_registry.load(name)
 
 
-@functools.lru_cache(maxsize=4000)         # of texts that nobody changes, so without st.cache_data's copies
+@functools.lru_cache(maxsize=4000)  # of texts that nobody changes, so without st.cache_data's copies
 def image_url(dataset_name: str, split: str, index: int) -> str:
     """PNG of an image as a data URL; the browser enlarges it with its pixels kept square."""
-    return data_url(data.load(dataset_name).images(split)[index])
+    return data_url(dataset_registry.load(dataset_name).images(split)[index])
 
 
 def data_url(image: np.ndarray) -> str:
     """PNG of an image, uint8 [H, W, C]."""
-    return "data:image/png;base64," + base64.b64encode(data.png(image)).decode()
+    return "data:image/png;base64," + base64.b64encode(datasets_base.png(image)).decode()
 
 
 def alt(dataset_name: str, split: str, index: int) -> str:
-    shown = data.load(dataset_name)
+    shown = dataset_registry.load(dataset_name)
     label = shown.classes[shown.labels(split)[index]]
     return f"{'Training' if split == 'train' else 'Test'} image {index}, label {label}"
 
 
 def picture(dataset_name: str, split: str, index: int) -> str:
     """HTML of one image with its alternative text."""
-    return (f'<img src="{image_url(dataset_name, split, index)}" alt="{html.escape(alt(dataset_name, split, index))}" '
-            'style="width:100%;image-rendering:pixelated;border-radius:4px;display:block">')
+    return (
+        f'<img src="{image_url(dataset_name, split, index)}" alt="{html.escape(alt(dataset_name, split, index))}" '
+        'style="width:100%;image-rendering:pixelated;border-radius:4px;display:block">'
+    )
 
 
 def array_picture(image: np.ndarray, alt_text: str, size: int) -> str:
     """HTML of an image that is in no data set, uint8 [H, W, C]."""
-    return (f'<img src="{data_url(image)}" alt="{html.escape(alt_text)}" width="{size}" '
-            'style="image-rendering:pixelated;border-radius:4px;display:block">')
+    return (
+        f'<img src="{data_url(image)}" alt="{html.escape(alt_text)}" width="{size}" '
+        'style="image-rendering:pixelated;border-radius:4px;display:block">'
+    )
 
 
 def plain_tiles(dataset_name: str, split: str, indices: list[int], size: int = 56) -> None:
@@ -60,12 +65,24 @@ def histogram(scores_N: np.ndarray, unit: str, low: float | None, high: float | 
     """Dragging along it selects a range; that from `low` to `high` is shaded."""
     counts, edges = np.histogram(scores_N, bins=81)
     centres = (edges[:-1] + edges[1:]) / 2
-    figure = go.Figure(go.Bar(x=centres, y=counts, width=np.diff(edges), marker=dict(line_width=0, color=COLOURS[0]),
-                              hovertemplate="score %{x:.2e}<br>%{y:,} images<extra></extra>"))
+    figure = go.Figure(
+        go.Bar(
+            x=centres,
+            y=counts,
+            width=np.diff(edges),
+            marker=dict(line_width=0, color=COLOURS[0]),
+            hovertemplate="score %{x:.2e}<br>%{y:,} images<extra></extra>",
+        )
+    )
     figure.add_vline(x=0, line_width=1, line_dash="dot")
     if low is not None or high is not None:
-        figure.add_vrect(x0=edges[0] if low is None else low, x1=edges[-1] if high is None else high,
-                         fillcolor=COLOURS[1], opacity=0.2, line_width=0)
+        figure.add_vrect(
+            x0=edges[0] if low is None else low,
+            x1=edges[-1] if high is None else high,
+            fillcolor=COLOURS[1],
+            opacity=0.2,
+            line_width=0,
+        )
     # Most scores are near zero: on a linear axis the tails, which matter, would not show.
     figure.update_yaxes(title="Training images", type="log", dtick=1)
     figure.update_xaxes(title=f"Score ({unit})", exponentformat="power")
@@ -75,8 +92,15 @@ def histogram(scores_N: np.ndarray, unit: str, low: float | None, high: float | 
 
 def probabilities(shares: np.ndarray, classes: tuple[str, ...]) -> go.Figure:
     """One bar a class, from the first at the top."""
-    figure = go.Figure(go.Bar(x=100 * shares, y=list(classes), orientation="h", marker_color=COLOURS[0],
-                              hovertemplate="%{y}: %{x:.2f} %<extra></extra>"))
+    figure = go.Figure(
+        go.Bar(
+            x=100 * shares,
+            y=list(classes),
+            orientation="h",
+            marker_color=COLOURS[0],
+            hovertemplate="%{y}: %{x:.2f} %<extra></extra>",
+        )
+    )
     figure.update_xaxes(range=[0, 100], ticksuffix=" %", nticks=3, fixedrange=True)
     figure.update_yaxes(autorange="reversed", tickfont_size=11, fixedrange=True)
     return _calm(figure, 30 + 16 * len(classes)).update_layout(bargap=0.3)
@@ -85,41 +109,80 @@ def probabilities(shares: np.ndarray, classes: tuple[str, ...]) -> go.Figure:
 def confusion(counts: np.ndarray, classes: tuple[str, ...]) -> go.Figure:
     """Counts [true, predicted]; the colour is the share of its row, so that rare mistakes show."""
     shares = np.sqrt(counts / np.maximum(counts.sum(1, keepdims=True), 1))
-    figure = go.Figure(go.Heatmap(
-        z=shares, x=list(range(len(classes))), y=list(range(len(classes))), colorscale=[[0, "#f3f3f1"], [1, "#2c6cb0"]], zmin=0, zmax=1,
-        showscale=False, text=counts, texttemplate="%{text:,}", xgap=1, ygap=1,
-        customdata=[[(t, p, n) for p, n in zip(classes, row, strict=True)]
-                    for t, row in zip(classes, counts.tolist(), strict=True)],
-        hovertemplate="true: %{customdata[0]}<br>predicted: %{customdata[1]}<br>%{customdata[2]:,} test images<extra></extra>"))
+    figure = go.Figure(
+        go.Heatmap(
+            z=shares,
+            x=list(range(len(classes))),
+            y=list(range(len(classes))),
+            colorscale=[[0, "#f3f3f1"], [1, "#2c6cb0"]],
+            zmin=0,
+            zmax=1,
+            showscale=False,
+            text=counts,
+            texttemplate="%{text:,}",
+            xgap=1,
+            ygap=1,
+            customdata=[
+                [(t, p, n) for p, n in zip(classes, row, strict=True)]
+                for t, row in zip(classes, counts.tolist(), strict=True)
+            ],
+            hovertemplate="true: %{customdata[0]}<br>predicted: %{customdata[1]}<br>%{customdata[2]:,} test images<extra></extra>",
+        )
+    )
     for update, title in ((figure.update_xaxes, "Predicted label"), (figure.update_yaxes, "True label")):
         update(tickvals=list(range(len(classes))), ticktext=list(classes), title=title, fixedrange=True, showgrid=False)
     return _calm(_clickable(figure), 90 + 26 * len(classes))
 
 
-def heat(matrix: np.ndarray, rows: list[str], columns: list[str], unit: str, across: int,
-         chosen: tuple[int, int] | None = None) -> go.Figure:
+def heat(
+    matrix: np.ndarray,
+    rows: list[str],
+    columns: list[str],
+    unit: str,
+    across: int,
+    chosen: tuple[int, int] | None = None,
+) -> go.Figure:
     """Signed values, one hue for each sign, in shares of the largest of its column (`across` 0) or row (1). With a
     `chosen` (row, column) that cell is framed, and every cell can be clicked and has its number written in it, as
     a multiple of the power of ten beside its row's name."""
     largest = np.abs(matrix).max(across, keepdims=True)
     shares = matrix / np.where(largest > 0, largest, 1)
-    told = [[(r, c, formats.score(value)) for c, value in zip(columns, row, strict=True)]
-            for r, row in zip(rows, matrix, strict=True)]
-    figure = go.Figure(go.Heatmap(
-        z=shares, x=list(range(len(columns))), y=list(range(len(rows))), zmin=-1, zmax=1, colorscale=SIGNED,
-        showscale=False, xgap=1, ygap=1, customdata=told,
-        hovertemplate=f"%{{customdata[0]}}<br>%{{customdata[1]}}<br>%{{customdata[2]}} {unit}<extra></extra>"))
-    figure.update_xaxes(tickvals=list(range(len(columns))), ticktext=columns, side="top", fixedrange=True, showgrid=False)
-    figure.update_yaxes(tickvals=list(range(len(rows))), ticktext=rows, autorange="reversed", fixedrange=True, showgrid=False)
+    told = [
+        [(r, c, formats.score(value)) for c, value in zip(columns, row, strict=True)]
+        for r, row in zip(rows, matrix, strict=True)
+    ]
+    figure = go.Figure(
+        go.Heatmap(
+            z=shares,
+            x=list(range(len(columns))),
+            y=list(range(len(rows))),
+            zmin=-1,
+            zmax=1,
+            colorscale=SIGNED,
+            showscale=False,
+            xgap=1,
+            ygap=1,
+            customdata=told,
+            hovertemplate=f"%{{customdata[0]}}<br>%{{customdata[1]}}<br>%{{customdata[2]}} {unit}<extra></extra>",
+        )
+    )
+    figure.update_xaxes(
+        tickvals=list(range(len(columns))), ticktext=columns, side="top", fixedrange=True, showgrid=False
+    )
+    figure.update_yaxes(
+        tickvals=list(range(len(rows))), ticktext=rows, autorange="reversed", fixedrange=True, showgrid=False
+    )
     if chosen is None:
         return _calm(figure, 110 + 26 * len(rows))
     texts, powers = zip(*map(formats.with_power, matrix), strict=True)
     figure.update_traces(text=texts, texttemplate="%{text}")
-    figure.update_yaxes(ticktext=[f"{row.replace(' of ', ' of<br>', 1)} ({power})"
-                                  for row, power in zip(rows, powers, strict=True)])
+    figure.update_yaxes(
+        ticktext=[f"{row.replace(' of ', ' of<br>', 1)} ({power})" for row, power in zip(rows, powers, strict=True)]
+    )
     row, column = chosen
-    figure.add_shape(type="rect", x0=column - 0.5, x1=column + 0.5, y0=row - 0.5, y1=row + 0.5,
-                     line=dict(color=GREY, width=3))
+    figure.add_shape(
+        type="rect", x0=column - 0.5, x1=column + 0.5, y0=row - 0.5, y1=row + 0.5, line=dict(color=GREY, width=3)
+    )
     return _calm(_clickable(figure), 110 + 36 * len(rows))
 
 
@@ -128,21 +191,34 @@ def _clickable(figure: go.Figure) -> go.Figure:
     cells = figure.data[0]
     rows, columns = (at.ravel() for at in np.indices(np.shape(cells.z)))
     unseen = dict(marker=dict(opacity=0))
-    figure.add_scatter(x=columns, y=rows, mode="markers", marker=dict(size=20, opacity=0), selected=unseen,
-                       unselected=unseen, hovertemplate=cells.hovertemplate,
-                       customdata=[cells.customdata[r][c] for r, c in zip(rows, columns, strict=True)])
+    figure.add_scatter(
+        x=columns,
+        y=rows,
+        mode="markers",
+        marker=dict(size=20, opacity=0),
+        selected=unseen,
+        unselected=unseen,
+        hovertemplate=cells.hovertemplate,
+        customdata=[cells.customdata[r][c] for r, c in zip(rows, columns, strict=True)],
+    )
     cells.update(hoverinfo="skip", hovertemplate=None)
-    figure.update_xaxes(range=(-0.5, columns.max() + 0.5), zeroline=False)       # marks would widen them
+    figure.update_xaxes(range=(-0.5, columns.max() + 0.5), zeroline=False)  # marks would widen them
     figure.update_yaxes(range=(rows.max() + 0.5, -0.5), autorange=None, zeroline=False)
-    return figure.update_layout(hovermode="closest", hoverdistance=-1)         # the nearest centre, however far
+    return figure.update_layout(hovermode="closest", hoverdistance=-1)  # the nearest centre, however far
 
 
 def curve(values: list[float], title: str, unit: str) -> go.Figure:
     """One value a training step, thinned to what can be seen."""
     every = len(values) // DRAWN + 1
-    steps = range(len(values), 0, -every)[::-1]         # the newest always
-    figure = go.Figure(go.Scatter(x=list(steps), y=[values[t - 1] for t in steps], mode="lines",
-                                  hovertemplate=f"step %{{x}}<br>%{{y:.4g}} {unit}<extra></extra>"))
+    steps = range(len(values), 0, -every)[::-1]  # the newest always
+    figure = go.Figure(
+        go.Scatter(
+            x=list(steps),
+            y=[values[t - 1] for t in steps],
+            mode="lines",
+            hovertemplate=f"step %{{x}}<br>%{{y:.4g}} {unit}<extra></extra>",
+        )
+    )
     figure.update_xaxes(title="Step")
     figure.update_yaxes(title=f"{title} ({unit})", rangemode="tozero")
     return _calm(figure, 240)
@@ -154,14 +230,20 @@ def agreement(report: dict, key: str | None) -> go.Figure:
     shown = [t for t in report["targets"] if key in (None, t["key"])]
     values = [v for t in shown for v in (*t["predicted"], *t["actual"])]
     low, high = min(values), max(values)
-    figure.add_scatter(x=[low, high], y=[low, high], mode="lines", line=dict(color=GREY, dash="dash", width=1),
-                       hoverinfo="skip")
+    figure.add_scatter(
+        x=[low, high], y=[low, high], mode="lines", line=dict(color=GREY, dash="dash", width=1), hoverinfo="skip"
+    )
     for i, target in enumerate(shown):
         figure.add_scatter(
-            x=target["predicted"], y=target["actual"], mode="markers", name=target["title"], customdata=list(range(len(target["actual"]))),
+            x=target["predicted"],
+            y=target["actual"],
+            mode="markers",
+            name=target["title"],
+            customdata=list(range(len(target["actual"]))),
             marker=dict(size=6, opacity=0.75, color=COLOURS[i % len(COLOURS)]),
             hovertemplate=f"{html.escape(target['title'])}<br>subset %{{customdata}}<br>predicted %{{x:.3g}} {unit}"
-                          f"<br>retrained %{{y:.3g}} {unit}<extra></extra>")
+            f"<br>retrained %{{y:.3g}} {unit}<extra></extra>",
+        )
     figure.update_xaxes(title=f"Predicted change of the {report['function']} ({unit})", exponentformat="power")
     figure.update_yaxes(title=f"Change after retraining ({unit})", exponentformat="power")
     return _calm(figure, 420)
@@ -171,8 +253,14 @@ def against(a: np.ndarray, b: np.ndarray, indices: np.ndarray, unit: str) -> go.
     """Two runs' scores of the same training images, with the line of equality."""
     figure, ends = go.Figure(), [float(min(a.min(), b.min())), float(max(a.max(), b.max()))]
     figure.add_scatter(x=ends, y=ends, mode="lines", line=dict(color=GREY, dash="dash", width=1), hoverinfo="skip")
-    figure.add_scattergl(x=a, y=b, mode="markers", marker=dict(size=4, opacity=0.5, color=COLOURS[0]), customdata=indices,
-                         hovertemplate=f"train:%{{customdata}}<br>A %{{x:.3g}} {unit}<br>B %{{y:.3g}} {unit}<extra></extra>")
+    figure.add_scattergl(
+        x=a,
+        y=b,
+        mode="markers",
+        marker=dict(size=4, opacity=0.5, color=COLOURS[0]),
+        customdata=indices,
+        hovertemplate=f"train:%{{customdata}}<br>A %{{x:.3g}} {unit}<br>B %{{y:.3g}} {unit}<extra></extra>",
+    )
     figure.update_xaxes(title="Score in A", exponentformat="power")
     figure.update_yaxes(title="Score in B", exponentformat="power")
     return _calm(figure, 420)
@@ -182,9 +270,15 @@ def norms(score_set: dict) -> go.Figure:
     """The adjoint's norm before each step that was looked at, one line a target."""
     figure, steps = go.Figure(), score_set["norm_steps"]
     for i, target in enumerate(score_set["targets"]):
-        figure.add_scatter(x=steps, y=target["norms"], mode="lines", name=target["title"],
-                           line=dict(color=COLOURS[i % len(COLOURS)], width=1.5), opacity=0.7,
-                           hovertemplate=f"{html.escape(target['title'])}<br>step %{{x}}<br>norm %{{y:.3g}}<extra></extra>")
+        figure.add_scatter(
+            x=steps,
+            y=target["norms"],
+            mode="lines",
+            name=target["title"],
+            line=dict(color=COLOURS[i % len(COLOURS)], width=1.5),
+            opacity=0.7,
+            hovertemplate=f"{html.escape(target['title'])}<br>step %{{x}}<br>norm %{{y:.3g}}<extra></extra>",
+        )
     figure.update_xaxes(title="Training step")
     figure.update_yaxes(title="Norm of the adjoint", type="log", exponentformat="power")
     return _calm(figure, 260)
@@ -195,15 +289,22 @@ def meters(lines: dict[str, tuple[list, list]], limit: str, powers: bool = False
     figure, colours = go.Figure(), _colours(lines, limit)
     for name, (minutes, sizes) in lines.items():
         figure.add_scatter(
-            x=minutes, y=[value or None for value in sizes] if powers else sizes,    # a logarithmic axis has no zero
-            name=name, mode="lines", text=[formats.size(value) for value in sizes],
+            x=minutes,
+            y=[value or None for value in sizes] if powers else sizes,  # a logarithmic axis has no zero
+            name=name,
+            mode="lines",
+            text=[formats.size(value) for value in sizes],
             line=dict(color=colours[name], dash="dot" if name == limit else "solid"),
-            hovertemplate=f"{name}: %{{text}}<br>after %{{x:.1f}} min<extra></extra>")
+            hovertemplate=f"{name}: %{{text}}<br>after %{{x:.1f}} min<extra></extra>",
+        )
     found = [value for _, sizes in lines.values() for value in sizes if value]
     ticks = _powers(found) if powers else _even(found)
     figure.update_xaxes(title="Minutes", rangemode="tozero")
-    figure.update_yaxes(tickvals=ticks, ticktext=[formats.size(tick) for tick in ticks],
-                        **(dict(type="log") if powers else dict(rangemode="tozero")))
+    figure.update_yaxes(
+        tickvals=ticks,
+        ticktext=[formats.size(tick) for tick in ticks],
+        **(dict(type="log") if powers else dict(rangemode="tozero")),
+    )
     return _calm(figure, 200)
 
 
@@ -211,9 +312,15 @@ def legend(values: dict[str, str], limit: str) -> None:
     """The lines of `meters` with what each says now; it wraps where Plotly's own would shrink the chart."""
     colours = _colours(values, limit)
     marks = {name: "┅" if name == limit else "━" for name in values}
-    st.html('<p style="margin:0;font-size:0.875rem;line-height:1.6">' + "".join(
-        f'<span style="white-space:nowrap;margin-right:1rem"><b style="color:{colours[name]}">{marks[name]}</b> '
-        f'{html.escape(name)} {html.escape(value)}</span> ' for name, value in values.items()) + "</p>")
+    st.html(
+        '<p style="margin:0;font-size:0.875rem;line-height:1.6">'
+        + "".join(
+            f'<span style="white-space:nowrap;margin-right:1rem"><b style="color:{colours[name]}">{marks[name]}</b> '
+            f"{html.escape(name)} {html.escape(value)}</span> "
+            for name, value in values.items()
+        )
+        + "</p>"
+    )
 
 
 def _colours(names, limit: str) -> dict[str, str]:

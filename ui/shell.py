@@ -14,15 +14,15 @@ import traceback
 
 import streamlit as st
 
-from engine import files
+from engine import files, space
 from engine.errors import ConfigError, IntegrityError, ReplayError, StorageError
-from engine.jobs import JobManager
-from engine.progress import Progress, follow
-from engine.runs import Run, list_runs, outputs_root
+from engine.jobs.queue import JobManager
+from engine.runs.progress import Progress, follow
+from engine.runs.run import Run, list_runs, outputs_root
 from ui import formats
 
 READ_ONLY = "Read-only: this app shows runs, and starts, deletes and writes nothing (REPLAY_READ_ONLY is set)."
-HEAD = 48       # bytes of a log that tell it from one that was begun later
+HEAD = 48  # bytes of a log that tell it from one that was begun later
 PAGES = (
     ("app.py", "Overview", ":material/home:"),
     ("pages/Set_up_a_run.py", "Set up a run", ":material/tune:"),
@@ -42,8 +42,9 @@ def page(title: str):
     """Draws the frame, then the page's own body, then any error of that body as a message.
 
     Yields a place in the sidebar, which stays in view while the page scrolls."""
-    st.set_page_config(page_title=f"{title} · Replay Explorer" if title != "Replay Explorer" else title,
-                       page_icon="🔁", layout="wide")
+    st.set_page_config(
+        page_title=f"{title} · Replay Explorer" if title != "Replay Explorer" else title, page_icon="🔁", layout="wide"
+    )
     drawn = False
     with guarded():
         with st.sidebar:
@@ -56,7 +57,7 @@ def page(title: str):
                 st.caption(READ_ONLY)
         st.title(title)
         st.session_state["told"] = set()
-        manager()               # here, where its error is shown: a fragment's would be a bare traceback
+        manager()  # here, where its error is shown: a fragment's would be a bare traceback
         with st.sidebar:
             _status_strip()
         if notice := st.session_state.pop("notice", None):
@@ -76,9 +77,11 @@ def guarded():
     except ReplayError as error:
         show_error(error.what, error.remedy)
     except Exception as error:
-        show_error(f"This page stopped: {type(error).__name__}: {error}",
-                   "This was not foreseen; reload the page, and report the traceback if it stays.",
-                   traceback.format_exc())
+        show_error(
+            f"This page stopped: {type(error).__name__}: {error}",
+            "This was not foreseen; reload the page, and report the traceback if it stays.",
+            traceback.format_exc(),
+        )
 
 
 def show_error(what: str, remedy: str, details: str | None = None) -> None:
@@ -126,8 +129,9 @@ def _outputs_setting() -> str | None:
     try:
         return parser.parse_known_args(sys.argv[1:])[0].outputs
     except argparse.ArgumentError:
-        raise ConfigError("The setting --outputs names no folder.",
-                          "Start the app with `streamlit run app.py -- --outputs DIR`.") from None
+        raise ConfigError(
+            "The setting --outputs names no folder.", "Start the app with `streamlit run app.py -- --outputs DIR`."
+        ) from None
 
 
 def root():
@@ -137,6 +141,7 @@ def root():
 @st.cache_data(show_spinner=False)
 def device() -> str:
     from engine.device import describe
+
     return describe()
 
 
@@ -144,15 +149,16 @@ def runs() -> list[Run]:
     try:
         return list_runs(root())
     except FileNotFoundError:
-        raise StorageError(f"The folder of all runs, {root()}, is gone.",
-                           "Put it back (is its disk mounted?), or start the app again.") from None
+        raise StorageError(
+            f"The folder of all runs, {root()}, is gone.", "Put it back (is its disk mounted?), or start the app again."
+        ) from None
 
 
 def chosen_run(candidates: list[Run], empty: str) -> Run:
     """The run of `?run=`, or one chosen from `candidates`; kept in the URL. Stops where there is none."""
     asked = st.query_params.get("run")
     if asked is not None and asked not in [r.id for r in candidates]:
-        with guarded():                         # says what is wrong with it; the others can still be chosen
+        with guarded():  # says what is wrong with it; the others can still be chosen
             candidates = [Run.open(root(), asked), *candidates]
     if not candidates:
         st.info(empty, icon=":material/info:")
@@ -161,8 +167,9 @@ def chosen_run(candidates: list[Run], empty: str) -> Run:
     ids = [r.id for r in candidates]
     labels = {r.id: formats.run_label(r) for r in candidates}
     first = 0 if asked is None else ids.index(asked) if asked in ids else None
-    chosen = st.selectbox("Run", ids, index=first, format_func=labels.get, key=f"run-{asked}",
-                          placeholder="Choose another run")
+    chosen = st.selectbox(
+        "Run", ids, index=first, format_func=labels.get, key=f"run-{asked}", placeholder="Choose another run"
+    )
     if chosen is None:
         st.stop()
     if chosen != asked:
@@ -174,8 +181,10 @@ def no_scores(run: Run) -> None:
     """Says so, and where to go on."""
     # Cleaning sets `scored` to false; before the first replay it is not there at all.
     deleted = run.manifest.get("scored") is False
-    st.info("The scores of this run were deleted." if deleted else
-            f"This run has no scores yet; it is {run.status}.", icon=":material/info:")
+    st.info(
+        "The scores of this run were deleted." if deleted else f"This run has no scores yet; it is {run.status}.",
+        icon=":material/info:",
+    )
     st.page_link("pages/Live.py", label="See it on Live", query_params={"run": run.id}, icon=":material/monitoring:")
 
 
@@ -191,12 +200,12 @@ def _status() -> None:
         st.caption(f"Computes on {device()}" if manager().loaded.is_set() else "The engine is being loaded")
     # The jobs of this process in their order; else what others, such as the command line, work on.
     active = manager().active() or [run.id for run in runs() if run.is_locked()]
-    with contextlib.suppress(ReplayError):      # deleted in another tab between the two looks
+    with contextlib.suppress(ReplayError):  # deleted in another tab between the two looks
         if active:
             _job(Run(root(), active[0]), len(active[1:]))
         else:
             st.caption("No run in progress")
-    st.caption(f"Disk free: {formats.size(files.disk_free(root()))}")
+    st.caption(f"Disk free: {formats.size(space.disk_free(root()))}")
 
 
 def _job(run: Run, waiting: int) -> None:
@@ -207,7 +216,10 @@ def _job(run: Run, waiting: int) -> None:
     if told.paused:
         st.caption("Paused: it waits for space on the disk")
     step = f"step {told.step:,} of {told.steps:,}, " if told.steps else ""
-    st.progress(told.fraction, text=f"{formats.phase(told.phase)}, {step}{formats.duration(told.seconds_left)} left in this phase")
+    st.progress(
+        told.fraction,
+        text=f"{formats.phase(told.phase)}, {step}{formats.duration(told.seconds_left)} left in this phase",
+    )
     st.caption(formats.memory(told.meters))
 
 
@@ -225,8 +237,9 @@ def progress(run: Run) -> Progress:
             told, offset, log = Progress(), 0, []
         events, offset = run.events(offset)
     except OSError as error:
-        raise IntegrityError(f"{path} cannot be read ({error.strerror}).", "Make it readable, or delete the logs "
-                             "in Runs and storage.") from error
+        raise IntegrityError(
+            f"{path} cannot be read ({error.strerror}).", "Make it readable, or delete the logs in Runs and storage."
+        ) from error
     told = follow(told, events)
     log.extend(e for e in events if e["kind"] != "progress")
     followed[run.id] = told, offset, log, head

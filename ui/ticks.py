@@ -2,8 +2,9 @@
 
 import functools
 
-from engine import files, notes
+from engine import files
 from engine.errors import IntegrityError
+from engine.runs import notes
 from ui import gallery, pictures, shell
 
 

@@ -1,0 +1,47 @@
+"""Class on class: what each class of training images did to each group of targets. No torch."""
+
+import numpy as np
+
+from engine.datasets.base import Dataset
+from engine.runs.run import Run
+from engine.runs.scores import TargetRef
+from engine.targets import names as target_names
+
+# -- class on class
+
+
+def groups(run: Run, dataset: Dataset, function: str) -> dict[str, list[TargetRef]]:
+    """The run's targets of one function by what they ask about: single test images together by their class, then
+    every set on its own; each kind in the order of the classes, so that like stands above like in the matrix."""
+    found: dict[tuple, list[TargetRef]] = {}
+    for target in run.targets():
+        if target.function == function:
+            kind, _, which = target.name.partition(":")
+            title, place = target_names.title(target.name, dataset), (2, 0)
+            if kind == "class":
+                place = (1, int(which))
+            elif kind == "test" and which != "all":
+                label = int(dataset.test_labels[int(which)])
+                title, place = f"Test images of {dataset.classes[label]}", (0, label)
+            found.setdefault((*place, title), []).append(target)
+    return {title: found[place, label, title] for place, label, title in sorted(found)}
+
+
+def group_scores(run: Run, targets: list[TargetRef]) -> np.ndarray:
+    """The mean of some targets' scores, float64 [N]: those of their mean, for scores are linear in the target."""
+    sets = {name: run.scores(name) for name in {t.score_set for t in targets}}
+    return sum(np.asarray(sets[t.score_set][t.row], np.float64) for t in targets) / len(targets)
+
+
+def class_matrix(run: Run, dataset: Dataset, function: str) -> tuple[list[str], np.ndarray]:
+    """The groups' titles, and [groups, classes]: the sum of the training images' scores by their label.
+
+    Leaving a class out is no small change, so minus a sum is no prediction of that: it tells the direction
+    in which the class pulled the target.
+    """
+    found = groups(run, dataset, function)
+    rows = [
+        np.bincount(dataset.train_labels, group_scores(run, targets), len(dataset.classes))
+        for targets in found.values()
+    ]
+    return list(found), np.array(rows).reshape(len(rows), len(dataset.classes))

@@ -1,0 +1,122 @@
+"""Two runs of one data set side by side: do their scores agree, and which images moved? No torch."""
+
+import contextlib
+from dataclasses import dataclass
+
+import numpy as np
+
+from engine import config
+from engine.analysis import lds, trust
+from engine.errors import ConfigError, ReplayError
+from engine.runs.run import Run
+from engine.runs.scores import TargetRef
+
+TOP = 50  # images of the lists whose overlap is told
+
+STRONG, OTHERS = 500, 2000  # points of a scatter: the strongest of either run, and at random
+
+
+@dataclass(frozen=True)
+class Common:
+    """A target that both runs have, as the first of them names it, with its scores in both: float32 [N],
+    memory-mapped. `source` says by the files' SHA-256 what they are."""
+
+    target: TargetRef
+    a_N: np.ndarray
+    b_N: np.ndarray
+    source: tuple[str, int, str, int]
+
+
+@dataclass(frozen=True)
+class Agreement:
+    spearman: float  # of the scores of all N training images; NaN where either does not vary
+    overlap: float  # share of the `TOP` images of largest |score| that is the same
+
+
+def of_the_same_data(run: Run, others: list[Run]) -> list[Run]:
+    """Those of `others` that can be compared with `run`; a damaged one cannot."""
+    found = []
+    for other in others:
+        with contextlib.suppress(ReplayError):
+            check(run, other)
+            found.append(other)
+    return found
+
+
+def check(a: Run, b: Run) -> None:
+    """Raises `ConfigError` unless both are other runs with scores on the same data."""
+    if a.id == b.id:
+        raise ConfigError(f"The link compares run {a.id} with itself.", "Choose another run beside it.")
+    for run in (a, b):
+        if not run.targets():
+            raise ConfigError(
+                f"Run {run.id} has no scores to compare; it is {run.status}.",
+                "Replay it for some targets, or choose another run.",
+            )
+    if a.manifest.get("data_fingerprint") != b.manifest.get("data_fingerprint"):
+        raise ConfigError(
+            f"The runs {a.id} and {b.id} are of different data: {a.config.dataset} and {b.config.dataset}.",
+            "Choose two runs of the same images and labels.",
+        )
+
+
+def common(a: Run, b: Run) -> list[Common]:
+    """The targets that both runs have, by name and function, in the order of `a`."""
+    (targets_a, sets_a), (targets_b, sets_b) = _kept(a), _kept(b)
+    found = []
+    for key, first in targets_a.items():
+        if second := targets_b.get(key):
+            (sha_a, scores_a), (sha_b, scores_b) = sets_a[first.score_set], sets_b[second.score_set]
+            source = (sha_a, first.row, sha_b, second.row)
+            found.append(Common(first, scores_a[first.row], scores_b[second.row], source))
+    return found
+
+
+def _kept(run: Run) -> tuple[dict[str, TargetRef], dict[str, tuple[str, np.ndarray]]]:
+    """The targets by key, and the score sets that they are in, with their SHA-256: verified once, not once a target."""
+    targets, recorded = {t.key: t for t in run.targets()}, run.manifest["files"]
+    names = {t.score_set for t in targets.values()}
+    return targets, {name: (recorded.get(f"scores/{name}.npy"), run.scores(name)) for name in names}
+
+
+def median(values: list[float]) -> float | None:
+    """Of those that are numbers; None where none is."""
+    known = [value for value in values if not np.isnan(value)]
+    return float(np.median(known)) if known else None
+
+
+def agreement(a_N: np.ndarray, b_N: np.ndarray) -> Agreement:
+    same = np.intersect1d(_strongest(a_N, TOP), _strongest(b_N, TOP))
+    return Agreement(float(lds.spearman(a_N, b_N)), len(same) / min(TOP, len(a_N)))
+
+
+def moved(a_N: np.ndarray, b_N: np.ndarray, k: int) -> np.ndarray:
+    """The k images whose scores differ most, each run's scores in units of their standard deviation: int64 [k]."""
+    scaled = [np.asarray(s, np.float64) / max(float(np.std(s, dtype=np.float64)), 1e-300) for s in (a_N, b_N)]
+    distance = np.abs(scaled[0] - scaled[1])
+    k = min(k, len(distance))
+    top = np.argpartition(distance, -k)[-k:]
+    return top[np.lexsort((top, -distance[top]))]
+
+
+def drawn(a_N: np.ndarray, b_N: np.ndarray) -> np.ndarray:
+    """Images worth a point in a scatter: the strongest of either run, and random others: int64, sorted."""
+    rest = np.random.default_rng(0).choice(len(a_N), min(OTHERS, len(a_N)), replace=False)
+    return np.unique(np.concatenate([_strongest(a_N, STRONG), _strongest(b_N, STRONG), rest]))
+
+
+def _strongest(scores_N: np.ndarray, k: int) -> np.ndarray:
+    k = min(k, len(scores_N))
+    return np.argpartition(np.abs(scores_N), -k)[-k:]
+
+
+def differences(a: Run, b: Run) -> list[tuple[str, object, object]]:
+    """The settings that differ, by their dotted names."""
+    first, second = a.config, b.config
+    names = [*(f"recipe.{name}" for name in vars(first.recipe)), *(name for name in vars(first) if name != "recipe")]
+    pairs = [(name, config.get(first, name), config.get(second, name)) for name in names]
+    return [pair for pair in pairs if pair[1] != pair[2]]
+
+
+def measured_lds(run: Run) -> float | None:
+    return trust.verdict(run).lds

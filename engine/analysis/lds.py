@@ -1,0 +1,165 @@
+"""Agreement between scores and retraining: the linear datamodeling score, and its uncertainty.
+
+For a target φ and M subsets D_m of the training examples, each left out of one retraining,
+
+    predicted_m = −Σ_{i∈D_m} τ_i         actual_m = φ(w with w_i = 0 on D_m) − φ(w = 1)
+
+both in units of φ. The LDS (arXiv 2303.14186, definition 2.3; here with subsets that are left
+out rather than kept) is Spearman's correlation of the two over the subsets. Beside it stand two
+figures that see the units: the slope of actual on predicted by least squares, and
+
+    R² = 1 − Σ (actual − predicted)² / Σ (actual − mean)²
+
+of the prediction as it is, with nothing fitted: 1 where it is right, 0 where the mean does as
+well, negative where it is worse than that. Intervals are 95 % percentile intervals of the bootstrap over
+subsets (and over targets, for the mean). No torch.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from engine.errors import ConfigError
+
+FEWEST = 5  # subsets; a rank correlation of fewer says nothing
+
+RESAMPLES = 2000
+
+INTERVAL = 2.5, 97.5  # percentiles
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """Of one target, or the mean over targets. NaN where predictions or outcomes do not vary."""
+
+    lds: float
+    low: float  # of the 95 % interval
+    high: float
+    slope: float
+    r2: float
+
+
+def subset(n: int, drop: float, seed: int, m: int) -> np.ndarray:
+    """The examples that retraining `m` leaves out: int64 [round(drop · n)], sorted, without
+    replacement. A pure function of its arguments, so that more subsets begin with the same ones."""
+    size = size_of_drop(n, drop)
+    return np.sort(np.random.default_rng([seed, size, m]).choice(n, size, replace=False))
+
+
+def size_of_drop(n: int, drop: float) -> int:
+    size = round(drop * n)
+    if not 0 < drop < 1 or not 0 < size < n:
+        raise ConfigError(
+            f"Leaving out {drop:g} of {n:,} training images is not possible.",
+            "Choose a fraction that leaves out at least one image and keeps at least one, such as 0.01.",
+            {"drop": "must leave out at least one image and keep at least one"},
+        )
+    return size
+
+
+def check_plan(subsets: int, drops: tuple[float, ...], seed: int, n: int) -> None:
+    if isinstance(subsets, bool) or not isinstance(subsets, int) or not FEWEST <= subsets <= 10_000:
+        raise ConfigError(
+            f"A rank correlation needs from {FEWEST} to 10,000 subsets, not {subsets}.",
+            "Choose 32 or more; 50 give a useful interval.",
+            {"subsets": f"must be from {FEWEST} to 10,000"},
+        )
+    if not drops:
+        raise ConfigError(
+            "No fraction to leave out was named.", "Choose one or more, such as 0.01.", {"drop": "name at least one"}
+        )
+    if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**31:
+        raise ConfigError(
+            f"The seed must be a whole number from 0 to {2**31 - 1}, not {seed!r}.",
+            "Choose 0.",
+            {"seed": "is out of range"},
+        )
+    for drop in drops:
+        size_of_drop(n, drop)
+
+
+def check_left_out(left_out: np.ndarray, labels_N: np.ndarray, plan, what: str) -> None:
+    """Raises `ConfigError` where examples are named that do not exist, or a class or a batch
+    would be left empty. `plan` is the batch plan of the training."""
+    left_out, n = np.asarray(left_out), len(labels_N)
+    if len(left_out) and (left_out.min() < 0 or left_out.max() >= n or len(np.unique(left_out)) < len(left_out)):
+        raise ConfigError(
+            f"{what} names training images twice, or some that are not there.",
+            f"The training images are train:0 to train:{n - 1}.",
+        )
+    kept = np.ones(n, bool)
+    kept[left_out] = False
+    gone = np.setdiff1d(labels_N, labels_N[kept])
+    if len(gone):
+        raise ConfigError(f"{what} leaves no training image of class {gone[0]}.", "Leave out fewer images.")
+    # A batch without an example needs a whole batch's worth of them: seldom looked for.
+    if len(left_out) >= plan.batch_size:
+        for t in range(len(plan)):
+            if not kept[plan[t]].any():
+                raise ConfigError(f"{what} leaves the batch of step {t + 1} empty.", "Leave out fewer images.")
+
+
+def predicted(scores_KN: np.ndarray, left_out: list[np.ndarray]) -> np.ndarray:
+    """[K, M] change of each target if each set of examples is left out, to first order."""
+    return np.stack([-np.asarray(scores_KN[:, d], np.float64).sum(1) for d in left_out], axis=1)
+
+
+def ranks(values: np.ndarray) -> np.ndarray:
+    """Ranks from 1 along the last axis, ties averaged."""
+    values = np.asarray(values)
+    order = np.argsort(values, axis=-1, kind="stable")
+    ascending = np.take_along_axis(values, order, -1)
+    at = np.broadcast_to(np.arange(values.shape[-1]), values.shape)
+    differs = np.diff(ascending, axis=-1) != 0
+    edge = np.ones((*values.shape[:-1], 1), bool)
+    first = np.maximum.accumulate(np.where(np.concatenate([edge, differs], -1), at, 0), -1)
+    last = np.flip(
+        np.minimum.accumulate(np.flip(np.where(np.concatenate([differs, edge], -1), at, at.shape[-1]), -1), -1), -1
+    )
+    found = np.empty(values.shape)
+    np.put_along_axis(found, order, (first + last) / 2 + 1, -1)
+    return found
+
+
+def spearman(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Rank correlation along the last axis; NaN where either does not vary."""
+    a, b = (r - r.mean(-1, keepdims=True) for r in (ranks(a), ranks(b)))
+    scale = np.sqrt((a**2).sum(-1) * (b**2).sum(-1))
+    return np.divide((a * b).sum(-1), scale, out=np.full(scale.shape, np.nan), where=scale > 0)
+
+
+def agreement(predicted_KM: np.ndarray, actual_KM: np.ndarray, seed: int = 0) -> tuple[list[Agreement], Agreement]:
+    """For each target, and their mean, whose interval is over subsets and targets both."""
+    k, m = predicted_KM.shape
+    lds = spearman(predicted_KM, actual_KM)
+    rng = np.random.default_rng(seed)
+    drawn_RM = rng.integers(m, size=(RESAMPLES, m))
+    resampled = np.stack([_resampled(p, a, drawn_RM) for p, a in zip(predicted_KM, actual_KM, strict=True)])  # [K, R]
+    low, high = _interval(resampled)
+    fits = [_fit(p, a) for p, a in zip(predicted_KM, actual_KM, strict=True)]
+    each = [Agreement(*map(float, row), *fit) for row, fit in zip(zip(lds, low, high, strict=True), fits, strict=True)]
+    targets_RK = rng.integers(k, size=(RESAMPLES, k))
+    means = np.take_along_axis(resampled, targets_RK.T, axis=0).mean(0)
+    low, high = _interval(means)
+    slopes, r2s = zip(*fits, strict=True)
+    return each, Agreement(float(lds.mean()), float(low), float(high), float(np.mean(slopes)), float(np.mean(r2s)))
+
+
+def _resampled(predicted_M, actual_M, drawn_RM) -> np.ndarray:
+    # In pieces: the comparison of every pair takes M² booleans a resample.
+    pieces = np.array_split(drawn_RM, max(1, drawn_RM.size * drawn_RM.shape[1] // (1 << 24)))
+    return np.concatenate([spearman(predicted_M[d], actual_M[d]) for d in pieces])
+
+
+def _interval(values: np.ndarray) -> np.ndarray:
+    """Percentiles along the last axis; a resample of one subset alone has no correlation."""
+    if np.isnan(values).all():
+        return np.full((2, *values.shape[:-1]), np.nan)
+    return np.nanpercentile(values, INTERVAL, axis=-1)
+
+
+def _fit(predicted_M: np.ndarray, actual_M: np.ndarray) -> tuple[float, float]:
+    x, y = predicted_M - predicted_M.mean(), actual_M - actual_M.mean()
+    if not (x**2).sum() or not (y**2).sum():
+        return float("nan"), float("nan")
+    return float((x * y).sum() / (x**2).sum()), float(1 - ((actual_M - predicted_M) ** 2).sum() / (y**2).sum())

@@ -1,0 +1,70 @@
+"""Scores looked at from all sides: filtered lists, one training image outwards, class on class. No torch.
+
+Top lists are found by partition on the memory-mapped scores; nothing here sorts all of them.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from engine.datasets.base import Dataset
+from engine.errors import ConfigError
+from engine.runs import notes
+from engine.runs.run import Run
+from engine.runs.scores import TargetRef
+from engine.targets import functions as target_functions
+
+RELATIONS = ("any", "same", "other")
+
+
+@dataclass(frozen=True)
+class Filter:
+    """Which training images a list may hold; the limits of the score in its own unit, both included."""
+
+    label: int | None = None  # of the training image
+    relation: str = "any"  # of its label to the target's: `RELATIONS`
+    low: float | None = None
+    high: float | None = None
+
+    def among(self, scores_N: np.ndarray, labels_N: np.ndarray, true_label: int | None) -> np.ndarray:
+        """bool [N]. `true_label` of the target, None where it has several: then only "any" makes sense."""
+        if self.relation != "any" and true_label is None:
+            raise ConfigError(
+                "This target has several labels, so no training image has the same.",
+                "Choose any label, or another target.",
+            )
+        kept = np.ones(len(labels_N), bool)
+        if self.label is not None:
+            kept &= labels_N == self.label
+        if self.relation != "any":
+            kept &= (labels_N == true_label) == (self.relation == "same")
+        if self.low is not None:
+            kept &= scores_N >= self.low
+        if self.high is not None:
+            kept &= scores_N <= self.high
+        return kept
+
+
+def table(run: Run, dataset: Dataset, target: TargetRef, chosen: Filter, true_label: int | None) -> pd.DataFrame:
+    """Every training image that the filter keeps, the most harmful first, with its ticks and notes."""
+    scores_N, said = run.scores(target.score_set)[target.row], notes.read(run)
+    indices = np.flatnonzero(chosen.among(scores_N, dataset.train_labels, true_label))
+    indices = indices[np.argsort(-target_functions.harmful_sign(target.function) * scores_N[indices], kind="stable")]
+    names = np.array(dataset.classes)
+    return pd.DataFrame(
+        {
+            "target": target.key,
+            "index": indices,
+            "label": names[dataset.train_labels[indices]],
+            "score": scores_N[indices],
+            "unit": target_functions.unit(target.function),
+            "ticked": np.isin(indices, said.ticked),
+            "note": [said.of(i) for i in indices.tolist()],
+        }
+    )
+
+
+def without(scores_N: np.ndarray, left_out: np.ndarray) -> float:
+    """The change of the target function, to first order, if these images are left out: −Σ τ."""
+    return float(-np.asarray(scores_N[left_out], np.float64).sum())

@@ -1,0 +1,79 @@
+"""One training image outwards: its effect on every target. No torch."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from engine.config import Recipe
+from engine.core.schedule import plan_for
+from engine.runs.run import Run
+from engine.runs.scores import TargetRef
+from engine.targets import functions as target_functions
+
+
+def used_in(recipe: Recipe, n: int, indices) -> list[np.ndarray]:
+    """Of each training image in `indices`, the steps of the training, from 1, whose batch holds it:
+    one an epoch, or none in an epoch whose last, incomplete batch would have held it."""
+    plan, indices = plan_for(recipe, n), np.asarray(indices, np.int64)
+    steps = np.zeros((recipe.epochs, len(indices)), np.int64)
+    of = np.full(n, -1)
+    of[indices] = np.arange(len(indices))
+    for t in range(len(plan)):
+        here = of[plan[t]]
+        steps[t * recipe.epochs // len(plan), here[here >= 0]] = t + 1
+    return [column[column > 0] for column in steps.T]
+
+
+def scores_on(run: Run, indices) -> tuple[list[TargetRef], np.ndarray]:
+    """All targets of the run, and the scores of some training images on them: float32 [K, len(indices)]."""
+    targets = run.targets()
+    sets = {name: run.scores(name) for name in {t.score_set for t in targets}}
+    found = [sets[t.score_set][t.row][indices] for t in targets]
+    return targets, np.array(found, np.float32).reshape(len(targets), len(indices))
+
+
+@dataclass(frozen=True)
+class Effect:
+    """What one training image did to one target. `side`: helpful, harmful, or none where the score is 0, as that of an
+    image is which was in no batch. `rank` 1 of all `of` images helped, or harmed, most; None on neither side."""
+
+    target: TargetRef
+    score: float
+    side: str
+    rank: int | None
+    of: int
+
+
+def outward(run: Run, index: int) -> list[Effect]:
+    """The effects of a training image on every target of the run, the most harmful first, in shares of each
+    target's largest score: nats and logits do not compare, and neither do targets."""
+    targets = run.targets()
+    sets = {name: run.scores(name) for name in {t.score_set for t in targets}}
+    found = []
+    for target in targets:
+        harm_N = target_functions.harmful_sign(target.function) * sets[target.score_set][target.row]
+        harm, largest = float(harm_N[index]), float(np.abs(harm_N).max())
+        side = "harmful" if harm > 0 else "helpful" if harm < 0 else "none"
+        stronger = (harm_N > harm) if harm > 0 else (harm_N < harm)
+        rank = None if side == "none" else int(stronger.sum()) + 1
+        found.append(
+            (
+                harm / largest if largest else 0.0,
+                Effect(target, float(sets[target.score_set][target.row, index]), side, rank, len(harm_N)),
+            )
+        )
+    return [effect for _, effect in sorted(found, key=lambda pair: -pair[0])]
+
+
+def strongest(run: Run, keys: list[str], each: int) -> tuple[np.ndarray, np.ndarray]:
+    """The `each` training images with the largest |score| on each of some targets, together, and their scores
+    on all of those: int64 [M] and float32 [M, len(keys)]."""
+    refs = [run.target(key) for key in keys]
+    sets = {name: run.scores(name) for name in {t.score_set for t in refs}}
+    rows = [sets[t.score_set][t.row] for t in refs]
+    top = [np.argpartition(np.abs(row), -min(each, len(row)))[-min(each, len(row)) :] for row in rows]
+    indices = np.unique(np.concatenate(top))
+    matrix = np.stack([row[indices] for row in rows], axis=1)
+    share = matrix / np.maximum(np.abs(matrix).max(0), 1e-30)
+    order = np.argsort(-share.sum(1), kind="stable")
+    return indices[order], matrix[order]

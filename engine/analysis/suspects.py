@@ -1,0 +1,77 @@
+"""Training images by how likely their label is wrong, or harms. No torch.
+
+Two orders. By harm: with the mean loss over clean held-out images as the target, an example's score is what its
+presence adds to that loss. By loss: −log of the probability that the trained model gives to the label given, which
+a wrong label keeps high in a short training. On the sample with 5 % wrong labels, loss found them better (average
+precision 0.90 against 0.47, `make bench-labels`); harm tells which of them matter to the target.
+"""
+
+import numpy as np
+import pandas as pd
+
+from engine.analysis import logits as logit_maths
+from engine.datasets import registry as dataset_registry
+from engine.errors import ConfigError
+from engine.runs import run as runs
+from engine.targets import functions as target_functions
+
+ORDERS = ("harm", "loss")
+
+PREFERRED = ("test:all.loss", "test:all.margin")
+
+
+def target_key(run: runs.Run, key: str | None = None) -> str:
+    """The key given, or that of all test images, or the first set's, or the first."""
+    keys = [t.key for t in run.targets()]
+    if key is not None:
+        return run.target(key).key
+    if not keys:
+        raise ConfigError(f"Run {run.id} has no scores yet.", "Attribute the target test:all.")
+    sets = [k for k in keys if k.startswith("class:")]
+    return next((k for k in PREFERRED if k in keys), sets[0] if sets else keys[0])
+
+
+def ranked(run: runs.Run, key: str | None = None, by: str = "harm") -> pd.DataFrame:
+    """All training images, the most suspicious first, in one of `ORDERS`.
+
+    Columns: rank, index, given_label, model_label, probability (of the given label, of the trained
+    model), loss (its −log, nats), score (as in the score file), harm (positive: harmful, whatever the target
+    function), and, where the data set knows it, true_label.
+    """
+    if by not in ORDERS:
+        raise ConfigError(f"Suspects are not ordered by «{by}».", f"Choose one of {', '.join(ORDERS)}.")
+    target = run.target(target_key(run, key))
+    dataset = dataset_registry.load(run.config.dataset)
+    score = np.asarray(run.scores(target.score_set)[target.row], np.float64)
+    harm = target_functions.harmful_sign(target.function) * score
+    logp = logit_maths.log_probabilities(run.train_logits())
+    given = logp[np.arange(len(harm)), dataset.train_labels]
+    order = np.argsort(given if by == "loss" else -harm, kind="stable")
+    names = np.array(dataset.classes)
+    columns = {
+        "rank": np.arange(1, len(order) + 1),
+        "index": order,
+        "given_label": names[dataset.train_labels[order]],
+        "model_label": names[logp.argmax(1)[order]],
+        "probability": np.exp(given[order]),
+        "loss": -given[order],
+        "score": score[order],
+        "harm": harm[order],
+    }
+    if dataset.true_train_labels is not None:
+        columns["true_label"] = names[dataset.true_train_labels[order]]
+    return pd.DataFrame(columns)
+
+
+def precision_at(suspicion_N: np.ndarray, wrong_N: np.ndarray, share: float) -> float:
+    """Share of wrong labels among the most suspicious `share` of all examples."""
+    k = max(1, round(share * len(suspicion_N)))
+    return float(wrong_N[np.argsort(-suspicion_N, kind="stable")[:k]].mean())
+
+
+def average_precision(suspicion_N: np.ndarray, wrong_N: np.ndarray) -> float:
+    """Area under the precision-recall curve, as the mean of the precision at each wrong label found."""
+    found = wrong_N[np.argsort(-suspicion_N, kind="stable")].astype(bool)
+    if not found.any():
+        raise ConfigError("No label is wrong, so there is nothing to find.", "Use a data set with known errors.")
+    return float((np.cumsum(found) / np.arange(1, len(found) + 1))[found].mean())

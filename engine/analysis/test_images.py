@@ -1,0 +1,50 @@
+"""Test images filtered and ordered, and the confusion matrix. No torch."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from engine.analysis import logits as logit_maths
+
+# -- the test images
+
+
+ORDERS = ("wrong first", "least sure", "most sure", "index")
+
+
+@dataclass(frozen=True)
+class TestFilter:
+    """Which test images to show; the limits of the confidence, the probability of the predicted class, are included."""
+
+    wrong: bool = False  # misclassified ones alone
+    true: int | None = None
+    predicted: int | None = None
+    low: float = 0.0
+    high: float = 1.0
+
+
+def test_images(
+    logits: np.ndarray, labels: np.ndarray, chosen: TestFilter, order: str
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Indices of the test images that the filter keeps, in one of `ORDERS`, int64 [M]; and of every test image the
+    predicted class int64 [N] and the confidence float64 [N]. "wrong first": the most confident mistakes first."""
+    logp = logit_maths.log_probabilities(logits)
+    predicted, confidence = logp.argmax(1), np.exp(logp.max(1))
+    mistaken = predicted != labels
+    kept = (confidence >= chosen.low) & (confidence <= chosen.high) & (mistaken | (not chosen.wrong))
+    for asked, values in ((chosen.true, labels), (chosen.predicted, predicted)):
+        if asked is not None:
+            kept &= values == asked
+    keys = {
+        "wrong first": np.where(mistaken, -confidence, 1 + confidence),
+        "least sure": confidence,
+        "most sure": -confidence,
+        "index": np.arange(len(labels)),
+    }
+    found = np.flatnonzero(kept)
+    return found[np.argsort(keys[order][found], kind="stable")], predicted, confidence
+
+
+def confusion(predicted: np.ndarray, labels: np.ndarray, classes: int) -> np.ndarray:
+    """int64 [true, predicted], counts of test images."""
+    return np.bincount(labels * classes + predicted, minlength=classes * classes).reshape(classes, classes)

@@ -1,0 +1,129 @@
+"""What is known of a run's trustworthiness: reports on disk, predictions of what-ifs, a verdict. No torch.
+
+    validation/
+      lds-<function>-<drop>-<seed>.json   agreement with retraining (`engine.lds`), by `engine.validate`
+      what-if-<n>.json                    one retraining without some images, or with other labels
+      smoothness.json                     metasmoothness (`engine.retraining`)
+      retrained/<key>.safetensors         test logits float32 [N_test, C] of each retraining: what the
+                                          reports are computed from, so that none is trained twice
+
+Each report is listed, with its checksum, in the manifest, and names the training digest it belongs to.
+"""
+
+from dataclasses import dataclass
+
+import pandas as pd
+
+from engine import files
+from engine.errors import IntegrityError
+from engine.runs import run as runs
+
+SMOOTHNESS = "smoothness"
+
+LEVELS = ("trustworthy", "check before you rely on it", "do not rely on it")
+
+MEASURED = 20  # subsets from which on a measured agreement decides the verdict
+
+# Over the recipes of docs/trust.md the LDS was 0.86 to 1.00 (median 0.99) within both limits of smoothness,
+# and −0.01 to 0.58 (median 0.12) below a metasmoothness of 0.5, or 0.20 at most above a growth of 8.
+GOOD_LDS, POOR_LDS = 0.9, 0.6
+
+GOOD_SMOOTHNESS, POOR_SMOOTHNESS = 0.95, 0.5
+
+SMOOTH_GROWTH, CHAOTIC_GROWTH = 2.0, 8.0
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """`level` of `LEVELS`, the reason in a sentence or two, and what it rests on (None: not measured)."""
+
+    level: str
+    reason: str
+    growth: float | None  # largest growth of an adjoint's norm
+    metasmoothness: float | None  # mean over directions
+    lds: float | None  # of the report that decides
+
+
+# -- reports
+
+
+def reports(run: runs.Run) -> list[dict]:
+    """Agreement with retraining, the smallest fraction left out first; each with its name under `name`."""
+    return sorted(_read(run, "lds-"), key=lambda r: (r["drop"], r["function"], r["seed"]))
+
+
+def what_ifs(run: runs.Run) -> list[dict]:
+    """What was retrained, oldest first; each with its name under `name`."""
+    return _read(run, "what-if-")
+
+
+def smoothness(run: runs.Run) -> dict | None:
+    return next(iter(_read(run, SMOOTHNESS)), None)
+
+
+def _read(run: runs.Run, prefix: str) -> list[dict]:
+    manifest = run.manifest
+    remedy = f"Delete the validation of run {run.id} in Runs and storage and validate again."
+    found = []
+    for relative, sha in manifest["files"].items():
+        folder, _, name = relative.partition("/")
+        if folder != "validation" or not name.startswith(prefix) or not name.endswith(".json"):
+            continue
+        report = files.read_json(run.path / relative, remedy, sha)
+        if report.get("training_digest") != manifest.get("training_digest"):
+            raise IntegrityError(f"{run.path / relative} belongs to another training.", remedy)
+        found.append({**report, "name": name.removesuffix(".json")})
+    return found
+
+
+def outcomes(report: dict) -> pd.DataFrame:
+    """A report's predicted and actual changes, one row a target and subset, for other tools."""
+    return pd.DataFrame(
+        [
+            {
+                "target": t["key"],
+                "drop": report["drop"],
+                "seed": report["seed"],
+                "subset": m,
+                "predicted": p,
+                "actual": a,
+                "unit": report["unit"],
+            }
+            for t in report["targets"]
+            for m, (p, a) in enumerate(zip(t["predicted"], t["actual"], strict=True))
+        ]
+    )
+
+
+# -- the verdict
+
+
+def verdict(run: runs.Run) -> Verdict:
+    """Measured agreement decides where there is one; else what smoothness foretells."""
+    growth = max((t["adjoint_growth"] for s in run.score_sets() for t in s["targets"]), default=None)
+    report, smooth = smoothness(run), None
+    if report is not None:
+        smooth = report["mean"]
+    measured = [r for r in reports(run) if r["subsets"] >= MEASURED and r["lds_mean"] is not None]
+    if measured:
+        r = measured[0]
+        level = LEVELS[0] if r["lds_mean"] >= GOOD_LDS else LEVELS[1] if r["lds_mean"] >= POOR_LDS else LEVELS[2]
+        reason = (
+            f"Measured: over {r['subsets']} retrainings that each left out {100 * r['drop']:g} % of the images, the "
+            f"scores' rank correlation with what happened is {r['lds_mean']:.2f} "
+            f"(95 % interval {r['lds_mean_low']:.2f} to {r['lds_mean_high']:.2f})."
+        )
+        return Verdict(level, reason, growth, smooth, r["lds_mean"])
+    if growth is None:
+        return Verdict(LEVELS[1], "There are no scores yet.", None, smooth, None)
+    grew = f"From the end of training to its start the adjoint's norm grew × {growth:.3g} at most"
+    if growth > CHAOTIC_GROWTH or (smooth is not None and smooth < POOR_SMOOTHNESS):
+        level, so = LEVELS[2], "training is chaotic, and its derivatives foretell little"
+    elif smooth is None:
+        level, so = LEVELS[1], "a small growth is no proof, so measure the smoothness, or validate"
+    elif growth > SMOOTH_GROWTH or smooth < GOOD_SMOOTHNESS:
+        level, so = LEVELS[1], "training is not quite smooth, so validate"
+    else:
+        level, so = LEVELS[0], "recipes as smooth as this agreed with retraining"
+    measured = "" if smooth is None else f", and the metasmoothness is {smooth:.2f}"
+    return Verdict(level, f"{grew}{measured}: {so}.", growth, smooth, None)

@@ -1,0 +1,87 @@
+"""Training again with other example weights, many at once: what the scores are checked against.
+
+The same `step`, loss, batches, batch size and initial state as the run, with w_i = 0 for an example
+that is left out. Side by side, `vmap` carries M weight vectors through one pass:
+
+    (θ [M, P], m [M, P], b [M, Q])  ←  vmap(step)(θ, m, b; batch, w [M, B])
+
+One at a time it is the run's own training, bit for bit. Side by side the sums are of other shapes:
+equal to about 1e-5, until a training that is not smooth pulls them apart.
+
+Metasmoothness (arXiv 2503.13751, definition 2) asks whether the trained parameters A(w) answer a second
+nudge of the weights as they did the first:
+
+    Δ1 = A(w + h v) − A(w)      Δ2 = A(w + 2 h v) − A(w + h v)
+    S  = Σ_p |Δ1_p| sign(Δ1_p) sign(Δ2_p) / Σ_p |Δ1_p|                     from −1 to 1
+
+Near 1 a derivative predicts what a change does; near 0 it is noise. v is normal, h = 0.1, as
+far from w = 1 as leaving out 1 % of the examples: ‖h v‖ = √(0.01 N).
+"""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+from torch.func import vmap
+
+from engine.config import Recipe
+from engine.core.memory import bytes_per_target, chunk_that_fits
+from engine.core.schedule import learning_rate, plan_for
+from engine.core.state import State
+from engine.core.step import step
+from engine.core.stream import Examples
+from engine.core.training import initial_state, optimizer_for, train
+from engine.errors import DivergedError
+from engine.models.functional import FunctionalModel
+
+NUDGE = 0.1
+
+
+def side_by_side(model: FunctionalModel, data: Examples, recipe: Recipe) -> int:
+    """Retrainings a pass: as many as fit on a GPU; one on a CPU, where its cores are busy with one
+    (of the sample, eight side by side took as long as one after the other)."""
+    if model.theta0.device.type == "cpu":
+        return 1
+    shape = data.batch(range(recipe.batch_size))[0].shape
+    return chunk_that_fits(bytes_per_target(model, shape), len(data), model.theta0.device)
+
+
+def retrain(
+    model: FunctionalModel,
+    data: Examples,
+    recipe: Recipe,
+    weights_MN: Tensor,
+    before_step: Callable[[int], None] | None = None,
+) -> list[State]:
+    """Final states of M trainings carried side by side; `weights_MN` of the examples, each row one.
+
+    Raises `DivergedError` where one of them is not finite; its row is named.
+    """
+    if len(weights_MN) == 1:
+        return [train(model, data, recipe, weights_MN[0], before_step=before_step)]
+    plan, optimizer = plan_for(recipe, len(data)), optimizer_for(model, recipe)
+    states = State(*(part.expand(len(weights_MN), -1) for part in initial_state(model)))
+    for t in range(len(plan)):
+        if before_step is not None:
+            before_step(t)
+        index = torch.as_tensor(plan[t], device=weights_MN.device)
+        batch, lr = data.batch(index), learning_rate(recipe, t, len(plan))
+        states, _ = vmap(lambda state, w_B: step(model, optimizer, state, batch, w_B, lr))(states, weights_MN[:, index])
+    for m in range(len(weights_MN)):
+        if not all(torch.isfinite(part[m]).all() for part in states):
+            raise DivergedError(
+                f"Retraining {m + 1} of {len(weights_MN)} side by side diverged.",
+                "Lower the peak learning rate, or leave out fewer images.",
+            )
+    return [State(*(part[m] for part in states)) for m in range(len(weights_MN))]
+
+
+def direction(n: int, seed: int) -> Tensor:
+    """v, float64 [N] on the CPU: the same on every device."""
+    return torch.randn(n, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def metasmoothness(first: State, second: State, third: State) -> float:
+    """S of the states at w, w + h v, w + 2 h v; NaN where the first nudge did nothing."""
+    a, b = (second.theta - first.theta).double(), (third.theta - second.theta).double()
+    return ((a.abs() * a.sign() * b.sign()).sum() / a.abs().sum()).item()

@@ -1,0 +1,80 @@
+"""From a run's events to what *Live* draws: the last word on each meter, and the series. No torch."""
+
+from dataclasses import dataclass, field
+
+from engine.runs import events as log
+
+METERS = ("rss", "ram_total", "ram_available", "gpu", "gpu_total", "disk_used", "disk_free", "written", "read")
+
+DRAWN = 600  # points of a series that are worth drawing
+
+
+@dataclass
+class Progress:
+    """A run as its events tell it. Times in seconds, sizes in bytes, `rate` in steps a second."""
+
+    phase: str = "queued"  # queued, prepare, train, evaluate, replay, rebuild, done
+    step: int = 0
+    steps: int = 0
+    rate: float | None = None
+    seconds_left: float | None = None  # of this phase
+    fraction: float = 0.0  # of this phase
+    losses: list[float] = field(default_factory=list)  # one a training step
+    rates: list[float] = field(default_factory=list)  # learning rate of each
+    meters: dict[str, float | None] = field(default_factory=dict)
+    series: dict[str, list[tuple[float, float]]] = field(default_factory=dict)  # (time, bytes)
+    last_time: float | None = None
+    error: dict | None = None  # what, remedy
+    paused: dict | None = None  # while it waits for space: needed, disk_free
+
+    def points(self, meter: str) -> tuple[list[float], list[float]]:
+        """Minutes since the first look, and bytes; thinned to what can be seen."""
+        series = self.series.get(meter, [])
+        every = len(series) // DRAWN + 1
+        kept = series[::-1][::every][::-1]  # the newest always
+        return [(then - series[0][0]) / 60 for then, _ in kept], [value for _, value in kept]
+
+
+def follow(progress: Progress, events: list[dict]) -> Progress:
+    """Takes more events in, in their order. A `started` begins anew, keeping the curves; a training
+    that is resumed after `done` steps drops what was drawn of the steps that are run again."""
+    for event in events:
+        kind = event["kind"]
+        progress.last_time = event.get("time") or progress.last_time
+        if kind == "started":
+            progress.error = progress.paused = None
+            progress.series = {}  # another process, or another day: its meters begin anew
+            progress.phase, progress.step, progress.steps, progress.fraction = "prepare", 0, 0, 0.0
+        elif kind == "phase":
+            done = event.get("done", 0)
+            progress.phase, progress.step, progress.steps = event["phase"], done, event["steps"]
+            progress.rate = progress.seconds_left = None
+            progress.fraction = done / event["steps"] if event["steps"] else 0.0
+            if event["phase"] == "train":
+                progress.losses, progress.rates = progress.losses[:done], progress.rates[:done]
+        elif kind == "progress":
+            _advance(progress, event)
+        elif kind == "paused":
+            progress.paused = {"needed": event["needed"], "disk_free": event["disk_free"]}
+        elif kind == "continued":
+            progress.paused = None
+        elif kind == "finished":
+            progress.phase, progress.fraction, progress.seconds_left = "done", 1.0, None
+        elif kind in log.TERMINAL:
+            progress.seconds_left = progress.paused = None
+            progress.error = {"what": event.get("what", ""), "remedy": event.get("remedy", "")}
+    return progress
+
+
+def _advance(progress: Progress, event: dict) -> None:
+    progress.phase, progress.step, progress.steps = event["phase"], event["step"], event["steps"]
+    progress.fraction = progress.step / progress.steps if progress.steps else 0.0
+    progress.rate = event.get("rate")
+    if progress.rate:
+        progress.seconds_left = (progress.steps - progress.step) / progress.rate
+    progress.losses.extend(event.get("losses", []))
+    progress.rates.extend(event.get("rates", []))
+    for meter in METERS:
+        if event.get(meter) is not None:
+            progress.meters[meter] = event[meter]
+            progress.series.setdefault(meter, []).append((event["time"], event[meter]))
