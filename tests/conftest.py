@@ -1,17 +1,37 @@
-"""Tests run with the temporary outputs folders that they make, and may write, whatever the environment says."""
+"""Fixtures of all tests, which run in temporary outputs folders and may write there, whatever the environment says."""
 
+import shutil
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from engine.runs import run as runs
+from tests.helpers import PROBES, tab_is_sound
 from tests.made_up import SMALL
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """A test that opens a browser has the marker `browser`, without that anybody has to remember it."""
+    for item in items:
+        if "browser" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.browser)
 
 
 @pytest.fixture(autouse=True)
 def own_outputs(tmp_path, monkeypatch):
     monkeypatch.setenv("REPLAY_OUTPUTS_DIR", str(tmp_path / "outputs"))
     monkeypatch.delenv("REPLAY_READ_ONLY", raising=False)
+
+
+@pytest.fixture
+def root(own_outputs) -> Path:
+    """An empty outputs folder, which the pages show too; what Streamlit keeps of another test's folder is dropped."""
+    if streamlit := sys.modules.get("streamlit"):
+        streamlit.cache_resource.clear()
+        streamlit.cache_data.clear()
+    return runs.outputs_root()
 
 
 @pytest.fixture(scope="session")
@@ -29,3 +49,51 @@ def made(tmp_path_factory) -> Path:
     with run.locked():
         work.execute(run)
     return run.path
+
+
+@pytest.fixture
+def run(made, root) -> runs.Run:
+    """A copy of the small finished run in the test's own outputs folder."""
+    shutil.copytree(made, root / made.name)
+    return runs.Run.open(root, made.name)
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator:
+    from tools.serve import chromium
+
+    with chromium() as browser:
+        yield browser
+
+
+@pytest.fixture
+def page(browser) -> Iterator:
+    """A tab that fails the test for any console error, page error, exception or foreign request."""
+    faults = []
+    context = browser.new_context(viewport={"width": 1440, "height": 900})
+    context.set_default_timeout(30_000)
+
+    def watch(tab) -> None:
+        tab.on(
+            "console",
+            lambda m: (
+                m.type == "error"
+                and not m.location["url"].endswith(PROBES)
+                and faults.append(f"{m.text} {m.location['url']}")
+            ),
+        )
+        tab.on("pageerror", lambda e: faults.append(str(e)))
+        tab.on(
+            "request",
+            lambda r: (
+                r.url.startswith(("http://localhost:", "ws://localhost:", "data:", "blob:"))
+                or faults.append(f"asked {r.url}")
+            ),
+        )
+
+    context.on("page", watch)
+    tab = context.new_page()
+    yield tab
+    tab_is_sound(tab)
+    context.close()
+    assert faults == []

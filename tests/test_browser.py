@@ -19,99 +19,17 @@ from engine.datasets import registry as dataset_registry
 from engine.jobs import execute as work
 from engine.runs import notes
 from engine.runs import run as runs
-from tools.serve import chromium, server
+from tests.helpers import PAGES, idle, settled, shown, steps_done, wait_until
+from tests.made_up import SMALL
+from tools.serve import server
 
-HEADINGS = {
-    "": "Replay Explorer",
-    "Set_up_a_run": "Set up a run",
-    "Live": "Live",
-    "Influence": "Influence",
-    "Training_images": "Training images",
-    "Test_images": "Test images",
-    "Compare_runs": "Compare runs",
-    "Trust": "Trust",
-    "Find_bad_labels": "Find bad labels",
-    "Runs_and_storage": "Runs and storage",
-}
+HEADINGS = {"" if path == "app.py" else Path(path).stem: heading for path, heading in PAGES.items()}
 expect.set_options(timeout=20_000)  # two cores, shared
 AXE = Path(axe_playwright_python.__file__).parent / "axe.min.js"
 # What axe-core finds and no option of Streamlit's cures: rule, theme, selector, and the contrast there has to be all
 # the same. On primary buttons and on the tags of a multiselect it writes in white. A blue dark enough for that is too
 # dark for the text of sliders and chosen segments, which it draws on the dark page in that same blue.
 EXCEPTION = ("color-contrast", "dark", '[data-testid="stBaseButton-primary"], [data-tag]', 3.5)
-# On a page's own URL Streamlit first looks for its server below that path, and then at the root.
-PROBES = ("/_stcore/health", "/_stcore/host-config")
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with chromium() as browser:
-        yield browser
-
-
-@pytest.fixture
-def page(browser):
-    """A tab that fails the test for any console error, page error, exception or foreign request."""
-    faults = []
-    context = browser.new_context(viewport={"width": 1440, "height": 900})
-    context.set_default_timeout(30_000)
-
-    def watch(tab: Page) -> None:
-        tab.on(
-            "console",
-            lambda m: (
-                m.type == "error"
-                and not m.location["url"].endswith(PROBES)
-                and faults.append(f"{m.text} {m.location['url']}")
-            ),
-        )
-        tab.on("pageerror", lambda e: faults.append(str(e)))
-        tab.on(
-            "request",
-            lambda r: (
-                r.url.startswith(("http://localhost:", "ws://localhost:", "data:", "blob:"))
-                or faults.append(f"asked {r.url}")
-            ),
-        )
-
-    context.on("page", watch)
-    tab = context.new_page()
-    yield tab
-    sound(tab)
-    context.close()
-    assert faults == []
-
-
-def sound(tab: Page) -> None:
-    """No exception: Streamlit's own box, or the message that the shell makes of an unforeseen one."""
-    assert tab.locator('[data-testid="stException"]').count() == 0
-    assert tab.get_by_text("This page stopped").count() == 0
-
-
-def settled(tab: Page, heading: str) -> None:
-    expect(tab.get_by_role("heading", name=heading, exact=True, level=1)).to_be_visible()
-    sound(tab)
-
-
-def idle(tab: Page) -> None:
-    """The script has run to its end: what is clicked now is not drawn anew under the pointer."""
-    expect(tab.locator('[data-testid="stApp"]')).to_have_attribute(
-        "data-test-script-state", "notRunning", timeout=30_000
-    )
-
-
-def steps_done(tab: Page) -> tuple[str, int]:
-    metrics = tab.locator('[data-testid="stMetric"]')
-    phase = metrics.nth(0).locator('[data-testid="stMetricValue"]').inner_text()
-    step = metrics.nth(1).locator('[data-testid="stMetricValue"]').inner_text()
-    return phase, int(step.split(" of ")[0].replace(",", "")) if " of " in step else 0
-
-
-def wait_until(condition, seconds: float, tab: Page) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline
-        tab.wait_for_timeout(100)
 
 
 @pytest.mark.parametrize("path", HEADINGS)
@@ -422,9 +340,7 @@ def explored(tmp_path_factory) -> Path:
     for seed, targets in ((0, ("test:0", "test:1", "class:2")), (1, ("test:0",))):
         made = runs.Run.create(
             root,
-            configs.preset("sample").replace(
-                **{"recipe.epochs": 1, "recipe.batch_size": 1000, "recipe.seed": seed, "targets": targets}
-            ),
+            SMALL.replace(targets=targets, **{"recipe.seed": seed}),
             f"seed-{seed}",
         )
         with made.locked():
@@ -435,13 +351,6 @@ def explored(tmp_path_factory) -> Path:
 @pytest.fixture
 def root(explored, tmp_path) -> Path:
     return shutil.copytree(explored, tmp_path / "runs")
-
-
-def shown(tab: Page, which: str) -> list[int]:
-    """The images in a gallery, once it is drawn and the script has ended."""
-    idle(tab)
-    expect(tab.locator(f".st-key-gallery-{which} li").first).to_be_visible()
-    return tab.locator(f".st-key-gallery-{which} li").evaluate_all("tiles => tiles.map(t => Number(t.dataset.index))")
 
 
 def test_influence_is_filtered_dragged_enlarged_ticked_pinned_and_linked(page, root):

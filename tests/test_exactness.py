@@ -1,10 +1,8 @@
 """The scores are the derivative: float64 on the CPU, against finite differences over every weight.
 
-Each case trains 2 N times with one weight moved by ±h, through the public API, and compares the
-central differences of the targets with the scores. Two mutations show that the table can fail.
+The table is tools/exactness.py; mutations show that it can fail.
 """
 
-import dataclasses
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -13,7 +11,6 @@ import torch
 from torch import nn
 
 import engine
-from engine.config import Recipe
 from engine.core import step
 from engine.core.optim import sgd
 from engine.core.replay import replay
@@ -21,84 +18,9 @@ from engine.core.schedule import plan_for
 from engine.core.state import Adjoint
 from engine.core.targets import adjoints
 from engine.models.functional import FunctionalModel
+from tools.exactness import ALL, CASES, SETS, H, N, problem, recipe, relative_error, scores_and_differences
 
-N, CLASSES, H = 20, 3, 1e-5
 TOLERANCE = 1e-6
-BASE = Recipe(
-    epochs=3,
-    batch_size=6,
-    peak_lr=0.1,
-    schedule="one-cycle",
-    warmup=0.3,
-    momentum=0.0,
-    nesterov=False,
-    weight_decay=0.0,
-    seed=3,
-)  # 20 examples, batch 6: two are dropped
-
-
-def recipe(**changes) -> Recipe:
-    return dataclasses.replace(BASE, **changes)
-
-
-ALL = dict(momentum=0.9, nesterov=True, weight_decay=5e-4)
-CASES = {
-    "plain SGD": (recipe(), False, "loss"),
-    "plain SGD, margin": (recipe(), False, "margin"),
-    "momentum 0.9": (recipe(momentum=0.9), False, "loss"),
-    "Nesterov, decay 5e-4": (recipe(**ALL), False, "loss"),
-    "decay 5e-2": (recipe(weight_decay=5e-2), False, "loss"),
-    "decay 5e-2 on all parameters": (recipe(weight_decay=5e-2, decay_norm_bias=True), False, "margin"),
-    "BatchNorm, eval-mode target": (recipe(), True, "loss"),
-    "constant rate": (recipe(schedule="constant", warmup=0.0), True, "loss"),
-    "cosine": (recipe(schedule="cosine"), True, "loss"),
-    "all together": (recipe(**ALL), True, "loss"),
-    "all together, margin": (recipe(**ALL), True, "margin"),
-    "all together, 6 epochs, full batches": (recipe(**ALL, epochs=6, batch_size=5), True, "loss"),
-}
-
-
-def problem(batch_norm: bool):
-    """A small convolutional network, N training and 4 target images, in float64."""
-    torch.manual_seed(1)
-    norm = (lambda c: nn.BatchNorm2d(c)) if batch_norm else (lambda c: nn.Identity())
-    model = nn.Sequential(
-        nn.Conv2d(1, 4, 3, bias=not batch_norm),
-        norm(4),
-        nn.GELU(),
-        nn.AvgPool2d(2),
-        nn.Conv2d(4, 4, 2),
-        norm(4),
-        nn.GELU(),
-        nn.Flatten(),
-        nn.Linear(4, CLASSES),
-    )
-    inputs = torch.randn(N + 4, 1, 6, 6, dtype=torch.float64)
-    labels = torch.randint(0, CLASSES, (N + 4,))
-    return model, (inputs[:N], labels[:N]), (inputs[N:], labels[N:])
-
-
-SETS = [[0], [1], [0, 1, 2, 3]]
-
-
-def scores_and_differences(rec: Recipe, batch_norm: bool, function: str):
-    model, train, test = problem(batch_norm)
-    trained = engine.train(model, *train, rec, device="cpu")
-    scores = engine.attribute(trained, *test, function=function, targets=SETS)
-    differences = np.empty_like(scores, dtype=np.float64)
-    for i in range(N):
-        ends = []
-        for sign in (1, -1):
-            weights = torch.ones(N, dtype=torch.float64)
-            weights[i] += sign * H
-            state = engine.retrain(trained, weights)
-            ends.append(engine.evaluate(trained, *test, function=function, targets=SETS, state=state))
-        differences[:, i] = (ends[0] - ends[1]) / (2 * H)
-    return scores, differences
-
-
-def relative_error(scores, differences) -> float:
-    return np.linalg.norm(scores - differences) / np.linalg.norm(differences)
 
 
 @pytest.mark.parametrize("case", CASES)

@@ -1,4 +1,4 @@
-"""Training images, Test images and Compare runs as pages: what they show, the URL, bad links, and a cell clicked in a browser."""
+"""Training images, Test images and Compare runs as pages: what they show, links good and bad, a cell clicked."""
 
 import re
 import shutil
@@ -12,9 +12,8 @@ from engine.core.schedule import plan_for
 from engine.datasets import registry as dataset_registry
 from engine.jobs.queue import JobManager
 from engine.runs import run as runs
+from tests.helpers import button, idle, said, settled, show, sound, tiles
 from tests.made_up import SAMPLE, run_of
-from tests.test_browser import browser, idle, page, settled  # noqa: F401
-from tests.test_pages import button, root, said, show, sound, tiles  # noqa: F401
 from tools.serve import server
 from ui import formats
 
@@ -27,12 +26,12 @@ SCORES[:, 17] = 0
 
 
 @pytest.fixture
-def run(root) -> runs.Run:  # noqa: F811
+def run(root) -> runs.Run:
     return run_of(root, "one", {NAMES: ("loss", SCORES[:4]), ("test:0",): ("margin", SCORES[4:])})
 
 
 @pytest.fixture
-def other(root) -> runs.Run:  # noqa: F811
+def other(root) -> runs.Run:
     scores = SCORES[1:3] + np.random.default_rng(5).normal(size=(2, N))
     return run_of(root, "two", {("test:1", "class:2"): ("loss", scores)}, SAMPLE.replace(width=2.0))
 
@@ -62,7 +61,7 @@ def test_an_image_without_effect_helped_and_harmed_nothing(run):
     assert set(shown["Effect"]) == {"none"} and set(shown["Rank on that side"]) == {"—"}
 
 
-def test_a_run_without_the_models_own_answers_says_so(root):  # noqa: F811
+def test_a_run_without_the_models_own_answers_says_so(root):
     run = run_of(root, "old", {("test:0",): ("loss", SCORES[:1])}, train_logits=False)
     assert "not recorded in this run" in show(TRAINING, run=run.id).table[0].value["Value"].tolist()
 
@@ -98,7 +97,7 @@ def test_a_bad_link_is_named_and_the_page_goes_on(query, message, restored, run)
 
 
 @pytest.mark.parametrize("page_name", [TRAINING, COMPARE])
-def test_a_run_without_scores_says_so(page_name, root):  # noqa: F811
+def test_a_run_without_scores_says_so(page_name, root):
     assert "no scores yet" in said(show(page_name, run=run_of(root, "none", {}).id))
 
 
@@ -179,7 +178,7 @@ def test_two_runs_side_by_side(run, other):
         ("noisy", "different data: fashion-mnist-sample and fashion-mnist-sample-noisy"),
     ],
 )
-def test_a_run_that_cannot_be_compared_is_named_and_another_shown(asked, message, run, other, root):  # noqa: F811
+def test_a_run_that_cannot_be_compared_is_named_and_another_shown(asked, message, run, other, root):
     run_of(root, "none", {})
     run_of(root, "noisy", {("test:1",): ("loss", SCORES[:1])}, SAMPLE.replace(dataset="fashion-mnist-sample-noisy"))
     app = show(COMPARE, run=run.id, other=asked)
@@ -193,7 +192,7 @@ def test_a_run_that_is_alone_offers_a_second(run):
     assert "no other run of fashion-mnist-sample" in said(show(COMPARE, run=run.id))
 
 
-def test_runs_without_a_common_target_say_so(run, root):  # noqa: F811
+def test_runs_without_a_common_target_say_so(run, root):
     run_of(root, "apart", {("test:9",): ("loss", SCORES[:1])})
     assert "no target in common" in said(show(COMPARE, run=run.id, other="apart"))
 
@@ -251,7 +250,7 @@ def test_filters_that_match_nothing_say_so(run):
     assert "low" not in app.query_params and len(tiles(app, "harmful")) == 12
 
 
-def test_a_cell_of_the_matrix_is_clicked_or_chosen_by_the_keyboard(page, tmp_path):  # noqa: F811
+def test_a_cell_of_the_matrix_is_clicked_or_chosen_by_the_keyboard(page, tmp_path):
     run = run_of(runs.outputs_root(tmp_path), "one", {NAMES: ("loss", SCORES[:4])})
     rows, classes = list(class_matrices.groups(run, DATASET, "loss")), list(DATASET.classes)
 

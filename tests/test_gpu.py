@@ -15,9 +15,12 @@ from engine.core.stream import examples
 from engine.core.training import initial_state, optimizer_for
 from engine.datasets import registry as dataset_registry
 from engine.models import registry as model_registry
-from tests.test_training import RECIPE, images, net
+from tests.helpers import RECIPE, images, net
 
-pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU that torch can use")
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU that torch can use"),
+]
 
 
 def test_scores_on_the_gpu_are_those_of_the_cpu():

@@ -58,6 +58,11 @@ def test_pages_leave_computing_to_others(path):
     assert not any(n.split(".")[0] in ("torch", "torchvision", "numpy", "pandas") for n in imported(path))
 
 
+def test_the_tools_stand_without_the_tests():
+    for path in (ROOT / "tools").glob("*.py"):
+        assert not any(n.split(".")[0] == "tests" for n in imported(path)), path.name
+
+
 def test_pages_draw_without_loading_torch():
     """All that the pages import at their head, in one fresh process."""
     heads = []

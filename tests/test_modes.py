@@ -10,7 +10,6 @@ import torch
 
 import engine.core.training
 from engine import space
-from engine.config import Recipe
 from engine.core.state import State
 from engine.errors import CancelledError, ConfigError, IntegrityError, StorageError
 from engine.trajectory import state_files
@@ -18,9 +17,8 @@ from engine.trajectory.digests import Digests
 from engine.trajectory.segments import segment_length
 from engine.trajectory.stores import DiskStore, MemoryStore
 from engine.trajectory.writer import Writer
-from tests.test_training import images, net
+from tests.helpers import RECIPE, images, net
 
-RECIPE = Recipe(epochs=3, batch_size=8, peak_lr=0.1, warmup=0.25, seed=5)  # 9 steps of 26 examples
 STEPS = 9
 
 

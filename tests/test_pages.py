@@ -1,10 +1,8 @@
 """Each page by itself, without a browser: empty folders, bad links, damaged runs."""
 
-import json
 import os
 import shutil
 import sys
-from pathlib import Path
 
 import pytest
 import streamlit as st
@@ -16,66 +14,11 @@ from engine.errors import RunNotFoundError
 from engine.jobs import execute as work
 from engine.runs import job as run_jobs
 from engine.runs import run as runs
+from tests.helpers import PAGES, button, said, show, sound, tiles
 from tests.made_up import SMALL
 from ui import formats
 
-ROOT = Path(__file__).parents[1]
-PAGES = {
-    "app.py": "Replay Explorer",
-    "pages/Set_up_a_run.py": "Set up a run",
-    "pages/Live.py": "Live",
-    "pages/Influence.py": "Influence",
-    "pages/Training_images.py": "Training images",
-    "pages/Test_images.py": "Test images",
-    "pages/Compare_runs.py": "Compare runs",
-    "pages/Trust.py": "Trust",
-    "pages/Find_bad_labels.py": "Find bad labels",
-    "pages/Runs_and_storage.py": "Runs and storage",
-}
-
-
-@pytest.fixture(autouse=True)
-def root(tmp_path) -> Path:
-    st.cache_resource.clear()  # the job manager remembers its folder
-    st.cache_data.clear()
-    return runs.outputs_root()
-
-
-@pytest.fixture
-def run(made, root) -> runs.Run:
-    shutil.copytree(made, root / made.name)
-    return runs.Run.open(root, made.name)
-
-
-def show(page: str, /, **query) -> AppTest:
-    app = AppTest.from_file(str(ROOT / "app.py"), default_timeout=60)
-    if page != "app.py":
-        app.switch_page(page)
-    for name, value in query.items():
-        app.query_params[name] = value
-    app.run()
-    return sound(app)
-
-
-def sound(app: AppTest) -> AppTest:
-    """No exception, shown by Streamlit or, for the shell catches them all, as a message."""
-    assert not app.exception, app.exception[0].message
-    assert "This page stopped" not in said(app), said(app)
-    return app
-
-
-def said(app: AppTest) -> str:
-    return "\n".join(e.value for kind in (app.error, app.warning, app.info, app.success) for e in kind)
-
-
-def tiles(app: AppTest, key: str) -> list[dict]:
-    """What the gallery of this key is told to draw."""
-    shown = [e.proto for e in app.get("bidi_component") if e.proto.id.endswith(f"-{key}")]
-    return json.loads(shown[0].json)["tiles"] if shown else []
-
-
-def button(app: AppTest, label: str):
-    return next(b for b in app.button if b.label.startswith(label))
+pytestmark = pytest.mark.usefixtures("root")
 
 
 @pytest.mark.parametrize("page", PAGES)

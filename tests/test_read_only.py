@@ -16,8 +16,8 @@ from engine.jobs.queue import JobManager
 from engine.runs import events, notes
 from engine.runs import job as run_jobs
 from engine.runs import run as runs
+from tests.helpers import PAGES, button, show, sound
 from tests.made_up import SMALL
-from tests.test_pages import PAGES, button, show, sound
 from ui import shell
 
 

@@ -38,14 +38,11 @@ from engine.runs import job as run_jobs
 from engine.runs import run as runs
 from engine.runs.events import EventLog
 from engine.runs.progress import Progress, follow
-
-ROOT = Path(__file__).parents[1]
-SHORT = configs.preset("sample").replace(
-    **{"recipe.epochs": 1, "recipe.batch_size": 1000, "targets": ("test:0", "class:2")}
-)
+from tests.helpers import ROOT
+from tests.made_up import SMALL
 
 
-def execute(root: Path, config=SHORT, **kwargs) -> runs.Run:
+def execute(root: Path, config=SMALL, **kwargs) -> runs.Run:
     run = runs.Run.create(root, config)
     with run.locked():
         work.execute(run, **kwargs)
@@ -55,23 +52,6 @@ def execute(root: Path, config=SHORT, **kwargs) -> runs.Run:
 def attribute(run: runs.Run, *targets: str, function: str = "loss", mode: str | None = None) -> str:
     with run.locked():
         return work.execute(run, run_jobs.Job("replay", run.mode_for(mode), targets, function))
-
-
-@pytest.fixture
-def root(tmp_path) -> Path:
-    return runs.outputs_root(tmp_path / "outputs")
-
-
-@pytest.fixture(scope="module")
-def made(tmp_path_factory) -> Path:
-    """The folder of one short finished run; tests take copies."""
-    return execute(runs.outputs_root(tmp_path_factory.mktemp("made"))).path
-
-
-@pytest.fixture
-def run(made, root) -> runs.Run:
-    shutil.copytree(made, root / made.name)
-    return runs.Run.open(root, made.name)
 
 
 # -- a run explains itself
@@ -112,7 +92,7 @@ def test_a_finished_run_holds_what_it_says(run):
 def test_the_estimate_is_the_size_that_a_run_has(run, root):
     """Bytes within 5 %; 48 steps, so that the states outweigh the small files."""
     for mode in configs.REPLAY_MODES:
-        config = SHORT.replace(replay_mode=mode, targets=("test:0",), **{"recipe.epochs": 2, "recipe.batch_size": 250})
+        config = SMALL.replace(replay_mode=mode, targets=("test:0",), **{"recipe.epochs": 2, "recipe.batch_size": 250})
         told = estimate.estimate(config, run.root)
         assert told.steps == 48 and told.segment == 7 and told.modes[mode].problem == ""
         used = files.size_of(execute(root, config).path)
@@ -121,14 +101,14 @@ def test_the_estimate_is_the_size_that_a_run_has(run, root):
 
 
 def test_the_estimator_refuses_only_what_cannot_fit(run, monkeypatch):
-    told = estimate.estimate(SHORT, run.root)
+    told = estimate.estimate(SMALL, run.root)
     need = told.modes["disk"].disk_peak + space.RESERVE
     for free, fits in ((need, True), (need - 1, False)):
         monkeypatch.setattr(space, "disk_free", lambda path, free=free: free)
-        problem = estimate.estimate(SHORT, run.root).modes["disk"].problem
+        problem = estimate.estimate(SMALL, run.root).modes["disk"].problem
         assert (problem == "") == fits
     assert problem.startswith("disk:") and "MB needed" in problem and "MB free" in problem
-    assert estimate.estimate(SHORT, run.root).recommended == "memory"
+    assert estimate.estimate(SMALL, run.root).recommended == "memory"
 
 
 def test_views_agree_with_torch(run):
@@ -176,7 +156,7 @@ def test_a_run_replays_in_every_mode_whatever_it_kept_with_bitwise_the_same_scor
     assert (other.sizes()["trajectory"] == 0) == (mode == "memory")
     for again in configs.REPLAY_MODES:
         ready = other.modes()[again]
-        assert np.array_equal(other.scores(attribute(other, *SHORT.targets, mode=again)), expected)
+        assert np.array_equal(other.scores(attribute(other, *SMALL.targets, mode=again)), expected)
         trained_again = other.manifest["steps_recomputed"]
         # All steps once; recompute mode without checkpoints makes them on the way to the last segment.
         steps = {"memory": 6, "disk": 6, "recompute": 6 + 3}[again]
@@ -198,7 +178,7 @@ def test_a_run_without_trajectory_says_what_it_can_do_and_is_rebuilt_by_one_call
         assert work.execute(run, run_jobs.Job("rebuild", "disk")) is None
     assert {p.name: p.stat().st_size for p in (run.path / "trajectory").iterdir()} == before
     assert run.modes()["disk"] and run.status == "finished" and run.job is None
-    assert np.array_equal(run.scores(attribute(run, *SHORT.targets)), run.scores("loss-000"))
+    assert np.array_equal(run.scores(attribute(run, *SMALL.targets)), run.scores("loss-000"))
 
 
 def test_a_rebuild_that_gives_other_states_is_an_error_that_says_so(run, monkeypatch):
@@ -214,19 +194,19 @@ def test_a_rebuild_that_gives_other_states_is_an_error_that_says_so(run, monkeyp
 
 def test_a_damaged_step_is_trained_again_and_said(run):
     (run.path / "trajectory" / "step-0000003.safetensors").write_bytes(b"")
-    name = attribute(run, *SHORT.targets)
+    name = attribute(run, *SMALL.targets)
     assert np.array_equal(run.scores(name), run.scores("loss-000"))
     notes = [e["text"] for e in run.events()[0] if e["kind"] == "note"]
     assert any("step-0000003.safetensors is damaged" in t and "to rebuild 1 of them" in t for t in notes)
 
 
 def test_the_checkpoints_go_by_themselves_where_that_was_asked(root):
-    run = execute(root, SHORT.replace(clean_when_done=True))
+    run = execute(root, SMALL.replace(clean_when_done=True))
     assert run.status == "finished" and run.targets() and run.kept is None and run.sizes()["trajectory"] == 0
 
 
 def test_a_given_space_is_kept_to(root):
-    config = SHORT.replace(replay_mode="recompute", checkpoint_mb=0.4, **{"recipe.epochs": 2})
+    config = SMALL.replace(replay_mode="recompute", checkpoint_mb=0.4, **{"recipe.epochs": 2})
     run = execute(root, config)
     assert run.manifest["trajectory"]["every"] == 6 and 0 < run.sizes()["trajectory"] <= 400_000
     with pytest.raises(ConfigError, match="Not one checkpoint"):
@@ -265,7 +245,7 @@ def test_a_given_space_is_kept_to(root):
     ],
 )
 def test_every_bad_setting_is_named_before_anything_starts(root, change, field):
-    config = SHORT.replace(**change)
+    config = SMALL.replace(**change)
     with pytest.raises(ConfigError) as error:
         JobManager(root).submit(config)
     assert list(error.value.problems) == [field] and field in str(error.value) and error.value.remedy
@@ -303,7 +283,7 @@ def test_a_link_is_no_run_and_nothing_outside_is_deleted(root, tmp_path, run):
 
 
 def test_a_diverging_run_fails_at_its_step_keeps_what_it_has_and_writes_no_scores(root):
-    config = SHORT.replace(
+    config = SMALL.replace(
         **{
             "recipe.peak_lr": 100.0,
             "recipe.schedule": "constant",
@@ -472,7 +452,7 @@ def test_a_cancelled_run_goes_on_where_it_stopped(root, made):
             if event["step"] >= 3:
                 cancel.set()
 
-    run = runs.Run.create(root, SHORT)
+    run = runs.Run.create(root, SMALL)
     with run.locked(), pytest.raises(CancelledError):
         work.execute(run, cancel=cancel, on_event=on_event)
     stopped = steps[-1]
@@ -550,11 +530,11 @@ def wait(run: runs.Run, *statuses: str) -> None:
 
 def test_jobs_queue_run_one_at_a_time_cancel_and_outlive_errors(root):
     manager = JobManager(root)
-    first = runs.Run.open(root, manager.submit(SHORT))
+    first = runs.Run.open(root, manager.submit(SMALL))
     bad = runs.Run.open(
         root,
         manager.submit(
-            SHORT.replace(
+            SMALL.replace(
                 **{
                     "recipe.peak_lr": 100.0,
                     "recipe.weight_decay": 10.0,
@@ -565,7 +545,7 @@ def test_jobs_queue_run_one_at_a_time_cancel_and_outlive_errors(root):
             )
         ),
     )
-    third = runs.Run.open(root, manager.submit(SHORT))
+    third = runs.Run.open(root, manager.submit(SMALL))
     assert third.status == "queued" and manager.active() == [first.id, bad.id, third.id]
     with pytest.raises(RunBusyError):
         manager.submit_targets(third.id, ("test:1",), "loss")

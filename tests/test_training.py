@@ -17,26 +17,7 @@ from engine.datasets import registry as dataset_registry
 from engine.errors import ConfigError, DivergedError, ModelError
 from engine.models.functional import FunctionalModel
 from engine.models.registry import BUILDERS
-
-RECIPE = Recipe(epochs=3, batch_size=8, peak_lr=0.1, warmup=0.25, seed=5)
-
-
-def net() -> nn.Sequential:
-    torch.manual_seed(0)
-    return nn.Sequential(
-        nn.Conv2d(1, 3, 3),
-        nn.BatchNorm2d(3),
-        nn.GELU(),
-        nn.Flatten(),
-        nn.Linear(3 * 16, 5),
-        nn.BatchNorm1d(5),
-        nn.Linear(5, 3),
-    ).double()
-
-
-def images(n: int = 26):
-    torch.manual_seed(1)
-    return torch.randn(n, 1, 6, 6, dtype=torch.float64), torch.randint(0, 3, (n,))
+from tests.helpers import RECIPE, images, net
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,5 @@
 """Scores against retraining: the LDS, the retrainings it rests on, what-ifs, smoothness, suspects."""
 
-import dataclasses
 import json
 import threading
 
@@ -10,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from engine import api, config, files
+from engine import api, files
 from engine.analysis import lds, suspects, trust
 from engine.analysis import what_if as what_ifs
 from engine.config import Recipe
@@ -22,16 +21,14 @@ from engine.core.training import train
 from engine.datasets import registry as dataset_registry
 from engine.errors import CancelledError, ConfigError, DivergedError, IntegrityError
 from engine.jobs import execute as work
-from engine.jobs import validation as validate
 from engine.models import functional as functional_models
 from engine.models import registry as model_registry
 from engine.runs import job as run_jobs
 from engine.runs import run as runs
 from engine.trajectory.state_files import read_state
+from tests.made_up import SMALL
 
-SMALL = config.preset("sample").replace(
-    **{"recipe.epochs": 1, "recipe.batch_size": 1000, "targets": ("test:0", "test:3", "class:6", "test:all")}
-)
+CONFIG = SMALL.replace(targets=("test:0", "test:3", "class:6", "test:all"))
 CPU = torch.device("cpu")
 
 
@@ -52,7 +49,7 @@ def validated(run: runs.Run, subsets: int, drops=(0.01,), seed: int = 0):
 
 @pytest.fixture(scope="module")
 def scored(root) -> runs.Run:
-    run = runs.Run.create(root, SMALL)
+    run = runs.Run.create(root, CONFIG)
     execute(run)
     return run
 
@@ -164,22 +161,22 @@ def test_on_a_convex_model_the_lds_is_near_one_and_of_shuffled_scores_near_zero(
 
 
 def test_retraining_with_all_weights_one_is_the_run_bit_for_bit(scored):
-    dataset = dataset_registry.load(SMALL.dataset)
-    model, train_set = model_registry.functional(SMALL, dataset), examples(dataset, "train", CPU, torch.float32)
-    (state,) = retraining.retrain(model, train_set, SMALL.recipe, torch.ones(1, len(train_set)))
+    dataset = dataset_registry.load(CONFIG.dataset)
+    model, train_set = model_registry.functional(CONFIG, dataset), examples(dataset, "train", CPU, torch.float32)
+    (state,) = retraining.retrain(model, train_set, CONFIG.recipe, torch.ones(1, len(train_set)))
     stored = read_state(scored.path / "model" / "state.safetensors", {}, "")
     assert torch.equal(state.theta, stored["theta"]) and torch.equal(state.buffers, stored["buffers"])
 
 
 def test_side_by_side_is_one_at_a_time_to_rounding():
-    dataset = dataset_registry.load(SMALL.dataset)
-    model, train_set = model_registry.functional(SMALL, dataset), examples(dataset, "train", CPU, torch.float32)
+    dataset = dataset_registry.load(CONFIG.dataset)
+    model, train_set = model_registry.functional(CONFIG, dataset), examples(dataset, "train", CPU, torch.float32)
     weights = torch.ones(3, len(train_set))
     for m in range(3):
         weights[m, torch.from_numpy(lds.subset(len(train_set), 0.01, 0, m))] = 0
-    together = retraining.retrain(model, train_set, SMALL.recipe, weights)
+    together = retraining.retrain(model, train_set, CONFIG.recipe, weights)
     for row, state in zip(weights, together, strict=True):
-        alone = train(model, train_set, SMALL.recipe, row)
+        alone = train(model, train_set, CONFIG.recipe, row)
         for a, b in zip(state, alone, strict=True):
             assert (a - b).norm() / b.norm() < 1e-5
     assert not torch.equal(together[0].theta, together[1].theta)
@@ -218,8 +215,8 @@ def test_a_validation_says_what_retraining_says(run):
     (report,) = trust.reports(run)
     assert (report["subsets"], report["left_out"], report["drop"], report["function"]) == (6, 60, 0.01, "loss")
     assert report["noise_share"] == 0 and report["repeats"] == 1  # bit for bit on a CPU
-    dataset = dataset_registry.load(SMALL.dataset)
-    model, train_set = model_registry.functional(SMALL, dataset), examples(dataset, "train", CPU, torch.float32)
+    dataset = dataset_registry.load(CONFIG.dataset)
+    model, train_set = model_registry.functional(CONFIG, dataset), examples(dataset, "train", CPU, torch.float32)
     test_set = examples(dataset, "test", CPU, torch.float32)
     from engine.core import targets as phi
     from engine.targets import names as target_names
@@ -227,11 +224,11 @@ def test_a_validation_says_what_retraining_says(run):
     left_out = lds.subset(6000, 0.01, 0, 4)
     weights = torch.ones(6000)
     weights[torch.from_numpy(left_out)] = 0
-    sets = [target_names.resolve(t, dataset.test_labels, 10) for t in SMALL.targets]
-    after = phi.values(model, train(model, train_set, SMALL.recipe, weights), test_set, sets, "loss").double().numpy()
+    sets = [target_names.resolve(t, dataset.test_labels, 10) for t in CONFIG.targets]
+    after = phi.values(model, train(model, train_set, CONFIG.recipe, weights), test_set, sets, "loss").double().numpy()
     before = np.array([t["value"] for t in run.score_sets()[0]["targets"]])
     scores = run.scores("loss-000")
-    assert [t["name"] for t in report["targets"]] == list(SMALL.targets)
+    assert [t["name"] for t in report["targets"]] == list(CONFIG.targets)
     for k, target in enumerate(report["targets"]):
         assert target["actual"][4] == pytest.approx(after[k] - before[k], abs=1e-6)
         assert target["predicted"][4] == pytest.approx(-scores[k][left_out].sum(), rel=1e-4)
@@ -377,7 +374,7 @@ def test_a_what_if_predicts_and_retrains(run):
 
 
 def test_relabelling_is_retrained_and_never_predicted(run):
-    labels = dataset_registry.load(SMALL.dataset).train_labels
+    labels = dataset_registry.load(CONFIG.dataset).train_labels
     shirts = np.flatnonzero(labels == 6)[:300]
     execute(run, "what-if", left_out=[], relabelled={str(i): 0 for i in shirts.tolist()})
     (what_if,) = trust.what_ifs(run)
@@ -388,7 +385,7 @@ def test_relabelling_is_retrained_and_never_predicted(run):
 
 def test_what_the_other_figures_will_be_follows_from_the_scored_one(scored):
     """For one image, loss, margin and probability are functions of each other."""
-    dataset = dataset_registry.load(SMALL.dataset)
+    dataset = dataset_registry.load(CONFIG.dataset)
     for what in what_ifs.predict(scored, dataset, np.array([5, 17])):
         if not what.name.startswith("test:") or what.name == "test:all":
             assert what.predicted.probability is None and what.predicted.margin is None
@@ -414,7 +411,7 @@ def test_what_the_other_figures_will_be_follows_from_the_scored_one(scored):
 )
 def test_ticks_that_make_no_sense_are_refused(left_out, relabelled, message):
     with pytest.raises(ConfigError, match=message):
-        what_ifs.check_changes(left_out, relabelled, dataset_registry.load(SMALL.dataset))
+        what_ifs.check_changes(left_out, relabelled, dataset_registry.load(CONFIG.dataset))
 
 
 # -- smoothness and the verdict
@@ -423,7 +420,7 @@ def test_ticks_that_make_no_sense_are_refused(left_out, relabelled, message):
 def test_smoothness_tells_a_chaotic_recipe_from_a_smooth_one(root):
     found = {}
     for rate in (0.02, 3.0):
-        run = runs.Run.create(root, SMALL.replace(targets=("test:0",), **{"recipe.peak_lr": rate, "recipe.epochs": 2}))
+        run = runs.Run.create(root, CONFIG.replace(targets=("test:0",), **{"recipe.peak_lr": rate, "recipe.epochs": 2}))
         execute(run)
         execute(run, "smoothness", directions=1, seed=0)
         found[rate] = trust.verdict(run)
@@ -436,7 +433,8 @@ def test_the_verdict_is_measured_agreement_where_there_is_one(scored, monkeypatc
     report = {"subsets": 50, "drop": 0.01, "lds_mean": 0.97, "lds_mean_low": 0.95, "lds_mean_high": 0.98}
     levels = []
     for value, subsets in ((0.97, 50), (0.7, 50), (0.1, 50), (0.97, 5)):
-        monkeypatch.setattr(trust, "reports", lambda run: [{**report, "lds_mean": value, "subsets": subsets}])
+        changed = {**report, "lds_mean": value, "subsets": subsets}
+        monkeypatch.setattr(trust, "reports", lambda run, changed=changed: [changed])
         levels.append(trust.verdict(scored).level)
     assert levels[:3] == list(trust.LEVELS) and levels[3] != trust.LEVELS[0]  # five subsets decide nothing
 
@@ -455,7 +453,7 @@ def test_the_noisy_sample_has_five_percent_wrong_labels_and_knows_them():
 def test_the_most_harmful_images_are_the_wrong_labels(root):
     run = runs.Run.create(
         root,
-        SMALL.replace(dataset="fashion-mnist-sample-noisy", targets=("test:3", "test:all"), **{"recipe.epochs": 3}),
+        CONFIG.replace(dataset="fashion-mnist-sample-noisy", targets=("test:3", "test:all"), **{"recipe.epochs": 3}),
     )
     execute(run)
     found = suspects.ranked(run)
@@ -482,8 +480,3 @@ def test_precision_and_its_area_by_hand():
     assert suspects.average_precision(suspicion, wrong) == pytest.approx((1 + 2 / 3) / 2)
     with pytest.raises(ConfigError):
         suspects.average_precision(suspicion, np.zeros(5, bool))
-
-
-def test_a_job_of_each_kind_is_known():
-    assert set(validate.JOBS) == {"validate", "what-if", "smoothness"}
-    assert dataclasses.asdict(run_jobs.Job("validate", options={"subsets": 5}))["options"] == {"subsets": 5}

@@ -4,9 +4,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-import streamlit as st
 
-from engine import config as configs
 from engine.analysis import trust
 from engine.analysis import what_if as what_ifs
 from engine.jobs import execute as work
@@ -14,19 +12,19 @@ from engine.jobs.queue import JobManager
 from engine.runs import job as run_jobs
 from engine.runs import notes
 from engine.runs import run as runs
-from tests.test_pages import button, said, show, sound, tiles
+from tests.helpers import button, said, show, sound, tiles
+from tests.made_up import SMALL
 from ui import formats
 
-CONFIG = configs.preset("sample").replace(
-    dataset="fashion-mnist-sample-noisy",
-    **{"recipe.epochs": 1, "recipe.batch_size": 1000, "targets": ("test:0", "test:all")},
-)
+pytestmark = pytest.mark.usefixtures("root")
+
+CONFIG = SMALL.replace(dataset="fashion-mnist-sample-noisy", targets=("test:0", "test:all"))
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory) -> Path:
+def checked(tmp_path_factory) -> Path:
     """A run with a validation and a what-if."""
-    run = runs.Run.create(runs.outputs_root(tmp_path_factory.mktemp("made")), CONFIG)
+    run = runs.Run.create(runs.outputs_root(tmp_path_factory.mktemp("checked")), CONFIG)
     with run.locked():
         work.execute(run)
         work.execute(run, run_jobs.Job("validate", options={"subsets": 5, "drops": [0.01], "seed": 0}))
@@ -34,18 +32,10 @@ def made(tmp_path_factory) -> Path:
     return run.path
 
 
-@pytest.fixture(autouse=True)
-def root(tmp_path, monkeypatch) -> Path:
-    st.cache_resource.clear()
-    st.cache_data.clear()
-    monkeypatch.setenv("REPLAY_OUTPUTS_DIR", str(tmp_path / "outputs"))
-    return runs.outputs_root()
-
-
 @pytest.fixture
-def run(made, root) -> runs.Run:
-    shutil.copytree(made, root / made.name)
-    return runs.Run.open(root, made.name)
+def run(checked, root) -> runs.Run:
+    shutil.copytree(checked, root / checked.name)
+    return runs.Run.open(root, checked.name)
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""Images of one's own: known answers of the preparation, bad files, and scores that equal those of the same test image."""
+"""Images of one's own: known answers of the preparation, bad files, and the scores of the same test image."""
 
 import io
 import shutil
@@ -21,7 +21,8 @@ from engine.jobs.queue import JobManager
 from engine.runs import job as run_jobs
 from engine.runs import run as runs
 from engine.runs import uploads
-from tests.test_pages import said, show, sound
+from tests.helpers import said, show, sound
+from tests.made_up import SMALL
 
 GREY, COLOUR = (28, 28, 1), (28, 28, 3)
 
@@ -123,62 +124,60 @@ def test_files_that_are_no_images_are_named(content, message):
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory) -> runs.Run:
+def scored(tmp_path_factory) -> runs.Run:
     root = runs.outputs_root(tmp_path_factory.mktemp("own"))
-    run = runs.Run.create(
-        root, configs.preset("sample").replace(targets=("test:3",), **{"recipe.epochs": 1, "recipe.batch_size": 1000})
-    )
+    run = runs.Run.create(root, SMALL.replace(targets=("test:3",)))
     with run.locked():
         work.execute(run)
     return run
 
 
-def test_a_copy_of_a_test_image_has_its_scores_its_view_and_its_prediction(made):
+def test_a_copy_of_a_test_image_has_its_scores_its_view_and_its_prediction(scored):
     dataset = dataset_registry.load("fashion-mnist-sample")
     image, label = dataset.test_images[3], int(dataset.test_labels[3])
-    name = uploads.keep(made, image)
-    assert (uploads.read(made, name) == image).all()
+    name = uploads.keep(scored, image)
+    assert (uploads.read(scored, name) == image).all()
     own, other = (uploads.target(name, c) for c in (label, (label + 1) % 10))
-    with made.locked():
-        work.execute(made, run_jobs.Job("replay", "disk", (own, "test:3", other), "loss"))
-    targets = {t.name: t for t in made.targets()}
-    scores = made.scores(targets[own].score_set)
+    with scored.locked():
+        work.execute(scored, run_jobs.Job("replay", "disk", (own, "test:3", other), "loss"))
+    targets = {t.name: t for t in scored.targets()}
+    scores = scored.scores(targets[own].score_set)
     assert (scores[0] == scores[1]).all() and not np.allclose(scores[0], scores[2], atol=1e-6)
-    mine, same = (target_view.view(made, dataset, t) for t in (own, "test:3"))
+    mine, same = (target_view.view(scored, dataset, t) for t in (own, "test:3"))
     assert mine.loss == pytest.approx(same.loss, abs=1e-6) and mine.predicted_label == same.predicted_label
-    asked = target_view.view(made, dataset, other)
+    asked = target_view.view(scored, dataset, other)
     assert asked.true_label == (label + 1) % 10 and asked.loss == pytest.approx(
-        -logit_maths.log_probabilities(made.test_logits()[3])[asked.true_label], abs=1e-6
+        -logit_maths.log_probabilities(scored.test_logits()[3])[asked.true_label], abs=1e-6
     )
-    assert predict.logits(made, image[None])[0] == pytest.approx(made.test_logits()[3], abs=1e-5)
+    assert predict.logits(scored, image[None])[0] == pytest.approx(scored.test_logits()[3], abs=1e-5)
     assert f"{name[:6]} · {dataset.classes[label]}" in mine.title
-    predicted = {w.name: w for w in what_ifs.predict(made, dataset, [1, 2])}
+    predicted = {w.name: w for w in what_ifs.predict(scored, dataset, [1, 2])}
     assert predicted[own].change == predicted["test:3"].change
     # Retraining is judged on the test split: a validation leaves it out and says so, a what-if has no truth for it.
-    with made.locked():
-        work.execute(made, run_jobs.Job("what-if", options={"left_out": [1, 2], "relabelled": {}}))
-        work.execute(made, run_jobs.Job("validate", options={"subsets": 5, "drops": [0.01], "seed": 0}))
-    actual = {t["name"]: t["actual"] for t in trust.what_ifs(made)[0]["targets"]}
+    with scored.locked():
+        work.execute(scored, run_jobs.Job("what-if", options={"left_out": [1, 2], "relabelled": {}}))
+        work.execute(scored, run_jobs.Job("validate", options={"subsets": 5, "drops": [0.01], "seed": 0}))
+    actual = {t["name"]: t["actual"] for t in trust.what_ifs(scored)[0]["targets"]}
     assert actual[own] is None and actual["test:3"] is not None
-    assert [t["name"] for t in trust.reports(made)[0]["targets"]] == ["test:3"]
+    assert [t["name"] for t in trust.reports(scored)[0]["targets"]] == ["test:3"]
     assert any(
-        own in e.get("text", "") and "not validated" in e["text"] for e in made.events()[0] if e["kind"] == "note"
+        own in e.get("text", "") and "not validated" in e["text"] for e in scored.events()[0] if e["kind"] == "note"
     )
 
 
-def test_an_image_that_is_not_kept_or_has_changed_is_no_target(made):
-    manager = JobManager(made.root)
+def test_an_image_that_is_not_kept_or_has_changed_is_no_target(scored):
+    manager = JobManager(scored.root)
     with pytest.raises(IntegrityError, match="cannot be read"):
-        manager.submit_targets(made.id, ("image:0123456789abcdef:1",), "loss")
-    name = uploads.keep(made, np.full(GREY, 9, np.uint8))
-    (made.path / "uploads" / f"{name}.png").write_bytes(datasets_base.png(np.zeros(GREY, np.uint8)))
+        manager.submit_targets(scored.id, ("image:0123456789abcdef:1",), "loss")
+    name = uploads.keep(scored, np.full(GREY, 9, np.uint8))
+    (scored.path / "uploads" / f"{name}.png").write_bytes(datasets_base.png(np.zeros(GREY, np.uint8)))
     with pytest.raises(IntegrityError, match="has changed"):
-        manager.submit_targets(made.id, (uploads.target(name, 1),), "loss")
+        manager.submit_targets(scored.id, (uploads.target(name, 1),), "loss")
     with pytest.raises(ConfigError, match="out of range"):
-        manager.submit_targets(made.id, (uploads.target(name, 10),), "loss")
+        manager.submit_targets(scored.id, (uploads.target(name, 10),), "loss")
     for bad in ("../../x.png", "0123456789abcde", "0123456789ABCDEF"):
         with pytest.raises(ConfigError, match="no id"):
-            uploads.read(made, bad)
+            uploads.read(scored, bad)
     with pytest.raises(ConfigError, match="kept with a trained run"):
         configs.check(configs.preset("sample").replace(targets=(uploads.target(name, 1),)), 6000, 1000, 10)
 
@@ -201,14 +200,14 @@ def test_an_image_that_is_not_kept_or_has_changed_is_no_target(made):
     ids=["none", "cut", "path", "16 bits", "alpha", "tiff"],
 )
 def test_what_is_uploaded_is_shown_or_named_and_the_page_goes_on(
-    name, content, message, done, made, tmp_path, monkeypatch
+    name, content, message, done, scored, tmp_path, monkeypatch
 ):
     root = tmp_path / "runs"
-    shutil.copytree(made.root, root)
+    shutil.copytree(scored.root, root)
     monkeypatch.setenv("REPLAY_OUTPUTS_DIR", str(root))
     st.cache_resource.clear()
     before = sorted(tmp_path.parent.rglob("*"))
-    app = show("pages/Test_images.py", run=made.id)
+    app = show("pages/Test_images.py", run=scored.id)
     app.file_uploader[0].upload(name, content, "image/png")
     sound(app.run())
     assert (

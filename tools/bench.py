@@ -19,7 +19,7 @@ from engine.datasets import registry as dataset_registry
 from engine.jobs import execute as work
 from engine.models import registry as model_registry
 from engine.runs import run as runs
-from tests.test_exactness import CASES, relative_error, scores_and_differences
+from tools.exactness import CASES, relative_error, scores_and_differences
 
 ROUNDS = 9
 

@@ -1,0 +1,149 @@
+"""What several test modules share: a tiny model and its images, the pages without a browser, and tabs of a browser.
+
+Streamlit, Playwright and torch are imported where they are used: a machine with a GPU may have no browser.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from engine.config import Recipe
+
+if TYPE_CHECKING:
+    import torch
+    from playwright.sync_api import Page
+    from streamlit.testing.v1 import AppTest
+
+ROOT = Path(__file__).parents[1]
+PAGES = {
+    "app.py": "Replay Explorer",
+    "pages/Set_up_a_run.py": "Set up a run",
+    "pages/Live.py": "Live",
+    "pages/Influence.py": "Influence",
+    "pages/Training_images.py": "Training images",
+    "pages/Test_images.py": "Test images",
+    "pages/Compare_runs.py": "Compare runs",
+    "pages/Trust.py": "Trust",
+    "pages/Find_bad_labels.py": "Find bad labels",
+    "pages/Runs_and_storage.py": "Runs and storage",
+}
+# On a page's own URL Streamlit first looks for its server below that path, and then at the root.
+PROBES = ("/_stcore/health", "/_stcore/host-config")
+
+
+# -- a model that trains in milliseconds
+
+RECIPE = Recipe(epochs=3, batch_size=8, peak_lr=0.1, warmup=0.25, seed=5)  # 9 steps of 26 examples
+
+
+def net() -> torch.nn.Sequential:
+    import torch
+    from torch import nn
+
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Conv2d(1, 3, 3),
+        nn.BatchNorm2d(3),
+        nn.GELU(),
+        nn.Flatten(),
+        nn.Linear(3 * 16, 5),
+        nn.BatchNorm1d(5),
+        nn.Linear(5, 3),
+    ).double()
+
+
+def images(n: int = 26) -> tuple[torch.Tensor, torch.Tensor]:
+    import torch
+
+    torch.manual_seed(1)
+    return torch.randn(n, 1, 6, 6, dtype=torch.float64), torch.randint(0, 3, (n,))
+
+
+# -- pages without a browser
+
+
+def show(page: str, /, **query) -> AppTest:
+    from streamlit.testing.v1 import AppTest
+
+    app = AppTest.from_file(str(ROOT / "app.py"), default_timeout=60)
+    if page != "app.py":
+        app.switch_page(page)
+    for name, value in query.items():
+        app.query_params[name] = value
+    app.run()
+    return sound(app)
+
+
+def sound(app: AppTest) -> AppTest:
+    """No exception, shown by Streamlit or, for the shell catches them all, as a message."""
+    assert not app.exception, app.exception[0].message
+    assert "This page stopped" not in said(app), said(app)
+    return app
+
+
+def said(app: AppTest) -> str:
+    return "\n".join(e.value for kind in (app.error, app.warning, app.info, app.success) for e in kind)
+
+
+def tiles(app: AppTest, key: str) -> list[dict]:
+    """What the gallery of this key is told to draw."""
+    shown = [e.proto for e in app.get("bidi_component") if e.proto.id.endswith(f"-{key}")]
+    return json.loads(shown[0].json)["tiles"] if shown else []
+
+
+def button(app: AppTest, label: str):
+    return next(b for b in app.button if b.label.startswith(label))
+
+
+# -- tabs of a browser
+
+
+def tab_is_sound(tab: Page) -> None:
+    """No exception: Streamlit's own box, or the message that the shell makes of an unforeseen one."""
+    assert tab.locator('[data-testid="stException"]').count() == 0
+    assert tab.get_by_text("This page stopped").count() == 0
+
+
+def settled(tab: Page, heading: str) -> None:
+    """The page of this heading is drawn, whole or in part."""
+    from playwright.sync_api import expect
+
+    expect(tab.get_by_role("heading", name=heading, exact=True, level=1)).to_be_visible()
+    tab_is_sound(tab)
+
+
+def idle(tab: Page) -> None:
+    """The script has run to its end: what is clicked now is not drawn anew under the pointer."""
+    from playwright.sync_api import expect
+
+    expect(tab.locator('[data-testid="stApp"]')).to_have_attribute(
+        "data-test-script-state", "notRunning", timeout=30_000
+    )
+
+
+def steps_done(tab: Page) -> tuple[str, int]:
+    """Phase and number of steps, as *Live* shows them."""
+    metrics = tab.locator('[data-testid="stMetric"]')
+    phase = metrics.nth(0).locator('[data-testid="stMetricValue"]').inner_text()
+    step = metrics.nth(1).locator('[data-testid="stMetricValue"]').inner_text()
+    return phase, int(step.split(" of ")[0].replace(",", "")) if " of " in step else 0
+
+
+def wait_until(condition: Callable[[], bool], seconds: float, tab: Page) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        tab.wait_for_timeout(100)
+
+
+def shown(tab: Page, which: str) -> list[int]:
+    """The images in a gallery, once it is drawn and the script has ended."""
+    from playwright.sync_api import expect
+
+    idle(tab)
+    expect(tab.locator(f".st-key-gallery-{which} li").first).to_be_visible()
+    return tab.locator(f".st-key-gallery-{which} li").evaluate_all("tiles => tiles.map(t => Number(t.dataset.index))")
