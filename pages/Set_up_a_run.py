@@ -2,7 +2,6 @@
 
 import json
 
-import numpy as np
 import streamlit as st
 
 from engine import config as configs
@@ -106,7 +105,7 @@ def offer(config) -> None:
     st.session_state["offered"] = (config.dataset, list(config.targets))
 
 
-def offered_images(dataset) -> tuple[np.ndarray, str]:
+def offered_images(dataset) -> tuple[list[int], str]:
     """Test indices to choose from, filtered by class or to the mistakes of a finished run."""
     what, which = st.columns(2)
     source = what.selectbox("Show", ["All test images", "Misclassified by an earlier run"])
@@ -114,8 +113,8 @@ def offered_images(dataset) -> tuple[np.ndarray, str]:
         classes = ["All classes", *dataset.classes]
         label = which.selectbox("Class", classes)
         if label == classes[0]:
-            return np.arange(len(dataset.test_labels)), label
-        return np.flatnonzero(dataset.test_labels == dataset.classes.index(label)), label
+            return list(range(len(dataset.test_labels))), label
+        return (dataset.test_labels == dataset.classes.index(label)).nonzero()[0].tolist(), label
     trained = []
     for run in shell.runs():
         try:
@@ -125,10 +124,10 @@ def offered_images(dataset) -> tuple[np.ndarray, str]:
             continue  # a damaged run offers nothing; Runs and storage says what is wrong with it
     if not trained:
         which.info("No run of this data set has been trained yet.")
-        return np.arange(0), source
+        return [], source
     names = {run.id: run for run in trained}
     chosen = which.selectbox("Run", list(names))
-    return target_view.misclassified(names[chosen], dataset), chosen
+    return target_view.misclassified(names[chosen], dataset).tolist(), chosen
 
 
 def choose_targets(dataset) -> None:
@@ -140,7 +139,7 @@ def choose_targets(dataset) -> None:
         st.select_slider("Images", pages, format_func=lambda s: f"from {s}", key=f"page-{shown}") if pages[1:] else 0
     )
     columns = st.columns(8)
-    for i, index in enumerate(indices[start:][:A_PAGE].tolist()):
+    for i, index in enumerate(indices[start:][:A_PAGE]):
         with columns[i % len(columns)]:
             name = f"test:{index}"
             st.html(pictures.picture(dataset.name, "test", index))
