@@ -1,10 +1,20 @@
-"""Files that are whole or absent, counted, and arrays that are verified against their checksums.
+"""Files that are whole or absent, readers that nothing can surprise, deletions that follow no link.
 
-Every file is written under a temporary name in its own folder, synced and renamed. Failures of
-the disk become `StorageError`s that name the file and the remedy. `Room` waits for space instead,
-so that a long run outlives a full disk. Whatever changes the disk passes `check_writable`, which in
-read-only mode lets nothing pass.
+Writing. Every file is written under a temporary name in its own folder, synced and renamed. What the
+operating system refuses becomes a `StorageError` that names the file and the remedy (`disk_errors`);
+`engine.space.DiskSpace` waits for space instead, so that a long run outlives a full disk. Whatever changes
+the disk passes `check_writable`, which in read-only mode lets nothing pass.
+
+Reading. A run's folder may have been copied, edited, damaged or sent by someone else. `open_regular` is the
+one way into its files: regular files only (no folder, pipe, device, socket or link), at most so many bytes;
+`read_json` adds strict UTF-8, finite numbers and a limit on nesting, `read_npy` a header that fits the file.
+What is wrong is an `IntegrityError` with the path and the remedy, never the operating system's own error.
+
+Deleting. `remove_inside` deletes below a folder, refuses where a link leads out of it, and measures what
+was freed afterwards.
 """
+
+from __future__ import annotations
 
 import contextlib
 import errno
@@ -12,27 +22,55 @@ import functools
 import hashlib
 import io
 import json
+import math
 import os
-import tempfile
+import re
+import secrets
+import shutil
+import stat
+import threading
+import time
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from engine.errors import IntegrityError, ReadOnlyError, StorageError
+from engine.errors import ConfigError, IntegrityError, ReadOnlyError, StorageError
 
-os.umask(UMASK := os.umask(0o022))  # it can only be read by setting it
+if TYPE_CHECKING:
+    import pandas as pd
 
 TEMPORARY = ".tmp-"
 
+SWEEP_AFTER = 600.0  # seconds: an older temporary file was left by a process that died; a younger one may be in use
 
-class Traffic:
+MOST_BYTES = 64 << 20  # of a JSON file, or of what is read of a log at once: a hundred times what a long run writes
+
+MOST_BYTES_OF_ARRAYS = 16 << 30  # of a file that is mapped or hashed: scores of 1,000 targets × 4 million images
+
+MOST_NESTED = 32  # lists and objects inside one another in JSON; runs write five
+
+SPREADSHEET_FORMULA = re.compile(r"[=+\-@\t\r\n\uff1d\uff0b\uff0d\uff20]")  # the last four are their full-width forms
+
+
+class IOCounters:
     """Bytes that this process has written to and read from the files of runs, for the meters."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.written = self.read = 0
+        self._mutex = threading.Lock()  # the writer's and the reader's threads count at once
+
+    def add(self, written: int = 0, read: int = 0) -> None:
+        with self._mutex:
+            self.written += written
+            self.read += read
 
 
-traffic = Traffic()
+io_counters = IOCounters()
+
+
+# -- what may be written, and what the system refuses
 
 
 def read_only() -> bool:
@@ -49,123 +87,420 @@ def check_writable(path: Path) -> None:
         )
 
 
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+UNSUPPORTED = (errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.ENOLCK, errno.EINVAL, errno.ENOTTY)
+
+ELSEWHERE = "set REPLAY_OUTPUTS_DIR (or --outputs) to a folder"
+
+
 @contextlib.contextmanager
-def disk_errors(path: Path):
-    """Around what writes at `path`: turns the operating system's refusals into `StorageError`s, and refuses
-    in read-only mode."""
+def disk_errors(path: Path) -> Iterator[None]:
+    """Around what writes, locks or deletes at `path`: every refusal of the operating system becomes a
+    `StorageError`, `passing` where the disk is full; in read-only mode all is refused."""
     check_writable(path)
     try:
         yield
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-            raise StorageError(
-                f"No space left to write {path}.",
-                "Free space in Runs and storage (checkpoints are the big part), or "
-                "set REPLAY_OUTPUTS_DIR to a larger disk.",
-                passing=error.errno != errno.EFBIG,
-            ) from error
-        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST):
-            raise StorageError(
-                f"{path} cannot be written ({error.strerror}).",
-                "Make the outputs folder writable, or set REPLAY_OUTPUTS_DIR (or --outputs) to a folder that is.",
-            ) from error
-        raise
+        raise storage_error(path, error) from error
+
+
+def storage_error(path: Path, error: OSError) -> StorageError:
+    """What the operating system refused at `path`, in a sentence with its remedy."""
+    said = error.strerror or type(error).__name__
+    if error.errno in FULL:
+        return StorageError(
+            f"No space left to write {path}.",
+            f"Free space in Runs and storage (checkpoints are the big part), or {ELSEWHERE} on a larger disk.",
+            passing=error.errno != errno.EFBIG,
+        )
+    if error.errno in UNSUPPORTED:
+        return StorageError(
+            f"The file system of {path} cannot do what runs need: locks, renaming, syncing ({said}).",
+            f"{ELSEWHERE[0].upper()}{ELSEWHERE[1:]} on a local disk; network folders often have no locks.",
+        )
+    if error.errno in (errno.EIO, errno.ESTALE, errno.ENXIO, errno.ENODEV, errno.ETIMEDOUT, errno.EREMOTEIO):
+        return StorageError(
+            f"The disk of {path} failed ({said}).",
+            f"Look at the disk or its mount and try again, or {ELSEWHERE} on another disk.",
+        )
+    if error.errno == errno.ELOOP:
+        return StorageError(f"{path} is a link, or is reached through one: links are not followed.", REMOVE_LINK)
+    if error.errno == errno.ENOENT:
+        return StorageError(
+            f"{path} cannot be written: its folder is gone ({said}).", "Reload: the run may have been deleted."
+        )
+    return StorageError(f"{path} cannot be written ({said}).", f"Make the folder writable, or {ELSEWHERE} that is.")
+
+
+REMOVE_LINK = "Remove the link by hand, or put the real folder in its place."
+
+
+# -- writing
 
 
 def write_bytes(path: Path, content: bytes) -> str:
     """Writes atomically and returns the content's SHA-256."""
-    with disk_errors(path):
-        handle, temporary = tempfile.mkstemp(prefix=TEMPORARY, dir=path.parent)
+    replace(path, content)
+    return hashlib.sha256(content).hexdigest()
+
+
+def replace(path: Path, content: bytes) -> None:
+    """Writes atomically: `path` holds all of `content`, or what it held before, whenever the process or the
+    machine dies. A folder that is a link is refused, so that no other folder's files are replaced.
+
+    The file gets the mode that the process's umask gives to new files: runs are for sharing.
+    """
+    with disk_errors(path), _opened_folder(path.parent) as folder:
+        temporary = f"{TEMPORARY}{secrets.token_hex(8)}"
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+        handle = os.open(temporary, flags, 0o666, dir_fd=folder)
         try:
             with os.fdopen(handle, "wb") as file:
                 file.write(content)
                 file.flush()
-                os.fsync(file.fileno())
-            os.chmod(temporary, 0o666 & ~UMASK)  # mkstemp makes files private; runs are for sharing
-            os.replace(temporary, path)
+                _sync(file.fileno())
+            os.replace(temporary, path.name, src_dir_fd=folder, dst_dir_fd=folder)
         except BaseException:
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(temporary)
+            with contextlib.suppress(OSError):
+                os.unlink(temporary, dir_fd=folder)
             raise
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
-    traffic.written += len(content)
-    return hashlib.sha256(content).hexdigest()
+        _sync(folder)
+    io_counters.add(written=len(content))
 
 
-def sweep(folder: Path) -> None:
-    """Deletes the temporary files that a killed process left in a folder and those right below."""
-    check_writable(folder)
-    for pattern in (f"{TEMPORARY}*", f"*/{TEMPORARY}*"):
-        for path in folder.glob(pattern):
-            if path.is_file() and not path.parent.is_symlink():
-                path.unlink(missing_ok=True)
-
-
-def write_json(path: Path, value) -> str:
-    return write_bytes(path, (json.dumps(value, indent=1, ensure_ascii=False) + "\n").encode())
-
-
-def read_json(path: Path, remedy: str, sha256: str | None = None):
-    """The value; where `sha256` is given, the file must match it."""
+@contextlib.contextmanager
+def _opened_folder(folder: Path) -> Iterator[int]:
     try:
-        content = path.read_bytes()
-        if sha256 is not None and hashlib.sha256(content).hexdigest() != sha256:
-            raise IntegrityError(f"{path} has changed since it was written.", remedy)
-        return json.loads(content.decode("utf-8"))
-    except FileNotFoundError as error:
-        raise IntegrityError(f"{path} is missing.", remedy) from error
-    except (OSError, ValueError) as error:
-        raise IntegrityError(f"{path} is damaged ({error}).", remedy) from error
+        handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except NotADirectoryError as error:  # what Linux says of a link here
+        raise OSError(errno.ELOOP if folder.is_symlink() else errno.ENOTDIR, error.strerror) from error
+    try:
+        yield handle
+    finally:
+        os.close(handle)
 
 
-def json_digest(value) -> str:
+def _sync(handle: int) -> None:
+    """Some file systems cannot sync (folders, above all). A process that dies loses nothing by that, only a
+    machine that does, and what is then missing is found by its checksum. Any other refusal is an error."""
+    try:
+        os.fsync(handle)
+    except OSError as error:
+        if error.errno not in UNSUPPORTED:
+            raise
+
+
+@contextlib.contextmanager
+def new_folder(path: Path) -> Iterator[Path]:
+    """Makes a folder that is filled or absent: where filling it fails, it is deleted again."""
+    with disk_errors(path):
+        path.mkdir()
+    try:
+        yield path
+    except BaseException:
+        shutil.rmtree(path, ignore_errors=True)  # the first error says more than this one's would
+        raise
+
+
+def make_folder(path: Path) -> None:
+    """Makes a folder and those above it where they are missing: git, rsync and zip drop empty ones."""
+    with disk_errors(path):
+        if path.is_symlink():
+            raise OSError(errno.ELOOP, "a link")
+        path.mkdir(parents=True, exist_ok=True)
+
+
+def write_json(path: Path, value: Any) -> str:
+    """Writes atomically and returns the file's SHA-256. `ConfigError` for what `read_json` would refuse."""
+    try:
+        content = json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False).encode()
+    except ValueError as error:  # not finite, or half of a surrogate pair
+        raise ConfigError(
+            f"{path} cannot hold this ({error}).", "Give finite numbers, and text that is whole Unicode characters."
+        ) from error
+    return write_bytes(path, content + b"\n")
+
+
+def json_digest(value: Any) -> str:
     """SHA-256 of a JSON value, however it is laid out."""
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
 def write_npy(path: Path, array: np.ndarray) -> str:
+    """Writes atomically and returns the file's SHA-256."""
     buffer = io.BytesIO()
     np.save(buffer, array, allow_pickle=False)
     return write_bytes(path, buffer.getvalue())
 
 
+# -- reading
+
+
+def open_regular(path: Path, remedy: str, limit: int = MOST_BYTES_OF_ARRAYS) -> io.BufferedReader:
+    """Opens a regular file of at most `limit` bytes for reading; `IntegrityError` for anything else.
+
+    Looks before it opens, since opening a device can act on it, and at what was opened, since it may have
+    been exchanged in between. A pipe without a writer is refused, not waited for.
+    """
+    try:
+        _check_regular(path, os.lstat(path), remedy, limit)
+        handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
+        try:
+            _check_regular(path, os.fstat(handle), remedy, limit)
+            return os.fdopen(handle, "rb")
+        except BaseException:
+            os.close(handle)
+            raise
+    except OSError as error:
+        raise _read_error(path, error, remedy) from error
+    except ValueError as error:  # a name with a zero byte
+        raise IntegrityError(f"{str(path)!r} is no name of a file ({error}).", remedy) from error
+
+
+def _check_regular(path: Path, status: os.stat_result, remedy: str, limit: int) -> None:
+    if not stat.S_ISREG(status.st_mode):
+        kinds = {
+            stat.S_IFDIR: "a folder",
+            stat.S_IFLNK: "a link",
+            stat.S_IFIFO: "a pipe",
+            stat.S_IFSOCK: "a socket",
+        }
+        kind = kinds.get(stat.S_IFMT(status.st_mode), "a device")
+        raise IntegrityError(f"{path} is damaged: {kind} stands in its place.", remedy)
+    if status.st_size > limit:
+        raise IntegrityError(f"{path} is damaged: {status.st_size:,} bytes, where {limit:,} are the most.", remedy)
+
+
+def _read_error(path: Path, error: OSError, remedy: str) -> IntegrityError:
+    if error.errno in (errno.ENOENT, errno.ENOTDIR):
+        return IntegrityError(f"{path} is missing.", remedy)
+    if error.errno == errno.ELOOP:
+        return IntegrityError(f"{path} is damaged: a link stands in its place.", remedy)
+    return IntegrityError(f"{path} cannot be read ({error.strerror or type(error).__name__}).", remedy)
+
+
+def read_bytes(path: Path, remedy: str, limit: int = MOST_BYTES) -> bytes:
+    """All of a regular file of at most `limit` bytes."""
+    with open_regular(path, remedy, limit) as file:
+        try:
+            content = file.read(limit + 1)
+        except OSError as error:
+            raise _read_error(path, error, remedy) from error
+    if len(content) > limit:  # it grows while we read
+        raise IntegrityError(f"{path} is damaged: it has more than {limit:,} bytes.", remedy)
+    return content
+
+
+def read_json(path: Path, remedy: str, sha256: str | None = None, limit: int = MOST_BYTES) -> Any:
+    """The value; where `sha256` is given, the file must match it."""
+    content = read_bytes(path, remedy, limit)
+    if sha256 is not None and hashlib.sha256(content).hexdigest() != sha256:
+        raise IntegrityError(f"{path} has changed since it was written.", remedy)
+    return parse_json(content, str(path), remedy)
+
+
+def parse_json(content: bytes, where: str, remedy: str) -> Any:
+    """The value of a JSON text in strict UTF-8, with finite numbers, whole characters and at most `MOST_NESTED`
+    lists and objects inside one another. `where` names it in the `IntegrityError`."""
+    try:
+        text = content.decode("utf-8")
+        value = json.loads(text, parse_constant=_finite, parse_float=_finite)
+        if "\\u" in text:  # an escape may name half of a surrogate pair, which no file or page can hold
+            json.dumps(value, ensure_ascii=False).encode()
+    except (ValueError, RecursionError, MemoryError) as error:
+        said = "nested too deeply" if isinstance(error, RecursionError) else str(error) or type(error).__name__
+        raise IntegrityError(f"{where} is damaged ({said}).", remedy) from error
+    level = [value]
+    for _ in range(MOST_NESTED):
+        level = [
+            child
+            for container in level
+            if isinstance(container, (dict, list))
+            for child in (container.values() if isinstance(container, dict) else container)
+            if isinstance(child, (dict, list))
+        ]
+        if not level:
+            return value
+    raise IntegrityError(f"{where} is damaged (nested too deeply).", remedy)
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(f"{text} is no finite number")
+    return value
+
+
 def read_npy(path: Path, sha256: str | None, remedy: str) -> np.ndarray:
     """The array, memory-mapped read-only; where `sha256` is given, the file must match it."""
+    with open_regular(path, remedy) as file:
+        try:
+            shape, fortran, dtype = _npy_header(file)
+            offset, size = file.tell(), math.prod(shape) * dtype.itemsize
+            if offset + size != os.fstat(file.fileno()).st_size:
+                raise ValueError(f"its header says {offset + size:,} bytes")
+            if sha256 is not None and sha256_of(path, remedy) != sha256:
+                raise IntegrityError(f"{path} has changed since it was written.", remedy)
+            order = "F" if fortran else "C"
+            if size == 0:  # the system maps no empty file
+                return np.empty(shape, dtype, order)
+            return np.memmap(file, dtype, "r", offset, shape, order)
+        except OSError as error:
+            raise _read_error(path, error, remedy) from error
+        except (ValueError, TypeError, OverflowError) as error:
+            raise IntegrityError(f"{path} is damaged ({error}).", remedy) from error
+
+
+def _npy_header(file: io.BufferedReader) -> tuple[tuple[int, ...], bool, np.dtype]:
+    version = np.lib.format.read_magic(file)
+    read = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}.get(version)
+    if read is None:
+        raise ValueError(f"npy version {version}")
     try:
-        if sha256 is not None and sha256_of(path) != sha256:
-            raise IntegrityError(f"{path} has changed since it was written.", remedy)
-        return np.load(path, mmap_mode="r", allow_pickle=False)
-    except FileNotFoundError as error:
-        raise IntegrityError(f"{path} is missing.", remedy) from error
-    except (OSError, ValueError, EOFError) as error:
-        raise IntegrityError(f"{path} is damaged ({error}).", remedy) from error
+        shape, fortran, dtype = read(file)
+    except Exception as error:  # a header is a Python literal, and its parser has many kinds of errors
+        raise ValueError(f"its header cannot be read: {error}") from error
+    if dtype.hasobject:
+        raise ValueError("it holds Python objects")
+    if min(shape, default=0) < 0:
+        raise ValueError(f"its shape is {shape}")
+    return shape, fortran, dtype
 
 
-def sha256_of(path: Path) -> str:
+def sha256_of(path: Path, remedy: str = "Restore the file, or delete what it belongs to.") -> str:
     """Read again only where the file is another, or has changed since: pages ask at every click."""
-    told = path.stat()
-    return _sha256(path, told.st_ino, told.st_size, told.st_ctime_ns)
+    try:
+        status = os.stat(path, follow_symlinks=False)
+    except OSError as error:
+        raise _read_error(path, error, remedy) from error
+    return _sha256(path, remedy, status.st_ino, status.st_size, status.st_ctime_ns)
 
 
 @functools.lru_cache(maxsize=1024)
-def _sha256(path: Path, *identity: int) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def _sha256(path: Path, remedy: str, *identity: int) -> str:
+    with open_regular(path, remedy) as file:
+        try:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+        except OSError as error:
+            raise _read_error(path, error, remedy) from error
 
 
 def size_of(path: Path) -> int:
-    """Bytes of a file, or of all regular files below a folder; links are not followed."""
-    if path.is_symlink() or not path.exists():
+    """Bytes of a regular file, or of all those below a folder; links are not followed. What cannot be looked at, or is
+    deleted while we count, is not counted."""
+    try:
+        status = os.lstat(path)
+    except OSError:
         return 0
-    if path.is_file():
-        return path.stat().st_size
-    total = 0
-    for folder, _, names in os.walk(path):
-        for name in names:
-            with contextlib.suppress(FileNotFoundError):  # deleted while we count
-                total += os.lstat(os.path.join(folder, name)).st_size
+    if not stat.S_ISDIR(status.st_mode):
+        return status.st_size if stat.S_ISREG(status.st_mode) else 0
+    total, folders = 0, [os.fspath(path)]
+    while folders:
+        with contextlib.suppress(OSError), os.scandir(folders.pop()) as entries:
+            for entry in entries:
+                with contextlib.suppress(OSError):
+                    if entry.is_dir(follow_symlinks=False):
+                        folders.append(entry.path)
+                    elif entry.is_file(follow_symlinks=False):
+                        total += entry.stat(follow_symlinks=False).st_size
     return total
+
+
+# -- deleting
+
+
+def is_inside(root: Path, path: Path) -> bool:
+    """Whether `path` stands below `root` by its name, and nothing on the way from one to the other, both
+    included, is a link. What does not exist is no link."""
+    try:
+        parts = path.relative_to(root).parts
+    except ValueError:
+        return False
+    if not parts or ".." in parts:
+        return False
+    steps = [root, *(root.joinpath(*parts[: i + 1]) for i in range(len(parts)))]
+    return not any(step.is_symlink() for step in steps)
+
+
+def check_inside(root: Path, path: Path) -> None:
+    """Raises `StorageError` where `is_inside` says no: before anything is deleted or replaced at `path`."""
+    if not is_inside(root, path):
+        raise StorageError(
+            f"{path} is not touched: it is a link, or is reached through one, or is outside {root}.", REMOVE_LINK
+        )
+
+
+def check_no_links(folder: Path) -> None:
+    """Raises `StorageError` where the folder, or a folder or file anywhere below it, is a link: for what is
+    about to write there. A link could lead into another run."""
+    folders = [os.fspath(folder)]
+    if os.path.islink(folder):
+        raise StorageError(f"{folder} is a link, and links are not followed.", REMOVE_LINK)
+    while folders:
+        with contextlib.suppress(OSError), os.scandir(folders.pop()) as entries:  # deleted while we look, perhaps
+            for entry in entries:
+                if entry.is_symlink():
+                    raise StorageError(f"{entry.path} is a link, and links are not followed.", REMOVE_LINK)
+                if entry.is_dir(follow_symlinks=False):
+                    folders.append(entry.path)
+
+
+def remove_inside(root: Path, path: Path) -> int:
+    """Deletes a file, or a folder with all that it holds, below `root`. Returns the bytes freed, measured
+    afterwards; what is not there frees none.
+
+    Links are not followed: one on the way to `path`, or `path` itself, is refused (`check_inside`), one below
+    it is deleted as the link it is. `StorageError` where something could not be deleted.
+    """
+    check_inside(root, path)
+    before = size_of(path)
+    with disk_errors(path), contextlib.suppress(FileNotFoundError):
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
+    return before - size_of(path)
+
+
+def sweep(folder: Path, older_than: float = SWEEP_AFTER, recursive: bool = True) -> None:
+    """Deletes the temporary files and folders that killed processes left in a folder, and (`recursive`) anywhere
+    below it; those that changed within the last `older_than` seconds may belong to a living process and stay.
+    Links are not followed."""
+    check_writable(folder)
+    latest = time.time() - older_than
+    folders = [] if os.path.islink(folder) else [os.fspath(folder)]
+    while folders:
+        with contextlib.suppress(OSError), os.scandir(folders.pop()) as entries:  # another sweep may be faster
+            for entry in entries:
+                is_folder = entry.is_dir(follow_symlinks=False)
+                if entry.name.startswith(TEMPORARY) and not entry.is_symlink():
+                    if _last_change(entry) <= latest:
+                        with contextlib.suppress(OSError):
+                            shutil.rmtree(entry.path) if is_folder else os.unlink(entry.path)
+                elif is_folder and recursive:
+                    folders.append(entry.path)
+
+
+def _last_change(entry: os.DirEntry[str]) -> float:
+    """Of a file, or of anything below a folder; seconds since 1970."""
+    changes = [entry.stat(follow_symlinks=False).st_mtime]
+    if entry.is_dir(follow_symlinks=False):
+        for name, _, names in os.walk(entry.path):
+            for inner in (name, *(os.path.join(name, n) for n in names)):
+                with contextlib.suppress(OSError):
+                    changes.append(os.lstat(inner).st_mtime)
+    return max(changes)
+
+
+# -- tables
+
+
+def spreadsheet_safe(frame: pd.DataFrame) -> pd.DataFrame:
+    """A copy for a CSV file that a spreadsheet may open: text that would be taken for a formula (it begins with
+    = + - @, a tab or a line end) gets an apostrophe in front, in cells and in column names. Numbers stay."""
+
+    def quoted(cell: Any) -> Any:
+        return f"'{cell}" if isinstance(cell, str) and SPREADSHEET_FORMULA.match(cell) else cell
+
+    return frame.map(quoted).rename(columns=quoted)

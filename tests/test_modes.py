@@ -233,7 +233,7 @@ def test_a_full_disk_is_waited_for_until_there_is_space_or_the_run_is_cancelled(
     monkeypatch.setattr(space, "LOOK_AGAIN", 0.01)
     free, told, stop = [0, 0, space.RESERVE + 9, space.RESERVE + 10], [], threading.Event()
     monkeypatch.setattr(space, "disk_free", lambda folder: free.pop(0) if free else space.RESERVE + 10)
-    room = space.Room(tmp_path, stop, lambda kind, **fields: told.append((kind, fields)))
+    room = space.DiskSpace(tmp_path, stop, lambda kind, **fields: told.append((kind, fields)))
     assert room.write(10, lambda: "written") == "written"
     assert [kind for kind, _ in told] == ["paused", "continued"] and told[0][1]["needed"] == space.RESERVE + 10
     refusals = [StorageError("full", passing=True), StorageError("full", passing=True)]

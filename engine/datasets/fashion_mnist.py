@@ -68,7 +68,7 @@ def _noisy_sample() -> Dataset:
 @functools.cache
 def _fashion_mnist() -> Dataset:
     sources = _fashion_mnist_files(data_folder())
-    digest = files.json_digest([files.sha256_of(path) for path in sources])
+    digest = files.json_digest([files.sha256_of(path.resolve()) for path in sources])
 
     def read() -> dict[str, np.ndarray]:
         splits = read_fashion_mnist(data_folder())

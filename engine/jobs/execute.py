@@ -161,10 +161,10 @@ class _Work:
         self.dtype = getattr(torch, self.config.precision)
         self.digest = self.config.training_digest(self.dataset.fingerprint)
         self.steps = len(plan_for(self.config.recipe, len(self.dataset.train_labels)))
-        self.room = space.Room(run.path, cancel, self.event)
+        self.room = space.DiskSpace(run.path, cancel, self.event)
         self.writer = Writer(self.room)
         self.looking = 0.0  # seconds spent on the meters
-        self.traffic = files.traffic.written, files.traffic.read
+        self.traffic = files.io_counters.written, files.io_counters.read
         self.event("phase", phase="prepare", steps=0)
         self._check_origin(manifest)
         if self.device.type == "cpu" and "threads" in manifest:
@@ -681,8 +681,8 @@ class _Meter:
             rate=round((done - before) / max(now - then, 1e-9), 4),
             disk_used=files.size_of(work.run.path),
             disk_free=space.disk_free(work.run.root),
-            written=files.traffic.written - work.traffic[0],
-            read=files.traffic.read - work.traffic[1],
+            written=files.io_counters.written - work.traffic[0],
+            read=files.io_counters.read - work.traffic[1],
             **devices.usage(work.device),
             **fields,
         )

@@ -54,7 +54,7 @@ def read_with_header(path: Path, header: dict[str, str], remedy: str) -> tuple[d
             raise IntegrityError(f"{path} is of another {key}: {found.get(key)} instead of {value}.", remedy)
     if found.pop("sha256", None) != digest_of(tensors, found):
         raise IntegrityError(f"{path} has changed since it was written.", remedy)
-    files.traffic.read += sum(t.numel() * t.element_size() for t in tensors.values())
+    files.io_counters.add(read=sum(t.numel() * t.element_size() for t in tensors.values()))
     return tensors, found
 
 

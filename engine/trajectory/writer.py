@@ -17,7 +17,7 @@ class Writer:
     wait for space. After a failure nothing more is written.
     """
 
-    def __init__(self, room: space.Room | None = None):
+    def __init__(self, room: space.DiskSpace | None = None):
         self.room, self._failed = room, False
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="replay-writer")
         self._pending: deque[tuple[Future, int]] = deque()
