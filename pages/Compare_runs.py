@@ -7,6 +7,7 @@ from engine.runs.run import Run
 from engine.targets import functions as target_functions
 from engine.targets import names as target_names
 from ui import cards, formats, link, pictures, shell, ticks
+from ui.text import line, plain
 
 MOVED = 24
 
@@ -26,7 +27,7 @@ def second_run(run, candidates: list) -> Run | None:
             compare.check(run, Run.open(shell.root(), asked))  # raises what is wrong with it
     if not same:
         st.info(
-            f"There is no other run of {run.config.dataset} with scores to compare {run.id} with.",
+            f"There is no other run of {plain(run.config.dataset)} with scores to compare {run.id} with.",
             icon=":material/info:",
         )
         st.page_link("pages/Set_up_a_run.py", label="Set up a second run", icon=":material/tune:")
@@ -40,7 +41,7 @@ def settings(a, b) -> None:
     st.subheader("What differs")
     differ = compare.differences(a, b)
     rows = [
-        (formats.LABELS.get(name, name), formats.setting(first), formats.setting(second))
+        tuple(map(plain, (formats.LABELS.get(name, name), formats.setting(first), formats.setting(second))))
         for name, first, second in differ
     ]
     rows = [
@@ -67,7 +68,7 @@ def agree(shared: list[compare.Common], names: list[str]) -> None:
     st.dataframe(
         [
             {
-                "Target": name,
+                "Target": line(name),
                 "Rank correlation": formats.varied(formats.or_none(f.spearman), 3),
                 f"Same in top {compare.TOP}": formats.percent(f.overlap),
             }
@@ -90,7 +91,7 @@ def one_target(a, b, dataset, both: compare.Common, name: str) -> None:
         f"Scatter of the scores of {len(drawn)} training images on {name} in run A, {a.id}, and in B, {b.id}",
     )
     st.caption(
-        f"Scores in {unit}. {formats.sign_in_words(both.target.function)} {formats.count(len(drawn), 'images')}: the "
+        f"Scores in {plain(unit)}. {formats.sign_in_words(both.target.function)} {formats.count(len(drawn), 'images')}: the "
         f"{compare.STRONG} strongest of either run, and {compare.OTHERS:,} at random. On the dashed line both scores "
         "are the same."
     )

@@ -5,6 +5,7 @@ import streamlit as st
 from engine.analysis import suspects
 from engine.targets import names as target_names
 from ui import formats, gallery, pictures, shell, ticks
+from ui.text import line
 
 A_PAGE = 24
 EVERY = "All classes"
@@ -83,7 +84,7 @@ def draw(run) -> None:
         with shell.guarded():
             better_target(run)
     keys, best = list(targets), suspects.target_key(run)
-    names = {k: f"{target_names.title(t.name, dataset)} · {t.function}" for k, t in targets.items()}
+    names = {k: line(f"{target_names.title(t.name, dataset)} · {t.function}") for k, t in targets.items()}
     by = st.segmented_control(
         "Order", list(ORDERS), default="harm", required=True, format_func=ORDERS.get, on_change=from_the_first
     )

@@ -13,6 +13,7 @@ from engine.runs import notes
 from engine.targets import functions as target_functions
 from engine.targets import names as target_names
 from ui import cards, explain, formats, link, pictures, shell, ticks
+from ui.text import line, plain
 
 SHOWN = (6, 12, 24, 48)
 SIZES = {"S": 64, "M": 96, "L": 144}
@@ -110,7 +111,9 @@ def lists(run, dataset, target, scores_N, ranking, side: str, size: int) -> None
         with column:
             st.subheader(HEADINGS[which])
             unit, effect = target_functions.unit(target.function), f"{EFFECTS[which]} the target's {target.function}"
-            st.caption(f"Training on these {effect} most; {formats.count(of, 'images')}, scores in {unit}")
+            st.caption(
+                f"Training on these {plain(effect)} most; {formats.count(of, 'images')}, scores in {plain(unit)}"
+            )
             if len(indices):
                 scores = [formats.arrow_score(score) for score in scores_N[indices]]
                 extra = [
@@ -189,7 +192,7 @@ def what_if(run, dataset, target, scores_N) -> None:
     pictures.plain_tiles(dataset.name, "train", ticked[:TICKED])
     if ticked[TICKED:]:
         st.caption(f"The first {TICKED} of them.")
-    labels = ["Leave them out", *(f"Label them {name}" for name in dataset.classes)]
+    labels = ["Leave them out", *(line(f"Label them {name}") for name in dataset.classes)]
     asked = st.selectbox(f"{formats.count(len(ticked), 'images')} ticked", labels, key=f"do-{run.id}")
     relabelled = {} if asked == labels[0] else dict.fromkeys(ticked, labels[1:].index(asked))
     left_out = [] if relabelled else ticked
@@ -209,7 +212,7 @@ def what_if(run, dataset, target, scores_N) -> None:
         shown = [dataclasses.asdict(w) for w in what_ifs.predict(run, dataset, ticked)]
     for what in shown:
         if what["key"] == target.key:
-            st.markdown(formats.what_if_change(what))
+            st.markdown(plain(formats.what_if_change(what)))
             st.table(formats.what_if_table(what))
     if relabelled:
         st.caption(
@@ -220,7 +223,8 @@ def what_if(run, dataset, target, scores_N) -> None:
         with st.expander("The run's other targets"):
             for what in shown:
                 if what["key"] != target.key:
-                    st.markdown(f"**{target_names.title(what['name'], dataset)}** · {what['function']}")
+                    title = plain(target_names.title(what["name"], dataset))
+                    st.markdown(f"**{title}** · {plain(what['function'])}")
                     st.table(formats.what_if_table(what))
     if tried:
         st.caption(
@@ -272,7 +276,7 @@ def further_targets(run, dataset) -> None:
         chosen = st.multiselect(
             "Targets",
             list(names),
-            format_func=lambda t: names.get(t, t),
+            format_func=lambda t: line(names.get(t, t)),
             accept_new_options=True,
             placeholder="Choose, or type test:INDEX",
         )
@@ -297,7 +301,7 @@ def draw(run, beside) -> None:
     if not targets:
         without_scores(run, dataset)
         return
-    names = {key: f"{target_names.title(t.name, dataset)} · {t.function}" for key, t in targets.items()}
+    names = {key: line(f"{target_names.title(t.name, dataset)} · {t.function}") for key, t in targets.items()}
     keys = list(names)
     left, right = st.columns(2)
     asked = st.query_params.get("target")

@@ -4,6 +4,7 @@ import streamlit as st
 
 from engine.runs.run import IN_PROGRESS
 from ui import formats, pictures, shell
+from ui.text import line, plain
 
 GOES_ON = "What it wrote is kept, and it can be resumed where it stopped: at most one segment of steps is done again."
 TRAINS_AGAIN = (
@@ -15,7 +16,7 @@ TRAINS_AGAIN = (
 def figures(told) -> None:
     shell.metrics(
         {
-            "Phase": formats.phase(told.phase),
+            "Phase": plain(formats.phase(told.phase)),
             "Step": f"{told.step:,} of {told.steps:,}" if told.steps else "—",
             "Rate": f"{told.rate:.3g} steps/s" if told.rate else "—",
             "Time left in this phase": formats.duration(told.seconds_left),
@@ -127,7 +128,7 @@ def outcome(run, status: str, told) -> None:
             icon=":material/warning:",
         )
     elif status == "cancelled":
-        st.warning(f"Cancelled. {error.get('what', '')} {goes_on}", icon=":material/warning:")
+        st.warning(f"Cancelled. {plain(error.get('what', ''))} {goes_on}", icon=":material/warning:")
     cancelled = (manifest.get("error") or {}).get("kind") == "cancelled"
     if status == "finished" and run.resumable and cancelled:
         st.warning(f"The further work was cancelled. {goes_on}", icon=":material/warning:")
@@ -138,7 +139,8 @@ def outcome(run, status: str, told) -> None:
         log = run.path.joinpath("log.txt")
         if log.is_file():
             with st.expander("Traceback, from the run's log.txt"):
-                st.code(log.read_text(encoding="utf-8", errors="replace")[-6000:])
+                traceback = log.read_text(encoding="utf-8", errors="replace")[-6000:]
+                st.code("\n".join(map(line, traceback.splitlines())))
     resume(run)
 
 
@@ -153,9 +155,9 @@ def body(run, was_active: bool) -> None:
         st.markdown("  →  ".join(formats.stages(job.kind if job else "run", told.phase)))
         st.progress(
             told.fraction,
-            text=f"{formats.phase(told.phase)}: step {told.step:,} of {told.steps:,}"
+            text=f"{plain(formats.phase(told.phase))}: step {told.step:,} of {told.steps:,}"
             if told.steps
-            else formats.phase(told.phase),
+            else plain(formats.phase(told.phase)),
         )
         space(told)
         if st.button("Cancel the run", icon=":material/stop_circle:", key="cancel", **shell.acting()):
@@ -173,7 +175,7 @@ def series(run, active: bool) -> None:
     curves(told)
     meters(told)
     with st.expander("Event log", expanded=not active):
-        lines = [f"{formats.clock(e['time'])}  {formats.sentence(e)}" for e in reversed(shell.log(run)[-200:])]
+        lines = [f"{formats.clock(e['time'])}  {line(formats.sentence(e))}" for e in reversed(shell.log(run)[-200:])]
         st.code("\n".join(lines) or "Nothing yet", language=None, wrap_lines=True)
 
 
@@ -189,9 +191,9 @@ with shell.page("Live"):
     run = shell.chosen_run(candidates, "There is no run to watch yet.")
     config = run.config
     st.caption(
-        f"{config.dataset} · {config.model} · {config.recipe.epochs} epochs of batches of "
+        f"{plain(config.dataset)} · {plain(config.model)} · {config.recipe.epochs} epochs of batches of "
         f"{config.recipe.batch_size:,} images · {formats.count(len(config.targets), 'targets')} · "
-        f"{config.replay_mode} mode"
+        f"{plain(config.replay_mode)} mode"
     )
     active = run.status in IN_PROGRESS
     # A browser on the same machine takes its share of the cores to draw charts, so they come less often.

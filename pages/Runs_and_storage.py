@@ -6,6 +6,7 @@ from engine import files, space
 from engine.errors import ReplayError
 from engine.runs import run as storage
 from ui import formats, shell
+from ui.text import line
 
 ACTIONS = {
     "Delete checkpoints": (
@@ -84,7 +85,7 @@ def row(run) -> dict:
             "Replays in": formats.replays_in(run),
         }
     except ReplayError as error:
-        shown |= {"Remark": error.what, "Age": "—", "Test accuracy": "—", "Replays in": "—"}
+        shown |= {"Remark": line(error.what), "Age": "—", "Test accuracy": "—", "Replays in": "—"}
     shown["In all"] = formats.size(sum(sizes.values()))
     return shown | {name: formats.size(sizes[part]) for part, name in formats.PARTS.items()}
 

@@ -1,6 +1,7 @@
 """Set up a run: preset or own settings, targets chosen by looking, and what each replay mode will take."""
 
 import json
+from collections.abc import Sequence
 
 import streamlit as st
 
@@ -8,7 +9,8 @@ from engine import config as configs
 from engine.analysis import target_view
 from engine.errors import DataError, ReplayError
 from engine.jobs import estimate
-from ui import formats, pictures, shell
+from ui import formats, paging, pictures, shell
+from ui.text import line, plain
 
 A_PAGE = 24
 OWN = "own"
@@ -45,7 +47,7 @@ def field(name: str, config, found: dict) -> object:
         else:
             given = st.number_input(label, value=float(value), format="%g", step=None, key=key, help=allowed.what)
     if name in found:
-        st.error(f"{label} {found[name]}.")
+        st.error(f"{label} {plain(found[name])}.")
     return given
 
 
@@ -105,7 +107,7 @@ def offer(config) -> None:
     st.session_state["offered"] = (config.dataset, list(config.targets))
 
 
-def offered_images(dataset) -> tuple[list[int], str]:
+def offered_images(dataset) -> tuple[Sequence[int], str]:
     """Test indices to choose from, filtered by class or to the mistakes of a finished run."""
     what, which = st.columns(2)
     source = what.selectbox("Show", ["All test images", "Misclassified by an earlier run"])
@@ -113,8 +115,8 @@ def offered_images(dataset) -> tuple[list[int], str]:
         classes = ["All classes", *dataset.classes]
         label = which.selectbox("Class", classes)
         if label == classes[0]:
-            return list(range(len(dataset.test_labels))), label
-        return (dataset.test_labels == dataset.classes.index(label)).nonzero()[0].tolist(), label
+            return range(len(dataset.test_labels)), label
+        return paging.of_class(dataset.test_labels, dataset.classes.index(label)).tolist(), label
     trained = []
     for run in shell.runs():
         try:
@@ -124,7 +126,7 @@ def offered_images(dataset) -> tuple[list[int], str]:
             continue  # a damaged run offers nothing; Runs and storage says what is wrong with it
     if not trained:
         which.info("No run of this data set has been trained yet.")
-        return [], source
+        return (), source
     names = {run.id: run for run in trained}
     chosen = which.selectbox("Run", list(names))
     return target_view.misclassified(names[chosen], dataset).tolist(), chosen
@@ -145,12 +147,12 @@ def choose_targets(dataset) -> None:
             st.html(pictures.picture(dataset.name, "test", index))
             st.session_state[f"tick-{name}"] = name in chosen  # the choice decides, not the widget's memory
             st.checkbox(
-                f"{index} {dataset.classes[dataset.test_labels[index]]}",
+                f"{index} {plain(dataset.classes[dataset.test_labels[index]])}",
                 key=f"tick-{name}",
                 on_change=toggle,
                 args=(name,),
             )
-    sets = {f"class:{c}": f"All test images of {name}" for c, name in enumerate(dataset.classes)}
+    sets = {f"class:{c}": line(f"All test images of {name}") for c, name in enumerate(dataset.classes)}
     sets["test:all"] = "All test images"
     st.session_state["sets"] = [t for t in chosen if t in sets]
     st.multiselect("Sets", list(sets), key="sets", format_func=sets.get, on_change=take_sets, args=(sets,))
@@ -237,13 +239,13 @@ def show_estimate(config) -> bool:
                     "RAM at the peak" if timed else "RAM at the peak, beside the engine's own": formats.size(mode.ram),
                     **({"GPU memory at the peak": formats.size(mode.gpu)} if told.gpu_free else {}),
                     "Time": formats.duration_beside(mode.seconds, told.train_seconds) if timed else "not measured",
-                    "Fits": mode.problem or "yes",
+                    "Fits": plain(mode.problem or "yes"),
                 }
             )
         st.table(rows)
         time_is = "Time is that of training and replay." if timed else ""
         st.caption(
-            f"On {told.device_name}. A step keeps {told.parameters:,} parameters and {told.buffers:,} buffers, "
+            f"On {plain(told.device_name)}. A step keeps {told.parameters:,} parameters and {told.buffers:,} buffers, "
             f"and nothing else. {time_is}"
         )
         if told.recommended:
@@ -256,7 +258,8 @@ def show_estimate(config) -> bool:
                 else "Free some space, train fewer steps, or use a narrower model."
             )
             st.warning(
-                f"{config.replay_mode.capitalize()} mode does not fit: {problem}. {remedy}", icon=":material/warning:"
+                f"{config.replay_mode.capitalize()} mode does not fit: {plain(problem)}. {remedy}",
+                icon=":material/warning:",
             )
     return not problem
 
@@ -295,7 +298,7 @@ with shell.page("Set up a run"):
     if dataset is not None and targets:
         ticked = [int(t.partition(":")[2]) for t in targets if t.startswith("test:") and t != "test:all"]
         pictures.plain_tiles(dataset.name, "test", ticked[:32])
-    st.caption(f"{formats.count(len(targets), 'targets')} chosen: {', '.join(targets) or 'none yet'}")
+    st.caption(f"{formats.count(len(targets), 'targets')} chosen: {plain(', '.join(targets)) or 'none yet'}")
 
     st.subheader("Replay mode")
     config = choose_mode(config.replace(targets=targets, target_function=function))
@@ -309,7 +312,7 @@ with shell.page("Set up a run"):
         with shell.guarded():
             fits = show_estimate(config)
     for name, problem in found.items():
-        st.error(f"{formats.LABELS[name]}: {problem}.", icon=":material/error:")
+        st.error(f"{formats.LABELS[name]}: {plain(problem)}.", icon=":material/error:")
     if st.button(
         "Start the run",
         type="primary",

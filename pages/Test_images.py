@@ -6,6 +6,7 @@ from engine.analysis import logits as logit_maths
 from engine.analysis import test_images as test_lists
 from engine.runs import uploads
 from ui import explain, formats, gallery, link, paging, pictures, shell
+from ui.text import plain
 
 A_PAGE = 24
 EVERY = "All classes"
@@ -169,7 +170,7 @@ def own_image(run, dataset) -> None:
         st.html(pictures.array_picture(prepared.image, "The uploaded image, prepared as the data set's", 160))
     with said:
         st.caption("What was done")
-        st.markdown("\n".join(f"- {sentence}" for sentence in prepared.done))
+        st.markdown("\n".join(f"- {plain(sentence)}" for sentence in prepared.done))
     pictures.chart(
         pictures.probabilities(shares, dataset.classes),
         "own-probabilities",
@@ -195,7 +196,7 @@ def own_image(run, dataset) -> None:
 def draw(run) -> None:
     dataset = pictures.dataset(run.config.dataset)
     if not run.manifest.get("trained"):
-        st.info(f"This run has not been trained to its end; it is {run.status}.", icon=":material/info:")
+        st.info(f"This run has not been trained to its end; it is {plain(run.status)}.", icon=":material/info:")
         st.page_link(
             "pages/Live.py", label="See it on Live", query_params={"run": run.id}, icon=":material/monitoring:"
         )

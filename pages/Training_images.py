@@ -10,6 +10,7 @@ from engine.targets import functions as target_functions
 from engine.targets import names as target_names
 from engine.targets.functions import TARGET_FUNCTIONS
 from ui import cards, formats, link, paging, pictures, shell, ticks
+from ui.text import line, plain
 
 TILES = 8  # targets on either side
 OF_A_CELL = 12  # images on either side of a matrix's cell
@@ -58,7 +59,7 @@ def outwards(run, dataset) -> None:
         with st.container(width=224):
             ticks.tiles(run, [tile], f"image-{index}", 224, BARS)
         with st.container(width=420):
-            st.table([{"": name, "Value": value} for name, value in tile.details])
+            st.table([{"": name, "Value": plain(value)} for name, value in tile.details])
             key = f"note-{run.id}-{index}"
             st.text_area(
                 "Note on this image",
@@ -98,8 +99,8 @@ def outwards(run, dataset) -> None:
     st.dataframe(
         [
             {
-                "Target": target_names.title(e.target.name, dataset),
-                "Function": e.target.function,
+                "Target": line(target_names.title(e.target.name, dataset)),
+                "Function": line(e.target.function),
                 "Score": formats.arrow_score(e.score),
                 "Unit": target_functions.unit(e.target.function),
                 "Effect": e.side,
@@ -170,7 +171,7 @@ def matrix(run, dataset) -> None:
     for column, (side, indices, many) in zip(st.columns(2, gap="large"), sides, strict=True):
         with column:
             st.subheader(f"Most {side}")
-            st.caption(f"{formats.count(many, 'images')} of class {label}, by {of}: {group}")
+            st.caption(f"{formats.count(many, 'images')} of class {plain(label)}, by {of}: {plain(group)}")
             if len(indices):
                 lines = [(formats.arrow_score(s),) for s in scores_N[indices]]
                 ticks.tiles(run, cards.training(run, dataset, indices, lines, first=ranking.first), side, 96, BARS)

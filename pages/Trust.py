@@ -6,7 +6,8 @@ import streamlit as st
 
 from engine.analysis import lds, trust
 from engine.targets import names as target_names
-from ui import formats, pictures, shell
+from ui import formats, link, pictures, shell
+from ui.text import line, plain
 
 BOXES = dict(zip(trust.LEVELS, (st.success, st.warning, st.error)))
 ICONS = dict(zip(trust.LEVELS, (":material/verified:", ":material/help:", ":material/dangerous:")))
@@ -17,7 +18,7 @@ TILES = 24
 def judged(run) -> None:
     verdict = trust.verdict(run)
     BOXES[verdict.level](
-        f"**{verdict.level[0].upper()}{verdict.level[1:]}.** {verdict.reason}", icon=ICONS[verdict.level]
+        f"**{verdict.level[0].upper()}{verdict.level[1:]}.** {plain(verdict.reason)}", icon=ICONS[verdict.level]
     )
     shell.metrics(
         {
@@ -80,11 +81,11 @@ def compared(run) -> None:
         return
     left, right = st.columns(2)
     names = {
-        name: f"{r['function']}, {formats.percent(r['drop'])} left out, {r['subsets']} subsets, seed {r['seed']}"
+        name: line(f"{r['function']}, {formats.percent(r['drop'])} left out, {r['subsets']} subsets, seed {r['seed']}")
         for name, r in reports.items()
     }
     report = reports[left.selectbox("Validation", list(names), format_func=names.get)]
-    titles = {None: "All targets", **{t["key"]: t["title"] for t in report["targets"]}}
+    titles = {None: "All targets", **{t["key"]: line(t["title"]) for t in report["targets"]}}
     key = right.selectbox("Target", list(titles), format_func=titles.get, key=f"scatter-{report['name']}")
     shell.metrics(
         {
@@ -104,25 +105,25 @@ def compared(run) -> None:
     st.caption(
         f"A point is one retraining without {formats.count(report['left_out'], 'images')}; on the dashed line the prediction "
         f"is exact. Noise: by how much {formats.count(report['repeats'], 'retrainings')} with unchanged weights differed. "
-        f"Computed on {report['device_name']}."
+        f"Computed on {plain(report['device_name'])}."
     )
     if key is not None:
         st.page_link(
             "pages/Influence.py",
-            label=f"Influence on {titles[key]}",
+            label=f"Influence on {plain(titles[key])}",
             icon=":material/image_search:",
             query_params={"run": run.id, "target": key},
         )
     st.dataframe(
         [
             {
-                "Target": t["title"],
+                "Target": line(t["title"]),
                 "LDS": formats.varied(t["lds"], 3),
                 "95 % interval": formats.between(t["low"], t["high"]),
                 "Slope": formats.varied(t["slope"]),
                 "R²": formats.varied(t["r2"]),
                 "Noise (of the variance)": formats.percent(t["noise_share"]),
-                "Influence": f"/Influence?run={run.id}&target={t['key']}",
+                "Influence": link.to("Influence", run=run.id, target=t["key"]),
             }
             for t in report["targets"]
         ],
@@ -179,13 +180,14 @@ def what_ifs(run, dataset) -> None:
         changed = [*what["left_out"], *map(int, what["relabelled"])]
         said = formats.changed(what)
         with st.expander(
-            f"{said}: test accuracy {formats.percent(what['test_accuracy_before'])} before, "
+            f"{plain(said)}: test accuracy {formats.percent(what['test_accuracy_before'])} before, "
             f"{formats.percent(what['test_accuracy'])} retrained",
             icon=":material/science:",
         ):
             pictures.plain_tiles(dataset.name, "train", changed[:TILES])
             for target in what["targets"]:
-                st.markdown(f"**{target_names.title(target['name'], dataset)}** · {target['function']}")
+                title = plain(target_names.title(target["name"], dataset))
+                st.markdown(f"**{title}** · {plain(target['function'])}")
                 st.table(formats.what_if_table(target))
 
 

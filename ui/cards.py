@@ -1,5 +1,7 @@
 """What a page tells of an image beside its picture: tiles of training images, tiles of targets, the target's own panel."""
 
+import functools
+
 import numpy as np
 import streamlit as st
 
@@ -11,11 +13,12 @@ from engine.targets import functions as target_functions
 from engine.targets import names as target_names
 from engine.targets.names import uploaded
 from ui import formats, gallery, link, pictures, ticks
+from ui.text import plain
 
 PLAIN = 20  # images of a set that are shown
 
 
-@st.cache_data(max_entries=64, show_spinner=False)
+@functools.lru_cache(maxsize=64)
 def _used_in(recipe, n: int, indices: tuple[int, ...]) -> list[np.ndarray]:
     return outward_effects.used_in(recipe, n, indices)
 
@@ -93,7 +96,7 @@ def target(run, dataset, view, panel) -> None:
     """The target in the sidebar, where it stays in view."""
     with panel:
         st.divider()
-        st.markdown(f"**{view.title}**")
+        st.markdown(f"**{plain(view.title)}**")
         indices = view.test_indices.tolist()
         if view.predicted_label is not None:
             picture, facts = st.columns([2, 3])
@@ -105,10 +108,11 @@ def target(run, dataset, view, panel) -> None:
             facts.caption(
                 f"The first {len(indices[:PLAIN])} of {formats.count(len(indices), 'test images')}; values are means."
             )
-        lines = [f"True label: **{dataset.classes[view.true_label] if view.true_label is not None else 'several'}**"]
+        true_label = "several" if view.true_label is None else plain(dataset.classes[view.true_label])
+        lines = [f"True label: **{true_label}**"]
         if view.predicted_label is not None:
             right = ":material/check: right" if view.predicted_label == view.true_label else ":material/close: wrong"
-            lines.append(f"Predicted: **{dataset.classes[view.predicted_label]}** {right}")
+            lines.append(f"Predicted: **{plain(dataset.classes[view.predicted_label])}** {right}")
         else:
             lines.append(f"Classified right: **{formats.percent(view.accuracy)}**")
         facts.markdown("  \n".join(lines))
@@ -127,7 +131,7 @@ def removal(scores_N, ranking, function: str, panel) -> None:
         for side, indices in (("harmful", ranking.harmful), ("helpful", ranking.helpful)):
             if len(indices):
                 st.caption(
-                    f"Without the {len(indices)} {side} images shown, predicted change of the {function}: "
+                    f"Without the {len(indices)} {side} images shown, predicted change of the {plain(function)}: "
                     f"{formats.score(lists.without(scores_N, indices))} {target_functions.short_unit(function)}"
                 )
 

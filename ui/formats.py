@@ -8,6 +8,7 @@ from engine import space
 from engine.analysis import suspects
 from engine.errors import ConfigError
 from engine.runs.run import Run
+from ui.text import plain
 
 STATUS_MARK = {
     "finished": "✓",
@@ -337,7 +338,7 @@ def stages(kind: str, now: str) -> list[str]:
     names = STAGES.get(kind, STAGES["run"])
     if now in ("train", "evaluate", "rebuild") and now not in names:
         now = "train" if "train" in names else "rebuild"
-    return [f"**{phase(name)}**" if name == now else f":gray[{phase(name)}]" for name in names]
+    return [f"**{plain(phase(name))}**" if name == now else f":gray[{plain(phase(name))}]" for name in names]
 
 
 def disk_low(free: float | None) -> bool:

@@ -1,9 +1,15 @@
 """A page's state in its URL: read with a check, and written back, so that a copied link restores what is seen."""
 
-import math
+import re
 from urllib.parse import urlencode
 
 import streamlit as st
+
+from ui.text import plain
+
+# What a link may say of a number. Python would take more: signs of other scripts, 5,000 digits, «nan» and «1_000».
+WHOLE = re.compile("[0-9]{1,15}")
+REAL = re.compile("[+-]?([0-9]{1,15}([.][0-9]{0,20})?|[.][0-9]{1,20})(e[+-]?[0-9]{1,2})?", re.IGNORECASE)
 
 
 def one_of(name: str, options, default):
@@ -35,21 +41,23 @@ def follow(key: str, asked) -> None:
 
 
 def whole(name: str, low: int, high: int, default: int) -> int:
+    """A whole number from `low` to `high`."""
     asked = st.query_params.get(name)
-    if asked is None or (asked.isdecimal() and low <= int(asked[:18]) <= high):
-        return default if asked is None else int(asked)
+    if asked is None:
+        return default
+    if WHOLE.fullmatch(asked) and low <= int(asked) <= high:
+        return int(asked)
     _refused(name, asked)
     return default
 
 
 def real(name: str) -> float | None:
+    """A number in decimal or scientific notation."""
     asked = st.query_params.get(name)
-    try:
-        value = None if asked is None else float(asked)
-    except ValueError:
-        value = math.nan
-    if value is None or math.isfinite(value):
-        return value
+    if asked is None:
+        return None
+    if REAL.fullmatch(asked):
+        return float(asked)
     _refused(name, asked)
     return None
 
@@ -66,8 +74,9 @@ def keep(**state) -> None:
 
 
 def to(page: str, **state) -> str:
-    """A link to a page, for where Streamlit's own cannot stand."""
-    return f"/{page}?{urlencode(state)}"
+    """A link to a page, for where Streamlit's own cannot stand. Behind a proxy the app's pages are below a path."""
+    base = (st.get_option("server.baseUrlPath") or "").strip("/")
+    return f"{f'/{base}' if base else ''}/{page}?{urlencode(state)}"
 
 
 def copy() -> None:
@@ -83,4 +92,6 @@ def _query() -> str:
 
 
 def _refused(name: str, asked: str) -> None:
-    st.warning(f"The link asks for {name} «{asked[:60]}», which is not to be had here.", icon=":material/warning:")
+    st.warning(
+        f"The link asks for {name} «{plain(asked[:60])}», which is not to be had here.", icon=":material/warning:"
+    )

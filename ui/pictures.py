@@ -2,7 +2,6 @@
 
 import base64
 import functools
-import html
 import math
 
 import numpy as np
@@ -12,6 +11,7 @@ import streamlit as st
 from engine.datasets import base as datasets_base
 from engine.datasets import registry as dataset_registry
 from ui import formats
+from ui.text import line, markup
 
 DRAWN = 1200  # points of a curve that are worth sending every second
 COLOURS, GREY = ("#3f83c4", "#cf8632", "#4a9d78"), "#8a939c"  # to be told apart on light and on dark
@@ -43,7 +43,7 @@ def alt(dataset_name: str, split: str, index: int) -> str:
 def picture(dataset_name: str, split: str, index: int) -> str:
     """HTML of one image with its alternative text."""
     return (
-        f'<img src="{image_url(dataset_name, split, index)}" alt="{html.escape(alt(dataset_name, split, index))}" '
+        f'<img src="{image_url(dataset_name, split, index)}" alt="{markup(alt(dataset_name, split, index))}" '
         'style="width:100%;image-rendering:pixelated;border-radius:4px;display:block">'
     )
 
@@ -51,7 +51,7 @@ def picture(dataset_name: str, split: str, index: int) -> str:
 def array_picture(image: np.ndarray, alt_text: str, size: int) -> str:
     """HTML of an image that is in no data set, uint8 [H, W, C]."""
     return (
-        f'<img src="{data_url(image)}" alt="{html.escape(alt_text)}" width="{size}" '
+        f'<img src="{data_url(image)}" alt="{markup(alt_text)}" width="{size}" '
         'style="image-rendering:pixelated;border-radius:4px;display:block">'
     )
 
@@ -95,7 +95,7 @@ def probabilities(shares: np.ndarray, classes: tuple[str, ...]) -> go.Figure:
     figure = go.Figure(
         go.Bar(
             x=100 * shares,
-            y=list(classes),
+            y=list(map(markup, classes)),
             orientation="h",
             marker_color=COLOURS[0],
             hovertemplate="%{y}: %{x:.2f} %<extra></extra>",
@@ -108,6 +108,7 @@ def probabilities(shares: np.ndarray, classes: tuple[str, ...]) -> go.Figure:
 
 def confusion(counts: np.ndarray, classes: tuple[str, ...]) -> go.Figure:
     """Counts [true, predicted]; the colour is the share of its row, so that rare mistakes show."""
+    names = list(map(markup, classes))
     shares = np.sqrt(counts / np.maximum(counts.sum(1, keepdims=True), 1))
     figure = go.Figure(
         go.Heatmap(
@@ -123,14 +124,14 @@ def confusion(counts: np.ndarray, classes: tuple[str, ...]) -> go.Figure:
             xgap=1,
             ygap=1,
             customdata=[
-                [(t, p, n) for p, n in zip(classes, row, strict=True)]
-                for t, row in zip(classes, counts.tolist(), strict=True)
+                [(t, p, n) for p, n in zip(names, row, strict=True)]
+                for t, row in zip(names, counts.tolist(), strict=True)
             ],
             hovertemplate="true: %{customdata[0]}<br>predicted: %{customdata[1]}<br>%{customdata[2]:,} test images<extra></extra>",
         )
     )
     for update, title in ((figure.update_xaxes, "Predicted label"), (figure.update_yaxes, "True label")):
-        update(tickvals=list(range(len(classes))), ticktext=list(classes), title=title, fixedrange=True, showgrid=False)
+        update(tickvals=list(range(len(classes))), ticktext=names, title=title, fixedrange=True, showgrid=False)
     return _calm(_clickable(figure), 90 + 26 * len(classes))
 
 
@@ -145,6 +146,7 @@ def heat(
     """Signed values, one hue for each sign, in shares of the largest of its column (`across` 0) or row (1). With a
     `chosen` (row, column) that cell is framed, and every cell can be clicked and has its number written in it, as
     a multiple of the power of ten beside its row's name."""
+    rows, columns, unit = list(map(markup, rows)), list(map(markup, columns)), markup(unit)
     largest = np.abs(matrix).max(across, keepdims=True)
     shares = matrix / np.where(largest > 0, largest, 1)
     told = [
@@ -226,7 +228,7 @@ def curve(values: list[float], title: str, unit: str) -> go.Figure:
 
 def agreement(report: dict, key: str | None) -> go.Figure:
     """Predicted against actual change of one target, or of all, with the line of equality."""
-    figure, unit = go.Figure(), report["unit"]
+    figure, unit, function = go.Figure(), markup(report["unit"]), markup(report["function"])
     shown = [t for t in report["targets"] if key in (None, t["key"])]
     values = [v for t in shown for v in (*t["predicted"], *t["actual"])]
     low, high = min(values), max(values)
@@ -238,13 +240,13 @@ def agreement(report: dict, key: str | None) -> go.Figure:
             x=target["predicted"],
             y=target["actual"],
             mode="markers",
-            name=target["title"],
+            name=markup(target["title"]),
             customdata=list(range(len(target["actual"]))),
             marker=dict(size=6, opacity=0.75, color=COLOURS[i % len(COLOURS)]),
-            hovertemplate=f"{html.escape(target['title'])}<br>subset %{{customdata}}<br>predicted %{{x:.3g}} {unit}"
+            hovertemplate=f"{markup(target['title'])}<br>subset %{{customdata}}<br>predicted %{{x:.3g}} {unit}"
             f"<br>retrained %{{y:.3g}} {unit}<extra></extra>",
         )
-    figure.update_xaxes(title=f"Predicted change of the {report['function']} ({unit})", exponentformat="power")
+    figure.update_xaxes(title=f"Predicted change of the {function} ({unit})", exponentformat="power")
     figure.update_yaxes(title=f"Change after retraining ({unit})", exponentformat="power")
     return _calm(figure, 420)
 
@@ -274,10 +276,10 @@ def norms(score_set: dict) -> go.Figure:
             x=steps,
             y=target["norms"],
             mode="lines",
-            name=target["title"],
+            name=markup(target["title"]),
             line=dict(color=COLOURS[i % len(COLOURS)], width=1.5),
             opacity=0.7,
-            hovertemplate=f"{html.escape(target['title'])}<br>step %{{x}}<br>norm %{{y:.3g}}<extra></extra>",
+            hovertemplate=f"{markup(target['title'])}<br>step %{{x}}<br>norm %{{y:.3g}}<extra></extra>",
         )
     figure.update_xaxes(title="Training step")
     figure.update_yaxes(title="Norm of the adjoint", type="log", exponentformat="power")
@@ -316,7 +318,7 @@ def legend(values: dict[str, str], limit: str) -> None:
         '<p style="margin:0;font-size:0.875rem;line-height:1.6">'
         + "".join(
             f'<span style="white-space:nowrap;margin-right:1rem"><b style="color:{colours[name]}">{marks[name]}</b> '
-            f"{html.escape(name)} {html.escape(value)}</span> "
+            f"{markup(name)} {markup(value)}</span> "
             for name, value in values.items()
         )
         + "</p>"
@@ -349,4 +351,4 @@ def _calm(figure: go.Figure, height: int) -> go.Figure:
 def chart(figure: go.Figure, key: str, alt: str, on_select=None, selection_mode=("points",)) -> None:
     """`alt` says in words what the chart shows. `on_select` is called when a part of it is chosen."""
     chosen = {} if on_select is None else {"on_select": on_select, "selection_mode": selection_mode}
-    st.plotly_chart(figure, key=key, config={"displayModeBar": False}, alt=alt, **chosen)
+    st.plotly_chart(figure, key=key, config={"displayModeBar": False}, alt=line(alt), **chosen)

@@ -9,7 +9,10 @@ navigation itself, so that a page which is the first request to a fresh server l
 
 import argparse
 import contextlib
+import functools
+import os
 import sys
+import threading
 import traceback
 
 import streamlit as st
@@ -20,6 +23,7 @@ from engine.jobs.queue import JobManager
 from engine.runs.progress import Progress, follow
 from engine.runs.run import Run, list_runs, outputs_root
 from ui import formats
+from ui.text import line, plain
 
 READ_ONLY = "Read-only: this app shows runs, and starts, deletes and writes nothing (REPLAY_READ_ONLY is set)."
 HEAD = 48  # bytes of a log that tell it from one that was begun later
@@ -85,10 +89,10 @@ def guarded():
 
 
 def show_error(what: str, remedy: str, details: str | None = None) -> None:
-    st.error(f"**{_plain(what)}**  \n{_plain(remedy)}", icon=":material/error:")
+    st.error(f"**{plain(what)}**  \n{plain(remedy)}", icon=":material/error:")
     if details:
         with st.expander("Traceback"):
-            st.code(details)
+            st.code("\n".join(map(line, details.splitlines())))
 
 
 def show_error_once(what: str, remedy: str) -> None:
@@ -111,15 +115,18 @@ def metrics(values: dict[str, str]) -> None:
             st.metric(label, value, width="content")
 
 
-def _plain(text: str) -> str:
-    """Text with Markdown's signs made harmless."""
-    return "".join(f"\\{c}" if c in "\\`*_[]<>$~#|" else c for c in text)
+# The process's one worker for each folder of runs, shared by all tabs and sessions. Not in one of Streamlit's caches:
+# any visitor may clear those, and a second worker would run beside the first, which nobody could cancel any more.
+_managers: dict[str, JobManager] = {}
+_managers_lock = threading.Lock()
 
 
-@st.cache_resource
 def manager() -> JobManager:
-    """The process's one worker, shared by all tabs and sessions."""
-    return JobManager(outputs_root(_outputs_setting()))
+    setting = _outputs_setting() or os.environ.get("REPLAY_OUTPUTS_DIR", "")
+    with _managers_lock:
+        if setting not in _managers:
+            _managers[setting] = JobManager(outputs_root(setting))
+        return _managers[setting]
 
 
 def _outputs_setting() -> str | None:
@@ -138,7 +145,7 @@ def root():
     return manager().root
 
 
-@st.cache_data(show_spinner=False)
+@functools.cache
 def device() -> str:
     from engine.device import describe
 
@@ -182,7 +189,9 @@ def no_scores(run: Run) -> None:
     # Cleaning sets `scored` to false; before the first replay it is not there at all.
     deleted = run.manifest.get("scored") is False
     st.info(
-        "The scores of this run were deleted." if deleted else f"This run has no scores yet; it is {run.status}.",
+        "The scores of this run were deleted."
+        if deleted
+        else f"This run has no scores yet; it is {plain(run.status)}.",
         icon=":material/info:",
     )
     st.page_link("pages/Live.py", label="See it on Live", query_params={"run": run.id}, icon=":material/monitoring:")
@@ -218,7 +227,7 @@ def _job(run: Run, waiting: int) -> None:
     step = f"step {told.step:,} of {told.steps:,}, " if told.steps else ""
     st.progress(
         told.fraction,
-        text=f"{formats.phase(told.phase)}, {step}{formats.duration(told.seconds_left)} left in this phase",
+        text=f"{plain(formats.phase(told.phase))}, {step}{formats.duration(told.seconds_left)} left in this phase",
     )
     st.caption(formats.memory(told.meters))
 
