@@ -19,7 +19,7 @@ from engine.datasets import registry as dataset_registry
 from engine.errors import ConfigError, ReplayError, RunNotFoundError
 from engine.runs import job as run_jobs
 from engine.runs import run as runs
-from engine.targets import functions as target_functions
+from engine.targets import FUNCTIONS
 
 OK, FAILED, USAGE, NOT_FOUND, INTERRUPTED = 0, 1, 2, 3, 130
 
@@ -61,7 +61,7 @@ def parser() -> argparse.ArgumentParser:
     settings = argparse.ArgumentParser(add_help=False)
     settings.add_argument("--preset", default="sample", help=f"one of {', '.join(configs.PRESETS)} (sample)")
     settings.add_argument("--targets", metavar="T,T,…", help="targets, such as test:0,class:3")
-    settings.add_argument("--function", choices=target_functions.TARGET_FUNCTIONS, help="target function (loss)")
+    settings.add_argument("--function", choices=tuple(FUNCTIONS), help="target function (loss)")
     settings.add_argument("--mode", choices=configs.REPLAY_MODES, help="where the trajectory is kept")
     settings.add_argument(
         "--set",
@@ -88,7 +88,7 @@ def parser() -> argparse.ArgumentParser:
     )
     attribute.add_argument("run", metavar="RUN")
     attribute.add_argument("--targets", required=True, metavar="T,T,…")
-    attribute.add_argument("--function", choices=target_functions.TARGET_FUNCTIONS, default="loss")
+    attribute.add_argument("--function", choices=tuple(FUNCTIONS), default="loss")
     attribute.add_argument(
         "--mode",
         choices=configs.REPLAY_MODES,

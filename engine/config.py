@@ -13,8 +13,8 @@ import math
 from dataclasses import dataclass, field
 
 from engine.errors import ConfigError
-from engine.targets.functions import TARGET_FUNCTIONS
-from engine.targets.names import target_problem, uploaded
+from engine.targets import FUNCTIONS, Target, UploadedImage
+from engine.targets.names import problem_of
 
 SCHEMA = 2
 
@@ -159,7 +159,7 @@ CHOICES = {
     "recipe.schedule": SCHEDULES,
     "dataset": DATASETS,
     "model": MODELS,
-    "target_function": TARGET_FUNCTIONS,
+    "target_function": tuple(FUNCTIONS),
     "replay_mode": REPLAY_MODES,
     "device": DEVICES,
     "precision": PRECISIONS,
@@ -238,10 +238,10 @@ def problems(
         found["targets"] = "name at least one target, such as test:0"
     seen = set()
     for target in config.targets:
-        problem = target_problem(target, n_test, n_classes)
+        problem = problem_of(target, n_test, n_classes)
         if problem is None and target in seen:
             problem = f"{target} is named twice"
-        if problem is None and uploaded(target):
+        if problem is None and isinstance(Target.parse(target), UploadedImage):
             problem = f"{target} is an image that is kept with a trained run; explain it there"
         if problem is not None:
             found["targets"] = problem

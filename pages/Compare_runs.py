@@ -4,8 +4,7 @@ import streamlit as st
 
 from engine.analysis import compare
 from engine.runs.run import Run
-from engine.targets import functions as target_functions
-from engine.targets import names as target_names
+from engine.targets import target_function
 from ui import cards, formats, link, pictures, shell, ticks
 from ui.text import line, plain
 
@@ -84,7 +83,7 @@ def agree(shared: list[compare.Common], names: list[str]) -> None:
 
 
 def one_target(a, b, dataset, both: compare.Common, name: str) -> None:
-    unit, drawn = target_functions.unit(both.target.function), compare.drawn(both.a_N, both.b_N)
+    unit, drawn = target_function(both.target.function).unit, compare.drawn(both.a_N, both.b_N)
     pictures.chart(
         pictures.against(both.a_N[drawn], both.b_N[drawn], drawn, unit),
         f"against-{both.target.key}",
@@ -134,7 +133,7 @@ def draw(a, candidates: list) -> None:
         link.keep(run=a.id, other=b.id)
         return
     names = {
-        key: f"{target_names.title(both.target.name, dataset)} · {both.target.function}" for key, both in shared.items()
+        key: both.target.title(dataset) for key, both in shared.items()
     }
     agree(list(shared.values()), list(names.values()))
     keys, chooser = list(shared), f"of-{a.id}-{b.id}"

@@ -3,7 +3,7 @@
 import streamlit as st
 
 from engine.analysis import suspects
-from engine.targets import names as target_names
+from engine.targets import AllTests
 from ui import formats, gallery, pictures, shell, ticks
 from ui.text import line
 
@@ -80,11 +80,11 @@ def draw(run) -> None:
     if not targets:
         shell.no_scores(run)
         return
-    if not targets.keys() & set(suspects.PREFERRED):
+    if not any(isinstance(t.target, AllTests) for t in targets.values()):
         with shell.guarded():
             better_target(run)
     keys, best = list(targets), suspects.target_key(run)
-    names = {k: line(f"{target_names.title(t.name, dataset)} · {t.function}") for k, t in targets.items()}
+    names = {k: line(t.title(dataset)) for k, t in targets.items()}
     by = st.segmented_control(
         "Order", list(ORDERS), default="harm", required=True, format_func=ORDERS.get, on_change=from_the_first
     )

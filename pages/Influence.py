@@ -10,8 +10,7 @@ from engine.analysis import what_if as what_ifs
 from engine.analysis.lists import Filter, table
 from engine.analysis.ranking import Ranking, rank
 from engine.runs import notes
-from engine.targets import functions as target_functions
-from engine.targets import names as target_names
+from engine.targets import Target, target_function
 from ui import cards, explain, formats, link, pictures, shell, ticks
 from ui.text import line, plain
 
@@ -110,7 +109,7 @@ def lists(run, dataset, target, scores_N, ranking, side: str, size: int) -> None
         indices, of = getattr(ranking, which), getattr(ranking, f"{which}_of")
         with column:
             st.subheader(HEADINGS[which])
-            unit, effect = target_functions.unit(target.function), f"{EFFECTS[which]} the target's {target.function}"
+            unit, effect = target_function(target.function).unit, f"{EFFECTS[which]} the target's {target.function}"
             st.caption(
                 f"Training on these {plain(effect)} most; {formats.count(of, 'images')}, scores in {plain(unit)}"
             )
@@ -131,7 +130,7 @@ def histogram(run, target, scores_N, chosen) -> None:
     st.subheader("All scores")
     key = f"histogram-{run.id}-{target.key}-{st.session_state.get('histogram-cleared', '')}"
     pictures.chart(
-        pictures.histogram(scores_N, target_functions.unit(target.function), chosen.low, chosen.high),
+        pictures.histogram(scores_N, target_function(target.function).unit, chosen.low, chosen.high),
         key,
         f"Histogram of the scores of {len(scores_N)} training images",
         lambda: drag(key),
@@ -223,7 +222,7 @@ def what_if(run, dataset, target, scores_N) -> None:
         with st.expander("The run's other targets"):
             for what in shown:
                 if what["key"] != target.key:
-                    title = plain(target_names.title(what["name"], dataset))
+                    title = plain(Target.parse(what["name"]).title(dataset))
                     st.markdown(f"**{title}** · {plain(what['function'])}")
                     st.table(formats.what_if_table(what))
     if tried:
@@ -301,7 +300,7 @@ def draw(run, beside) -> None:
     if not targets:
         without_scores(run, dataset)
         return
-    names = {key: line(f"{target_names.title(t.name, dataset)} · {t.function}") for key, t in targets.items()}
+    names = {key: line(t.title(dataset)) for key, t in targets.items()}
     keys = list(names)
     left, right = st.columns(2)
     asked = st.query_params.get("target")
@@ -327,9 +326,9 @@ def draw(run, beside) -> None:
         placeholder="None pinned",
     )
     target = targets[key]
-    view = target_view.view(run, dataset, target.name)
+    view = target_view.view(run, dataset, target.target)
     cards.target(run, dataset, view, beside)
-    st.caption(target_functions.meaning(target.function))
+    st.caption(target_function(target.function).meaning)
 
     chosen, side, k, size = filters(run, dataset, key, view.true_label)
     st.query_params.setdefault("page", "1")

@@ -9,6 +9,7 @@ from engine import config as configs
 from engine.analysis import target_view
 from engine.errors import DataError, ReplayError
 from engine.jobs import estimate
+from engine.targets import FUNCTIONS, Target, TestImage
 from ui import formats, paging, pictures, shell
 from ui.text import line, plain
 
@@ -26,10 +27,6 @@ RECOMMENDED = {
     "recompute": "it takes the least disk and memory, for one more training",
 }
 NOT_OF_SIZE = ("preset", "replay_mode", "clean_when_done")  # the estimate covers every mode
-FUNCTIONS = {
-    "loss": "Cross-entropy loss of the target, in nats.",
-    "margin": "Logit of the true label minus the log-sum-exp of the others, in logits.",
-}
 
 
 def field(name: str, config, found: dict) -> object:
@@ -284,7 +281,7 @@ with shell.page("Set up a run"):
     function = st.radio(
         "Target function",
         list(FUNCTIONS),
-        captions=list(FUNCTIONS.values()),
+        captions=[function.sentence for function in FUNCTIONS.values()],
         horizontal=True,
         format_func=str.capitalize,
     )
@@ -296,7 +293,7 @@ with shell.page("Set up a run"):
             choose_targets(dataset)
     targets = tuple(st.session_state["chosen_targets"])
     if dataset is not None and targets:
-        ticked = [int(t.partition(":")[2]) for t in targets if t.startswith("test:") and t != "test:all"]
+        ticked = [t.index for t in map(Target.parse, targets) if isinstance(t, TestImage)]
         pictures.plain_tiles(dataset.name, "test", ticked[:32])
     st.caption(f"{formats.count(len(targets), 'targets')} chosen: {plain(', '.join(targets)) or 'none yet'}")
 

@@ -5,6 +5,7 @@ import streamlit as st
 from engine.analysis import logits as logit_maths
 from engine.analysis import test_images as test_lists
 from engine.runs import uploads
+from engine.targets import UploadedImage
 from ui import explain, formats, gallery, link, paging, pictures, shell
 from ui.text import plain
 
@@ -189,7 +190,7 @@ def own_image(run, dataset) -> None:
         (),
         "own",
         "Explain this image",
-        lambda: (uploads.target(uploads.keep(run, prepared.image), dataset.classes.index(label)),),
+        lambda: (str(UploadedImage(uploads.keep(run, prepared.image), dataset.classes.index(label))),),
     )
 
 

@@ -6,9 +6,7 @@ from engine.analysis import class_matrix as class_matrices
 from engine.analysis import outward as outward_effects
 from engine.analysis.ranking import rank
 from engine.runs import notes
-from engine.targets import functions as target_functions
-from engine.targets import names as target_names
-from engine.targets.functions import TARGET_FUNCTIONS
+from engine.targets import FUNCTIONS, target_function
 from ui import cards, formats, link, paging, pictures, shell, ticks
 from ui.text import line, plain
 
@@ -85,11 +83,7 @@ def outwards(run, dataset) -> None:
         st.subheader(heading)
         if found:
             shown = [
-                (
-                    e.target.name,
-                    e.target.key,
-                    (e.target.function, formats.arrow_score(e.score), formats.rank_of(e.rank, e.of)),
-                )
+                (e.ref, (e.ref.function, formats.arrow_score(e.score), formats.rank_of(e.rank, e.of)))
                 for e in found[:TILES]
             ]
             cards.show_targets(run, dataset, shown, heading.split()[0])
@@ -99,13 +93,13 @@ def outwards(run, dataset) -> None:
     st.dataframe(
         [
             {
-                "Target": line(target_names.title(e.target.name, dataset)),
-                "Function": line(e.target.function),
+                "Target": line(e.ref.target.title(dataset)),
+                "Function": line(e.ref.function),
                 "Score": formats.arrow_score(e.score),
-                "Unit": target_functions.unit(e.target.function),
+                "Unit": target_function(e.ref.function).unit,
                 "Effect": e.side,
                 "Rank on that side": formats.rank_of(e.rank, e.of),
-                "Influence": link.to("Influence", run=run.id, target=e.target.key),
+                "Influence": link.to("Influence", run=run.id, target=e.ref.key),
             }
             for e in effects
         ],
@@ -127,7 +121,7 @@ def another_function() -> None:
 
 
 def matrix(run, dataset) -> None:
-    functions = [f for f in TARGET_FUNCTIONS if class_matrices.groups(run, dataset, f)]
+    functions = [f for f in FUNCTIONS if class_matrices.groups(run, dataset, f)]
     function, key = link.one_of("function", functions, functions[0]), f"function-{run.id}"
     if functions[1:]:
         link.follow(key, function)
@@ -137,7 +131,7 @@ def matrix(run, dataset) -> None:
     groups, classes, unit = (
         class_matrices.groups(run, dataset, function),
         list(dataset.classes),
-        target_functions.unit(function),
+        target_function(function).unit,
     )
     titles, sums = class_matrices.class_matrix(run, dataset, function)
     group_key, label_key = f"group-{run.id}-{function}", f"of-label-{run.id}"

@@ -5,7 +5,7 @@ import json
 import streamlit as st
 
 from engine.analysis import lds, trust
-from engine.targets import names as target_names
+from engine.targets import Target
 from ui import formats, link, pictures, shell
 from ui.text import line, plain
 
@@ -186,7 +186,7 @@ def what_ifs(run, dataset) -> None:
         ):
             pictures.plain_tiles(dataset.name, "train", changed[:TILES])
             for target in what["targets"]:
-                title = plain(target_names.title(target["name"], dataset))
+                title = plain(Target.parse(target["name"]).title(dataset))
                 st.markdown(f"**{title}** · {plain(target['function'])}")
                 st.table(formats.what_if_table(target))
 

@@ -8,8 +8,7 @@ from engine import config as configs
 from engine import files
 from engine.datasets import registry as dataset_registry
 from engine.runs import run as runs
-from engine.targets import functions as target_functions
-from engine.targets import names as target_names
+from engine.targets import Target, target_function
 
 SMALL = configs.preset("sample").replace(
     **{"recipe.epochs": 1, "recipe.batch_size": 1000, "targets": ("test:0", "class:2")}
@@ -39,11 +38,11 @@ def run_of(
         kept[f"scores/{name}.npy"] = files.write_npy(run.path / "scores" / f"{name}.npy", scores.astype(np.float32))
         sidecar = {
             "target_function": function,
-            "unit": target_functions.unit(function),
+            "unit": target_function(function).unit,
             "training_digest": "made up",
             "norm_steps": [2, 1],
             "targets": [
-                {"name": t, "title": target_names.title(t, dataset), "adjoint_growth": 1.0, "norms": [1.0, 1.0]}
+                {"name": t, "title": Target.parse(t).title(dataset), "adjoint_growth": 1.0, "norms": [1.0, 1.0]}
                 for t in names
             ],
         }

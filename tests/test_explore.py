@@ -115,10 +115,10 @@ def test_one_image_outwards():
     assert targets == TARGETS and (scores_KM == SCORES[:, [4, 9]]).all()
     for index in (4, 9, 31):
         effects = outward_effects.outward(MadeUp(), index)
-        shares = [e.score / np.abs(SCORES[TARGETS.index(e.target)]).max() for e in effects]
+        shares = [e.score / np.abs(SCORES[TARGETS.index(e.ref)]).max() for e in effects]
         assert shares == sorted(shares, reverse=True) and len(effects) == 3
         for e in effects:
-            row = SCORES[TARGETS.index(e.target)]
+            row = SCORES[TARGETS.index(e.ref)]
             order = np.argsort(-row if row[index] > 0 else row)
             assert e.score == row[index] and e.side == ("harmful" if row[index] > 0 else "helpful")
             assert order[e.rank - 1] == index and e.of == N
@@ -127,7 +127,7 @@ def test_one_image_outwards():
 def test_a_margin_that_goes_up_is_help_and_a_score_of_zero_is_neither(monkeypatch):
     margin = TargetRef("test:0", "margin", "a", 0)
     monkeypatch.setattr(MadeUp, "targets", lambda self: [TARGETS[0], margin])
-    loss, opposite = sorted(outward_effects.outward(MadeUp(), 4), key=lambda e: e.target.function)
+    loss, opposite = sorted(outward_effects.outward(MadeUp(), 4), key=lambda e: e.ref.function)
     assert {loss.side, opposite.side} == {"harmful", "helpful"} and loss.score == opposite.score
     assert [(e.side, e.rank, e.score) for e in outward_effects.outward(MadeUp(), 7)] == [("none", None, 0.0)] * 2
 

@@ -38,6 +38,7 @@ from engine.runs import job as run_jobs
 from engine.runs import run as runs
 from engine.runs.events import EventLog
 from engine.runs.progress import Progress, follow
+from engine.targets import Target
 from tests.helpers import ROOT
 from tests.made_up import SMALL
 
@@ -115,14 +116,14 @@ def test_views_agree_with_torch(run):
     import torch
 
     dataset = dataset_registry.load("fashion-mnist-sample")
-    view = target_view.view(run, dataset, "test:0")
+    view = target_view.view(run, dataset, Target.parse("test:0"))
     logits, label = torch.from_numpy(np.array(run.test_logits()))[0].double(), int(dataset.test_labels[0])
-    assert view.loss == pytest.approx(torch.nn.functional.cross_entropy(logits[None], torch.tensor([label])).item())
+    assert view.values["loss"] == pytest.approx(torch.nn.functional.cross_entropy(logits[None], torch.tensor([label])).item())
     others = torch.cat([logits[:label], logits[label + 1 :]])
-    assert view.margin == pytest.approx((logits[label] - others.logsumexp(0)).item())
+    assert view.values["margin"] == pytest.approx((logits[label] - others.logsumexp(0)).item())
     assert view.probability == pytest.approx(logits.softmax(0)[label].item())
-    assert run.score_sets()[0]["targets"][0]["value"] == pytest.approx(view.loss, rel=1e-4)
-    assert target_view.view(run, dataset, "class:2").test_indices.size == 100
+    assert run.score_sets()[0]["targets"][0]["value"] == pytest.approx(view.values["loss"], rel=1e-4)
+    assert target_view.view(run, dataset, Target.parse("class:2")).test_indices.size == 100
     wrong = target_view.misclassified(run, dataset)
     assert 1 - len(wrong) / 1000 == pytest.approx(run.manifest["test_accuracy"])
 

@@ -219,12 +219,12 @@ def test_a_validation_says_what_retraining_says(run):
     model, train_set = model_registry.functional(CONFIG, dataset), examples(dataset, "train", CPU, torch.float32)
     test_set = examples(dataset, "test", CPU, torch.float32)
     from engine.core import targets as phi
-    from engine.targets import names as target_names
+    from engine.targets import Target
 
     left_out = lds.subset(6000, 0.01, 0, 4)
     weights = torch.ones(6000)
     weights[torch.from_numpy(left_out)] = 0
-    sets = [target_names.resolve(t, dataset.test_labels, 10) for t in CONFIG.targets]
+    sets = [Target.parse(t).resolve(dataset.test_labels, 10) for t in CONFIG.targets]
     after = phi.values(model, train(model, train_set, CONFIG.recipe, weights), test_set, sets, "loss").double().numpy()
     before = np.array([t["value"] for t in run.score_sets()[0]["targets"]])
     scores = run.scores("loss-000")
@@ -388,13 +388,13 @@ def test_what_the_other_figures_will_be_follows_from_the_scored_one(scored):
     dataset = dataset_registry.load(CONFIG.dataset)
     for what in what_ifs.predict(scored, dataset, np.array([5, 17])):
         if not what.name.startswith("test:") or what.name == "test:all":
-            assert what.predicted.probability is None and what.predicted.margin is None
+            assert what.predicted["probability"] is None and what.predicted["margin"] is None
             continue
-        loss = what.before.loss + what.change
+        loss = what.before["loss"] + what.change
         p = np.exp(-loss)
-        assert what.predicted.loss == pytest.approx(loss)
-        assert what.predicted.probability == pytest.approx(p, abs=1e-4)  # to first order in the change
-        assert what.predicted.margin == pytest.approx(np.log(p / (1 - p)), abs=1e-4)
+        assert what.predicted["loss"] == pytest.approx(loss)
+        assert what.predicted["probability"] == pytest.approx(p, abs=1e-4)  # to first order in the change
+        assert what.predicted["margin"] == pytest.approx(np.log(p / (1 - p)), abs=1e-4)
 
 
 @pytest.mark.parametrize(

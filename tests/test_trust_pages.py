@@ -118,8 +118,8 @@ def test_ticked_images_have_a_prediction_and_a_check(run, submitted):
         w for w in what_ifs.predict(run, dataset_registry.load(CONFIG.dataset), indices) if w.key == "test:0.loss"
     )
     shown = next(t.value for t in app.table if "Predicted" in t.value)
-    assert list(shown["Predicted"])[0] == formats.figure(expected.predicted.loss, 4)
-    assert list(shown["Now"])[0] == formats.figure(expected.before.loss, 4) and list(shown["Retrained"]) == ["—"] * 3
+    assert list(shown["Predicted"])[0] == formats.figure(expected.predicted["loss"], 4)
+    assert list(shown["Now"])[0] == formats.figure(expected.before["loss"], 4) and list(shown["Retrained"]) == ["—"] * 3
     sound(button(app, "Check by retraining").click().run())
     assert submitted == [("submit_what_if", run.id, indices, {})]
 

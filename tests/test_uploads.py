@@ -21,6 +21,7 @@ from engine.jobs.queue import JobManager
 from engine.runs import job as run_jobs
 from engine.runs import run as runs
 from engine.runs import uploads
+from engine.targets import Target, UploadedImage
 from tests.helpers import said, show, sound
 from tests.made_up import SMALL
 
@@ -123,6 +124,10 @@ def test_files_that_are_no_images_are_named(content, message):
 # -- as targets
 
 
+def own_target(image_id: str, label: int) -> str:
+    return str(UploadedImage(image_id, label))
+
+
 @pytest.fixture(scope="module")
 def scored(tmp_path_factory) -> runs.Run:
     root = runs.outputs_root(tmp_path_factory.mktemp("own"))
@@ -137,16 +142,19 @@ def test_a_copy_of_a_test_image_has_its_scores_its_view_and_its_prediction(score
     image, label = dataset.test_images[3], int(dataset.test_labels[3])
     name = uploads.keep(scored, image)
     assert (uploads.read(scored, name) == image).all()
-    own, other = (uploads.target(name, c) for c in (label, (label + 1) % 10))
+    own, other = (own_target(name, c) for c in (label, (label + 1) % 10))
     with scored.locked():
         work.execute(scored, run_jobs.Job("replay", "disk", (own, "test:3", other), "loss"))
     targets = {t.name: t for t in scored.targets()}
     scores = scored.scores(targets[own].score_set)
     assert (scores[0] == scores[1]).all() and not np.allclose(scores[0], scores[2], atol=1e-6)
-    mine, same = (target_view.view(scored, dataset, t) for t in (own, "test:3"))
-    assert mine.loss == pytest.approx(same.loss, abs=1e-6) and mine.predicted_label == same.predicted_label
-    asked = target_view.view(scored, dataset, other)
-    assert asked.true_label == (label + 1) % 10 and asked.loss == pytest.approx(
+    mine, same = (target_view.view(scored, dataset, Target.parse(t)) for t in (own, "test:3"))
+    assert (
+        mine.values["loss"] == pytest.approx(same.values["loss"], abs=1e-6)
+        and mine.predicted_label == same.predicted_label
+    )
+    asked = target_view.view(scored, dataset, Target.parse(other))
+    assert asked.true_label == (label + 1) % 10 and asked.values["loss"] == pytest.approx(
         -logit_maths.log_probabilities(scored.test_logits()[3])[asked.true_label], abs=1e-6
     )
     assert predict.logits(scored, image[None])[0] == pytest.approx(scored.test_logits()[3], abs=1e-5)
@@ -172,14 +180,14 @@ def test_an_image_that_is_not_kept_or_has_changed_is_no_target(scored):
     name = uploads.keep(scored, np.full(GREY, 9, np.uint8))
     (scored.path / "uploads" / f"{name}.png").write_bytes(datasets_base.png(np.zeros(GREY, np.uint8)))
     with pytest.raises(IntegrityError, match="has changed"):
-        manager.submit_targets(scored.id, (uploads.target(name, 1),), "loss")
+        manager.submit_targets(scored.id, (own_target(name, 1),), "loss")
     with pytest.raises(ConfigError, match="out of range"):
-        manager.submit_targets(scored.id, (uploads.target(name, 10),), "loss")
+        manager.submit_targets(scored.id, (own_target(name, 10),), "loss")
     for bad in ("../../x.png", "0123456789abcde", "0123456789ABCDEF"):
         with pytest.raises(ConfigError, match="no id"):
             uploads.read(scored, bad)
     with pytest.raises(ConfigError, match="kept with a trained run"):
-        configs.check(configs.preset("sample").replace(targets=(uploads.target(name, 1),)), 6000, 1000, 10)
+        configs.check(configs.preset("sample").replace(targets=(own_target(name, 1),)), 6000, 1000, 10)
 
 
 @pytest.mark.parametrize(

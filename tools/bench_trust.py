@@ -62,6 +62,7 @@ from engine.models import functional as functional_models
 from engine.models import registry as model_registry
 from engine.runs import job as run_jobs
 from engine.runs import run as runs
+from engine.targets import Target, TestImage
 from engine.trajectory.state_files import read_state
 from engine.trajectory.stores import DiskStore
 from engine.trajectory.writer import Writer
@@ -94,7 +95,7 @@ def material(run: runs.Run, scratch: Path) -> Material:
     model = model_registry.functional(config, dataset)
     saved = read_state(run.path / "model" / "state.safetensors", {}, "Run the benchmark again.")
     state = State(**saved)
-    names = [int(t.partition(":")[2]) for t in config.targets]
+    names = [t.index for t in map(Target.parse, config.targets) if isinstance(t, TestImage)]
     sets = [
         TensorDataset(*examples(dataset, split, torch.device("cpu"), torch.float32).batch(index))
         for split, index in (("train", np.arange(len(dataset.train_labels))), ("test", np.array(names)))

@@ -23,7 +23,7 @@ from engine import device
 from engine.datasets import registry as dataset_registry
 from engine.jobs import execute as work
 from engine.runs import run as runs
-from engine.targets import names as target_names
+from engine.targets import Target
 from tools.serve import chromium, server
 from ui.shell import PAGES
 
@@ -128,7 +128,7 @@ def main() -> None:
                 )
             opened(page, link("pages/Influence.py"))
             dataset = dataset_registry.load(CONFIG.dataset)
-            titles = [f"{target_names.title(target, dataset)} · loss" for target in TARGETS]
+            titles = [f"{Target.parse(target).title(dataset)} · loss" for target in TARGETS]
             times = [switched(page, title) for title in titles[1 : SWITCHES + 1]]
             took = statistics.median(times)
             rows.append(

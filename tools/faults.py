@@ -28,6 +28,7 @@ from engine.jobs import execute as work
 from engine.jobs.queue import JobManager
 from engine.runs import job as run_jobs
 from engine.runs import run as runs
+from engine.targets import Target
 
 ROOT = Path(__file__).parents[1]
 # Long enough to be killed in the middle: 96 steps of training, then as many of replay, in segments of 10.
@@ -256,7 +257,7 @@ def _read_all(run: runs.Run, expected: np.ndarray) -> list[str]:
         run.modes,
         run.sizes,
         lambda: run.resumable,
-        lambda: target_view.view(run, dataset, "test:0"),
+        lambda: target_view.view(run, dataset, Target.parse("test:0")),
         lambda: _same(run, expected),
     ):
         try:

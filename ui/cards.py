@@ -9,9 +9,8 @@ from engine.analysis import lists, target_view
 from engine.analysis import logits as logit_maths
 from engine.analysis import outward as outward_effects
 from engine.runs import uploads
-from engine.targets import functions as target_functions
-from engine.targets import names as target_names
-from engine.targets.names import uploaded
+from engine.runs.scores import TargetRef
+from engine.targets import FUNCTIONS, UploadedImage, target_function
 from ui import formats, gallery, link, pictures, ticks
 from ui.text import plain
 
@@ -38,7 +37,7 @@ def training(
     config, said = run.config, ticks.kept(run)
     indices = np.asarray(indices, np.int64)
     targets, scores_KM = outward_effects.scores_on(run, indices)
-    titles = [f"{target_names.title(t.name, dataset)} · {t.function}" for t in targets]
+    titles = [t.title(dataset) for t in targets]
     used = _used_in(config.recipe, len(dataset.train_labels), tuple(indices.tolist()))
     model, total = _model_labels(run, dataset, indices), run.manifest.get("steps")
     tiles = []
@@ -88,8 +87,7 @@ def _model_labels(run, dataset, indices) -> list[list[tuple[str, str]]]:
 
 
 def own_picture(run, view) -> str:
-    name, _ = uploaded(view.name)
-    return pictures.array_picture(uploads.read(run, name), view.title, 96)
+    return pictures.array_picture(uploads.read(run, view.target.image_id), view.title, 96)
 
 
 def target(run, dataset, view, panel) -> None:
@@ -116,8 +114,13 @@ def target(run, dataset, view, panel) -> None:
         else:
             lines.append(f"Classified right: **{formats.percent(view.accuracy)}**")
         facts.markdown("  \n".join(lines))
-        st.markdown(f"Loss **{view.loss:.4f}** nats · margin **{formats.signed(view.margin)}** logits")
-        shares = target_view.probabilities(run, dataset, view.name)
+        st.markdown(
+            " · ".join(
+                f"{name} **{formats.figure(view.values[name], 4)}** {function.short_unit}"
+                for name, function in FUNCTIONS.items()
+            )
+        )
+        shares = target_view.probabilities(run, dataset, view.target)
         pictures.chart(
             pictures.probabilities(shares, dataset.classes),
             "probabilities",
@@ -132,26 +135,26 @@ def removal(scores_N, ranking, function: str, panel) -> None:
             if len(indices):
                 st.caption(
                     f"Without the {len(indices)} {side} images shown, predicted change of the {plain(function)}: "
-                    f"{formats.score(lists.without(scores_N, indices))} {target_functions.short_unit(function)}"
+                    f"{formats.score(lists.without(scores_N, indices))} {target_function(function).short_unit}"
                 )
 
 
-def show_targets(run, dataset, shown: list[tuple[str, str, tuple[str, ...]]], key: str) -> None:
-    """Targets by name, key and the lines below, as tiles that lead to their influence; of a set, its first image."""
+def show_targets(run, dataset, shown: list[tuple[TargetRef, tuple[str, ...]]], key: str) -> None:
+    """Targets with the lines below, as tiles that lead to their influence; of a set, its first image."""
     tiles = []
-    for name, target_key, lines in shown:
-        first = next(iter(target_names.resolve(name, dataset.test_labels, len(dataset.classes)).tolist()), -1)
-        own = uploaded(name)
+    for ref, lines in shown:
+        first = next(iter(ref.target.resolve(dataset.test_labels, len(dataset.classes)).tolist()), -1)
+        own = ref.target if isinstance(ref.target, UploadedImage) else None
         tiles.append(
             gallery.Tile(
                 "test",
                 first,
-                target_names.title(name, dataset),
+                ref.target.title(dataset),
                 lines,
-                (("Target", name),),
-                link=link.to("Influence", run=run.id, target=target_key),
+                (("Target", ref.name),),
+                link=link.to("Influence", run=run.id, target=ref.key),
                 link_text="Influence on this target",
-                image=uploads.read(run, own[0]) if own else None,
+                image=uploads.read(run, own.image_id) if own else None,
             )
         )
     gallery.show(dataset.name, tiles, f"targets-{key}")

@@ -3,7 +3,7 @@
 import streamlit as st
 
 from engine.config import REPLAY_MODES
-from engine.targets.functions import TARGET_FUNCTIONS
+from engine.targets import FUNCTIONS
 from ui import shell
 
 
@@ -12,7 +12,7 @@ def choose(run, targets: tuple[str, ...], key: str, label: str = "Explain these"
     be made first."""
     ready = [mode for mode, at_once in run.modes().items() if at_once]
     function_side, mode_side = st.columns(2)
-    function = function_side.radio("Target function", TARGET_FUNCTIONS, horizontal=True, key=f"function-{key}")
+    function = function_side.radio("Target function", tuple(FUNCTIONS), horizontal=True, key=f"function-{key}")
     mode = mode_side.selectbox(
         "Replay mode",
         REPLAY_MODES,

@@ -8,6 +8,7 @@ from engine import space
 from engine.analysis import suspects
 from engine.errors import ConfigError
 from engine.runs.run import Run
+from engine.targets import FUNCTIONS, target_function
 from ui.text import plain
 
 STATUS_MARK = {
@@ -205,7 +206,9 @@ def rank_of(rank: int | None, of: int) -> str:
 
 
 def sign_in_words(function: str) -> str:
-    harmful, helpful = ("Positive", "negative") if function == "loss" else ("Negative", "positive")
+    harmful, helpful = (
+        ("Positive", "negative") if target_function(function).harmful_sign > 0 else ("Negative", "positive")
+    )
     return f"{harmful}: harmful; {helpful}: helpful."
 
 
@@ -259,7 +262,8 @@ def retraining_time(train_seconds: float | None, subsets: int, fractions: int) -
 
 def what_if_change(what_if: dict) -> str:
     """One target, in a sentence: the change of its function, predicted and, where it was retrained, actual."""
-    function, unit = what_if["function"], "nats" if what_if["function"] == "loss" else "logits"
+    function = what_if["function"]
+    unit = target_function(function).short_unit
     said = (
         "" if what_if["change"] is None else f"Predicted change of the {function}: {score(what_if['change'])} {unit}. "
     )
@@ -284,8 +288,10 @@ def changed(what_if: dict) -> str:
 def what_if_table(what_if: dict) -> list[dict]:
     """One target: a row a figure, with what it was, what the scores predict, what retraining gave."""
     kinds = (
-        ("loss", "Loss (nats)", lambda value: figure(value, 4)),
-        ("margin", "Margin (logits)", lambda value: figure(value, 3)),
+        *(
+            (name, f"{name.capitalize()} ({function.short_unit})", lambda value: figure(value, 4))
+            for name, function in FUNCTIONS.items()
+        ),
         ("probability", "Probability of the true label", percent),
     )
     return [

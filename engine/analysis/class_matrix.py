@@ -5,7 +5,6 @@ import numpy as np
 from engine.datasets.base import Dataset
 from engine.runs.run import Run
 from engine.runs.scores import TargetRef
-from engine.targets import names as target_names
 
 # -- class on class
 
@@ -13,18 +12,11 @@ from engine.targets import names as target_names
 def groups(run: Run, dataset: Dataset, function: str) -> dict[str, list[TargetRef]]:
     """The run's targets of one function by what they ask about: single test images together by their class, then
     every set on its own; each kind in the order of the classes, so that like stands above like in the matrix."""
-    found: dict[tuple, list[TargetRef]] = {}
-    for target in run.targets():
-        if target.function == function:
-            kind, _, which = target.name.partition(":")
-            title, place = target_names.title(target.name, dataset), (2, 0)
-            if kind == "class":
-                place = (1, int(which))
-            elif kind == "test" and which != "all":
-                label = int(dataset.test_labels[int(which)])
-                title, place = f"Test images of {dataset.classes[label]}", (0, label)
-            found.setdefault((*place, title), []).append(target)
-    return {title: found[place, label, title] for place, label, title in sorted(found)}
+    by_place: dict[tuple[tuple[int, int], str], list[TargetRef]] = {}
+    for ref in run.targets():
+        if ref.function == function:
+            by_place.setdefault(ref.target.group(dataset), []).append(ref)
+    return {title: by_place[place, title] for place, title in sorted(by_place)}
 
 
 def group_scores(run: Run, targets: list[TargetRef]) -> np.ndarray:

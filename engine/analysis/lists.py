@@ -13,7 +13,7 @@ from engine.errors import ConfigError
 from engine.runs import notes
 from engine.runs.run import Run
 from engine.runs.scores import TargetRef
-from engine.targets import functions as target_functions
+from engine.targets import target_function
 
 RELATIONS = ("any", "same", "other")
 
@@ -50,7 +50,7 @@ def table(run: Run, dataset: Dataset, target: TargetRef, chosen: Filter, true_la
     """Every training image that the filter keeps, the most harmful first, with its ticks and notes."""
     scores_N, said = run.scores(target.score_set)[target.row], notes.read(run)
     indices = np.flatnonzero(chosen.among(scores_N, dataset.train_labels, true_label))
-    indices = indices[np.argsort(-target_functions.harmful_sign(target.function) * scores_N[indices], kind="stable")]
+    indices = indices[np.argsort(-target_function(target.function).harmful_sign * scores_N[indices], kind="stable")]
     names = np.array(dataset.classes)
     return pd.DataFrame(
         {
@@ -58,7 +58,7 @@ def table(run: Run, dataset: Dataset, target: TargetRef, chosen: Filter, true_la
             "index": indices,
             "label": names[dataset.train_labels[indices]],
             "score": scores_N[indices],
-            "unit": target_functions.unit(target.function),
+            "unit": target_function(target.function).unit,
             "ticked": np.isin(indices, said.ticked),
             "note": [said.of(i) for i in indices.tolist()],
         }

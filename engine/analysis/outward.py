@@ -8,7 +8,7 @@ from engine.config import Recipe
 from engine.core.schedule import plan_for
 from engine.runs.run import Run
 from engine.runs.scores import TargetRef
-from engine.targets import functions as target_functions
+from engine.targets import target_function
 
 
 def used_in(recipe: Recipe, n: int, indices) -> list[np.ndarray]:
@@ -37,7 +37,7 @@ class Effect:
     """What one training image did to one target. `side`: helpful, harmful, or none where the score is 0, as that of an
     image is which was in no batch. `rank` 1 of all `of` images helped, or harmed, most; None on neither side."""
 
-    target: TargetRef
+    ref: TargetRef
     score: float
     side: str
     rank: int | None
@@ -51,7 +51,7 @@ def outward(run: Run, index: int) -> list[Effect]:
     sets = {name: run.scores(name) for name in {t.score_set for t in targets}}
     found = []
     for target in targets:
-        harm_N = target_functions.harmful_sign(target.function) * sets[target.score_set][target.row]
+        harm_N = target_function(target.function).harmful_sign * sets[target.score_set][target.row]
         harm, largest = float(harm_N[index]), float(np.abs(harm_N).max())
         side = "harmful" if harm > 0 else "helpful" if harm < 0 else "none"
         stronger = (harm_N > harm) if harm > 0 else (harm_N < harm)

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from engine.targets.functions import harmful_sign
+from engine.targets import target_function
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class Ranking:
 def rank(scores_N: np.ndarray, function: str, k: int, among: np.ndarray | None = None, page: int = 1) -> Ranking:
     """The k most helpful and k most harmful, or the `page`-th k of each, by partition; only scores on that side
     of zero, and only where `among` [N] is true."""
-    harm, start = harmful_sign(function) * np.asarray(scores_N), (page - 1) * k
+    harm, start = target_function(function).harmful_sign * np.asarray(scores_N), (page - 1) * k
 
     def largest(values):
         asked = np.flatnonzero((values > 0) & (True if among is None else among))

@@ -13,22 +13,22 @@ from engine.analysis import logits as logit_maths
 from engine.datasets import registry as dataset_registry
 from engine.errors import ConfigError
 from engine.runs import run as runs
-from engine.targets import functions as target_functions
+from engine.targets import FUNCTIONS, AllTests, ClassOfTests, target_function
 
 ORDERS = ("harm", "loss")
-
-PREFERRED = ("test:all.loss", "test:all.margin")
 
 
 def target_key(run: runs.Run, key: str | None = None) -> str:
     """The key given, or that of all test images, or the first set's, or the first."""
-    keys = [t.key for t in run.targets()]
     if key is not None:
         return run.target(key).key
-    if not keys:
+    refs = run.targets()
+    if not refs:
         raise ConfigError(f"Run {run.id} has no scores yet.", "Attribute the target test:all.")
-    sets = [k for k in keys if k.startswith("class:")]
-    return next((k for k in PREFERRED if k in keys), sets[0] if sets else keys[0])
+    of_all = {t.function: t for t in refs if isinstance(t.target, AllTests)}
+    of_classes = [t for t in refs if isinstance(t.target, ClassOfTests)]
+    first = [*(of_all[name] for name in FUNCTIONS if name in of_all), *of_classes, *refs][0]
+    return first.key
 
 
 def ranked(run: runs.Run, key: str | None = None, by: str = "harm") -> pd.DataFrame:
@@ -43,7 +43,7 @@ def ranked(run: runs.Run, key: str | None = None, by: str = "harm") -> pd.DataFr
     target = run.target(target_key(run, key))
     dataset = dataset_registry.load(run.config.dataset)
     score = np.asarray(run.scores(target.score_set)[target.row], np.float64)
-    harm = target_functions.harmful_sign(target.function) * score
+    harm = target_function(target.function).harmful_sign * score
     logp = logit_maths.log_probabilities(run.train_logits())
     given = logp[np.arange(len(harm)), dataset.train_labels]
     order = np.argsort(given if by == "loss" else -harm, kind="stable")

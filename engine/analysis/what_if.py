@@ -5,20 +5,19 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from engine.analysis import logits as logit_maths
-from engine.analysis import target_view
+from engine.analysis import lists, target_view
+from engine.analysis.logits import log_probabilities
 from engine.datasets.base import Dataset
 from engine.errors import ConfigError
-from engine.runs import run as runs
+from engine.runs.run import Run
+from engine.targets import FUNCTIONS, target_function
+from engine.targets.functions import margins
 
+Figures = dict[str, float | None]
+"""Of one target at one model, means over its images: a value of each target function by its name, and `PROBABILITY`.
+None where it cannot be told."""
 
-@dataclass(frozen=True)
-class Values:
-    """Of one target at one model: means over its test images. None where it cannot be told."""
-
-    loss: float | None  # nats
-    margin: float | None  # logits
-    probability: float | None  # of the true label
+PROBABILITY = "probability"  # of the label asked about
 
 
 @dataclass(frozen=True)
@@ -29,9 +28,9 @@ class WhatIf:
     name: str
     function: str
     change: float | None  # predicted, of the target function; None where labels were changed
-    before: Values
-    predicted: Values | None
-    actual: Values | None
+    before: dict[str, float]
+    predicted: Figures | None
+    actual: Figures | None
 
 
 # -- what if
@@ -60,47 +59,42 @@ def check_changes(left_out, relabelled: dict[int, int], dataset: Dataset) -> tup
     return left_out, {int(i): int(c) for i, c in sorted(relabelled.items())}
 
 
-def values(logits: np.ndarray, labels: np.ndarray) -> Values:
-    """At a model's logits [S, C] on a target's images, whose labels are int64 [S]."""
-    right = logit_maths.log_probabilities(logits)[np.arange(len(labels)), labels]
-    return Values(float(-right.mean()), float(logit_maths.margins(right).mean()), float(np.exp(right).mean()))
+def values(logits_SC: np.ndarray, labels_S: np.ndarray) -> dict[str, float]:
+    """At a model's logits on a target's images, with the labels asked about."""
+    figures = {name: float(function.from_logits(logits_SC, labels_S).mean()) for name, function in FUNCTIONS.items()}
+    log_p = log_probabilities(logits_SC)[np.arange(len(labels_S)), labels_S]
+    return {**figures, PROBABILITY: float(np.exp(log_p).mean())}
 
 
-def predict(run: runs.Run, dataset: Dataset, left_out: np.ndarray) -> list[WhatIf]:
-    """What leaving images out will do to each target of the run, to first order.
+def predict(run: Run, dataset: Dataset, left_out: np.ndarray) -> list[WhatIf]:
+    """What leaving images out will do to each target of the run, to first order: the target function changes by −Σ τ.
 
-    The target function changes by −Σ τ. For a target of one image the other figures follow, for
-    margin = −loss − log(1 − p) and p = exp(−loss): d margin / d loss = −1 / (1 − p).
+    For a target of one image the figures that follow from its margin move with it (`TargetFunction.slope`).
     """
     targets = run.targets()
     sets = {name: run.scores(name) for name in {t.score_set for t in targets}}  # verified once, not once a target
-    found = []
-    for target in targets:
-        logits, labels = target_view.at_target(run, dataset, target.name)
+    what_ifs = []
+    for ref in targets:
+        logits, labels = target_view.at_target(run, dataset, ref.target)
+        change = lists.without(sets[ref.score_set][ref.row], left_out)
         before = values(logits, labels)
-        change = float(-np.asarray(sets[target.score_set][target.row][left_out], np.float64).sum())
-        found.append(
-            WhatIf(
-                target.key,
-                target.name,
-                target.function,
-                change,
-                before,
-                _moved(before, target.function, change, len(labels) == 1),
-                None,
-            )
-        )
-    return found
+        margin = float(margins(logits, labels)[0]) if len(labels) == 1 else None
+        after = _moved(before, ref.function, change, margin)
+        what_ifs.append(WhatIf(ref.key, ref.name, ref.function, change, before, after, None))
+    return what_ifs
 
 
-def _moved(before: Values, function: str, change: float, single: bool) -> Values:
-    if not single:
-        return Values(
-            before.loss + change if function == "loss" else None,
-            before.margin + change if function == "margin" else None,
-            None,
-        )
-    wrong = max(1 - before.probability, 1e-300)
-    loss, margin = (change, -change / wrong) if function == "loss" else (-change * wrong, change)
-    moved = before.margin + margin
-    return Values(before.loss + loss, moved, 1 / (1 + math.exp(-moved)) if moved > -700 else 0.0)
+def _moved(before: dict[str, float], function: str, change: float, margin: float | None) -> Figures:
+    """The figures once `function` has changed; `margin` of the one image, None for a set of several, of which no
+    other figure follows."""
+    after: Figures = {**dict.fromkeys(before), function: before[function] + change}
+    slope = target_function(function).slope
+    if margin is None or slope is None:
+        return after
+    rise = change / (slope(margin) or -1e-300)  # of the margin; a loss whose last digit is gone can only rise
+    for name, other in FUNCTIONS.items():
+        if name != function and other.slope is not None:
+            after[name] = before[name] + other.slope(margin) * rise
+    moved = margin + rise
+    after[PROBABILITY] = 1 / (1 + math.exp(-moved)) if moved > -700 else 0.0
+    return after

@@ -5,8 +5,10 @@ A target is a set S of test images and a function, averaged over S, in evaluatio
     loss     −log p(label)                                            nats
     margin   logit of the label − log Σ_{others} exp(logit)           logits
 
-`targets` are index sets into the test split, int64 [|S|] each (`engine.influence.resolve`).
+`targets` are index sets into the test split, int64 [|S|] each (`engine.targets.Target.resolve`).
 """
+
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
@@ -15,6 +17,7 @@ from torch.func import grad
 
 from engine.core.state import Adjoint, State
 from engine.core.stream import Examples
+from engine.errors import ConfigError
 from engine.models.functional import FunctionalModel
 
 CHUNK = 1000  # test images a forward pass
@@ -30,7 +33,14 @@ def margins(logits: Tensor, labels: Tensor) -> Tensor:
     return logits.gather(1, labels[:, None])[:, 0] - others
 
 
-FUNCTIONS = {"loss": losses, "margin": margins}
+FUNCTIONS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"loss": losses, "margin": margins}
+"""Logits [S, C] and labels [S] to values [S]: the twins, by name, of the rows of `engine.targets.functions`."""
+
+
+def register(name: str, function: Callable[[Tensor, Tensor], Tensor]) -> None:
+    """Adds the twin of a row; it must be made of operations that torch can differentiate."""
+    if FUNCTIONS.setdefault(name, function) is not function:
+        raise ConfigError(f"There are two target functions «{name}».", "Give one of them another name.")
 
 
 @torch.no_grad()

@@ -21,7 +21,7 @@ from engine.core.schedule import plan_for
 from engine.datasets import base as datasets_base
 from engine.datasets import registry as dataset_registry
 from engine.errors import ConfigError
-from engine.targets import names as target_names
+from engine.targets import Target
 from engine.trajectory.segments import segment_length
 
 SIDECAR, SIDECAR_TARGET = 1360, 500  # bytes of the JSON beside the scores
@@ -224,7 +224,7 @@ def _probe(config: RunConfig, model, dataset, device, chunk: int, root: Path, wo
     train, test = (examples(dataset, split, device, dtype) for split in datasets_base.SPLITS)
     optimizer, plan = optimizer_for(model, recipe), plan_for(recipe, len(train))
     weights = torch.ones(recipe.batch_size, dtype=dtype, device=device)
-    sets = [target_names.resolve(t, dataset.test_labels, len(dataset.classes)) for t in config.targets]
+    sets = [Target.parse(t).resolve(dataset.test_labels, len(dataset.classes)) for t in config.targets]
     with devices.exact_arithmetic(), _memory_errors(device):
         other = timed(lambda: check_model(model, train, recipe))[0]
         state, forward, back = initial_state(model), [], []

@@ -50,9 +50,7 @@ from engine.models import registry as model_registry
 from engine.runs import uploads
 from engine.runs.job import Job
 from engine.runs.run import Run
-from engine.targets import functions as target_functions
-from engine.targets import names as target_names
-from engine.targets.names import uploaded
+from engine.targets import Target, UploadedImage, target_function
 from engine.trajectory.digests import Digests
 from engine.trajectory.modes import Checkpoints, EveryState
 from engine.trajectory.segments import segment_length
@@ -307,11 +305,12 @@ class _Work:
         job, recipe = self.job, self.config.recipe
         self.update(status="replaying")
         labels, classes = self.dataset.test_labels, len(self.dataset.classes)
-        own = list(filter(uploaded, job.targets))
+        targets = [Target.parse(text) for text in job.targets]
+        own = [t for t in targets if isinstance(t, UploadedImage)]
         test = self._with_uploads(own)
         sets = [
-            np.array([len(self.test) + own.index(t)]) if t in own else target_names.resolve(t, labels, classes)
-            for t in job.targets
+            np.array([len(self.test) + own.index(t)]) if isinstance(t, UploadedImage) else t.resolve(labels, classes)
+            for t in targets
         ]
         values = phi.values(self.model, self.final, test, sets, job.function).tolist()
         resumed = self._resume_replay()
@@ -355,15 +354,14 @@ class _Work:
         self.update(targets_per_pass=chunk, steps_recomputed=self.trajectory.rebuilt)
         logits = phi.logits(self.model, self.final, test)[len(self.test) :].tolist() if own else []
         return self._write_scores(
-            sets, scores.float().cpu().numpy(), values, norms, dict(zip(own, logits, strict=True))
+            sets, scores.float().cpu().numpy(), values, norms, dict(zip(map(str, own), logits, strict=True))
         )
 
-    def _with_uploads(self, targets: list[str]) -> Examples:
+    def _with_uploads(self, targets: list[UploadedImage]) -> Examples:
         """The test split, and behind it one image of a person's own for each of these targets."""
         if not targets:
             return self.test
-        kept = [uploaded(t) for t in targets]
-        images = np.stack([uploads.read(self.run, name) for name, _ in kept])
+        images = np.stack([uploads.read(self.run, t.image_id) for t in targets])
         if images.shape[1:] != self.dataset.test_images.shape[1:]:
             raise DataError(
                 f"An uploaded image of run {self.run.id} is not of its data set's size.", "Upload it again."
@@ -371,7 +369,7 @@ class _Work:
         inputs, labels, *rest = self.test
         return Examples(
             torch.cat([inputs, torch.from_numpy(images).to(self.device)]),
-            torch.cat([labels, torch.tensor([label for _, label in kept], device=self.device)]),
+            torch.cat([labels, torch.tensor([t.label for t in targets], device=self.device)]),
             *rest,
         )
 
@@ -388,8 +386,8 @@ class _Work:
             "dtype": "float32",
             "sha256": sha,
             "target_function": function,
-            "unit": target_functions.unit(function),
-            "sign": target_functions.meaning(function),
+            "unit": target_function(function).unit,
+            "sign": target_function(function).meaning,
             "training_digest": self.digest,
             "data_fingerprint": self.dataset.fingerprint,
             "replay_mode": self.job.mode,
@@ -397,7 +395,7 @@ class _Work:
             "targets": [
                 {
                     "name": t,
-                    "title": target_names.title(t, self.dataset),
+                    "title": Target.parse(t).title(self.dataset),
                     "test_images": len(s),
                     "value": v,
                     "adjoint_growth": g,

@@ -25,8 +25,7 @@ from engine.runs import run as runs
 from engine.runs import uploads
 from engine.runs.job import Job
 from engine.runs.run import Run
-from engine.targets import names as target_names
-from engine.targets.names import uploaded
+from engine.targets import Target, UploadedImage
 
 logger = logging.getLogger(__name__)
 
@@ -63,10 +62,10 @@ class JobManager:
         """Queues a replay of further targets of a trained run; `mode` as in `Run.mode_for`."""
         run = Run.open(self.root, run_id)
         dataset = dataset_registry.load(run.config.dataset)
-        for target in targets:
-            target_names.resolve(target, dataset.test_labels, len(dataset.classes))
-            if own := uploaded(target):
-                uploads.read(run, own[0])  # raises where it is not kept with this run
+        for target in map(Target.parse, targets):
+            target.resolve(dataset.test_labels, len(dataset.classes))
+            if isinstance(target, UploadedImage):
+                uploads.read(run, target.image_id)  # raises where it is not kept with this run
         if not targets:
             raise ConfigError("No target was named.", "Choose at least one test image or class.")
         with self._mutex:

@@ -21,9 +21,7 @@ from engine.core.schedule import plan_for
 from engine.core.state import State
 from engine.core.stream import Examples
 from engine.errors import ConfigError, DivergedError, IntegrityError
-from engine.targets import functions as target_functions
-from engine.targets import names as target_names
-from engine.targets.names import uploaded
+from engine.targets import Target, UploadedImage, target_function
 from engine.trajectory.state_files import read_state, write_state
 
 REPORT_BYTES = 1 << 20  # more than a report takes
@@ -38,7 +36,7 @@ def validate(work) -> list[str]:
     n = len(dataset.train_labels)
     lds.check_plan(subsets, drops, seed, n)
     scored = _scored(run)
-    if own := [t.name for t in run.targets() if uploaded(t.name)]:
+    if own := [t.name for t in run.targets() if isinstance(t.target, UploadedImage)]:
         work.event(
             "note",
             text=f"Retraining is judged on test images alone, so these targets are not validated: {', '.join(own)}.",
@@ -74,7 +72,7 @@ def validate(work) -> list[str]:
                 {
                     "kind": "lds",
                     "function": function,
-                    "unit": target_functions.unit(function).split()[0],
+                    "unit": target_function(function).short_unit,
                     "drop": drop,
                     "left_out": len(left_out[0]),
                     "subsets": subsets,
@@ -112,8 +110,10 @@ def what_if(work) -> str:
     logits = _retrained(work, {key: left_out}, 1, examples)[key]
     rows = []
     for target in predicted:
-        indices = target_names.resolve(target.name, dataset.test_labels, len(dataset.classes))
-        actual = None if uploaded(target.name) else what_ifs.values(logits[indices], dataset.test_labels[indices])
+        asked = Target.parse(target.name)
+        indices = asked.resolve(dataset.test_labels, len(dataset.classes))
+        own = isinstance(asked, UploadedImage)
+        actual = None if own else what_ifs.values(logits[indices], dataset.test_labels[indices])
         if relabelled:  # the scores say nothing of a label's change
             target = replace(target, change=None, predicted=None)
         rows.append(asdict(replace(target, actual=actual)))
@@ -192,7 +192,7 @@ def _scored(run) -> dict[str, list]:
                 "Delete the scores and attribute the targets again.",
             )
     for target in run.targets():
-        if not uploaded(target.name):  # what is kept of a retraining is its logits on the test images
+        if not isinstance(target.target, UploadedImage):  # what is kept of a retraining is its logits on the test images
             found.setdefault(target.function, []).append(target)
     if not found:
         raise ConfigError(f"Run {run.id} has no scores to validate.", "Attribute some test images or classes first.")
@@ -266,10 +266,10 @@ def _kept(work, folder, key: str, left_out: np.ndarray) -> np.ndarray | None:
 def _report(work, function: str, targets: list, left_out: list, logits: list, repeats: list) -> dict:
     run, dataset = work.run, work.dataset
     labels, classes = dataset.test_labels, len(dataset.classes)
-    sets = [target_names.resolve(t.name, labels, classes) for t in targets]
+    sets = [t.target.resolve(labels, classes) for t in targets]
 
     def values(model_logits: np.ndarray) -> np.ndarray:
-        return np.array([getattr(what_ifs.values(model_logits[s], labels[s]), function) for s in sets])
+        return np.array([target_function(function).from_logits(model_logits[s], labels[s]).mean() for s in sets])
 
     trained_K = values(run.test_logits())
     actual = np.stack([values(each) - trained_K for each in logits], axis=1)  # [K, M]
@@ -285,7 +285,7 @@ def _report(work, function: str, targets: list, left_out: list, logits: list, re
         {
             "key": t.key,
             "name": t.name,
-            "title": target_names.title(t.name, dataset),
+            "title": t.target.title(dataset),
             "value": float(v),
             **_numbers(asdict(a)),
             "noise": float(f),

@@ -166,9 +166,5 @@ def read(run: Run, name: str) -> np.ndarray:
     return image[..., None] if image.ndim == 2 else image
 
 
-def target(name: str, label: int) -> str:
-    return f"image:{name}:{label}"
-
-
 def _id(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()[:16]
