@@ -4,8 +4,11 @@ import contextlib
 import os
 import platform
 import resource
+import sys
 import threading
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import psutil
 import torch
@@ -14,16 +17,30 @@ from engine.errors import ConfigError
 
 
 def choose(name: str) -> torch.device:
-    """«auto» is the first GPU where there is one, else the CPU."""
+    """The device of that name: "cpu", "cuda", "cuda:1" (the second GPU), or "auto", the first GPU where there is
+    one, else the CPU.
+
+    `ConfigError` for one that this machine does not have, and for kinds of devices on which nobody has shown
+    that a replayed step is the trained step, such as Apple's "mps".
+    """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
-    if name == "cuda" and not torch.cuda.is_available():
-        raise ConfigError(
-            "This machine has no GPU that torch can use.",
-            "Choose device «auto» or «cpu».",
-            {"device": "no GPU was found"},
-        )
-    return torch.device(name)
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise _unusable(f"«{name}» is no name of a device.", "no such device") from None
+    if device.type not in ("cpu", "cuda"):
+        raise _unusable(f"Nothing is computed on «{name}»: replays are exact on CPUs and CUDA GPUs.", "not supported")
+    if device.type == "cuda":
+        if not torch.cuda.is_available():
+            raise _unusable("This machine has no GPU that torch can use.", "no GPU was found")
+        if device.index is not None and device.index >= torch.cuda.device_count():
+            raise _unusable(f"This machine has no GPU «{name}».", f"{torch.cuda.device_count()} GPUs were found")
+    return device
+
+
+def _unusable(what: str, problem: str) -> ConfigError:
+    return ConfigError(what, "Choose device «auto» or «cpu».", {"device": problem})
 
 
 def describe(device: torch.device | None = None) -> str:
@@ -32,7 +49,14 @@ def describe(device: torch.device | None = None) -> str:
     if device.type == "cuda":
         properties = torch.cuda.get_device_properties(device)
         return f"{properties.name}, {properties.total_memory / 1e9:.0f} GB"
-    return f"CPU, {len(os.sched_getaffinity(0))} cores ({_processor()})"
+    return f"CPU, {_cores()} cores ({_processor()})"
+
+
+def _cores() -> int:
+    """Those that this process may use; all of the machine's where the system cannot say (macOS)."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def _processor() -> str:
@@ -40,7 +64,7 @@ def _processor() -> str:
         for line in Path("/proc/cpuinfo").read_text().splitlines():
             if line.startswith("model name"):
                 return line.partition(":")[2].strip()
-    return platform.machine()
+    return platform.processor() or platform.machine()
 
 
 def memory_free(device: torch.device) -> int:
@@ -58,28 +82,49 @@ def memory_total(device: torch.device) -> int:
 
 
 class Peak:
-    """The most memory, in bytes, that this process has held since the peak was made; where other
-    work was under way then, since that began."""
+    """The most memory, in bytes, that this process has held since the peak was made.
 
-    def __init__(self, device: torch.device):
+    The system keeps one high-water mark a process. It is exact where it rose since then. Where it did not,
+    because the process held more at an earlier time, the peak is the most that was seen when `bytes` was asked:
+    too little, if memory was taken and freed between two looks.
+
+    `reset` puts the mark down to what is held now, so that it is exact in any case. It belongs to the process:
+    say so only where nothing else in it measures, as in the app and the command line, never for a caller's
+    process. Where another thread computes already, or the system does not allow it, nothing is reset.
+    """
+
+    def __init__(self, device: torch.device, reset: bool = False):
         self.device = device
-        if _exact_users:
-            return
-        # The kernel's high-water mark begins anew; where it may not, it is the process's own.
-        with contextlib.suppress(OSError):
-            Path("/proc/self/clear_refs").write_text("5")
-        if device.type == "cuda":
-            torch.cuda.reset_peak_memory_stats(device)
+        if reset and not _exact_users:
+            with contextlib.suppress(OSError):
+                Path("/proc/self/clear_refs").write_text("5")
+            if device.type == "cuda":
+                torch.cuda.reset_peak_memory_stats(device)
+        self._marks_before, self._seen = self._marks(), self._held()
 
     def bytes(self) -> dict[str, int]:
-        peak = {"rss": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024}
-        with contextlib.suppress(OSError, StopIteration):
+        """`rss`, and `gpu` where the device is one."""
+        marks, held = self._marks(), self._held()
+        for name, mark in marks.items():
+            rose = mark > self._marks_before[name]
+            self._seen[name] = mark if rose else max(self._seen[name], held[name])
+        return dict(self._seen)
+
+    def _marks(self) -> dict[str, int]:
+        unit = 1 if sys.platform == "darwin" else 1024  # of ru_maxrss, in bytes
+        marks = {"rss": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit}
+        with contextlib.suppress(OSError, StopIteration):  # Linux alone has one that can be reset
             lines = Path("/proc/self/status").read_text().splitlines()
-            mark = next(line for line in lines if line.startswith("VmHWM:"))
-            peak["rss"] = int(mark.split()[1]) * 1024
+            marks["rss"] = 1024 * int(next(line for line in lines if line.startswith("VmHWM:")).split()[1])
         if self.device.type == "cuda":
-            peak["gpu"] = torch.cuda.max_memory_allocated(self.device)
-        return peak
+            marks["gpu"] = torch.cuda.max_memory_allocated(self.device)
+        return marks
+
+    def _held(self) -> dict[str, int]:
+        held = {"rss": psutil.Process().memory_info().rss}
+        if self.device.type == "cuda":
+            held["gpu"] = torch.cuda.memory_allocated(self.device)
+        return held
 
 
 def usage(device: torch.device) -> dict[str, int | None]:
@@ -98,16 +143,34 @@ def usage(device: torch.device) -> dict[str, int | None]:
     }
 
 
+@contextlib.contextmanager
+def threads(count: int | None) -> Iterator[None]:
+    """torch's number of CPU threads within the block; None leaves it as it is.
+
+    A sum's order, and so its last bit, depends on it: a run is replayed with the threads that it was trained
+    with. The number is the process's, so it is put back afterwards, or the next run would be made with it.
+    """
+    before = torch.get_num_threads()
+    if count is not None and count != before:
+        torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        if torch.get_num_threads() != before:
+            torch.set_num_threads(before)
+
+
 _exact_users, _exact_mutex = [], threading.Lock()  # of this process: the flags below are its own
 
 
 @contextlib.contextmanager
-def exact_arithmetic():
+def exact_arithmetic() -> Iterator[None]:
     """Full float32 products and repeatable kernels, so that a replayed step is the trained step.
 
     The flags are the process's: the first thread to enter sets them, the last to leave restores them.
     """
-    cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
+    cudnn: Any = torch.backends.cudnn  # its flags are properties, which its type does not say
+    matmul = torch.backends.cuda.matmul
     with _exact_mutex:
         if not _exact_users:
             before = cudnn.allow_tf32, cudnn.deterministic, cudnn.benchmark, matmul.allow_tf32

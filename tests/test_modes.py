@@ -1,7 +1,6 @@
 """Replay modes: the same scores bit for bit, whatever is kept, recomputed, deleted or damaged."""
 
 import threading
-import time
 
 import numpy as np
 import pytest
@@ -200,22 +199,23 @@ def test_memory_store_gives_back_what_was_put():
 
 def test_the_writer_writes_in_order_holds_little_and_passes_errors_on(monkeypatch):
     monkeypatch.setattr("engine.trajectory.writer.WAITING", 30)
-    writer, done, gate, most = Writer(), [], threading.Event(), []
+    writer, done, handed, third, ahead = Writer(), [], [], threading.Event(), []
 
     def act(i):
-        gate.wait(5)
+        third.wait()
+        ahead.append(len(handed) - i)
         done.append(i)
 
-    feeder = threading.Thread(
-        target=lambda: [(writer.write(10, lambda i=i: act(i)), most.append(len(writer._pending))) for i in range(12)]
-    )
-    feeder.start()
-    time.sleep(0.2)
-    assert feeder.is_alive() and len(most) == 3, "the fourth write waits for the first"
-    gate.set()
-    feeder.join()
+    def feed(i):
+        writer.write(10, lambda: act(i))
+        handed.append(i)
+        if i == 2:
+            third.set()  # three are handed over while none is done; the fourth waits for the first
+
+    for i in range(12):
+        feed(i)
     writer.flush()
-    assert done == list(range(12)) and max(most) <= 3
+    assert done == list(range(12)) and max(ahead) <= 3
 
     def fail():
         raise StorageError("No space left to write x.")

@@ -320,7 +320,7 @@ def measure(name: str, folder: Path, out: Path) -> None:
     with tempfile.TemporaryDirectory() as scratch:
         m = material(runs.Run.open(folder.parent, folder.name), Path(scratch))
         before = device.usage(torch.device("cpu"))["rss"]
-        peak, wall, cpu = device.Peak(torch.device("cpu")), time.perf_counter(), time.process_time()
+        peak, wall, cpu = device.Peak(torch.device("cpu"), reset=True), time.perf_counter(), time.process_time()
         scores, check = ROWS[name].act(m)
         wall, cpu, held = time.perf_counter() - wall, time.process_time() - cpu, peak.bytes()["rss"]
         check()

@@ -219,7 +219,7 @@ def _probe(config: RunConfig, model, dataset, device, chunk: int, root: Path, wo
         return time.perf_counter() - began, result
 
     recipe, dtype = config.recipe, getattr(torch, config.precision)
-    peak = devices.Peak(device)
+    peak = devices.Peak(device, reset=True)
     model = model.to(device, dtype)
     train, test = (examples(dataset, split, device, dtype) for split in datasets_base.SPLITS)
     optimizer, plan = optimizer_for(model, recipe), plan_for(recipe, len(train))

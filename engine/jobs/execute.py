@@ -155,7 +155,7 @@ class _Work:
         self.dataset = dataset_registry.load(self.config.dataset)
         check(self.config, len(self.dataset.train_labels), len(self.dataset.test_labels), len(self.dataset.classes))
         self.device = devices.choose(self.config.device)
-        self.peak = devices.Peak(self.device)
+        self.peak = devices.Peak(self.device, reset=True)
         self.dtype = getattr(torch, self.config.precision)
         self.digest = self.config.training_digest(self.dataset.fingerprint)
         self.steps = len(plan_for(self.config.recipe, len(self.dataset.train_labels)))

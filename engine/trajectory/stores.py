@@ -9,7 +9,8 @@ is read, and nothing is ever put in its place. Files are written by one thread i
 and read ahead by another; both hold a bounded number of bytes.
 """
 
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
@@ -17,6 +18,7 @@ import torch
 
 from engine.core.state import State
 from engine.errors import IntegrityError
+from engine.trajectory.background import Background
 from engine.trajectory.state_files import bytes_of, read_state, without_momentum, write_state
 from engine.trajectory.writer import Writer
 
@@ -76,7 +78,7 @@ class DiskStore:
 
     def __init__(self, folder: Path, digest: str, device: torch.device, writer: Writer, full: bool = False):
         self.folder, self.digest, self.device, self.writer, self.full = Path(folder), digest, device, writer, full
-        self._pool = ThreadPoolExecutor(1, thread_name_prefix="replay-reader")
+        self._pool = Background("replay-reader")
         self._coming: dict[int, Future] = {}
 
     def path(self, t: int) -> Path:
@@ -88,10 +90,10 @@ class DiskStore:
 
     def get(self, t: int) -> State:
         """Also begins to read the steps before t, which a replay asks for next."""
-        coming = self._coming.pop(t, None) or self._pool.submit(self._read, t)
+        coming = self._coming.pop(t, None) or self._pool.submit(partial(self._read, t))
         if not self.full:
             wanted = range(t - 1, max(t - 1 - AHEAD, -1), -1)
-            self._coming = {s: self._coming.get(s) or self._pool.submit(self._read, s) for s in wanted}
+            self._coming = {s: self._coming.get(s) or self._pool.submit(partial(self._read, s)) for s in wanted}
         try:
             tensors = coming.result()
         except BaseException:
@@ -104,7 +106,7 @@ class DiskStore:
         self.writer.flush()
 
     def close(self) -> None:
-        self._pool.shutdown(wait=True, cancel_futures=True)
+        self._pool.close()
 
     def _read(self, t: int) -> dict[str, torch.Tensor]:
         return read_state(self.path(t), self._header(t), "Rebuild the checkpoints of this run.")
