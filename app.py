@@ -1,5 +1,11 @@
 """Overview: what this is, one button that runs the sample, and the recent runs."""
 
+import os
+
+# Threads of a pass that wait for each other should sleep rather than spin: beside a browser on the same two cores,
+# spinning made training four times slower. OpenMP reads this when torch is loaded, which is later.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
 import streamlit as st
 from starlette.middleware import Middleware
 

@@ -2,25 +2,32 @@
 
     from engine import Recipe, train, attribute
 
-Torch is loaded at the first use of `train`, `attribute`, `retrain` or `evaluate`, not at import:
-the pages of the app import this package and draw without it.
+Everything is loaded at its first use: importing this package changes nothing in the process, and takes no time. The
+pages of the app draw without torch, and the command line answers Ctrl-C from its first moment.
 """
 
-import os
+from typing import TYPE_CHECKING
 
-# Threads of a pass that wait for each other should sleep rather than spin: beside a browser on the same
-# two cores, spinning made training four times slower. OpenMP reads this when torch is loaded.
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+if TYPE_CHECKING:
+    from engine.api import Trained, attribute, evaluate, retrain, train
+    from engine.config import Recipe
+    from engine.errors import ReplayError
 
-from engine.config import Recipe
-from engine.errors import ReplayError
-
+__version__ = "0.2.0"
 __all__ = ["Recipe", "ReplayError", "Trained", "attribute", "evaluate", "retrain", "train"]
 
 
-def __getattr__(name: str):
-    if name in __all__:
-        from engine import api
+def __getattr__(name: str) -> object:
+    if name not in __all__:
+        raise AttributeError(f"module 'engine' has no attribute {name!r}")
+    if name == "Recipe":
+        from engine import config as module
+    elif name == "ReplayError":
+        from engine import errors as module
+    else:
+        from engine import api as module
+    return getattr(module, name)
 
-        return getattr(api, name)
-    raise AttributeError(f"module 'engine' has no attribute {name!r}")
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

@@ -1,0 +1,251 @@
+"""What the command line understands: its commands, their options, and the values that options may have.
+
+Options that are numbers are read here, once: whatever is not written as such a number ends with exit code 2 and a
+sentence, before anything is looked up or loaded.
+"""
+
+import argparse
+import math
+import re
+from collections.abc import Callable
+
+from engine import config
+from engine.runs import run as runs
+from engine.targets import FUNCTIONS
+
+EPILOG = """examples:
+  python -m engine run --preset sample --targets test:0,test:1
+  python -m engine run --preset sample --set recipe.epochs=4 --set target_function=margin
+  python -m engine estimate --preset resnet9 --set recipe.epochs=20
+  python -m engine attribute RUN --targets class:6,test:all --function margin
+  python -m engine resume RUN
+  python -m engine rebuild RUN --mode recompute
+  python -m engine validate RUN --subsets 50 --drop 0.01,0.05
+  python -m engine smoothness RUN
+  python -m engine what-if RUN --leave-out 17,4711 --relabel 23=6
+  python -m engine suspects RUN --csv suspects.csv
+  python -m engine list
+  python -m engine info RUN
+  python -m engine clean RUN --parts trajectory --dry-run
+  python -m engine storage
+  python -m engine app
+
+targets: test:INDEX (one test image), class:INDEX (all test images of a class), test:all.
+Runs live in --outputs, else in REPLAY_OUTPUTS_DIR, else in ./outputs. With REPLAY_READ_ONLY=1 they
+are shown, and nothing is started, deleted or written. `COMMAND --help` says more of each.
+Scores are outputs/RUN/scores/*.npy, float32 [targets, training images];
+the .json beside each names targets, target function, sign and unit.
+
+exit codes: 0 done, 1 the run failed, 2 the call or its settings are wrong, 3 no such run,
+130 interrupted from the keyboard, 141 nobody reads the output any more."""
+
+# -- values
+
+
+def whole(low: int, high: int | None = None) -> Callable[[str], int]:
+    """Reads a whole number from `low` to `high`, written in the digits 0 to 9."""
+
+    def read(text: str) -> int:
+        limit = "" if high is None else f" to {high:,}"
+        if not re.fullmatch(r"[+-]?[0-9]{1,18}", text.strip()):
+            raise argparse.ArgumentTypeError(f"{text!r} is no whole number; write one from {low}{limit}")
+        number = int(text)
+        if number < low or (high is not None and number > high):
+            raise argparse.ArgumentTypeError(f"must be from {low}{limit}{'' if limit else ' on'}, not {number}")
+        return number
+
+    return read
+
+
+def fractions(text: str) -> tuple[float, ...]:
+    """Reads fractions of the training images, between 0 and 1, separated by commas."""
+    values = []
+    for part in text.split(","):
+        try:
+            value = float(part)
+        except ValueError:
+            value = math.nan
+        if not 0 < value < 1:
+            raise argparse.ArgumentTypeError(
+                f"{part!r} is no fraction between 0 and 1; write one or more, such as 0.01,0.05 for 1 % and 5 %"
+            )
+        values.append(value)
+    return tuple(values)
+
+
+def names(text: str) -> tuple[str, ...]:
+    """Reads one or more names, separated by commas."""
+    parts = tuple(part.strip() for part in text.split(",") if part.strip())
+    if not parts:
+        raise argparse.ArgumentTypeError("is empty; name one or more, separated by commas")
+    return parts
+
+
+def indices(text: str) -> tuple[int, ...]:
+    """Reads the numbers of training images, separated by commas; none where the text is empty."""
+    return tuple(whole(0)(part) for part in text.split(",") if part.strip())
+
+
+def labels(text: str) -> dict[int, int]:
+    """Reads pairs I=C of a training image and its other label, both by number."""
+    pairs = {}
+    for part in text.split(","):
+        if not part.strip():
+            continue
+        index, equals, label = part.partition("=")
+        if not equals:
+            raise argparse.ArgumentTypeError(f"{part!r} is no pair of an image and its label; write it like 15=9")
+        index = whole(0)(index)
+        if index in pairs:
+            raise argparse.ArgumentTypeError(f"image {index} has two labels; write each image once")
+        pairs[index] = whole(0)(label)
+    return pairs
+
+
+# -- commands
+
+
+def parser() -> argparse.ArgumentParser:
+    """The parser of `python -m engine`. Each command names itself in `command`."""
+    top = argparse.ArgumentParser(
+        prog="python -m engine",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        description="Train an image classifier, then replay its training backwards to score every "
+        "training image for each target.",
+    )
+    common = argparse.ArgumentParser(add_help=False)
+    common.add_argument("--outputs", metavar="DIR", help="folder of all runs")
+    common.add_argument(
+        "--log-level",
+        default="warning",
+        choices=("debug", "info", "warning", "error"),
+        help="debug shows every event of the work and the traceback of an error (warning)",
+    )
+    one_run = argparse.ArgumentParser(add_help=False, parents=[common])
+    one_run.add_argument("run", metavar="RUN")
+    commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    _add_configured(commands, common)
+    _add_trained(commands, one_run)
+    _add_checks(commands, one_run)
+    _add_house_keeping(commands, common, one_run)
+    app = commands.add_parser("app", parents=[common], help="start the app in a browser")
+    app.add_argument("--port", type=whole(1, 65535), metavar="N", help="of http://localhost (8501 where it is free)")
+    return top
+
+
+def _add_configured(commands, common: argparse.ArgumentParser) -> None:
+    """What begins with a preset."""
+    settings = argparse.ArgumentParser(add_help=False, parents=[common])
+    settings.add_argument("--preset", default="sample", help=f"one of {', '.join(config.PRESETS)} (sample)")
+    settings.add_argument("--targets", type=names, metavar="T,T,…", help="targets, such as test:0,class:3")
+    settings.add_argument("--function", choices=tuple(FUNCTIONS), help="target function (loss)")
+    settings.add_argument("--mode", choices=config.REPLAY_MODES, help="where the trajectory is kept")
+    settings.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        dest="settings",
+        help="change one setting of the preset; may be repeated",
+    )
+    for name, text in (
+        ("run", "train, replay, print where the scores are"),
+        ("estimate", "memory, disk and time of each replay mode, from a short measurement"),
+    ):
+        commands.add_parser(
+            name,
+            parents=[settings],
+            help=text,
+            epilog=_settings(),
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+
+
+def _settings() -> str:
+    lines = ["settings for --set:"]
+    lines += [f"  {name:24}{r.low:g} to {r.high:g}. {r.what}" for name, r in config.RANGES.items()]
+    lines += [f"  {name:24}{', '.join(choices)}" for name, choices in config.CHOICES.items()]
+    lines += [f"  {name:24}true, false" for name in config.FLAGS]
+    return "\n".join(lines)
+
+
+def _add_trained(commands, one_run: argparse.ArgumentParser) -> None:
+    """What goes on from a run's training."""
+    attribute = commands.add_parser(
+        "attribute", parents=[one_run], help="score further targets of a trained run, without training"
+    )
+    attribute.add_argument("--targets", type=names, required=True, metavar="T,T,…")
+    attribute.add_argument("--function", choices=tuple(FUNCTIONS), default="loss")
+    attribute.add_argument(
+        "--mode",
+        choices=config.REPLAY_MODES,
+        help="another replay mode than that of the trajectory on disk; trains again where it must",
+    )
+    commands.add_parser("resume", parents=[one_run], help="go on with a run that was killed, cancelled or failed")
+    rebuild = commands.add_parser(
+        "rebuild",
+        parents=[one_run],
+        help="train once more, to make deleted or damaged checkpoints again, or those of another mode",
+    )
+    rebuild.add_argument("--mode", choices=config.REPLAY_MODES[1:], default="disk", help="(disk)")
+
+
+def _add_checks(commands, one_run: argparse.ArgumentParser) -> None:
+    """What compares scores with retraining, and what they are used for."""
+    seed = whole(0, 2**31 - 1)
+    validate = commands.add_parser(
+        "validate",
+        parents=[one_run],
+        help="train again without random subsets, and compare what happens with what the scores say",
+    )
+    validate.add_argument("--subsets", type=whole(1), default=32, metavar="M", help="retrainings a fraction (32)")
+    validate.add_argument(
+        "--drop", type=fractions, default=(0.01,), metavar="F,F", help="fractions to leave out (0.01)"
+    )
+    validate.add_argument("--seed", type=seed, default=0, metavar="N", help="of the subsets (0)")
+    smoothness = commands.add_parser(
+        "smoothness", parents=[one_run], help="how straight the training's answer to changed weights is"
+    )
+    smoothness.add_argument(
+        "--directions", type=whole(1), default=2, metavar="D", help="random directions, two trainings each (2)"
+    )
+    smoothness.add_argument("--seed", type=seed, default=0, metavar="N", help="of the directions (0)")
+    what_if = commands.add_parser(
+        "what-if",
+        parents=[one_run],
+        help="train again without some images, or with other labels, beside what the scores predict",
+    )
+    what_if.add_argument("--leave-out", type=indices, default=(), metavar="I,I", help="training images, by number")
+    what_if.add_argument(
+        "--relabel",
+        type=labels,
+        default={},
+        metavar="I=C,I=C",
+        help="training images and their other labels, by number",
+    )
+    suspects = commands.add_parser(
+        "suspects", parents=[one_run], help="training images by the harm they do: the likeliest wrong labels first"
+    )
+    suspects.add_argument("--target", metavar="KEY", help="by which target (test:all where it was scored)")
+    suspects.add_argument(
+        "--by",
+        choices=("harm", "loss"),
+        default="harm",
+        help="the order: harm to the target, or the trained model's loss on the label given (harm)",
+    )
+    suspects.add_argument("--count", type=whole(0), default=20, metavar="K", help="how many to print (20)")
+    suspects.add_argument("--csv", metavar="FILE", help="write all of them")
+
+
+def _add_house_keeping(commands, common: argparse.ArgumentParser, one_run: argparse.ArgumentParser) -> None:
+    """What shows and deletes runs."""
+    commands.add_parser("list", parents=[common], help="every run with status, size and accuracy")
+    commands.add_parser("info", parents=[one_run], help="one run as JSON")
+    commands.add_parser("storage", parents=[common], help="what fills the disk, by run and part")
+    clean = commands.add_parser("clean", parents=[common], help="delete parts of runs, or whole runs")
+    clean.add_argument("runs", metavar="RUN", nargs="+")
+    part = clean.add_mutually_exclusive_group(required=True)
+    part.add_argument("--parts", type=names, metavar="P,P", help=f"of {', '.join(runs.CLEANABLE)}")
+    part.add_argument("--all", action="store_true", help="the whole run")
+    clean.add_argument("--dry-run", action="store_true", help="say the bytes, delete nothing")

@@ -1,0 +1,359 @@
+"""What each command of the command line does, and what it prints. engine/arguments.py reads the call."""
+
+import argparse
+import importlib.util
+import json
+import logging
+import os
+import re
+import sys
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import pandas as pd
+
+from engine import config as configs
+from engine import files, space
+from engine.analysis import suspects, trust
+from engine.analysis import what_if as what_ifs
+from engine.datasets import registry as datasets
+from engine.errors import ConfigError, ReplayError
+from engine.runs import job as jobs
+from engine.runs import run as runs
+
+logger = logging.getLogger(__name__)
+
+
+def load_torch() -> None:
+    """Loads what trains. Takes a second, so that it is done where nothing is locked or written yet."""
+    import engine.jobs.execute  # noqa: F401  (for its effect)
+
+
+# -- work
+
+
+def run(call: argparse.Namespace) -> int:
+    root = runs.outputs_root(call.outputs)
+    return _execute(runs.Run.create(root, _configured(call)))
+
+
+def attribute(call: argparse.Namespace) -> int:
+    run = _opened(call)
+    return _execute(run, jobs.Job("replay", run.mode_for(call.mode), call.targets, call.function))
+
+
+def rebuild(call: argparse.Namespace) -> int:
+    return _execute(_opened(call), jobs.Job("rebuild", call.mode))
+
+
+def resume(call: argparse.Namespace) -> int:
+    return _execute(_opened(call))
+
+
+def validate(call: argparse.Namespace) -> int:
+    run = _opened(call)
+    options = {"subsets": call.subsets, "drops": call.drop, "seed": call.seed}
+    code = _check(run, jobs.Job("validate", options=options))
+    for report in trust.reports(run):
+        if report["drop"] in call.drop and report["seed"] == call.seed and report["subsets"] == call.subsets:
+            _print_validation(run, report)
+    return code
+
+
+def _print_validation(run: runs.Run, report: dict) -> None:
+    print(
+        f"\n{run.path / 'validation' / report['name']}.json\n"
+        f"{report['function']}, {report['subsets']} subsets, {100 * report['drop']:g} % left out "
+        f"({report['left_out']:,} images): LDS {report['lds_mean']:.3f} "
+        f"({report['lds_mean_low']:.3f} to {report['lds_mean_high']:.3f}), slope {report['slope_mean']:.2f}, "
+        f"R² {report['r2_mean']:.2f}; noise {100 * report['noise_share']:.2g} % of the variance"
+    )
+    print(f"{'target':12}{'LDS':>8}{'95 % interval':>20}{'slope':>8}{'R²':>8}")
+    for t in report["targets"]:
+        print(f"{t['name']:12}{t['lds']:8.3f}{t['low']:10.3f} to{t['high']:7.3f}{t['slope']:8.2f}{t['r2']:8.2f}")
+
+
+def smoothness(call: argparse.Namespace) -> int:
+    options = {"directions": call.directions, "seed": call.seed}
+    return _check(_opened(call), jobs.Job("smoothness", options=options))
+
+
+def what_if(call: argparse.Namespace) -> int:
+    run = _opened(call)
+    left_out, relabelled = what_ifs.check_changes(call.leave_out, call.relabel, datasets.load(run.config.dataset))
+    options = {"left_out": left_out.tolist(), "relabelled": {str(i): c for i, c in relabelled.items()}}
+    code = _check(run, jobs.Job("what-if", options=options))
+    _print_what_if(run, trust.what_ifs(run)[-1])
+    return code
+
+
+def _print_what_if(run: runs.Run, report: dict) -> None:
+    print(
+        f"\n{run.path / 'validation' / report['name']}.json; test accuracy {report['test_accuracy_before']:.1%} "
+        f"before, {report['test_accuracy']:.1%} retrained\n"
+        f"{'target':20}{'before':>10}{'predicted':>11}{'retrained':>11}"
+    )
+    for t in report["targets"]:
+        function, predicted = t["function"], t["predicted"]
+        change = f"{predicted[function]:.4f}" if predicted else "-"
+        print(f"{t['key']:20}{t['before'][function]:>10.4f}{change:>11}{t['actual'][function]:>11.4f}")
+
+
+def _check(run: runs.Run, job: jobs.Job) -> int:
+    """Executes a job that checks scores, and prints the verdict."""
+    code = _execute(run, job)
+    verdict = trust.verdict(run)
+    print(f"verdict: {verdict.level}. {verdict.reason}")
+    return code
+
+
+def _execute(run: runs.Run, job: jobs.Job | None = None) -> int:
+    from engine.jobs import execute
+
+    with run.locked(), _Bar() as bar:
+        print(f"run {run.id}", flush=True)
+        name = execute.execute(run, job, on_event=bar.event)
+    manifest = run.manifest
+    print(f"test accuracy {manifest['test_accuracy']:.1%} on {manifest['device_name']}")
+    if name in [s["name"] for s in run.score_sets()]:
+        print(f"scores {run.path / 'scores' / name}.npy float32 {run.scores(name).shape}")
+    return 0
+
+
+class _Bar:
+    """One tqdm bar a phase, from the run's events, and its notes. Where nobody reads them, the work goes on."""
+
+    def __init__(self):
+        self.bar = self.phase = None
+        self.heard = sys.stderr is not None
+
+    def __enter__(self) -> "_Bar":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self.bar is not None:
+            self._say(self.bar.close)
+
+    def _say(self, write: Callable[..., object], *args: object, **kwargs: object) -> None:
+        if self.heard:
+            try:
+                write(*args, **kwargs)
+            except OSError:  # the reader has gone; a run of hours does not end for that
+                self.heard = False
+
+    def event(self, event: dict) -> None:
+        """Draws one event as the log has it, and with --log-level debug prints it whole."""
+        logger.debug("%s", event)
+        self._say(self._draw, event)
+
+    def _draw(self, event: dict) -> None:
+        from tqdm import tqdm
+
+        if event["kind"] == "note":
+            tqdm.write(event["text"], file=sys.stderr)
+        elif event["kind"] == "paused":
+            tqdm.write(
+                f"paused: the disk has {event['disk_free']:,} bytes free, and {event['needed']:,} are "
+                "needed; free some, and the run goes on",
+                file=sys.stderr,
+            )
+        if event["kind"] != "progress":
+            return
+        if event["phase"] != self.phase:
+            if self.bar is not None:
+                self.bar.close()
+            self.phase = event["phase"]
+            self.bar = tqdm(total=event["steps"], desc=self.phase, unit="step")
+        if self.bar is not None:
+            self.bar.update(event["step"] - self.bar.n)
+            if event.get("losses"):
+                self.bar.set_postfix(loss=f"{event['losses'][-1]:.3f}")
+
+
+# -- what needs no training
+
+
+def estimate(call: argparse.Namespace) -> int:
+    from engine.jobs.estimate import estimate
+
+    config = _configured(call)
+    costs = estimate(config, runs.outputs_root(call.outputs), measure=True)
+    print(
+        f"{costs.steps:,} steps of {costs.parameters:,} parameters and {costs.buffers:,} buffers; "
+        f"{len(config.targets)} targets; {costs.device_name}\n"
+        f"training {costs.train_seconds:.1f} s; a segment is {costs.segment:,} steps\n"
+        f"free: disk {costs.disk_free / 1e9:.1f} GB, RAM {costs.ram_free / 1e9:.1f} GB"
+        + (f", GPU {costs.gpu_free / 1e9:.1f} GB" if costs.gpu_free else "")
+        + "\n"
+    )
+    print(
+        f"{'mode':11}{'disk kept':>12}{'disk peak':>12}{'RAM peak':>12}{'GPU peak':>12}{'time':>10}"
+        f"{'× training':>12}  fits"
+    )
+    for name, mode in costs.modes.items():
+        gpu = f"{mode.gpu / 1e6:,.1f} MB" if mode.gpu else "-"
+        print(
+            f"{name:11}{mode.disk / 1e6:>9,.1f} MB{mode.disk_peak / 1e6:>9,.1f} MB{mode.ram / 1e6:>9,.0f} MB"
+            f"{gpu:>12}{mode.seconds:>8,.1f} s{mode.seconds / costs.train_seconds:>12.1f}  "
+            f"{'yes' if not mode.problem else 'no: ' + mode.problem}"
+        )
+    print(f"\nrecommended: {costs.recommended or 'none of them fits'}")
+    return 0 if costs.recommended else 1
+
+
+def list_suspects(call: argparse.Namespace) -> int:
+    table = suspects.ranked(_opened(call), call.target, call.by)
+    if call.csv is not None:
+        _write_csv(Path(call.csv), table)
+        print(f"{call.csv}: {len(table):,} training images")
+    if call.count:
+        print(table.head(call.count).to_string(index=False))
+    return 0
+
+
+def _write_csv(path: Path, table: pd.DataFrame) -> None:
+    files.check_writable(path)
+    try:
+        table.to_csv(path, index=False)
+    except OSError as error:
+        raise ConfigError(
+            f"--csv {path} cannot be written ({error.strerror or error}).",
+            "Name a file in a folder that is there and that you may write.",
+        ) from error
+
+
+def list_runs(call: argparse.Namespace) -> int:
+    root = runs.outputs_root(call.outputs)
+    all_runs = runs.list_runs(root)
+    if not all_runs:
+        print(f"no runs in {root}; start one with: python -m engine run --preset sample")
+    for run in all_runs:
+        accuracy = targets = ""
+        try:
+            value = run.manifest.get("test_accuracy")
+            accuracy = "" if value is None else f"{value:.1%}"
+            targets = f"{len(run.targets())} targets"
+        except ReplayError:
+            pass  # the status says damaged; `info` says why
+        print(f"{run.id:40} {run.status:12} {sum(run.sizes().values()) / 1e6:9.1f} MB {accuracy:>6} {targets}")
+    return 0
+
+
+def info(call: argparse.Namespace) -> int:
+    run = _opened(call)
+    events, _ = run.events()
+    facts = {
+        "run": run.id,
+        "path": str(run.path),
+        "status": run.status,
+        "bytes": run.sizes(),
+        "targets": [t.key for t in run.targets()],
+        "modes": run.modes(),
+        "resumable": run.resumable,
+        "config": run.config.to_dict(),
+        "manifest": run.manifest,
+        "events": Counter(e["kind"] for e in events),
+    }
+    print(json.dumps(facts, indent=1))
+    return 0
+
+
+def storage(call: argparse.Namespace) -> int:
+    root = runs.outputs_root(call.outputs)
+    print(f"{'run':40}" + "".join(f"{part:>14}" for part in runs.PARTS) + f"{'in all':>14}   bytes")
+    for run in runs.list_runs(root):
+        sizes = run.sizes()
+        print(f"{run.id:40}" + "".join(f"{n:>14,}" for n in [*sizes.values(), sum(sizes.values())]))
+    print(f"{root}: {files.size_of(root):,} bytes used, {space.disk_free(root):,} free")
+    return 0
+
+
+def clean(call: argparse.Namespace) -> int:
+    root, verb = runs.outputs_root(call.outputs), "would free" if call.dry_run else "freed"
+    chosen = [runs.Run.open(root, run_id) for run_id in dict.fromkeys(call.runs)]  # all are there, or none is touched
+    for run in chosen:
+        if call.all:
+            freed = run.delete(dry_run=call.dry_run)
+        else:
+            freed = run.clean(call.parts, dry_run=call.dry_run)
+        print(f"{run.id}: {verb} {freed:,} bytes")
+    return 0
+
+
+def app(call: argparse.Namespace) -> int:
+    """Becomes Streamlit's server, in this process: what stops the command stops the server."""
+    if importlib.util.find_spec("streamlit") is None:
+        raise ConfigError("The app needs Streamlit, which is not installed.", "Install it: pip install replay-explorer")
+    here = Path(__file__).parents[1]  # a checkout, or site-packages
+    script = next((p for p in (here / "replay_explorer" / "app.py", here / "app.py") if p.is_file()), None)
+    if script is None:
+        raise ConfigError(f"There is no app in {here}.", "Install the package again: pip install replay-explorer")
+    arguments = [sys.executable, "-m", "streamlit", "run", str(script)]
+    arguments += ["--server.port", str(call.port)] if call.port else []
+    arguments += ["--", "--outputs", call.outputs] if call.outputs else []
+    sys.stdout.flush()
+    os.execv(sys.executable, arguments)
+
+
+# -- what the call says
+
+
+def _opened(call: argparse.Namespace) -> runs.Run:
+    return runs.Run.open(runs.outputs_root(call.outputs), call.run)
+
+
+def _configured(call: argparse.Namespace) -> configs.RunConfig:
+    """The preset with the call's changes, checked against its data set."""
+    changes = dict(_setting(text) for text in call.settings)
+    for name, value in (("target_function", call.function), ("replay_mode", call.mode), ("targets", call.targets)):
+        if value is not None:
+            changes[name] = value
+    config = configs.preset(call.preset).replace(**changes)
+    dataset = datasets.load(config.dataset)
+    return configs.check(config, len(dataset.train_labels), len(dataset.test_labels), len(dataset.classes))
+
+
+def _setting(text: str) -> tuple[str, object]:
+    """Name and value of one --set. `configs.check` judges the value."""
+    name, equals, value = text.partition("=")
+    known = [*configs.RANGES, *configs.CHOICES, *configs.FLAGS]
+    if not equals or name not in known:
+        raise ConfigError(f"--set {text} is not NAME=VALUE with a known name.", f"The names are {', '.join(known)}.")
+    if name in configs.CHOICES:
+        return name, value
+    if value in ("true", "false"):
+        return name, value == "true"
+    try:
+        whole = re.fullmatch(r"[+-]?[0-9]{1,18}", value) and (name in configs.FLAGS or configs.RANGES[name].kind is int)
+        return name, int(value) if whole else float(value)
+    except ValueError:
+        raise ConfigError(
+            f"--set {text}: {value!r} is no number.", "Write it like 0.05 or 8.", {name: "is no number"}
+        ) from None
+
+
+class Command(NamedTuple):
+    """`do(call)` returns the exit code; `trains` says whether torch is loaded first."""
+
+    do: Callable[[argparse.Namespace], int]
+    trains: bool = False
+
+
+COMMANDS = {
+    "run": Command(run, trains=True),
+    "estimate": Command(estimate, trains=True),
+    "attribute": Command(attribute, trains=True),
+    "resume": Command(resume, trains=True),
+    "rebuild": Command(rebuild, trains=True),
+    "validate": Command(validate, trains=True),
+    "smoothness": Command(smoothness, trains=True),
+    "what-if": Command(what_if, trains=True),
+    "suspects": Command(list_suspects),
+    "list": Command(list_runs),
+    "info": Command(info),
+    "storage": Command(storage),
+    "clean": Command(clean),
+    "app": Command(app),
+}
