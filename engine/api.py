@@ -13,10 +13,10 @@ from engine.config import RANGES, REPLAY_MODES, Recipe, RunConfig, problems
 from engine.core import targets as phi
 from engine.core import training
 from engine.core.check import check_model
+from engine.core.optim.base import Optimizer
 from engine.core.replay import replay
-from engine.core.schedule import plan_for
 from engine.core.state import State, Trajectory
-from engine.core.stream import Examples
+from engine.core.stream import Examples, Stream
 from engine.errors import ConfigError
 from engine.models.functional import FunctionalModel
 from engine.trajectory.digests import Digests
@@ -31,9 +31,7 @@ class Trained:
     """A trained model and what its replay needs. `model_state` loads into your module."""
 
     model: FunctionalModel
-    data: Examples
-    recipe: Recipe
-    weights: Tensor  # [N]
+    stream: Stream
     trajectory: Trajectory
     state: State  # after the last step
 
@@ -76,23 +74,21 @@ def train(
     functional = FunctionalModel(model, where, inputs.dtype)
     data = Examples(inputs.detach().to(where), labels.to(where), inputs.dtype)
     if weights is None:
-        weights = torch.ones(len(data), dtype=inputs.dtype)
+        weights = torch.ones(data.n, dtype=inputs.dtype)
     _check_weights(weights, data)
     with devices.exact_arithmetic():
         if check:
-            check_model(functional, data, recipe)
-        weights = weights.to(where, inputs.dtype)
-        steps = len(plan_for(recipe, len(data)))
-        initial = training.initial_state(functional)
-        digests = Digests(segment_length(steps, 0, segment), steps)
+            check_model(functional, Stream(data, recipe))
+        stream = Stream(data, recipe, weights.to(where, inputs.dtype))
+        optimizer = training.optimizer_for(functional, recipe)
+        initial = training.initial_state(functional, optimizer)
+        digests = Digests(optimizer, segment_length(stream.steps, 0, segment), stream.steps)
         replay_mode = replay_mode or ("memory" if trajectory_folder is None else "disk")
-        store = _store(replay_mode, trajectory_folder, where)
+        store = _store(replay_mode, trajectory_folder, where, optimizer)
         kind = Checkpoints if replay_mode == "recompute" else EveryState
-        trajectory = kind(
-            store, initial, functools.partial(training.advance, functional, data, recipe, weights), digests
-        )
-        state = training.train(functional, data, recipe, weights, trajectory)
-    return Trained(functional, data, recipe, weights, trajectory, state)
+        trajectory = kind(store, initial, functools.partial(training.advance, functional, stream), digests)
+        state = training.train(functional, stream, trajectory)
+    return Trained(functional, stream, trajectory, state)
 
 
 def attribute(
@@ -114,21 +110,19 @@ def attribute(
     Raises `ConfigError` for arguments out of range.
     """
     data = _targets_data(trained, inputs, labels)
-    sets = _sets(targets, len(data))
+    sets = _sets(targets, data.n)
     _check_function(function)
     with devices.exact_arithmetic():
         adjoint = phi.adjoints(trained.model, trained.state, data, sets, function)
-        scores = replay(
-            trained.model, trained.data, trained.recipe, trained.trajectory, adjoint, trained.weights, targets_per_pass
-        )
+        scores = replay(trained.model, trained.stream, trained.trajectory, adjoint, targets_per_pass)
     return scores.float().cpu().numpy()
 
 
 def retrain(trained: Trained, weights: Tensor) -> State:
     """The final state of the same training with other example `weights` [N]; 0 leaves one out."""
-    _check_weights(weights, trained.data)
+    _check_weights(weights, trained.stream.data)
     with devices.exact_arithmetic():
-        return training.train(trained.model, trained.data, trained.recipe, weights.to(trained.weights))
+        return training.train(trained.model, trained.stream.weighted(weights.to(trained.state.theta)))
 
 
 def evaluate(
@@ -145,7 +139,7 @@ def evaluate(
     _check_function(function)
     with devices.exact_arithmetic():
         return (
-            phi.values(trained.model, state or trained.state, data, _sets(targets, len(data)), function)
+            phi.values(trained.model, state or trained.state, data, _sets(targets, data.n), function)
             .double()
             .cpu()
             .numpy()
@@ -211,11 +205,11 @@ def _check_recipe(recipe: Recipe, n: int) -> None:
 
 
 def _check_weights(weights: Tensor, data: Examples) -> None:
-    if not isinstance(weights, Tensor) or weights.shape != (len(data),) or not torch.isfinite(weights).all():
-        raise ConfigError(f"`weights` must be a finite tensor [{len(data)}].", "One weight an example.")
+    if not isinstance(weights, Tensor) or weights.shape != (data.n,) or not torch.isfinite(weights).all():
+        raise ConfigError(f"`weights` must be a finite tensor [{data.n}].", "One weight an example.")
 
 
-def _store(mode: str, folder: str | Path | None, device: torch.device) -> MemoryStore | DiskStore:
+def _store(mode: str, folder: str | Path | None, device: torch.device, optimizer: Optimizer) -> MemoryStore | DiskStore:
     if mode not in REPLAY_MODES:
         raise ConfigError(f"There is no replay mode {mode!r}.", f"Choose one of {', '.join(REPLAY_MODES)}.")
     if mode == ("disk" if folder is None else "memory"):
@@ -224,8 +218,8 @@ def _store(mode: str, folder: str | Path | None, device: torch.device) -> Memory
             "Disk mode needs a folder, memory mode takes none.",
         )
     if folder is None:
-        return MemoryStore(full=mode == "recompute")
+        return MemoryStore(optimizer, full=mode == "recompute")
     folder = Path(folder)
     if not folder.is_dir() or any(folder.iterdir()):
         raise ConfigError(f"{folder} is not an empty folder.", "Make one for this training alone.")
-    return DiskStore(folder, "api", device, Writer(), full=mode == "recompute")
+    return DiskStore(folder, "api", device, Writer(), optimizer, full=mode == "recompute")

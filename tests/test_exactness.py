@@ -3,6 +3,7 @@
 The table is tools/exactness.py; mutations show that it can fail.
 """
 
+import dataclasses
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -12,11 +13,11 @@ from torch import nn
 
 import engine
 from engine.core import step
-from engine.core.optim import sgd
+from engine.core.optim.sgd import SGD
 from engine.core.replay import replay
-from engine.core.schedule import plan_for
 from engine.core.state import Adjoint
 from engine.core.targets import adjoints
+from engine.core.training import initial_state, optimizer_for
 from engine.models.functional import FunctionalModel
 from tools.exactness import ALL, CASES, SETS, H, N, problem, recipe, relative_error, scores_and_differences
 
@@ -46,18 +47,13 @@ def test_a_weight_counts_where_it_is_not_one():
 
 
 def cut_momentum(monkeypatch):
-    exact = sgd.sgd
+    exact = SGD.pullback
 
-    def cut(rec, mask):
-        pair = exact(rec, mask)
+    def cut(self, *args):
+        theta, opt, v = exact(self, *args)
+        return theta, tuple(map(torch.zeros_like, opt)), v
 
-        def pullback(theta, momentum, lr):
-            theta, momentum, v = pair.pullback(theta, momentum, lr)
-            return theta, torch.zeros_like(momentum), v
-
-        return pair._replace(pullback=pullback)
-
-    monkeypatch.setattr("engine.core.training.sgd", cut)
+    monkeypatch.setattr(SGD, "pullback", cut)
 
 
 def cut_running_statistics(monkeypatch):
@@ -71,12 +67,12 @@ def cut_running_statistics(monkeypatch):
 
 
 def cut_decay(monkeypatch):
-    exact = sgd.sgd
+    exact = SGD.pullback
 
-    def cut(rec, mask):
-        return exact(rec, mask)._replace(pullback=exact(rec, torch.zeros_like(mask)).pullback)
+    def cut(self, *args):
+        return exact(dataclasses.replace(self, decay_P=torch.zeros_like(self.decay_P)), *args)
 
-    monkeypatch.setattr("engine.core.training.sgd", cut)
+    monkeypatch.setattr(SGD, "pullback", cut)
 
 
 @pytest.mark.parametrize(
@@ -103,11 +99,12 @@ def test_many_targets_in_one_pass_equal_one_at_a_time():
     end = adjoints(trained.model, trained.state, data, [[0], [1], [2], [3], [0, 1, 2, 3]], "loss")
 
     def scores(adjoint, **kwargs):
-        return replay(trained.model, trained.data, trained.recipe, trained.trajectory, adjoint, **kwargs)
+        return replay(trained.model, trained.stream, trained.trajectory, adjoint, **kwargs)
 
     together = scores(end, targets_per_pass=5)
     chunked = scores(end, targets_per_pass=2)
-    alone = torch.cat([scores(Adjoint(*(part[k : k + 1] for part in end))) for k in range(5)])
+    each = (Adjoint(end.theta[[k]], tuple(part[[k]] for part in end.opt), end.buffers[[k]]) for k in range(5))
+    alone = torch.cat([scores(adjoint) for adjoint in each])
     assert together.dtype == torch.float64 and together.abs().max() > 1e-3
     for other in (alone, chunked):
         assert ((together - other).norm() / alone.norm()).item() <= 1e-10
@@ -122,17 +119,15 @@ def test_replay_agrees_with_reverse_over_reverse():
     trained = engine.train(model, *train, rec, device="cpu")
     functional: FunctionalModel = trained.model
     weights = torch.ones(N, dtype=torch.float64, requires_grad=True)
-    from engine.core.schedule import learning_rate
-    from engine.core.training import initial_state, optimizer_for
-
-    plan, state, sgd = plan_for(rec, N), initial_state(functional), optimizer_for(functional, rec)
-    theta, momentum, buffers = (part.clone().requires_grad_() for part in state)
-    for t in range(len(plan)):
-        inputs, labels = trained.data.batch(plan[t])
-        logits, buffers = functional(theta, buffers, inputs, True)
-        losses = nn.functional.cross_entropy(logits, labels, reduction="none")
-        (g,) = torch.autograd.grad((weights[plan[t]] * losses).sum() / rec.batch_size, theta, create_graph=True)
-        theta, momentum = sgd.update(theta, momentum, g, learning_rate(rec, t, len(plan)))
+    stream, optimizer = trained.stream.weighted(weights), optimizer_for(functional, rec)
+    theta, (momentum,), buffers = initial_state(functional, optimizer)
+    theta, momentum, buffers = (part.clone().requires_grad_() for part in (theta, momentum, buffers))
+    for t in range(stream.steps):
+        inputs = stream.at(t)
+        logits, buffers = functional(theta, buffers, inputs.batch[0], True)
+        losses = nn.functional.cross_entropy(logits, inputs.batch[1], reduction="none")
+        (g,) = torch.autograd.grad((inputs.w_B * losses).sum() / rec.batch_size, theta, create_graph=True)
+        theta, (momentum,) = optimizer.update(theta, (momentum,), g, inputs)
     logits, _ = functional(theta, buffers, test[0], False)
     (expected,) = torch.autograd.grad(nn.functional.cross_entropy(logits[:1], test[1][:1]), weights)
     assert relative_error(engine.attribute(trained, *test)[0], expected.numpy()) <= TOLERANCE

@@ -1,7 +1,5 @@
 """The same on a GPU, where there is one."""
 
-import dataclasses
-
 import numpy as np
 import pytest
 import torch
@@ -11,7 +9,7 @@ from engine import config, device
 from engine.core.memory import TANGENT_COPIES, bytes_per_target
 from engine.core.state import Adjoint
 from engine.core.step import step_back
-from engine.core.stream import examples
+from engine.core.stream import Stream, examples
 from engine.core.training import initial_state, optimizer_for
 from engine.datasets import registry as dataset_registry
 from engine.models import registry as model_registry
@@ -53,16 +51,17 @@ def test_a_targets_memory_is_within_its_estimate():
     preset = config.preset("sample").replace(model="resnet9", width=0.5)
     dataset, where = dataset_registry.load(preset.dataset), torch.device("cuda")
     model = model_registry.functional(preset, dataset, where)
-    batch = examples(dataset, "train", where, torch.float32).batch(range(preset.recipe.batch_size))
-    weights, state = torch.ones(preset.recipe.batch_size, device=where), initial_state(model)
-    optimizer = optimizer_for(model, dataclasses.replace(preset.recipe))
+    stream = Stream(examples(dataset, "train", where, torch.float32), preset.recipe)
+    optimizer = optimizer_for(model, preset.recipe)
+    state, inputs = initial_state(model, optimizer), stream.at(0)
     peaks = {}
     with device.exact_arithmetic():
         for k in (2, 6):
-            end = Adjoint(*(torch.randn(k, part.numel(), device=where) for part in state))
+            theta, *opt, buffers = (torch.randn(k, part.numel(), device=where) for part in state.parts)
+            end = Adjoint(theta, tuple(opt), buffers)
             torch.cuda.reset_peak_memory_stats()
-            step_back(model, optimizer, state, batch, weights, 0.01, end)
+            step_back(model, optimizer, state, inputs, end)
             peaks[k] = torch.cuda.max_memory_allocated()
-    each, told = (peaks[6] - peaks[2]) / 4, bytes_per_target(model, batch[0].shape)
+    each, told = (peaks[6] - peaks[2]) / 4, bytes_per_target(model, stream.batch_shape)
     print(f"a target takes {each / 1e6:.0f} MB, {TANGENT_COPIES * each / told:.2f} copies of what a forward saves")
     assert 0.3 * told < each <= told

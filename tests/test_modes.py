@@ -9,6 +9,7 @@ import torch
 
 import engine.core.training
 from engine import space
+from engine.core.optim.sgd import sgd
 from engine.core.state import State
 from engine.errors import CancelledError, ConfigError, IntegrityError, StorageError
 from engine.trajectory import state_files
@@ -19,6 +20,7 @@ from engine.trajectory.writer import Writer
 from tests.helpers import RECIPE, images, net
 
 STEPS = 9
+SGD = sgd(RECIPE, torch.ones(3))
 
 
 def trained(**kwargs):
@@ -43,9 +45,9 @@ def steps_run(monkeypatch) -> list[int]:
     """Every step that is run forward again, in order."""
     seen, advance = [], engine.core.training.advance
 
-    def told(model, data, recipe, weights, state, start, stop, *rest, **kwargs):
+    def told(model, stream, state, start, stop, *rest, **kwargs):
         seen.extend(range(start, stop))
-        return advance(model, data, recipe, weights, state, start, stop, *rest, **kwargs)
+        return advance(model, stream, state, start, stop, *rest, **kwargs)
 
     monkeypatch.setattr("engine.core.training.advance", told)
     return seen
@@ -167,34 +169,36 @@ def test_rebuilt_states_that_differ_are_an_error_that_says_so(mode, tmp_path):
 
 @pytest.mark.parametrize("harm", ["value", "name", "shape"])
 def test_a_digest_covers_values_names_and_shapes(harm):
-    state = State(torch.ones(3), torch.ones(3), torch.ones(1))
+    state = State(torch.ones(3), (torch.ones(3),), torch.ones(1))
     other = {
         "value": state._replace(theta=torch.tensor([1, 1, 1 + 2**-23])),
-        "name": State(state.theta, state.buffers, state.momentum),
+        "name": State(state.theta, (state.buffers,), state.opt[0]),
         "shape": state._replace(theta=torch.ones(3, 1)),
     }[harm]
-    assert state_files.digest_of(state._asdict()) != state_files.digest_of(other._asdict())
+    assert state_files.digest_of(state_files.named(state, SGD)) != state_files.digest_of(state_files.named(other, SGD))
 
 
 def test_a_trajectory_of_another_training_is_refused(tmp_path):
-    state, cpu, writer = State(torch.ones(3), torch.ones(3), torch.ones(1)), torch.device("cpu"), Writer()
-    mine = DiskStore(tmp_path, "a", cpu, writer)
+    state, cpu, writer = State(torch.ones(3), (torch.ones(3),), torch.ones(1)), torch.device("cpu"), Writer()
+    mine = DiskStore(tmp_path, "a", cpu, writer, SGD)
     mine.put(0, state)
     mine.flush()
-    assert torch.equal(mine.get(0).theta, state.theta) and mine.get(0).momentum.numel() == 0
+    assert torch.equal(mine.get(0).theta, state.theta) and mine.get(0).opt[0].numel() == 0
     with pytest.raises(IntegrityError, match="another training"):
-        DiskStore(tmp_path, "b", cpu, writer).get(0)
+        DiskStore(tmp_path, "b", cpu, writer, SGD).get(0)
 
 
 # -- bounded, in order, and patient
 
 
 def test_memory_store_gives_back_what_was_put():
-    kept = MemoryStore(full=True)
-    states = [State(*(torch.randn(n) for n in (3, 3, 2))) for _ in range(5)]
+    kept = MemoryStore(SGD, full=True)
+    states = [State(torch.randn(3), (torch.randn(3),), torch.randn(2)) for _ in range(5)]
     for t, state in enumerate(states):
         kept.put(t, state)
-    assert all(torch.equal(a, b) for t, state in enumerate(states) for a, b in zip(kept.get(t), state, strict=True))
+    assert all(
+        torch.equal(a, b) for t, state in enumerate(states) for a, b in zip(kept.get(t).parts, state.parts, strict=True)
+    )
 
 
 def test_the_writer_writes_in_order_holds_little_and_passes_errors_on(monkeypatch):
@@ -253,9 +257,9 @@ def test_a_full_disk_is_waited_for_until_there_is_space_or_the_run_is_cancelled(
 
 
 def test_checkpoints_know_where_a_digest_stands():
-    digests = Digests(4, 10)
+    digests = Digests(SGD, 4, 10)
     assert [digests.after(t) for t in range(10)] == [4, 4, 4, 4, 8, 8, 8, 8, 10, 10]
-    state = State(*(torch.ones(2) for _ in range(3)))
+    state = State(torch.ones(2), (torch.ones(2),), torch.ones(2))
     for t in range(11):
         digests.note(t, state)
     assert sorted(digests.known) == [0, 4, 8, 10]

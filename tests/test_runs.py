@@ -185,9 +185,11 @@ def test_a_run_without_trajectory_says_what_it_can_do_and_is_rebuilt_by_one_call
 def test_a_rebuild_that_gives_other_states_is_an_error_that_says_so(run, monkeypatch):
     run.clean(("trajectory",))
     exact = work.initial_state
-    monkeypatch.setattr(
-        work, "initial_state", lambda model: exact(model)._replace(theta=exact(model).theta * (1 + 1e-7))
-    )
+
+    def rounded(model, optimizer):
+        return exact(model, optimizer)._replace(theta=model.theta0 * (1 + 1e-7))
+
+    monkeypatch.setattr(work, "initial_state", rounded)
     with run.locked(), pytest.raises(IntegrityError, match="is not the one that training went through"):
         work.execute(run, run_jobs.Job("rebuild", "disk"))
     assert run.kept is None and "is not the one" in run.manifest["error"]["what"]

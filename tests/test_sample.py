@@ -8,7 +8,7 @@ from engine import config
 from engine.analysis import trust
 from engine.analysis.ranking import rank
 from engine.core import targets as phi
-from engine.core.stream import examples
+from engine.core.stream import Stream, examples
 from engine.core.training import train
 from engine.datasets import base as datasets_base
 from engine.datasets import registry as dataset_registry
@@ -58,9 +58,9 @@ def test_leaving_out_the_most_harmful_and_helpful_moves_the_loss_as_the_scores_s
     for k, target in enumerate(run.score_sets()[0]["targets"][:3]):
         ranking = rank(scores_KN[k], "loss", LEFT_OUT)
         for left_out in (ranking.helpful, ranking.harmful):
-            weights = torch.ones(len(train_set))
+            weights = torch.ones(train_set.n)
             weights[torch.from_numpy(left_out)] = 0
-            state = train(model, train_set, run.config.recipe, weights)
+            state = train(model, Stream(train_set, run.config.recipe, weights))
             after = phi.values(model, state, test_set, [np.array([k])], "loss").item()
             rows.append((-scores_KN[k][left_out].sum().item(), after - target["value"]))
     print("\npredicted and actual change of the loss, nats:")

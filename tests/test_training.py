@@ -11,12 +11,15 @@ from torch import nn
 import engine
 from engine.config import Recipe
 from engine.core.schedule import BatchPlan, learning_rate, plan_for
+from engine.core.state import Adjoint
 from engine.core.step import step_back
+from engine.core.training import optimizer_for
 from engine.datasets import fashion_mnist
 from engine.datasets import registry as dataset_registry
 from engine.errors import ConfigError, DivergedError, ModelError
 from engine.models.functional import FunctionalModel
 from engine.models.registry import BUILDERS
+from engine.trajectory.state_files import for_replay
 from tests.helpers import RECIPE, images, net
 
 
@@ -58,7 +61,9 @@ def test_training_equals_torch_optim_and_native_batch_norm(changes):
     assert np.allclose(engine.evaluate(trained, inputs, labels), loss.detach().numpy(), rtol=1e-10)
 
 
-@pytest.mark.parametrize("steps, warmup", [(12, 0.3), (96, 0.25), (50, 0.5)])
+@pytest.mark.parametrize(
+    "steps, warmup", [(12, 0.3), (96, 0.25), (50, 0.5), (6, 0.0), (5, 0.1), (1, 0.0), (1, 0.5), (3, 0.9), (40, 0.01)]
+)
 def test_one_cycle_is_torchs(steps, warmup):
     recipe = dataclasses.replace(RECIPE, schedule="one-cycle", warmup=warmup)
     optimizer = torch.optim.SGD([torch.zeros(1)], lr=1.0)
@@ -100,7 +105,7 @@ def test_retraining_with_all_weights_one_is_bitwise_the_training():
     inputs, labels = images()
     trained = engine.train(net(), inputs.float(), labels, RECIPE, device="cpu")
     again = engine.retrain(trained, torch.ones(len(labels)))
-    assert all(torch.equal(a, b) for a, b in zip(trained.state, again, strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(trained.state.parts, again.parts, strict=True))
 
 
 def test_memory_and_disk_trajectories_give_bitwise_the_same_scores(tmp_path):
@@ -288,16 +293,13 @@ def test_step_back_does_not_use_the_momentum():
     """What lets a trajectory leave it out."""
     inputs, labels = images()
     trained = engine.train(net(), inputs, labels, RECIPE, device="cpu")
-    from engine.core.state import Adjoint
-    from engine.core.training import optimizer_for
-
-    end = Adjoint(*(torch.randn(2, part.numel(), dtype=torch.float64) for part in trained.state))
-    batch, w = trained.data.batch(torch.arange(8)), torch.ones(8, dtype=torch.float64)
-    optimizer = optimizer_for(trained.model, RECIPE)
+    theta, momentum, buffers = (torch.randn(2, p.numel(), dtype=torch.float64) for p in trained.state.parts)
+    end, optimizer = Adjoint(theta, (momentum,), buffers), optimizer_for(trained.model, RECIPE)
     results = [
-        step_back(trained.model, optimizer, trained.state._replace(momentum=m), batch, w, 0.1, end)
-        for m in (trained.state.momentum, trained.state.momentum.new_empty(0))
+        step_back(trained.model, optimizer, state, trained.stream.at(2), end)
+        for state in (trained.state, for_replay(trained.state, optimizer))
     ]
+    assert for_replay(trained.state, optimizer).opt[0].numel() == 0
     assert torch.equal(results[0][1], results[1][1]) and torch.equal(results[0][0].theta, results[1][0].theta)
 
 

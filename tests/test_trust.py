@@ -16,7 +16,7 @@ from engine.config import Recipe
 from engine.core import retraining
 from engine.core.schedule import BatchPlan
 from engine.core.state import State
-from engine.core.stream import examples
+from engine.core.stream import Stream, examples
 from engine.core.training import train
 from engine.datasets import registry as dataset_registry
 from engine.errors import CancelledError, ConfigError, DivergedError, IntegrityError
@@ -163,7 +163,7 @@ def test_on_a_convex_model_the_lds_is_near_one_and_of_shuffled_scores_near_zero(
 def test_retraining_with_all_weights_one_is_the_run_bit_for_bit(scored):
     dataset = dataset_registry.load(CONFIG.dataset)
     model, train_set = model_registry.functional(CONFIG, dataset), examples(dataset, "train", CPU, torch.float32)
-    (state,) = retraining.retrain(model, train_set, CONFIG.recipe, torch.ones(1, len(train_set)))
+    (state,) = retraining.retrain(model, Stream(train_set, CONFIG.recipe), torch.ones(1, train_set.n))
     stored = read_state(scored.path / "model" / "state.safetensors", {}, "")
     assert torch.equal(state.theta, stored["theta"]) and torch.equal(state.buffers, stored["buffers"])
 
@@ -171,13 +171,13 @@ def test_retraining_with_all_weights_one_is_the_run_bit_for_bit(scored):
 def test_side_by_side_is_one_at_a_time_to_rounding():
     dataset = dataset_registry.load(CONFIG.dataset)
     model, train_set = model_registry.functional(CONFIG, dataset), examples(dataset, "train", CPU, torch.float32)
-    weights = torch.ones(3, len(train_set))
+    weights = torch.ones(3, train_set.n)
     for m in range(3):
-        weights[m, torch.from_numpy(lds.subset(len(train_set), 0.01, 0, m))] = 0
-    together = retraining.retrain(model, train_set, CONFIG.recipe, weights)
+        weights[m, torch.from_numpy(lds.subset(train_set.n, 0.01, 0, m))] = 0
+    together = retraining.retrain(model, Stream(train_set, CONFIG.recipe), weights)
     for row, state in zip(weights, together, strict=True):
-        alone = train(model, train_set, CONFIG.recipe, row)
-        for a, b in zip(state, alone, strict=True):
+        alone = train(model, Stream(train_set, CONFIG.recipe, row))
+        for a, b in zip(state.parts, alone.parts, strict=True):
             assert (a - b).norm() / b.norm() < 1e-5
     assert not torch.equal(together[0].theta, together[1].theta)
 
@@ -189,7 +189,7 @@ def test_side_by_side_names_the_retraining_that_diverged():
     weights = torch.ones(2, 20)
     weights[1] = float("inf")
     with pytest.raises(DivergedError, match="Retraining 2 of 2"):
-        retraining.retrain(model, train_set, Recipe(epochs=4, batch_size=10, peak_lr=1.0), weights)
+        retraining.retrain(model, Stream(train_set, Recipe(epochs=4, batch_size=10, peak_lr=1.0)), weights)
 
 
 def test_metasmoothness_is_one_for_a_straight_answer_and_low_for_noise():
@@ -197,7 +197,7 @@ def test_metasmoothness_is_one_for_a_straight_answer_and_low_for_noise():
     start, nudge, noise = (torch.randn(1000, generator=generator) for _ in range(3))
 
     def state(theta):
-        return State(theta, theta, theta[:0])
+        return State(theta, (theta,), theta[:0])
 
     def smoothness(*thetas):
         return retraining.metasmoothness(*(state(theta) for theta in thetas))
@@ -225,7 +225,8 @@ def test_a_validation_says_what_retraining_says(run):
     weights = torch.ones(6000)
     weights[torch.from_numpy(left_out)] = 0
     sets = [Target.parse(t).resolve(dataset.test_labels, 10) for t in CONFIG.targets]
-    after = phi.values(model, train(model, train_set, CONFIG.recipe, weights), test_set, sets, "loss").double().numpy()
+    state = train(model, Stream(train_set, CONFIG.recipe, weights))
+    after = phi.values(model, state, test_set, sets, "loss").double().numpy()
     before = np.array([t["value"] for t in run.score_sets()[0]["targets"]])
     scores = run.scores("loss-000")
     assert [t["name"] for t in report["targets"]] == list(CONFIG.targets)
@@ -243,8 +244,8 @@ def test_a_validation_says_what_retraining_says(run):
 def counted(monkeypatch) -> list[int]:
     trained, original = [], retraining.retrain
 
-    def count(model, train_set, recipe, weights, before_step=None):
-        states = original(model, train_set, recipe, weights, before_step)
+    def count(model, stream, weights, before_step=None):
+        states = original(model, stream, weights, before_step)
         trained.append(len(weights))
         return states
 

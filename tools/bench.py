@@ -13,7 +13,7 @@ import torch
 from engine import config, device, files
 from engine.core.state import Adjoint
 from engine.core.step import step, step_back
-from engine.core.stream import examples
+from engine.core.stream import Stream, examples
 from engine.core.training import initial_state, optimizer_for
 from engine.datasets import registry as dataset_registry
 from engine.jobs import execute as work
@@ -28,11 +28,11 @@ def cost_of_a_target_step(preset: config.RunConfig) -> float:
     """Time of one step backwards for the preset's targets, in training steps a target."""
     dataset, where = dataset_registry.load(preset.dataset), device.choose(preset.device)
     model = model_registry.functional(preset, dataset, where)
-    train = examples(dataset, "train", where, torch.float32)
-    batch = train.batch(torch.arange(preset.recipe.batch_size))
-    weights = torch.ones(preset.recipe.batch_size, device=where)
-    state, optimizer, k = initial_state(model), optimizer_for(model, preset.recipe), len(preset.targets)
-    end = Adjoint(*(torch.randn(k, part.numel(), device=where) for part in state))
+    inputs = Stream(examples(dataset, "train", where, torch.float32), preset.recipe).at(0)
+    optimizer, k = optimizer_for(model, preset.recipe), len(preset.targets)
+    state = initial_state(model, optimizer)
+    theta, *opt, buffers = (torch.randn(k, part.numel(), device=where) for part in state.parts)
+    end = Adjoint(theta, tuple(opt), buffers)
     chunk = 4 if where.type == "cpu" else None
 
     def timed(act) -> float:
@@ -46,8 +46,8 @@ def cost_of_a_target_step(preset: config.RunConfig) -> float:
 
     ratios = []
     for _ in range(ROUNDS + 2):
-        forward = timed(lambda: [step(model, optimizer, state, batch, weights, 0.01) for _ in range(10)]) / 10
-        back = timed(lambda: step_back(model, optimizer, state, batch, weights, 0.01, end, chunk))
+        forward = timed(lambda: [step(model, optimizer, state, inputs) for _ in range(10)]) / 10
+        back = timed(lambda: step_back(model, optimizer, state, inputs, end, chunk))
         ratios.append(back / forward / k)
     return statistics.median(ratios[2:])
 

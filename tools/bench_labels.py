@@ -22,6 +22,7 @@ those: each half is judged by a training that excluded by the ranking of the oth
 
 import argparse
 import contextlib
+import dataclasses
 import importlib.metadata
 import tempfile
 import time
@@ -37,7 +38,7 @@ from engine.analysis import logits as logit_maths
 from engine.analysis import suspects
 from engine.core import targets as phi
 from engine.core.state import State
-from engine.core.stream import Examples, examples
+from engine.core.stream import Examples, Stream, examples
 from engine.core.training import train
 from engine.datasets import base as datasets_base
 from engine.datasets import registry as dataset_registry
@@ -82,34 +83,36 @@ class Bench:
         seed = self.config.recipe.seed if seed is None else seed
         config = self.config.replace(**{"recipe.seed": seed})
         model = model_registry.functional(config, self.dataset)
-        return model, train(model, train_set, config.recipe, weights)
+        return model, train(model, Stream(train_set, config.recipe, weights))
 
     def cross_validated(self) -> np.ndarray:
         """Probabilities [N, C] of each training image by a model that did not see it."""
         from sklearn.model_selection import StratifiedKFold
 
-        inputs, labels, *form = self.train_set
+        inputs, labels = self.train_set.inputs, self.train_set.labels
         found = np.full((len(labels), len(self.dataset.classes)), np.nan)
         folds = StratifiedKFold(FOLDS, shuffle=True, random_state=self.config.recipe.seed)
         for kept, held_out in folds.split(labels, labels):
-            kept, rest = (Examples(inputs[i], labels[i], *form) for i in (kept, held_out))
+            kept, rest = (
+                dataclasses.replace(self.train_set, inputs=inputs[i], labels=labels[i]) for i in (kept, held_out)
+            )
             found[held_out] = np.exp(logit_maths.log_probabilities(phi.logits(*self.trained(kept), rest).numpy()))
         assert np.isfinite(found).all()
         return found
 
     def by_halves(self) -> list[np.ndarray]:
         """Harm [N] to the mean loss over the even test images, and over the odd ones."""
-        inputs, labels = self.train_set.batch(np.arange(len(self.train_set)))
+        inputs, labels = self.train_set.batch(np.arange(self.train_set.n))
         module = model_registry.functional(self.config, self.dataset).module
         trained = api.train(module, inputs, labels, self.config.recipe, device="cpu")
-        return list(api.attribute(trained, *self.test_set.batch(np.arange(len(self.test_set))), targets=self.halves()))
+        return list(api.attribute(trained, *self.test_set.batch(np.arange(self.test_set.n)), targets=self.halves()))
 
     def halves(self) -> list[np.ndarray]:
-        return [np.arange(start, len(self.test_set), 2) for start in (0, 1)]
+        return [np.arange(start, self.test_set.n, 2) for start in (0, 1)]
 
     def evaluated(self, train_set: Examples, left_out: np.ndarray, seed: int) -> np.ndarray:
         """Right or not, and loss in nats, of each test image by a training without some: [2, N_test]."""
-        weights = torch.ones(len(train_set))
+        weights = torch.ones(train_set.n)
         weights[torch.from_numpy(left_out)] = 0
         logits = phi.logits(*self.trained(train_set, weights, seed), self.test_set).numpy()
         labels = self.dataset.test_labels
@@ -194,8 +197,7 @@ def top(suspicion: np.ndarray) -> np.ndarray:
 def excluding(bench: Bench, found: list[Ranking], wrong: np.ndarray, seeds: int) -> dict[str, np.ndarray]:
     """Accuracy and loss by what was trained on, [seeds, 2]."""
     nothing = np.empty(0, np.int64)
-    inputs, _, *form = bench.train_set
-    corrected = Examples(inputs, torch.from_numpy(bench.dataset.true_train_labels), *form)
+    corrected = dataclasses.replace(bench.train_set, labels=torch.from_numpy(bench.dataset.true_train_labels))
     random = np.random.default_rng(1).choice(len(wrong), round(SHARE * len(wrong)), replace=False)
     first_half, second_half = bench.by_halves()
     # The mean over all test images is the mean of both halves: the engine's two ways to the same scores.
@@ -212,7 +214,7 @@ def excluding(bench: Bench, found: list[Ranking], wrong: np.ndarray, seeds: int)
     for seed in range(bench.config.recipe.seed, bench.config.recipe.seed + seeds):
         values = {name: bench.evaluated(bench.train_set, left_out, seed) for name, left_out in choices.items()}
         values["all images, true labels"] = bench.evaluated(corrected, nothing, seed)
-        crossed = np.empty((2, len(bench.test_set)))
+        crossed = np.empty((2, bench.test_set.n))
         for half, harm in zip(bench.halves(), (second_half, first_half), strict=True):
             crossed[:, half] = bench.evaluated(bench.train_set, top(harm), seed)[:, half]
         values[f"without the first 5 % of: {found[0].title} (of the other half)"] = crossed

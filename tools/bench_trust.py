@@ -53,8 +53,8 @@ from engine import device
 from engine.analysis import lds, trust
 from engine.core.schedule import learning_rate
 from engine.core.state import State
-from engine.core.stream import examples
-from engine.core.training import train
+from engine.core.stream import Stream, examples
+from engine.core.training import optimizer_for, train
 from engine.datasets import base as datasets_base
 from engine.datasets import registry as dataset_registry
 from engine.jobs import execute as work
@@ -63,7 +63,7 @@ from engine.models import registry as model_registry
 from engine.runs import job as run_jobs
 from engine.runs import run as runs
 from engine.targets import Target, TestImage
-from engine.trajectory.state_files import read_state
+from engine.trajectory.state_files import read_state, state_of
 from engine.trajectory.stores import DiskStore
 from engine.trajectory.writer import Writer
 
@@ -94,7 +94,7 @@ def material(run: runs.Run, scratch: Path) -> Material:
     dataset, config = dataset_registry.load(run.config.dataset), run.config
     model = model_registry.functional(config, dataset)
     saved = read_state(run.path / "model" / "state.safetensors", {}, "Run the benchmark again.")
-    state = State(**saved)
+    state = state_of(saved, optimizer_for(model, config.recipe))
     names = [t.index for t in map(Target.parse, config.targets) if isinstance(t, TestImage)]
     sets = [
         TensorDataset(*examples(dataset, split, torch.device("cpu"), torch.float32).batch(index))
@@ -132,7 +132,13 @@ def replay(m: Material):
 
 def tracin(m: Material):
     config, manifest = m.run.config, m.run.manifest
-    store = DiskStore(m.run.path / "trajectory", manifest["training_digest"], torch.device("cpu"), Writer())
+    store = DiskStore(
+        m.run.path / "trajectory",
+        manifest["training_digest"],
+        torch.device("cpu"),
+        Writer(),
+        optimizer_for(m.model, config.recipe),
+    )
     steps = manifest["steps"]
     at = [int((c + 0.5) * steps / CHECKPOINTS) for c in range(CHECKPOINTS)]
     states, rates = [store.get(t) for t in at], [learning_rate(config.recipe, t, steps) for t in at]
@@ -229,7 +235,7 @@ def trak(m: Material, count: int = 1):
     for i in range(1, count):
         other = config.replace(**{"recipe.seed": config.recipe.seed + i})
         model = model_registry.functional(other, dataset)
-        state = train(model, examples(dataset, "train", torch.device("cpu"), torch.float32), other.recipe)
+        state = train(model, Stream(examples(dataset, "train", torch.device("cpu"), torch.float32), other.recipe))
         tensors.append(model.load(state.theta, state.buffers))
     checkpoints = [plain(config, dataset, each).state_dict() for each in tensors]
     traker = TRAKer(

@@ -23,9 +23,8 @@ from engine.analysis import logits as logit_maths
 from engine.core import retraining
 from engine.core import targets as phi
 from engine.core.replay import replay
-from engine.core.schedule import plan_for
-from engine.core.stream import examples
-from engine.core.training import initial_state, train
+from engine.core.stream import Stream, examples
+from engine.core.training import initial_state, optimizer_for, train
 from engine.datasets import base as datasets_base
 from engine.datasets import registry as dataset_registry
 from engine.errors import DivergedError
@@ -91,9 +90,12 @@ def measure(varied: dict) -> dict:
         ),
         where,
     )
-    n, steps = len(train_set), len(plan_for(recipe, len(train_set)))
-    trajectory = EveryState(MemoryStore(), initial_state(model), None, Digests(steps, steps))
-    names = np.sort(np.random.default_rng(0).choice(len(test_set), TARGETS, replace=False))
+    stream, optimizer = Stream(train_set, recipe), optimizer_for(model, recipe)
+    n, steps = train_set.n, stream.steps
+    trajectory = EveryState(
+        MemoryStore(optimizer), initial_state(model, optimizer), None, Digests(optimizer, steps, steps)
+    )
+    names = np.sort(np.random.default_rng(0).choice(test_set.n, TARGETS, replace=False))
     sets = [np.array([i]) for i in names]
 
     def logits(state) -> np.ndarray:
@@ -105,7 +107,7 @@ def measure(varied: dict) -> dict:
 
     try:
         began = time.perf_counter()
-        final = train(model, train_set, recipe, trajectory=trajectory)
+        final = train(model, stream, trajectory)
         adjoint, norms = phi.adjoints(model, final, test_set, sets, "loss"), []
 
         def keep(done, adjoint, scores):
@@ -113,7 +115,7 @@ def measure(varied: dict) -> dict:
                 norms.append(adjoint.theta.norm(dim=1))
 
         first = adjoint.theta.norm(dim=1)
-        scores = replay(model, train_set, recipe, trajectory, adjoint, on_progress=keep).cpu().numpy()
+        scores = replay(model, stream, trajectory, adjoint, on_progress=keep).cpu().numpy()
         scored = time.perf_counter()
         growth = (norms[0] / first).cpu().numpy()
         v = retraining.NUDGE * retraining.direction(n, 0).float()
@@ -121,11 +123,11 @@ def measure(varied: dict) -> dict:
         for indices in left_out:
             rows.append(torch.ones(n))
             rows[-1][torch.from_numpy(indices)] = 0
-        width = retraining.side_by_side(model, train_set, recipe)
+        width = retraining.side_by_side(model, stream)
         states = [
             state
             for i in range(0, len(rows), width)
-            for state in retraining.retrain(model, train_set, recipe, torch.stack(rows[i : i + width]).to(where))
+            for state in retraining.retrain(model, stream, torch.stack(rows[i : i + width]).to(where))
         ]
     except DivergedError as error:
         return {**settings, "steps": steps, "diverged": error.what}

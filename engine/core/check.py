@@ -17,8 +17,8 @@ import torch
 from engine.config import Recipe
 from engine.core.state import Adjoint, State
 from engine.core.step import step, step_back
-from engine.core.stream import Examples
-from engine.core.training import optimizer_for
+from engine.core.stream import StepInputs, Stream
+from engine.core.training import initial_state, optimizer_for
 from engine.errors import ModelError, ReplayError
 from engine.models.functional import FunctionalModel
 
@@ -31,9 +31,10 @@ WIDTHS = (1e-5, 1e-6)  # of the central difference; a kink seldom spoils both
 RATE = 0.1
 
 
-def check_model(model: FunctionalModel, data: Examples, recipe: Recipe) -> None:
+def check_model(model: FunctionalModel, stream: Stream) -> None:
     """Raises `ModelError` where logits are malformed, random, or derivatives are not exact."""
-    count = min(EXAMPLES, len(data))
+    data, recipe = stream.data, stream.recipe
+    count = min(EXAMPLES, data.n)
     try:
         with _float64(model) as exact:
             inputs, labels = data.batch(torch.arange(count))
@@ -92,20 +93,24 @@ def _relative_error(model: FunctionalModel, batch, recipe: Recipe, width: float)
     def draw(like):
         return torch.randn(like.shape, generator=generator, dtype=torch.float64).to(like.device)
 
-    start = State(model.theta0, torch.zeros_like(model.theta0), model.buffers0)
-    end = Adjoint(*(draw(part)[None] for part in start))
+    start = initial_state(model, optimizer)
+    end = Adjoint(draw(start.theta)[None], tuple(draw(part)[None] for part in start.opt), draw(start.buffers)[None])
     weights = torch.ones(len(batch[1]), dtype=torch.float64, device=batch[1].device)
-    delta = State(*(draw(part) * part.abs().mean().clamp(min=1e-2) if part.numel() else part for part in start))
+    delta = [draw(part) * part.abs().mean().clamp(min=1e-2) if part.numel() else part for part in start.parts]
     delta_w = draw(weights)
 
+    def inputs(w_B):
+        return StepInputs(0, torch.arange(len(w_B)), batch, w_B, RATE, 0)
+
     def moved(sign):
-        state = State(*(s + sign * width * d for s, d in zip(start, delta, strict=True)))
-        after, _ = step(model, optimizer, state, batch, weights + sign * width * delta_w, RATE)
-        return [(a * s).sum() for a, s in zip(end, after, strict=True)]
+        theta, *opt, buffers = (s + sign * width * d for s, d in zip(start.parts, delta, strict=True))
+        state = State(theta, tuple(opt), buffers)
+        after, _ = step(model, optimizer, state, inputs(weights + sign * width * delta_w))
+        return [(a * s).sum() for a, s in zip(end.parts, after.parts, strict=True)]
 
     differences = torch.stack([(p - m) / (2 * width) for p, m in zip(moved(1), moved(-1), strict=True)])
-    before, score = step_back(model, optimizer, start, batch, weights, RATE, end)
-    products = [(a * d).sum() for a, d in zip(before, delta, strict=True)]
+    before, score = step_back(model, optimizer, start, inputs(weights), end)
+    products = [(a * d).sum() for a, d in zip(before.parts, delta, strict=True)]
     predicted = torch.stack([*products, (score * delta_w).sum()]).sum()
     scale = torch.stack([*differences.abs(), *(p.abs() for p in products)]).max()
     return ((differences.sum() - predicted).abs() / scale).item()

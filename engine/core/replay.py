@@ -11,15 +11,15 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from engine.config import Recipe
 from engine.core.memory import bytes_per_target, chunk_that_fits
-from engine.core.schedule import learning_rate, plan_for
 from engine.core.state import Adjoint, Trajectory
 from engine.core.step import step_back
-from engine.core.stream import Examples
+from engine.core.stream import Stream
 from engine.core.training import optimizer_for
 from engine.errors import DivergedError
 from engine.models.functional import FunctionalModel
+
+LOOKS = 64  # at whether the adjoint is still finite: each makes a GPU wait
 
 # Called with (steps done, the adjoint before the last of them, the scores so far [K, N]).
 OnProgress = Callable[[int, Adjoint, Tensor], None]
@@ -27,11 +27,9 @@ OnProgress = Callable[[int, Adjoint, Tensor], None]
 
 def replay(
     model: FunctionalModel,
-    data: Examples,
-    recipe: Recipe,
+    stream: Stream,
     trajectory: Trajectory,
     adjoint: Adjoint,
-    weights: Tensor | None = None,
     targets_per_pass: int = 0,
     on_progress: OnProgress | None = None,
     before_step: Callable[[int], None] | None = None,
@@ -39,36 +37,34 @@ def replay(
 ) -> Tensor:
     """Scores [K, N], in the adjoint's precision, from the adjoint at the final state.
 
-    `resume`, steps done and the scores [K, N] so far, goes on from there; the adjoint is then the
-    one before those steps. Raises `DivergedError` where an adjoint or a score is not finite, and
-    what the trajectory raises where a step can neither be read nor rebuilt.
+    `stream` is that of the training. `targets_per_pass` targets are carried through a step at a time;
+    0 takes as many as fit. `resume`, steps done and the scores [K, N] so far, goes on from there; the
+    adjoint is then the one before those steps.
+
+    Raises `DivergedError`, with the step's number, soon after an adjoint is not finite, and what the
+    trajectory raises where a step can neither be read nor rebuilt.
     """
-    plan = plan_for(recipe, len(data))
-    steps, optimizer = len(plan), optimizer_for(model, recipe)
-    w_N = data.labels.new_ones(len(data), dtype=data.dtype) if weights is None else weights
-    done, scores = resume or (0, adjoint.theta.new_zeros(adjoint.theta.shape[0], len(data)))  # [K, N]
-    batch_shape = data.batch(plan[0])[0].shape
-    chunk = targets_per_pass or chunk_that_fits(bytes_per_target(model, batch_shape), len(scores), scores.device)
+    steps, optimizer = stream.steps, optimizer_for(model, stream.recipe)
+    done, scores = resume or (0, adjoint.theta.new_zeros(adjoint.theta.shape[0], stream.data.n))  # [K, N]
+    chunk = targets_per_pass or chunk_that_fits(bytes_per_target(model, stream.batch_shape), len(scores), scores.device)
+    every = max(1, steps // LOOKS)
     for t in reversed(range(steps - done)):
         if before_step is not None:
             before_step(t)
-        index = torch.as_tensor(plan[t], device=w_N.device)
-        adjoint, score_KB = step_back(
-            model,
-            optimizer,
-            trajectory.get(t),
-            data.batch(index),
-            w_N[index],
-            learning_rate(recipe, t, steps),
-            adjoint,
-            chunk=chunk,
-        )
-        scores[:, index] += score_KB
+        inputs = stream.at(t)
+        adjoint, score_KB = step_back(model, optimizer, trajectory.get(t), inputs, adjoint, chunk)
+        scores[:, inputs.index_B] += score_KB
+        if t % every == 0:
+            _check_finite(adjoint, scores, t, steps)
         if on_progress is not None:
             on_progress(steps - t, adjoint, scores)
-    if not torch.isfinite(scores).all():
-        raise DivergedError(
-            "The adjoint grew beyond finite numbers while replaying.",
-            "Training is too chaotic to explain: lower the peak learning rate or use a larger batch.",
-        )
     return scores
+
+
+def _check_finite(adjoint: Adjoint, scores: Tensor, t: int, steps: int) -> None:
+    if not torch.stack([part.isfinite().all() for part in (*adjoint.parts, scores)]).all():
+        raise DivergedError(
+            f"The adjoint grew beyond finite numbers while replaying, before step {t + 1} of {steps}.",
+            "Training is too chaotic to explain: lower the peak learning rate or use a larger batch.",
+            t,
+        )

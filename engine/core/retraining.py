@@ -19,17 +19,16 @@ far from w = 1 as leaving out 1 % of the examples: ‖h v‖ = √(0.01 N).
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 from torch.func import vmap
 
-from engine.config import Recipe
 from engine.core.memory import bytes_per_target, chunk_that_fits
-from engine.core.schedule import learning_rate, plan_for
 from engine.core.state import State
 from engine.core.step import step
-from engine.core.stream import Examples
+from engine.core.stream import StepInputs, Stream
 from engine.core.training import initial_state, optimizer_for, train
 from engine.errors import DivergedError
 from engine.models.functional import FunctionalModel
@@ -37,43 +36,51 @@ from engine.models.functional import FunctionalModel
 NUDGE = 0.1
 
 
-def side_by_side(model: FunctionalModel, data: Examples, recipe: Recipe) -> int:
+def side_by_side(model: FunctionalModel, stream: Stream) -> int:
     """Retrainings a pass: as many as fit on a GPU; one on a CPU, where its cores are busy with one
     (of the sample, eight side by side took as long as one after the other)."""
     if model.theta0.device.type == "cpu":
         return 1
-    shape = data.batch(range(recipe.batch_size))[0].shape
-    return chunk_that_fits(bytes_per_target(model, shape), len(data), model.theta0.device)
+    return chunk_that_fits(bytes_per_target(model, stream.batch_shape), stream.data.n, model.theta0.device)
 
 
 def retrain(
     model: FunctionalModel,
-    data: Examples,
-    recipe: Recipe,
+    stream: Stream,
     weights_MN: Tensor,
     before_step: Callable[[int], None] | None = None,
 ) -> list[State]:
     """Final states of M trainings carried side by side; `weights_MN` of the examples, each row one.
 
-    Raises `DivergedError` where one of them is not finite; its row is named.
+    `stream` says data and recipe; its own weights do not count. Raises `DivergedError` where one of
+    the trainings is not finite; its row is named.
     """
     if len(weights_MN) == 1:
-        return [train(model, data, recipe, weights_MN[0], before_step=before_step)]
-    plan, optimizer = plan_for(recipe, len(data)), optimizer_for(model, recipe)
-    states = State(*(part.expand(len(weights_MN), -1) for part in initial_state(model)))
-    for t in range(len(plan)):
+        return [train(model, stream.weighted(weights_MN[0]), before_step=before_step)]
+    stream, optimizer = stream.weighted(weights_MN), optimizer_for(model, stream.recipe)
+    initial = initial_state(model, optimizer)
+    states = _mapped(lambda part: part.expand(len(weights_MN), -1), initial)
+    for t in range(stream.steps):
         if before_step is not None:
             before_step(t)
-        index = torch.as_tensor(plan[t], device=weights_MN.device)
-        batch, lr = data.batch(index), learning_rate(recipe, t, len(plan))
-        states, _ = vmap(lambda state, w_B: step(model, optimizer, state, batch, w_B, lr))(states, weights_MN[:, index])
-    for m in range(len(weights_MN)):
-        if not all(torch.isfinite(part[m]).all() for part in states):
+        inputs = stream.at(t)
+
+        def one(state: State, w_B: Tensor, inputs: StepInputs = inputs) -> State:
+            return step(model, optimizer, state, replace(inputs, w_B=w_B))[0]
+
+        states = vmap(one)(states, inputs.w_B)
+    rows = [_mapped(lambda part, m=m: part[m], states) for m in range(len(weights_MN))]
+    for m, state in enumerate(rows):
+        if not all(torch.isfinite(part).all() for part in state.parts):
             raise DivergedError(
-                f"Retraining {m + 1} of {len(weights_MN)} side by side diverged.",
+                f"Retraining {m + 1} of {len(rows)} side by side diverged.",
                 "Lower the peak learning rate, or leave out fewer images.",
             )
-    return [State(*(part[m] for part in states)) for m in range(len(weights_MN))]
+    return rows
+
+
+def _mapped(function: Callable[[Tensor], Tensor], state: State) -> State:
+    return State(function(state.theta), tuple(map(function, state.opt)), function(state.buffers))
 
 
 def direction(n: int, seed: int) -> Tensor:

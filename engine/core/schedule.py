@@ -27,12 +27,13 @@ def learning_rate(recipe: Recipe, t: int, steps: int) -> float:
         raise ValueError(f"step {t} is not one of {steps}")
     peak = recipe.peak_lr
     if recipe.schedule == "one-cycle":
+        # The peak lies at step `turn`, which is a fraction, and before step 0 (at least −1) where the
+        # warm-up is shorter than a step.
         turn, last = recipe.warmup * steps - 1, steps - 1
         start, end = peak / START_DIV, peak / START_DIV / END_DIV
-        if t <= turn and turn > 0:
-            return _cosine(start, peak, t / turn)
-        turn = max(turn, 0.0)
-        return _cosine(peak, end, (t - turn) / (last - turn) if last > turn else 0.0)
+        if t <= turn:
+            return _cosine(start, peak, t / turn if turn else 1.0)
+        return _cosine(peak, end, (t - turn) / (last - turn))
     warmup = round(recipe.warmup * steps)
     if t < warmup:
         return peak * (t + 1) / (warmup + 1)
@@ -72,6 +73,11 @@ class BatchPlan:
 @functools.lru_cache(maxsize=4)
 def _permutation(n: int, seed: int, epoch: int) -> np.ndarray:
     return np.random.default_rng([seed, epoch]).permutation(n)
+
+
+def step_key(recipe: Recipe, t: int) -> int:
+    """Seed of what is random in step t: of the recipe's seed and t alone, below 2⁶³."""
+    return int(np.random.SeedSequence([recipe.seed, t]).generate_state(1, np.uint64)[0] >> 1)
 
 
 def plan_for(recipe: Recipe, n: int) -> BatchPlan:

@@ -1,47 +1,141 @@
-"""The examples of a training, and the batches that its steps see."""
+"""What each step of a training sees: the one place where a number becomes a step.
 
-from typing import NamedTuple
+    Stream.at(t)  →  StepInputs(t, index_B, batch, w_B, lr, key)
+
+Batch plan, learning rate, example weights and the seed of a step's randomness meet here. Training,
+replay, recomputation and retraining ask for the same numbers; they differ only in the weights.
+"""
+
+import dataclasses
+from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from engine.config import Recipe
+from engine.core.schedule import BatchPlan, learning_rate, plan_for, step_key
+from engine.datasets.base import Dataset
 
-class Examples(NamedTuple):
-    """All examples of a split on the device; a batch is rows of it.
+
+@dataclass(frozen=True)
+class Examples:
+    """All examples of a split; a batch is rows of it, on the labels' device.
 
     `inputs` [N, ...]: floats as the model takes them, or uint8 channels-last images, which a
-    batch scales to 0..1, standardises by channel and moves to channels-first.
+    batch scales to 0..1, standardises by channel and moves to channels-first. A NumPy array (a
+    memory map of a file that nothing can write) stays where it is, and only batches of it are read.
     """
 
-    inputs: Tensor
+    inputs: Tensor | np.ndarray
     labels: Tensor  # int64 [N]
     dtype: torch.dtype
     mean: Tensor | None = None  # [C]
     std: Tensor | None = None  # [C]
 
-    def __len__(self) -> int:  # not the tuple's five fields
+    @property
+    def n(self) -> int:
         return self.labels.shape[0]
 
-    def batch(self, index) -> tuple[Tensor, Tensor]:
-        """Inputs [B, ...] and labels [B] of the examples `index`, int64 [B] (NumPy or torch)."""
-        index = torch.as_tensor(index, device=self.labels.device)
-        inputs = self.inputs[index]
-        if self.mean is not None:
+    @property
+    def device(self) -> torch.device:
+        return self.labels.device
+
+    def batch(self, index: Tensor | np.ndarray | range) -> tuple[Tensor, Tensor]:
+        """Inputs [B, ...] and labels [B] of the examples `index`, int64 [B]."""
+        index = torch.as_tensor(index, device=self.device)
+        if isinstance(self.inputs, np.ndarray):
+            inputs = torch.from_numpy(self.inputs[index.cpu().numpy()]).to(self.device)
+        else:
+            inputs = self.inputs[index]
+        if self.mean is not None and self.std is not None:
             inputs = ((inputs.to(self.dtype) / 255 - self.mean) / self.std).movedim(-1, 1)
             inputs = inputs.contiguous()
         return inputs.to(self.dtype), self.labels[index]
 
+    def followed_by(self, inputs: Tensor, labels: Tensor) -> "Examples":
+        """These, and behind them `inputs` [M, ...] of the same form, with `labels` int64 [M]."""
+        own = torch.from_numpy(np.array(self.inputs)) if isinstance(self.inputs, np.ndarray) else self.inputs
+        inputs, labels = inputs.to(self.device), labels.to(self.device)
+        return dataclasses.replace(
+            self, inputs=torch.cat([own.to(self.device), inputs]), labels=torch.cat([self.labels, labels])
+        )
 
-def examples(dataset, split: str, device: torch.device, dtype: torch.dtype) -> Examples:
-    """A split of an `engine.data.Dataset` on the device, its pixels still bytes. Memory maps, which torch
-    cannot keep from being written, are copied."""
+
+def examples(dataset: Dataset, split: str, device: torch.device, dtype: torch.dtype) -> Examples:
+    """A split ("train" or "test") on the device, its pixels still bytes.
+
+    On the CPU a read-only array, such as a memory map, is not copied: each batch reads its rows.
+    """
+    images = dataset.images(split)
     return Examples(
-        *(
-            torch.from_numpy(np.require(array, requirements="W")).to(device)
-            for array in (dataset.images(split), dataset.labels(split))
-        ),
+        images if device.type == "cpu" and not images.flags.writeable else _tensor(images, device),
+        _tensor(dataset.labels(split), device),
         dtype,
         torch.as_tensor(dataset.mean, dtype=dtype, device=device),
         torch.as_tensor(dataset.std, dtype=dtype, device=device),
     )
+
+
+def _tensor(array: np.ndarray, device: torch.device) -> Tensor:
+    """Copied where nothing may write to it: torch knows no read-only tensor."""
+    return torch.from_numpy(np.require(array, requirements="W")).to(device)
+
+
+@dataclass(frozen=True)
+class StepInputs:
+    """All that a step needs beside the state."""
+
+    t: int  # number of the step, from 0
+    index_B: Tensor  # int64 [B] which examples
+    batch: tuple[Tensor, Tensor]  # their inputs [B, ...] and labels int64 [B]
+    w_B: Tensor  # [B] their weights; [M, B] where M trainings are carried side by side
+    lr: float  # learning rate of the step
+    key: int  # seed of what is random in the step
+
+
+@dataclass(frozen=True)
+class Stream:
+    """The steps of one training: `at(t)` for t in range(`steps`), in any order, the same each time.
+
+    `weights` [N] of the examples, 1 each where None; [M, N] for M trainings side by side.
+    """
+
+    data: Examples
+    recipe: Recipe
+    weights: Tensor | None = None
+
+    @cached_property
+    def plan(self) -> BatchPlan:
+        return plan_for(self.recipe, self.data.n)
+
+    @cached_property
+    def _w(self) -> Tensor:
+        if self.weights is not None:
+            return self.weights
+        return torch.ones(self.data.n, dtype=self.data.dtype, device=self.data.device)
+
+    @property
+    def steps(self) -> int:
+        return len(self.plan)
+
+    @property
+    def batch_shape(self) -> tuple[int, ...]:
+        """Of a step's inputs, [B, ...]."""
+        return tuple(self.data.batch(range(self.plan.batch_size))[0].shape)
+
+    def weighted(self, weights: Tensor | None) -> "Stream":
+        """The same steps with other example weights."""
+        return dataclasses.replace(self, weights=weights)
+
+    def at(self, t: int) -> StepInputs:
+        index = torch.as_tensor(self.plan[t], device=self.data.device)
+        return StepInputs(
+            t,
+            index,
+            self.data.batch(index),
+            self._w[..., index],
+            learning_rate(self.recipe, t, self.steps),
+            step_key(self.recipe, t),
+        )

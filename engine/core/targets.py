@@ -46,7 +46,7 @@ def register(name: str, function: Callable[[Tensor, Tensor], Tensor]) -> None:
 @torch.no_grad()
 def logits(model: FunctionalModel, state: State, data: Examples) -> Tensor:
     """[N, C] in evaluation mode."""
-    indices = torch.arange(len(data)).split(CHUNK)
+    indices = torch.arange(data.n).split(CHUNK)
     return torch.cat([model(state.theta, state.buffers, data.batch(i)[0], training=False)[0] for i in indices])
 
 
@@ -72,4 +72,4 @@ def adjoints(model: FunctionalModel, state: State, data: Examples, targets: list
         ]
         rows.append([sum(piece) for piece in zip(*pieces, strict=True)])
     theta, buffers = (torch.stack(column) for column in zip(*rows, strict=True))
-    return Adjoint(theta, torch.zeros_like(theta), buffers)
+    return Adjoint(theta, tuple(torch.zeros_like(theta) for _ in state.opt), buffers)

@@ -10,7 +10,7 @@ import contextlib
 import statistics
 import tempfile
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import psutil
@@ -78,8 +78,9 @@ def estimate(config: RunConfig, root: Path, measure: bool = False) -> Estimate:
     """`measure` takes some seconds, and the device. Raises `ConfigError`, `DataError`; needs torch."""
     from engine import device as devices
     from engine.core.memory import bytes_per_target, chunk_that_fits
+    from engine.core.training import initial_state, optimizer_for
     from engine.models import registry as model_registry
-    from engine.trajectory.state_files import HEADER
+    from engine.trajectory.state_files import HEADER, bytes_of, file_tensors
     from engine.trajectory.writer import WAITING
 
     if measure:
@@ -89,8 +90,9 @@ def estimate(config: RunConfig, root: Path, measure: bool = False) -> Estimate:
     model = model_registry.functional(config, dataset)
     n, k = len(dataset.train_labels), len(config.targets)
     item = 8 if config.precision == "float64" else 4
-    state = item * (model.parameters + model.buffers)
-    full = state + item * model.parameters
+    optimizer = optimizer_for(model, config.recipe)
+    initial = initial_state(model, optimizer)
+    state, full = (bytes_of(file_tensors(initial, optimizer, full)) - HEADER for full in (False, True))
     steps = len(plan_for(config.recipe, n))
     segment = segment_length(steps, full + HEADER, config.segment, round(config.checkpoint_mb * 1e6))
     checkpoints = -(-steps // segment)
@@ -197,11 +199,10 @@ def _probe(config: RunConfig, model, dataset, device, chunk: int, root: Path, wo
     from engine import device as devices
     from engine.core import targets as phi
     from engine.core.check import check_model
-    from engine.core.schedule import learning_rate
     from engine.core.step import step, step_back
-    from engine.core.stream import examples
+    from engine.core.stream import Stream, examples
     from engine.core.training import initial_state, optimizer_for
-    from engine.trajectory.state_files import write_state
+    from engine.trajectory.state_files import file_tensors, write_state
 
     free = devices.memory_free(device)
     if working > free:
@@ -222,33 +223,30 @@ def _probe(config: RunConfig, model, dataset, device, chunk: int, root: Path, wo
     peak = devices.Peak(device, reset=True)
     model = model.to(device, dtype)
     train, test = (examples(dataset, split, device, dtype) for split in datasets_base.SPLITS)
-    optimizer, plan = optimizer_for(model, recipe), plan_for(recipe, len(train))
-    weights = torch.ones(recipe.batch_size, dtype=dtype, device=device)
+    optimizer, stream = optimizer_for(model, recipe), Stream(train, recipe)
     sets = [Target.parse(t).resolve(dataset.test_labels, len(dataset.classes)) for t in config.targets]
     with devices.exact_arithmetic(), _memory_errors(device):
-        other = timed(lambda: check_model(model, train, recipe))[0]
-        state, forward, back = initial_state(model), [], []
+        other = timed(lambda: check_model(model, stream))[0]
+        state, forward, back = initial_state(model, optimizer), [], []
 
         def forwards(t: int):
-            batch = train.batch(torch.as_tensor(plan[t], device=device))
-            return step(model, optimizer, state, batch, weights, learning_rate(recipe, t, len(plan)))[0]
+            return step(model, optimizer, state, stream.at(t))[0]
 
-        for i in range(min(4 * PROBED, len(plan) + 2)):
-            seconds, state = timed(lambda: forwards(i % len(plan)))
+        for i in range(min(4 * PROBED, stream.steps + 2)):
+            seconds, state = timed(lambda: forwards(i % stream.steps))
             forward.append(seconds)
-        other += timed(lambda: phi.logits(model, state, test))[0] * (1 + len(train) / len(test))
+        other += timed(lambda: phi.logits(model, state, test))[0] * (1 + train.n / test.n)
         seconds, adjoint = timed(lambda: phi.adjoints(model, state, test, sets, config.target_function))
         other += seconds
-        scores = adjoint.theta.new_zeros(len(sets), len(train))
+        scores = adjoint.theta.new_zeros(len(sets), train.n)
         for i in range(PROBED + 1):
-            index = torch.as_tensor(plan[i % len(plan)], device=device)
-            seconds, (adjoint, score) = timed(
-                lambda: step_back(model, optimizer, state, train.batch(index), weights, 0.0, adjoint, chunk)
-            )
-            scores[:, index] += score
+            # At a rate of 0 the adjoint stays what it is, over as many steps as are measured.
+            inputs = replace(stream.at(i % stream.steps), lr=0.0)
+            seconds, (adjoint, score) = timed(lambda: step_back(model, optimizer, state, inputs, adjoint, chunk))
+            scores[:, inputs.index_B] += score
             back.append(seconds)
         with tempfile.TemporaryDirectory(prefix=files.TEMPORARY, dir=root) as folder:
-            tensors = {"theta": state.theta, "buffers": state.buffers}
+            tensors = file_tensors(state, optimizer, full=False)
             write = statistics.median(
                 timed(lambda: write_state(Path(folder) / "probe", tensors, {}))[0] for _ in range(PROBED)
             )

@@ -39,10 +39,9 @@ from engine.core import targets as phi
 from engine.core.check import check_model
 from engine.core.memory import bytes_per_target, chunk_that_fits
 from engine.core.replay import replay
-from engine.core.schedule import plan_for
 from engine.core.state import Adjoint, State, Trajectory
-from engine.core.stream import Examples, examples
-from engine.core.training import advance, initial_state, train
+from engine.core.stream import Examples, Stream, examples
+from engine.core.training import advance, initial_state, optimizer_for, train
 from engine.datasets import registry as dataset_registry
 from engine.errors import CancelledError, ConfigError, DataError, IntegrityError, ReplayError, StorageError
 from engine.jobs import validation as validate
@@ -54,7 +53,7 @@ from engine.targets import Target, UploadedImage, target_function
 from engine.trajectory.digests import Digests
 from engine.trajectory.modes import Checkpoints, EveryState
 from engine.trajectory.segments import segment_length
-from engine.trajectory.state_files import bytes_of, read_state, read_with_header, write_state
+from engine.trajectory.state_files import bytes_of, named, read_state, read_with_header, state_of, write_state
 from engine.trajectory.stores import DiskStore, MemoryStore
 from engine.trajectory.writer import Writer
 
@@ -158,7 +157,6 @@ class _Work:
         self.peak = devices.Peak(self.device, reset=True)
         self.dtype = getattr(torch, self.config.precision)
         self.digest = self.config.training_digest(self.dataset.fingerprint)
-        self.steps = len(plan_for(self.config.recipe, len(self.dataset.train_labels)))
         self.room = space.DiskSpace(run.path, cancel, self.event)
         self.writer = Writer(self.room)
         self.looking = 0.0  # seconds spent on the meters
@@ -170,9 +168,15 @@ class _Work:
         self.model = model_registry.functional(self.config, self.dataset, self.device)
         self.examples = examples(self.dataset, "train", self.device, self.dtype)
         self.test = examples(self.dataset, "test", self.device, self.dtype)
-        self.initial = initial_state(self.model)
+        self.stream = Stream(self.examples, self.config.recipe)
+        self.steps = self.stream.steps
+        self.optimizer = optimizer_for(self.model, self.config.recipe)
+        self.initial = initial_state(self.model, self.optimizer)
         self.every = segment_length(
-            self.steps, bytes_of(self.initial, full=True), self.config.segment, round(self.config.checkpoint_mb * 1e6)
+            self.steps,
+            bytes_of(named(self.initial, self.optimizer)),
+            self.config.segment,
+            round(self.config.checkpoint_mb * 1e6),
         )
         self.trajectory: Trajectory | None = None
         self._resume_written: Future | None = None
@@ -205,7 +209,7 @@ class _Work:
 
     def _train(self) -> None:
         config = self.config
-        check_model(self.model, self.examples, config.recipe)
+        check_model(self.model, self.stream)
         self.update(
             status="training",
             training_digest=self.digest,
@@ -227,7 +231,7 @@ class _Work:
             buffers=self.model.buffers,
         )
         start, state, known = self._resume_training()
-        digests = Digests(self.every, self.steps, known)
+        digests = Digests(self.optimizer, self.every, self.steps, known)
         self.trajectory = self._trajectory(digests)
         self.event("phase", phase="train", steps=self.steps, done=start)
         meter = _Meter(self, "train", self.steps, start)
@@ -240,8 +244,7 @@ class _Work:
         began = time.monotonic()
         self.final = train(
             self.model,
-            self.examples,
-            config.recipe,
+            self.stream,
             trajectory=_WithResume(self, digests),
             on_progress=progress,
             before_step=self.stop_if_cancelled,
@@ -255,11 +258,11 @@ class _Work:
         }
         accuracy = float((logits["test"].argmax(1) == self.dataset.test_labels).mean())
         model = self.run.path / "model"
-        final = self.final._asdict()
+        final = named(self.final, self.optimizer)
         self.add_files(
             {
                 "model/state.safetensors": self.room.write(
-                    bytes_of(self.final, full=True),
+                    bytes_of(final),
                     lambda: write_state(model / "state.safetensors", final, {"training": self.digest}),
                 ),
                 **{
@@ -302,14 +305,14 @@ class _Work:
         )
 
     def _replay(self) -> str:
-        job, recipe = self.job, self.config.recipe
+        job = self.job
         self.update(status="replaying")
         labels, classes = self.dataset.test_labels, len(self.dataset.classes)
         targets = [Target.parse(text) for text in job.targets]
         own = [t for t in targets if isinstance(t, UploadedImage)]
         test = self._with_uploads(own)
         sets = [
-            np.array([len(self.test) + own.index(t)]) if isinstance(t, UploadedImage) else t.resolve(labels, classes)
+            np.array([self.test.n + own.index(t)]) if isinstance(t, UploadedImage) else t.resolve(labels, classes)
             for t in targets
         ]
         values = phi.values(self.model, self.final, test, sets, job.function).tolist()
@@ -318,11 +321,10 @@ class _Work:
             done, chunk, norms, adjoint, scores = resumed
         else:
             done, adjoint = 0, phi.adjoints(self.model, self.final, test, sets, job.function)
-            scores = adjoint.theta.new_zeros(len(sets), len(self.examples))
+            scores = adjoint.theta.new_zeros(len(sets), self.examples.n)
             norms = {self.steps: _norms(adjoint)}  # by the step that the adjoint stands before
-            batch_shape = self.examples.batch(range(recipe.batch_size))[0].shape
             chunk = self.config.targets_per_pass or chunk_that_fits(
-                bytes_per_target(self.model, batch_shape), len(sets), self.device
+                bytes_per_target(self.model, self.stream.batch_shape), len(sets), self.device
             )
         self.event("phase", phase="replay", steps=self.steps, done=done)
         meter, keeper = _Meter(self, "replay", self.steps, done), _ReplayKeeper(self, chunk, norms)
@@ -338,8 +340,7 @@ class _Work:
         began = time.monotonic()
         scores = replay(
             self.model,
-            self.examples,
-            recipe,
+            self.stream,
             self.trajectory,
             adjoint,
             targets_per_pass=chunk,
@@ -352,7 +353,7 @@ class _Work:
             "replay_seconds", time.monotonic() - began, resume_seconds=keeper.seconds, meter_seconds=self.looking
         )
         self.update(targets_per_pass=chunk, steps_recomputed=self.trajectory.rebuilt)
-        logits = phi.logits(self.model, self.final, test)[len(self.test) :].tolist() if own else []
+        logits = phi.logits(self.model, self.final, test)[self.test.n :].tolist() if own else []
         return self._write_scores(
             sets, scores.float().cpu().numpy(), values, norms, dict(zip(map(str, own), logits, strict=True))
         )
@@ -366,12 +367,7 @@ class _Work:
             raise DataError(
                 f"An uploaded image of run {self.run.id} is not of its data set's size.", "Upload it again."
             )
-        inputs, labels, *rest = self.test
-        return Examples(
-            torch.cat([inputs, torch.from_numpy(images).to(self.device)]),
-            torch.cat([labels, torch.tensor([t.label for t in targets], device=self.device)]),
-            *rest,
-        )
+        return self.test.followed_by(torch.from_numpy(images), torch.tensor([t.label for t in targets]))
 
     def _write_scores(self, sets, scores, values, norms, own_logits) -> str:
         run, function = self.run, self.job.function
@@ -450,14 +446,14 @@ class _Work:
             )
         remedy = "Start the run again."
         state = read_state(run.path / "model" / "state.safetensors", {"training": self.digest}, remedy)
-        self.final = State(**{k: t.to(self.device) for k, t in state.items()})
+        self.final = state_of({k: t.to(self.device) for k, t in state.items()}, self.optimizer)
         recorded = files.read_json(
             run.path / "model" / "digests.json", remedy, manifest["files"].get("model/digests.json")
         )
         known = {int(t): sha for t, sha in recorded["sha256"].items()}
         self.every = recorded["every"]
         if self.job.kind not in validate.JOBS:  # they train again, and need no states
-            self.trajectory = self._trajectory(Digests(self.every, self.steps, known))
+            self.trajectory = self._trajectory(Digests(self.optimizer, self.every, self.steps, known))
 
     def _trajectory(self, digests: Digests) -> Trajectory:
         rest = self.initial, self._forward, digests, lambda text: self.event("note", text=text)
@@ -465,7 +461,7 @@ class _Work:
             return Checkpoints(self._disk(full=True), *rest)
         if self.job.mode == "disk":
             return EveryState(self._disk(), *rest)
-        store = MemoryStore()
+        store = MemoryStore(self.optimizer)
         if self.run.manifest.get("trained") and self.run.kept == "disk":
             on_disk = EveryState(self._disk(), *rest)
             for t in reversed(range(self.steps)):
@@ -475,7 +471,7 @@ class _Work:
         return EveryState(store, *rest)
 
     def _disk(self, full: bool = False) -> DiskStore:
-        return DiskStore(self.run.path / "trajectory", self.digest, self.device, self.writer, full)
+        return DiskStore(self.run.path / "trajectory", self.digest, self.device, self.writer, self.optimizer, full)
 
     def _forward(self, state: State, start: int, stop: int, put) -> State:
         """Steps run again; those of one segment are part of the replay, more are told of."""
@@ -486,9 +482,7 @@ class _Work:
             progress = lambda done, losses, rates: meter.report(done - start)  # noqa: E731
         return advance(
             self.model,
-            self.examples,
-            self.config.recipe,
-            None,
+            self.stream,
             state,
             start,
             stop,
@@ -505,7 +499,7 @@ class _Work:
         self.event("note", text=f"Resumes the training before step {int(header['step']) + 1} of {self.steps}.")
         return (
             int(header["step"]),
-            State(**tensors),
+            state_of(tensors, self.optimizer),
             {int(t): sha for t, sha in json.loads(header["digests"]).items()},
         )
 
@@ -517,7 +511,7 @@ class _Work:
         scores = tensors.pop("scores")
         norms = {int(t): n for t, n in json.loads(header["norms"]).items()}
         self.event("note", text=f"Resumes the replay after {header['step']} of {self.steps} steps.")
-        return int(header["step"]), int(header["chunk"]), norms, Adjoint(**tensors), scores
+        return int(header["step"]), int(header["chunk"]), norms, Adjoint(*state_of(tensors, self.optimizer)), scores
 
     def _read_resume(self, name: str, **header: str):
         path = self.run.path / "trajectory" / name
@@ -610,7 +604,9 @@ class _WithResume:
         work = self.work
         work.trajectory.put(t, state)
         if t and t % work.keep_every == 0 and work.job.mode != "memory":
-            work.write_resume(RESUME_TRAINING, state._asdict(), step=str(t), digests=json.dumps(self.digests.known))
+            work.write_resume(
+                RESUME_TRAINING, named(state, work.optimizer), step=str(t), digests=json.dumps(self.digests.known)
+            )
 
     def finish(self, final: State) -> None:
         self.work.trajectory.finish(final)
@@ -630,7 +626,7 @@ class _ReplayKeeper:
         self.kept = now
         self.work.write_resume(
             RESUME_REPLAY,
-            {**adjoint._asdict(), "scores": scores.clone()},
+            {**named(adjoint, self.work.optimizer), "scores": scores.clone()},
             self._took,
             job=_job_digest(self.work.job),
             step=str(done),

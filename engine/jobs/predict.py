@@ -5,26 +5,26 @@ import torch
 
 from engine import device
 from engine.core import targets as phi
-from engine.core.state import State
 from engine.core.stream import Examples
+from engine.core.training import optimizer_for
 from engine.datasets import registry as dataset_registry
 from engine.models import registry as model_registry
 from engine.runs.run import Run
-from engine.trajectory.state_files import read_state
+from engine.trajectory.state_files import read_state, state_of
 
 
 def logits(run: Run, images: np.ndarray) -> np.ndarray:
     """float32 [N, classes] of uint8 images [N, H, W, C], in evaluation mode, on the CPU."""
     config, manifest = run.config, run.manifest
     dataset, dtype = dataset_registry.load(config.dataset), getattr(torch, config.precision)
-    state = State(
-        **read_state(
-            run.path / "model" / "state.safetensors",
-            {"training": manifest.get("training_digest", "")},
-            "Delete the run and start it again.",
-        )
+    model = model_registry.functional(config, dataset)
+    tensors = read_state(
+        run.path / "model" / "state.safetensors",
+        {"training": manifest.get("training_digest", "")},
+        "Delete the run and start it again.",
     )
+    state = state_of(tensors, optimizer_for(model, config.recipe))
     mean, std = (torch.as_tensor(a, dtype=dtype) for a in (dataset.mean, dataset.std))
     given = Examples(torch.from_numpy(images), torch.zeros(len(images), dtype=torch.int64), dtype, mean, std)
     with device.exact_arithmetic():
-        return phi.logits(model_registry.functional(config, dataset), state, given).float().numpy()
+        return phi.logits(model, state, given).float().numpy()

@@ -19,7 +19,7 @@ from engine.core import retraining
 from engine.core import targets as phi
 from engine.core.schedule import plan_for
 from engine.core.state import State
-from engine.core.stream import Examples
+from engine.core.stream import Stream
 from engine.errors import ConfigError, DivergedError, IntegrityError
 from engine.targets import Target, UploadedImage, target_function
 from engine.trajectory.state_files import read_state, write_state
@@ -41,7 +41,7 @@ def validate(work) -> list[str]:
             "note",
             text=f"Retraining is judged on test images alone, so these targets are not validated: {', '.join(own)}.",
         )
-    width = retraining.side_by_side(work.model, work.examples, work.config.recipe)
+    width = retraining.side_by_side(work.model, work.stream)
     repeats = 1 if width == 1 and work.device.type == "cpu" else REPEATS
     rows = {f"all-{width}-{r}": np.empty(0, np.int64) for r in range(repeats)}
     keys = {drop: [f"{drop:g}-{seed}-{m}" for m in range(subsets)] for drop in drops}
@@ -103,11 +103,11 @@ def what_if(work) -> str:
     for index, label in relabelled.items():
         labels[index] = label
     lds.check_left_out(left_out, labels, plan_for(work.config.recipe, len(labels)), "This choice")
-    inputs, _, *rest = work.examples
-    examples = Examples(inputs, torch.from_numpy(labels).to(work.device), *rest)
+    relabelled_data = replace(work.examples, labels=torch.from_numpy(labels).to(work.device))
+    stream = replace(work.stream, data=relabelled_data)
     predicted = what_ifs.predict(run, dataset, left_out)
     key = "what-if-" + files.json_digest([left_out.tolist(), sorted(relabelled.items())])[:16]
-    logits = _retrained(work, {key: left_out}, 1, examples)[key]
+    logits = _retrained(work, {key: left_out}, 1, stream)[key]
     rows = []
     for target in predicted:
         asked = Target.parse(target.name)
@@ -145,13 +145,12 @@ def smoothness(work) -> str:
     directions, seed = work.job.options["directions"], work.job.options["seed"]
     if not 1 <= directions <= 64:
         raise ConfigError(f"Smoothness takes from 1 to 64 directions, not {directions}.", "Choose 2.")
-    examples, recipe = work.examples, work.config.recipe
     meter = work.meter("retrain", 2 * directions * work.steps)
     found, first = [], work.final  # of the very training that w = 1 would repeat
 
     def trained(weights: torch.Tensor) -> State:
         nonlocal done
-        (state,) = retraining.retrain(work.model, examples, recipe, weights[None].to(work.device, work.dtype), before)
+        (state,) = retraining.retrain(work.model, work.stream, weights[None].to(work.device, work.dtype), before)
         done += work.steps
         return state
 
@@ -161,7 +160,7 @@ def smoothness(work) -> str:
 
     done = 0
     for i in range(directions):
-        v = retraining.NUDGE * retraining.direction(len(examples), seed + i)
+        v = retraining.NUDGE * retraining.direction(work.examples.n, seed + i)
         second, third = trained(1 + v), trained(1 + 2 * v)
         found.append(retraining.metasmoothness(first, second, third))
     _write(
@@ -199,9 +198,7 @@ def _scored(run) -> dict[str, list]:
     return found
 
 
-def _retrained(
-    work, rows: dict[str, np.ndarray], width: int, examples: Examples | None = None
-) -> dict[str, np.ndarray]:
+def _retrained(work, rows: dict[str, np.ndarray], width: int, stream: Stream | None = None) -> dict[str, np.ndarray]:
     """Test logits [N_test, C] by key; what is kept from before is read, the rest trained."""
     folder = work.run.path / "validation" / "retrained"
     folder.mkdir(exist_ok=True)
@@ -216,7 +213,7 @@ def _retrained(
         work.event("note", text=f"{len(kept)} of {len(rows)} retrainings were done before.")
     groups = [missing[i : i + width] for i in range(0, len(missing), width)]
     meter = work.meter("retrain", len(groups) * work.steps)
-    n = len(work.examples)
+    n = work.examples.n
     for g, group in enumerate(groups):
 
         def before(t: int) -> None:
@@ -227,9 +224,7 @@ def _retrained(
         for row, key in zip(weights, group, strict=True):
             row[torch.from_numpy(rows[key])] = 0
         try:
-            states = retraining.retrain(
-                work.model, examples or work.examples, work.config.recipe, weights.to(work.device), before
-            )
+            states = retraining.retrain(work.model, stream or work.stream, weights.to(work.device), before)
         except DivergedError as error:
             raise DivergedError(
                 f"Retraining {group[0]}" + (f" to {group[-1]}" if len(group) > 1 else "") + f" failed. {error.what}",

@@ -21,7 +21,7 @@ from collections.abc import Callable
 from engine.core.state import Forward, Put, State
 from engine.errors import IntegrityError
 from engine.trajectory.digests import Digests
-from engine.trajectory.state_files import without_momentum
+from engine.trajectory.state_files import for_replay
 from engine.trajectory.stores import Store
 
 
@@ -130,7 +130,7 @@ class Checkpoints(_Rebuilding):
             if t in lacking:
                 self.store.put(t, state)
             if t >= start:
-                self._segment[t] = without_momentum(state)
+                self._segment[t] = for_replay(state, self.digests.optimizer)
 
         self._again(state, sound, self.digests.after(start), put)
 

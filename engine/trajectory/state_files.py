@@ -9,20 +9,40 @@ import safetensors.torch
 import torch
 
 from engine import files
-from engine.core.state import State
+from engine.core.optim.base import Optimizer
+from engine.core.state import Adjoint, State
 from engine.errors import IntegrityError
 
 HEADER = 512  # bytes of a file beside its tensors: names, shapes, digests
 
 
-def without_momentum(state: State) -> State:
-    return State(state.theta, state.theta.new_empty(0), state.buffers)
+def for_replay(state: State, optimizer: Optimizer) -> State:
+    """The state with only those slots that a step backwards reads; the others empty."""
+    slots = enumerate(state.opt)
+    opt = tuple(part if i in optimizer.replay_needs else part.new_empty(0) for i, part in slots)
+    return State(state.theta, opt, state.buffers)
 
 
-def bytes_of(state: State, full: bool) -> int:
+def named(state: State | Adjoint, optimizer: Optimizer) -> dict[str, torch.Tensor]:
+    """What files and digests call the parts: theta, the optimizer's slots, buffers."""
+    return {"theta": state.theta, **dict(zip(optimizer.slots, state.opt, strict=True)), "buffers": state.buffers}
+
+
+def file_tensors(state: State, optimizer: Optimizer, full: bool) -> dict[str, torch.Tensor]:
+    """The named tensors of a state's file: all, or what a step backwards reads."""
+    needs = {"theta", "buffers", *(optimizer.slots[i] for i in optimizer.replay_needs)}
+    return {name: part for name, part in named(state, optimizer).items() if full or name in needs}
+
+
+def state_of(tensors: dict[str, torch.Tensor], optimizer: Optimizer) -> State:
+    """The inverse of `named` and `file_tensors`; slots that are not there are empty."""
+    theta = tensors["theta"]
+    return State(theta, tuple(tensors.get(slot, theta.new_empty(0)) for slot in optimizer.slots), tensors["buffers"])
+
+
+def bytes_of(tensors: dict[str, torch.Tensor]) -> int:
     """On disk, header included."""
-    parts = state if full else (state.theta, state.buffers)
-    return sum(part.numel() * part.element_size() for part in parts) + HEADER
+    return sum(part.numel() * part.element_size() for part in tensors.values()) + HEADER
 
 
 def write_state(path: Path, tensors: dict[str, torch.Tensor], header: dict[str, str]) -> str:

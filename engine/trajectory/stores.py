@@ -1,7 +1,8 @@
 """Where states are put: in memory, or on disk as one safetensors file each.
 
-A step that is only replayed needs its parameters and buffers (SGD goes backwards without its
-momentum); a step that training can go on from needs all of the state. `full` says which.
+A step that is only replayed needs its parameters and buffers, and the optimizer's slots that its
+pullback reads (SGD's reads none); a step that training can go on from needs all of the state. `full`
+says which.
 
 A file's header names the step, the digest of the training that made it and the SHA-256 of all
 this and its tensors, so a file that is missing, cut, changed, swapped or of another run is found out when it
@@ -16,10 +17,11 @@ from typing import Protocol
 
 import torch
 
+from engine.core.optim.base import Optimizer
 from engine.core.state import State
 from engine.errors import IntegrityError
 from engine.trajectory.background import Background
-from engine.trajectory.state_files import bytes_of, read_state, without_momentum, write_state
+from engine.trajectory.state_files import bytes_of, file_tensors, for_replay, read_state, state_of, write_state
 from engine.trajectory.writer import Writer
 
 BLOCK = 64 << 20  # bytes of states side by side in memory: glibc maps such a block by itself
@@ -43,13 +45,13 @@ class MemoryStore:
     the allocator from using their space again: 14 MB of states made a process 110 MB larger.
     """
 
-    def __init__(self, full: bool = False):
-        self.full = full
+    def __init__(self, optimizer: Optimizer, full: bool = False):
+        self.optimizer, self.full = optimizer, full
         self._places: dict[int, tuple[torch.Tensor, list[int]]] = {}
         self._block, self._used = None, 0
 
     def put(self, t: int, state: State) -> None:
-        parts = [part for part in (state if self.full else without_momentum(state))]
+        parts = (state if self.full else for_replay(state, self.optimizer)).parts
         sizes = [part.numel() for part in parts]
         if self._block is None or self._used == len(self._block):
             each = sum(sizes) * parts[0].element_size()
@@ -63,7 +65,8 @@ class MemoryStore:
         if t not in self._places:
             raise IntegrityError(f"Step {t} is not in memory.", "Train again up to this step.")
         row, sizes = self._places[t]
-        return State(*(part.clone() for part in row.split(sizes)))  # aligned, as kernels like it
+        theta, *opt, buffers = (part.clone() for part in row.split(sizes))  # aligned, as kernels like it
+        return State(theta, tuple(opt), buffers)
 
     def flush(self) -> None:
         pass
@@ -76,8 +79,17 @@ class MemoryStore:
 class DiskStore:
     """`digest` names the training; states come back on `device`."""
 
-    def __init__(self, folder: Path, digest: str, device: torch.device, writer: Writer, full: bool = False):
-        self.folder, self.digest, self.device, self.writer, self.full = Path(folder), digest, device, writer, full
+    def __init__(
+        self,
+        folder: Path,
+        digest: str,
+        device: torch.device,
+        writer: Writer,
+        optimizer: Optimizer,
+        full: bool = False,
+    ):
+        self.folder, self.digest, self.device, self.writer = Path(folder), digest, device, writer
+        self.optimizer, self.full = optimizer, full
         self._pool = Background("replay-reader")
         self._coming: dict[int, Future] = {}
 
@@ -85,8 +97,8 @@ class DiskStore:
         return self.folder / f"{'full' if self.full else 'step'}-{t:07d}.safetensors"
 
     def put(self, t: int, state: State) -> None:
-        tensors = state._asdict() if self.full else {"theta": state.theta, "buffers": state.buffers}
-        self.writer.write(bytes_of(state, self.full), lambda: write_state(self.path(t), tensors, self._header(t)))
+        tensors = file_tensors(state, self.optimizer, self.full)
+        self.writer.write(bytes_of(tensors), lambda: write_state(self.path(t), tensors, self._header(t)))
 
     def get(self, t: int) -> State:
         """Also begins to read the steps before t, which a replay asks for next."""
@@ -99,8 +111,7 @@ class DiskStore:
         except BaseException:
             self._coming = {}  # what is made again must be read again
             raise
-        state = {k: tensor.to(self.device) for k, tensor in tensors.items()}
-        return State(state["theta"], state.get("momentum", state["theta"].new_empty(0)), state["buffers"])
+        return state_of({k: tensor.to(self.device) for k, tensor in tensors.items()}, self.optimizer)
 
     def flush(self) -> None:
         self.writer.flush()

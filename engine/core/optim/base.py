@@ -1,12 +1,60 @@
-"""What an optimizer is."""
+"""What an optimizer is: pure functions of the parameters and of what it remembers.
 
-from collections.abc import Callable
-from typing import NamedTuple
+To add one, write a file beside this one with a class that fulfils `Optimizer`, and name it in
+`engine.core.optim.registry`. The shared tests (tests/test_optimizers.py) then compare its update
+with `torch.optim`, and its pullback with finite differences.
+"""
+
+from typing import Protocol
+
+from torch import Tensor
+
+from engine.core.state import Opt
+from engine.core.stream import StepInputs
 
 
-class Optimizer(NamedTuple):
-    """`update(theta [P], momentum [P], grad [P], lr)` gives (theta', momentum').
-    `pullback(adj_theta [K, P], adj_momentum [K, P], lr)` gives (adj_theta, adj_momentum, adj_grad)."""
+class Optimizer(Protocol):
+    """(θ, o)' = update(θ, o, g), and the same backwards.
 
-    update: Callable
-    pullback: Callable
+    `slots` names the parts of `opt` in order, in files and digests too: ("momentum",) for SGD.
+
+    `replay_needs` are the positions in `opt` that `pullback` reads. A trajectory that is only
+    replayed keeps these and no others: () for SGD, (0, 1) for Adam.
+
+    `needs_grad`: whether `pullback` reads the gradient g. Where it does, a step backwards takes one
+    gradient more; where it does not, `pullback` gets None.
+    """
+
+    slots: tuple[str, ...]
+    replay_needs: tuple[int, ...]
+    needs_grad: bool
+
+    def init(self, theta: Tensor) -> Opt:
+        """The slots before the first step.
+
+        `theta` [P]: the initial parameters. Returns one tensor [P] a slot.
+        """
+        ...
+
+    def update(self, theta: Tensor, opt: Opt, grad: Tensor, inputs: StepInputs) -> tuple[Tensor, Opt]:
+        """One step.
+
+        `theta` [P] and `opt` ([P] each): before the step. `grad` [P]: the loss's gradient at `theta`.
+        `inputs`: the learning rate `lr` and the number `t` (from 0) of the step; the batch is not for
+        the optimizer. Returns theta' [P] and opt', as new tensors: `vmap` runs through here.
+        """
+        ...
+
+    def pullback(
+        self, theta: Tensor, opt: Opt, grad: Tensor | None, inputs: StepInputs, adj_theta: Tensor, adj_opt: Opt
+    ) -> tuple[Tensor, Opt, Tensor]:
+        """The transpose of `update`'s derivative at (theta, opt, grad).
+
+        `theta` [P], `opt`: before the step; slots that are not in `replay_needs` are empty. `grad` [P]:
+        the gradient at `theta`, None unless `needs_grad`. `inputs`: those of `update`. `adj_theta` [K, P]
+        and `adj_opt` ([K, P] each): dφ/d(θ', o') of K targets.
+
+        Returns dφ/dθ [K, P] without the part that goes through g, dφ/do ([K, P] each), and
+        dφ/dg [K, P].
+        """
+        ...
