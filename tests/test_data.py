@@ -101,13 +101,17 @@ def test_where_nothing_may_be_written_the_arrays_stay_in_memory_and_the_log_says
     assert "the images of tiny are kept in memory" in caplog.text and not folder.exists()
 
 
-def test_training_takes_a_copy_of_a_map_which_nothing_can_write(folder):
-    found = prepared.prepared("tiny", "a digest", Reader())
-    whole = dataclasses.replace(dataset_registry.load("fashion-mnist-sample"), **found)
-    inputs = examples(whole, "train", torch.device("cpu"), torch.float32).inputs
-    inputs[0] = 77
-    assert torch.equal(inputs[1:], torch.from_numpy(Reader().arrays["train_images"][1:]))
-    assert np.array_equal(found["train_images"], Reader().arrays["train_images"])
+def test_training_reads_batches_of_a_map_and_cannot_write_to_it(folder):
+    maps = prepared.prepared("tiny", "a digest", Reader())
+    whole = dataclasses.replace(dataset_registry.load("fashion-mnist-sample"), **maps)
+    on_map = examples(whole, "train", torch.device("cpu"), torch.float32)
+    assert np.shares_memory(on_map.inputs, maps["train_images"])  # not a copy
+    in_memory = dataclasses.replace(on_map, inputs=torch.from_numpy(np.array(maps["train_images"])))
+    inputs, labels = on_map.batch(torch.tensor([1, 0]))
+    assert torch.equal(inputs, in_memory.batch(torch.tensor([1, 0]))[0]) and inputs.is_contiguous()
+    raw = dataclasses.replace(on_map, dtype=torch.uint8, mean=None, std=None)
+    raw.batch(torch.tensor([0]))[0].fill_(77)
+    assert np.array_equal(maps["train_images"], Reader().arrays["train_images"])
 
 
 def test_the_full_fashion_mnist_is_mapped_and_then_needs_no_torchvision(tmp_path, monkeypatch, request):
