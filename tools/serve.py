@@ -16,29 +16,37 @@ ROOT = Path(__file__).parents[1]
 
 
 @contextmanager
-def server(outputs: Path, page: Page):
-    """Yields the URL and the process. The page's tabs leave before the server goes."""
+def serving(outputs: Path, *options: str, **environment: str):
+    """The app by itself, with options of `streamlit run` and settings of its own; yields the URL and the process."""
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = free.getsockname()[1]
     process = subprocess.Popen(
-        [sys.executable, "-m", "streamlit", "run", "app.py", "--server.port", str(port)],
+        [sys.executable, "-m", "streamlit", "run", "app.py", "--server.port", str(port), *options],
         cwd=ROOT,
-        env={**os.environ, "REPLAY_OUTPUTS_DIR": str(outputs)},
+        env={**os.environ, "REPLAY_OUTPUTS_DIR": str(outputs), **environment},
         stdout=subprocess.DEVNULL,
     )
-    url = f"http://localhost:{port}"
+    base = options[options.index("--server.baseUrlPath") + 1] if "--server.baseUrlPath" in options else ""
+    url = f"http://localhost:{port}/{base}".rstrip("/")
     try:
         deadline = time.monotonic() + 60
         while not _answers(f"{url}/_stcore/health"):
             assert time.monotonic() < deadline and process.poll() is None, "the server did not start"
             time.sleep(0.1)
         yield url, process
-        for tab in page.context.pages:
-            tab.goto("about:blank")
     finally:
         process.kill()
         process.wait()
+
+
+@contextmanager
+def server(outputs: Path, page: Page, *options: str):
+    """`serving`, whose URL this browser looks at: its tabs leave before the server goes."""
+    with serving(outputs, *options) as (url, process):
+        yield url, process
+        for tab in page.context.pages:
+            tab.goto("about:blank")
 
 
 def _answers(url: str) -> bool:

@@ -5,8 +5,11 @@ server («DNS rebinding»): the browser sees one origin. Only the `Host` header 
 addresses that it listens on, and those that its owner adds in `REPLAY_ALLOWED_HOSTS`, such as the name that a proxy
 serves it under. They are separated by commas; `*.lab.example` stands for every name below lab.example, `*` for any.
 
-A connection (`/_stcore/stream`) that a browser opens says its `Origin`, too: it must be a page of one of these names
-at the port that the Host names, or one of Streamlit's `server.corsAllowedOrigins`.
+A connection (`/_stcore/stream`) that a browser opens says its `Origin`, too: it must be a page of the very host and
+port that it connects to, or one of Streamlit's `server.corsAllowedOrigins`.
+
+Over that connection a browser may ask to clear all caches, those of other visitors' pages with them; this is for who
+develops an app, and is not passed on.
 """
 
 import ipaddress
@@ -17,8 +20,10 @@ from urllib.parse import urlsplit
 
 import psutil
 import streamlit as st
+from google.protobuf.message import DecodeError
 from starlette.responses import PlainTextResponse
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from streamlit.proto.BackMsg_pb2 import BackMsg
 
 HOST = re.compile(r"(\[[0-9a-f:.]+\]|[a-z0-9_.-]+)(:[0-9]{1,5})?", re.IGNORECASE)
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
@@ -92,4 +97,23 @@ class OnlyOurHosts:
             return await PlainTextResponse(REFUSED, status_code=400)(scope, receive, send)
         if scope["type"] == "websocket" and not (good and all(self.opens(origin, hosts[0]) for origin in origins)):
             return await send({"type": "websocket.close", "code": 1008})
-        await self.app(scope, receive, send)
+        await self.app(scope, receive if scope["type"] == "http" else without_cache_clearing(receive), send)
+
+
+def without_cache_clearing(receive: Receive) -> Receive:
+    """The messages of a connection but for those that clear all caches."""
+
+    async def receive_others() -> Message:
+        while True:
+            message = await receive()
+            if not _clears_caches(message.get("bytes") or b""):
+                return message
+
+    return receive_others
+
+
+def _clears_caches(content: bytes) -> bool:
+    try:
+        return BackMsg.FromString(content).WhichOneof("type") == "clear_cache"
+    except DecodeError:
+        return False  # Streamlit closes the connection
