@@ -132,9 +132,7 @@ def draw(a, candidates: list) -> None:
         )
         link.keep(run=a.id, other=b.id)
         return
-    names = {
-        key: both.target.title(dataset) for key, both in shared.items()
-    }
+    names = {key: line(both.target.title(dataset)) for key, both in shared.items()}
     agree(list(shared.values()), list(names.values()))
     keys, chooser = list(shared), f"of-{a.id}-{b.id}"
     link.follow(chooser, link.one_of("target", keys, keys[0]))

@@ -26,7 +26,7 @@ def from_the_first() -> None:
 def browse(run, dataset) -> None:
     labels, key = [EVERY, *dataset.classes], f"label-{run.id}"
     link.follow(key, link.one_of("label", labels, EVERY))
-    label = st.selectbox("Given label", labels, key=key, width=220, on_change=from_the_first)
+    label = st.selectbox("Given label", labels, key=key, width=220, on_change=from_the_first, format_func=line)
     indices = paging.of_class(dataset.train_labels, None if label == EVERY else dataset.classes.index(label))
     pages = paging.pages(len(indices), A_PAGE)
     page = link.whole("page", 1, pages, 1)
@@ -155,8 +155,8 @@ def matrix(run, dataset) -> None:
     with st.expander("As a table"):
         st.dataframe(formats.matrix_table(titles, classes, sums, unit), hide_index=True)
     left, right = st.columns(2)
-    group = left.selectbox("Targets", titles, key=group_key)
-    label = right.selectbox("Label of the training images", classes, key=label_key)
+    group = left.selectbox("Targets", titles, key=group_key, format_func=line)
+    label = right.selectbox("Label of the training images", classes, key=label_key, format_func=line)
     link.keep(run=run.id, view="matrix", function=function, group=group, label=label)
     scores_N = class_matrices.group_scores(run, groups[group])
     ranking = rank(scores_N, function, OF_A_CELL, dataset.train_labels == classes.index(label))
