@@ -95,6 +95,7 @@ def test_what_is_not_to_be_seen_is_shown_as_such_and_what_is_endless_ends():
 RAW = {  # fields of Streamlit's messages that are drawn as they are, or not drawn at all
     "code_text",
     "options",
+    "raw_value",
     "placeholder",
     "alt",
     "default",
