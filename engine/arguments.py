@@ -165,8 +165,8 @@ def _add_configured(commands, common: argparse.ArgumentParser) -> None:
 def _settings() -> str:
     lines = ["settings for --set:"]
     lines += [f"  {name:24}{r.low:g} to {r.high:g}. {r.what}" for name, r in config.RANGES.items()]
-    lines += [f"  {name:24}{', '.join(choices)}" for name, choices in config.CHOICES.items()]
-    lines += [f"  {name:24}true, false" for name in config.FLAGS]
+    lines += [f"  {name:24}{', '.join(choice.names)}. {choice.what}" for name, choice in config.CHOICES.items()]
+    lines += [f"  {name:24}true, false. {what}" for name, what in config.FLAGS.items()]
     return "\n".join(lines)
 
 

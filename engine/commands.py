@@ -312,7 +312,7 @@ def _configured(call: argparse.Namespace) -> configs.RunConfig:
             changes[name] = value
     config = configs.preset(call.preset).replace(**changes)
     dataset = datasets.load(config.dataset)
-    return configs.check(config, len(dataset.train_labels), len(dataset.test_labels), len(dataset.classes))
+    return configs.check(config, *dataset.sizes)
 
 
 def _setting(text: str) -> tuple[str, object]:

@@ -1,22 +1,38 @@
-"""What a run is: a recipe for training, a model, a data set, targets and a replay mode.
+"""What a run is: what decides a training, and what is asked of it.
 
-A configuration is a value. It is validated whole, before anything is started, against
-`RANGES`, which the forms and the command line read too. Two digests are taken of it: the
-training digest covers what decides the trajectory, and nothing else, so that a run can be
-replayed in another mode or for other targets without training again.
+A configuration is a value. It is validated whole, before anything is started, against `RANGES`, `CHOICES` and
+`FLAGS`, which the forms and the command line read too. The training digest covers what decides the trajectory
+(`TRAINING`), and nothing else, so that a run can be replayed in another mode or for other targets without training
+again.
+
+A configuration grows by fields with defaults: a file that lacks one is read as before the field existed. A field of
+`TRAINING` or of the recipe that comes is declared by `added`, with the neutral value that it had before it existed;
+the digest leaves it out where it has that value, so that digests of older runs stay valid bit for bit. Where the
+meaning of a field changes instead, `SCHEMA` goes up and `MIGRATIONS` gets a function.
+
+Names of data sets, models and optimizers come from registries. `MODELS` and `OPTIMIZERS` stand here, below what they
+name, because a name must be judged where torch is not loaded; they hold import paths (`engine.registry`).
 """
 
 import dataclasses
 import hashlib
 import json
 import math
+import re
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from typing import Any
 
+import numpy as np
+
+import engine
+from engine.datasets.registry import DATASETS
 from engine.errors import ConfigError
+from engine.registry import Registry
 from engine.targets import FUNCTIONS, Target, UploadedImage
-from engine.targets.names import problem_of
+from engine.targets.names import canonical, problem_of
 
-SCHEMA = 2
+SCHEMA = 3
 
 TRAINING_SCHEMA = 2  # of what `training_digest` covers, and of how a step computes
 
@@ -28,20 +44,44 @@ PRECISIONS = ("float32", "float64")
 
 DEVICES = ("auto", "cpu", "cuda")
 
-MODELS = ("small-cnn", "resnet9")
+# Functions of (channels, side of the square images, classes, width) that return an `nn.Module`.
+MODELS: Registry[Callable] = Registry(
+    "model",
+    "model",
+    {"small-cnn": "engine.models.small_cnn:small_cnn", "resnet9": "engine.models.resnet9:resnet9"},
+)
 
-DATASETS = ("fashion-mnist-sample", "fashion-mnist-sample-noisy", "fashion-mnist")
+# Functions of (recipe, tensor [P] that is 1 where weight decay applies) that return an `Optimizer`.
+OPTIMIZERS: Registry[Callable] = Registry("optimizer", "recipe.optimizer", {"sgd": "engine.core.optim.sgd:sgd"})
+
+TRAINING = ("dataset", "model", "width", "recipe", "precision")  # fields of `RunConfig` that decide a training
+
+PRESET = re.compile(r"[a-z0-9][a-z0-9-]{0,39}")  # part of a run's id, which has 64 characters at most
+
+
+def added(neutral: Any) -> Any:
+    """A field that came after the first runs were written: its default is the value that all of them had."""
+    return field(default=neutral, metadata={"neutral": neutral})
+
+
+def _plain(values: Any) -> None:
+    """NumPy's numbers become Python's, so that a configuration can be written, hashed and compared."""
+    for each in dataclasses.fields(values):
+        value = getattr(values, each.name)
+        if isinstance(value, np.generic):
+            object.__setattr__(values, each.name, value.item())
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """How to train with SGD. The learning rate is per step; one step is one batch.
+    """How to train. The learning rate is per step; one step is one batch.
 
     `epochs` passes over the data; `batch_size` examples a step, the last incomplete batch of
     an epoch dropped, so that every step divides by the same number. `peak_lr` is the highest
     learning rate and `warmup` the fraction of all steps before it. `weight_decay` is added to
     the gradient (L2, as in `torch.optim.SGD`), on weight matrices and kernels alone unless
-    `decay_norm_bias`. `seed` decides the initial weights and the order of the examples.
+    `decay_norm_bias`. `seed` decides the initial weights and the order of the examples. `optimizer` is one of
+    `OPTIMIZERS`.
     """
 
     epochs: int = 8
@@ -54,13 +94,17 @@ class Recipe:
     weight_decay: float = 5e-4
     decay_norm_bias: bool = False
     seed: int = 0
+    optimizer: str = added("sgd")
+
+    def __post_init__(self) -> None:
+        _plain(self)
 
 
 @dataclass(frozen=True)
 class RunConfig:
     """One run of the app or the command line.
 
-    `targets` are names such as test:3, class:2 or test:all (`engine.influence.resolve`).
+    `targets` are the texts of targets, such as test:3, class:2 or test:all (`engine.targets.Target`).
     `replay_mode` says where the states before the steps are kept: all in memory, all on disk, or
     every `segment`-th on disk and the rest recomputed. `segment` 0 takes √T steps, or more where
     the checkpoints would take more than `checkpoint_mb` megabytes (0: any number).
@@ -82,6 +126,9 @@ class RunConfig:
     device: str = "auto"
     precision: str = "float32"
 
+    def __post_init__(self) -> None:
+        _plain(self)
+
     def replace(self, **changes) -> "RunConfig":
         """A copy with some fields changed; a recipe's fields are named `recipe.peak_lr`."""
         inner = {k.partition(".")[2]: v for k, v in changes.items() if k.startswith("recipe.")}
@@ -91,19 +138,32 @@ class RunConfig:
         return dataclasses.replace(self, **outer)
 
     def to_dict(self) -> dict:
-        return {"schema": SCHEMA, **dataclasses.asdict(self), "targets": list(self.targets)}
+        """For config.json; `from_dict` reads it."""
+        return {
+            "schema": SCHEMA,
+            "version": engine.__version__,
+            **dataclasses.asdict(self),
+            "targets": list(self.targets),
+        }
 
     def training_digest(self, data_fingerprint: str) -> str:
         """Hex digest of all that decides the trajectory: recipe, model, data and precision."""
         decides = [
             TRAINING_SCHEMA,
-            dataclasses.asdict(self.recipe),
+            _not_neutral(self.recipe),
             self.model,
             self.width,
             self.precision,
             data_fingerprint,
         ]
         return hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()
+
+
+def _not_neutral(recipe: Recipe) -> dict:
+    """The recipe's fields, less those that came later and have the value that they had before."""
+    values = dataclasses.asdict(recipe)
+    neutral = {f.name: f.metadata["neutral"] for f in dataclasses.fields(recipe) if "neutral" in f.metadata}
+    return {name: value for name, value in values.items() if name not in neutral or value != neutral[name]}
 
 
 @dataclass(frozen=True)
@@ -115,14 +175,42 @@ class Range:
     what: str
     kind: type = float
 
-    def problem(self, value) -> str | None:
-        number = isinstance(value, (int, float)) and not isinstance(value, bool)
-        if not number or (self.kind is int and not isinstance(value, int)):
-            wanted = "a whole number" if self.kind is int else "a number"
-            return f"must be {wanted}, not {value!r}"
-        if not math.isfinite(value) or not self.low <= value <= self.high:
-            return f"must be from {self.low:g} to {self.high:g}, not {value:g}"
+    def problem(self, value: object) -> str | None:
+        """What is wrong with a value, as the end of a sentence; None where it is allowed."""
+        if isinstance(value, np.generic):
+            value = value.item()
+        wanted = (int,) if self.kind is int else (int, float)
+        if not isinstance(value, wanted) or isinstance(value, bool):
+            return f"must be {'a whole number' if self.kind is int else 'a number'}, not {_shown(value)}"
+        # Whole numbers of any size compare; only a float can be no number at all.
+        if (isinstance(value, float) and not math.isfinite(value)) or not self.low <= value <= self.high:
+            return f"must be from {self.low:g} to {self.high:g}, not {_shown(value)}"
         return None
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Allowed names of a setting, asked for at each use, for they may grow; and what it is."""
+
+    names_now: Callable[[], Iterable[str]]
+    what: str
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(self.names_now())
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.names)
+
+
+def _shown(value: object) -> str:
+    """A value in an error, however long it is."""
+    if isinstance(value, float):
+        return f"{value:g}"
+    if isinstance(value, int) and not isinstance(value, bool) and abs(value) >= 10**20:
+        return "a whole number of more than 20 digits"
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:80]}…"
 
 
 RANGES = {
@@ -156,16 +244,24 @@ RANGES = {
 }
 
 CHOICES = {
-    "recipe.schedule": SCHEDULES,
-    "dataset": DATASETS,
-    "model": MODELS,
-    "target_function": tuple(FUNCTIONS),
-    "replay_mode": REPLAY_MODES,
-    "device": DEVICES,
-    "precision": PRECISIONS,
+    "recipe.optimizer": Choice(lambda: OPTIMIZERS, "How a gradient becomes a step."),
+    "recipe.schedule": Choice(lambda: SCHEDULES, "How the learning rate goes over the steps."),
+    "dataset": Choice(lambda: DATASETS, "The images to train on and to explain."),
+    "model": Choice(lambda: MODELS, "The network."),
+    "target_function": Choice(lambda: FUNCTIONS, "What is measured of a target."),
+    "replay_mode": Choice(
+        lambda: REPLAY_MODES,
+        "Where the states before the steps are kept: in memory, on disk, or some and the rest anew.",
+    ),
+    "device": Choice(lambda: DEVICES, "Where to compute; auto takes a GPU where there is one."),
+    "precision": Choice(lambda: PRECISIONS, "Of all arithmetic. float64 takes twice the memory, and more time."),
 }
 
-FLAGS = ("recipe.nesterov", "recipe.decay_norm_bias", "clean_when_done")
+FLAGS = {
+    "recipe.nesterov": "Nesterov's momentum, which looks ahead.",
+    "recipe.decay_norm_bias": "Weight decay on biases and normalisation too.",
+    "clean_when_done": "Delete the checkpoints once the run's own targets have their scores.",
+}
 
 PRESETS = {
     # Chosen by measured agreement with retraining (docs/trust.md): LDS 0.99 at accuracy 0.855. The
@@ -217,25 +313,29 @@ def problems(
     config: RunConfig, n_train: int | None = None, n_test: int | None = None, n_classes: int | None = None
 ) -> dict[str, str]:
     """Every field that is out of range, with a message; empty where the run can start."""
-    found = {}
+    at_fault: dict[str, str] = {}
+    if not isinstance(config.preset, str) or not PRESET.fullmatch(config.preset):
+        at_fault["preset"] = f"must be small letters, digits and dashes, 40 at most, not {_shown(config.preset)}"
     for name, allowed in RANGES.items():
         if (problem := allowed.problem(get(config, name))) is not None:
-            found[name] = problem
-    for name, choices in CHOICES.items():
-        if get(config, name) not in choices:
-            found[name] = f"must be one of {', '.join(choices)}, not {get(config, name)!r}"
+            at_fault[name] = problem
+    for name, choice in CHOICES.items():
+        if get(config, name) not in choice.names:
+            at_fault[name] = f"must be one of {', '.join(choice.names)}, not {_shown(get(config, name))}"
     for name in FLAGS:
         if not isinstance(get(config, name), bool):
-            found[name] = f"must be true or false, not {get(config, name)!r}"
+            at_fault[name] = f"must be true or false, not {_shown(get(config, name))}"
     recipe = config.recipe
-    if "recipe.momentum" not in found and recipe.nesterov is True and recipe.momentum == 0:
-        found["recipe.nesterov"] = "needs a momentum above 0"
-    if n_train is not None and "recipe.batch_size" not in found and recipe.batch_size > n_train:
-        found["recipe.batch_size"] = f"is {recipe.batch_size:,}, larger than the data set's {n_train:,} training images"
-    if not found.keys() & {"segment", "checkpoint_mb"} and config.segment and config.checkpoint_mb:
-        found["segment"] = "cannot be set together with checkpoint_mb, which chooses it"
+    if "recipe.momentum" not in at_fault and recipe.nesterov is True and recipe.momentum == 0:
+        at_fault["recipe.nesterov"] = "needs a momentum above 0"
+    if n_train is not None and "recipe.batch_size" not in at_fault and recipe.batch_size > n_train:
+        at_fault["recipe.batch_size"] = (
+            f"is {recipe.batch_size:,}, larger than the data set's {n_train:,} training images"
+        )
+    if not at_fault.keys() & {"segment", "checkpoint_mb"} and config.segment and config.checkpoint_mb:
+        at_fault["segment"] = "cannot be set together with checkpoint_mb, which chooses it"
     if not config.targets:
-        found["targets"] = "name at least one target, such as test:0"
+        at_fault["targets"] = "name at least one target, such as test:0"
     seen = set()
     for target in config.targets:
         problem = problem_of(target, n_test, n_classes)
@@ -244,37 +344,77 @@ def problems(
         if problem is None and isinstance(Target.parse(target), UploadedImage):
             problem = f"{target} is an image that is kept with a trained run; explain it there"
         if problem is not None:
-            found["targets"] = problem
+            at_fault["targets"] = problem
             break
         seen.add(target)
-    return found
+    return at_fault
 
 
 def check(
     config: RunConfig, n_train: int | None = None, n_test: int | None = None, n_classes: int | None = None
 ) -> RunConfig:
     """The same configuration, or a `ConfigError` that names every field at fault."""
-    found = problems(config, n_train, n_test, n_classes)
-    if found:
-        said = "; ".join(f"{name} {problem}" for name, problem in found.items())
-        raise ConfigError(f"The run cannot start: {said}.", "Correct the settings named and start again.", found)
+    at_fault = problems(config, n_train, n_test, n_classes)
+    if at_fault:
+        said = "; ".join(f"{name} {problem}" for name, problem in at_fault.items())
+        raise ConfigError(f"The run cannot start: {said}.", "Correct the settings named and start again.", at_fault)
     return config
 
 
+def _migrate_2_to_3(values: dict) -> dict:
+    """A target has one text: `test:007` was a second name of `test:7`."""
+    targets = values.get("targets")
+    if isinstance(targets, list) and all(isinstance(target, str) for target in targets):
+        values = {**values, "targets": list(dict.fromkeys(map(canonical, targets)))}
+    return values
+
+
+MIGRATIONS: dict[int, Callable[[dict], dict]] = {2: _migrate_2_to_3}
+"""From a schema to the next: functions of the entries of a config.json."""
+
+
 def from_dict(values: dict, where: str = "config.json") -> RunConfig:
-    """The inverse of `to_dict`; unknown, missing or mistyped entries are errors."""
+    """The inverse of `to_dict`, also for files of older schemas. Missing entries have their defaults.
+
+    Raises `ConfigError` for entries that are not known, mistyped or out of range, naming the version that wrote them.
+    """
     remedy = f"Restore {where} from a copy, or delete the run and start it again."
-    if not isinstance(values, dict) or values.get("schema") != SCHEMA:
-        raise ConfigError(f"{where} is not a configuration of schema {SCHEMA}.", remedy)
-    values = {k: v for k, v in values.items() if k != "schema"}
-    recipe = values.get("recipe")
-    for cls, given in ((RunConfig, values), (Recipe, recipe)):
-        names = {f.name for f in dataclasses.fields(cls)}
-        if not isinstance(given, dict) or set(given) != names:
-            odd = sorted(set(given) ^ names) if isinstance(given, dict) else ["recipe"]
-            raise ConfigError(f"{where} has unknown or missing entries: {', '.join(odd)}.", remedy)
-    targets = values["targets"]
+    schema = values.get("schema") if isinstance(values, dict) else None
+    if type(schema) is not int or schema < min(MIGRATIONS):
+        raise ConfigError(f"{where} is not a configuration of schema {min(MIGRATIONS)} to {SCHEMA}.", remedy)
+    version = values.get("version")
+    writer = f"version {_shown(version)[:40]}" if isinstance(version, str) else "another version"
+    if schema > SCHEMA:
+        raise ConfigError(
+            f"{where} is a configuration of schema {schema}, written by {writer} of Replay Explorer; this is "
+            f"{engine.__version__}, which reads schema {min(MIGRATIONS)} to {SCHEMA}.",
+            f"Open the run with {writer}, or update.",
+        )
+    for older in range(schema, SCHEMA):
+        values = MIGRATIONS[older](values)
+    entries = {name: value for name, value in values.items() if name not in ("schema", "version")}
+    recipe = entries.get("recipe", {})
+    if not isinstance(recipe, dict):
+        raise ConfigError(f"{where}: recipe must hold the recipe's entries.", remedy)
+    unknown = [
+        *(name for name in entries if name not in _fields(RunConfig)),
+        *(f"recipe.{name}" for name in recipe if name not in _fields(Recipe)),
+    ]
+    if unknown:
+        raise ConfigError(
+            f"{where} has entries that version {engine.__version__} does not know: "
+            f"{', '.join(_shown(name) for name in unknown[:5])}. It was written by {writer}.",
+            f"Open the run with {writer}. {remedy}",
+        )
+    targets = entries.get("targets", list(RunConfig().targets))
     if not isinstance(targets, list):
         raise ConfigError(f"{where}: targets must be a list.", remedy)
-    config = RunConfig(**{**values, "recipe": Recipe(**recipe), "targets": tuple(targets)})
-    return check(config)
+    config = RunConfig(**{**entries, "recipe": Recipe(**recipe), "targets": tuple(targets)})
+    if at_fault := problems(config):
+        listed = "; ".join(f"{name} {problem}" for name, problem in at_fault.items())
+        raise ConfigError(f"{where}, written by {writer}, cannot be used: {listed}.", remedy, at_fault)
+    return config
+
+
+def _fields(cls: type) -> set[str]:
+    return {each.name for each in dataclasses.fields(cls)}

@@ -33,10 +33,10 @@ def field(name: str, config, found: dict) -> object:
     """One widget for one setting, its problem beside it."""
     value, label, key = configs.get(config, name), formats.LABELS[name], f"set-{name}"
     if name in configs.CHOICES:
-        choices = configs.CHOICES[name]
-        given = st.selectbox(label, choices, index=choices.index(value), key=key)
+        choice = configs.CHOICES[name]
+        given = st.selectbox(label, choice.names, index=choice.names.index(value), key=key, help=choice.what)
     elif name in configs.FLAGS:
-        given = st.checkbox(label, value, key=key)
+        given = st.checkbox(label, value, key=key, help=configs.FLAGS[name])
     else:
         allowed = configs.RANGES[name]
         if allowed.kind is int:
@@ -82,7 +82,7 @@ def sizes(dataset_name: str) -> tuple:
         dataset = pictures.dataset(dataset_name)
     except DataError:
         return (None, None, None)
-    return len(dataset.train_labels), len(dataset.test_labels), len(dataset.classes)
+    return dataset.sizes
 
 
 def toggle(name: str) -> None:

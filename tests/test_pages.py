@@ -283,11 +283,11 @@ def test_set_up_says_that_a_busy_machine_measures_too_long_times(root, monkeypat
 
 
 def test_set_up_says_where_a_missing_data_set_comes_from(monkeypatch, tmp_path):
-    from engine.datasets import fashion_mnist
+    from engine.datasets import fashion_mnist, registry
 
     monkeypatch.setattr(fashion_mnist, "DEBIAN", tmp_path / "none")
     monkeypatch.setenv("REPLAY_DATA_DIR", str(tmp_path / "data"))
-    fashion_mnist._fashion_mnist.cache_clear()
+    registry.load.cache_clear()
     app = show("pages/Set_up_a_run.py")
     app.button_group[0].set_value("resnet9").run()
     assert not app.exception and "dataset-fashion-mnist" in said(app)

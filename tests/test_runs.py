@@ -19,7 +19,6 @@ from engine import files, space
 from engine.__main__ import main
 from engine.analysis import target_view
 from engine.analysis.ranking import rank
-from engine.datasets import fashion_mnist
 from engine.datasets import registry as dataset_registry
 from engine.errors import (
     CancelledError,
@@ -652,20 +651,6 @@ def test_help_teaches(capsys):
         assert done.value.code == 0
     said = capsys.readouterr().out
     assert "python -m engine run --preset sample" in said and "recipe.peak_lr" in said
-
-
-def test_torchvision_imports_beside_this_torch_and_reads_fashion_mnist(tmp_path):
-    torchvision = fashion_mnist.import_torchvision()
-    assert torchvision.datasets.FashionMNIST
-    if fashion_mnist.DEBIAN.is_dir():
-        splits = fashion_mnist.read_fashion_mnist(tmp_path)
-        assert splits["train"][0].shape == (60000, 28, 28, 1)
-        sample = dataset_registry.load("fashion-mnist-sample")
-        with np.load(fashion_mnist.SAMPLE) as arrays:
-            assert np.array_equal(splits["train"][0][arrays["train_source_index"]], sample.train_images)
-    else:
-        with pytest.raises(DataError, match="dataset-fashion-mnist"):
-            fashion_mnist.read_fashion_mnist(tmp_path)
 
 
 def test_locks_are_let_go_at_the_end(run):

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import nn
 
 import engine
-from engine.config import Recipe
+from engine.config import MODELS, Recipe
 from engine.core.schedule import BatchPlan, learning_rate, plan_for
 from engine.core.state import Adjoint
 from engine.core.step import step_back
@@ -18,7 +18,6 @@ from engine.datasets import fashion_mnist
 from engine.datasets import registry as dataset_registry
 from engine.errors import ConfigError, DivergedError, ModelError
 from engine.models.functional import FunctionalModel
-from engine.models.registry import BUILDERS
 from engine.trajectory.state_files import for_replay
 from tests.helpers import RECIPE, images, net
 
@@ -231,11 +230,11 @@ def test_the_users_model_is_not_changed_and_frozen_parameters_stay():
 
 
 def test_the_shipped_models_are_accepted_in_float32():
-    for name, build in BUILDERS.items():
+    for name in MODELS:
         torch.manual_seed(0)
         inputs, labels = torch.randn(16, 1, 28, 28), torch.arange(16) % 10
         recipe = Recipe(epochs=1, batch_size=8)
-        trained = engine.train(build(1, 28, 10, 0.25), inputs, labels, recipe, device="cpu")
+        trained = engine.train(MODELS.get(name)(1, 28, 10, 0.25), inputs, labels, recipe, device="cpu")
         assert np.abs(engine.attribute(trained, inputs[:2], labels[:2])).max() > 0, name
 
 

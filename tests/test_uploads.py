@@ -12,7 +12,6 @@ from engine import config as configs
 from engine.analysis import logits as logit_maths
 from engine.analysis import target_view, trust
 from engine.analysis import what_if as what_ifs
-from engine.datasets import base as datasets_base
 from engine.datasets import registry as dataset_registry
 from engine.errors import ConfigError, DataError, IntegrityError
 from engine.jobs import execute as work
@@ -36,9 +35,9 @@ def encoded(image: Image.Image, kind: str = "PNG", **kwargs) -> bytes:
 
 def test_an_image_of_the_data_sets_size_is_taken_as_it_is():
     image = np.random.default_rng(0).integers(256, size=GREY, dtype=np.uint8)
-    prepared = uploads.prepare(datasets_base.png(image), GREY, invert=False)
+    prepared = uploads.prepare(uploads.png(image), GREY, invert=False)
     assert (prepared.image == image).all() and prepared.done == ("Taken as it is: 28 × 28, grey.",)
-    assert (uploads.prepare(datasets_base.png(image), GREY, invert=True).image == 255 - image).all()
+    assert (uploads.prepare(uploads.png(image), GREY, invert=True).image == 255 - image).all()
 
 
 def test_sixteen_bits_are_scaled_and_not_cut():
@@ -178,7 +177,7 @@ def test_an_image_that_is_not_kept_or_has_changed_is_no_target(scored):
     with pytest.raises(IntegrityError, match="cannot be read"):
         manager.submit_targets(scored.id, ("image:0123456789abcdef:1",), "loss")
     name = uploads.keep(scored, np.full(GREY, 9, np.uint8))
-    (scored.path / "uploads" / f"{name}.png").write_bytes(datasets_base.png(np.zeros(GREY, np.uint8)))
+    (scored.path / "uploads" / f"{name}.png").write_bytes(uploads.png(np.zeros(GREY, np.uint8)))
     with pytest.raises(IntegrityError, match="has changed"):
         manager.submit_targets(scored.id, (own_target(name, 1),), "loss")
     with pytest.raises(ConfigError, match="out of range"):

@@ -110,7 +110,7 @@ def material(run: runs.Run, scratch: Path) -> Material:
 def plain(config: configs.RunConfig, dataset: datasets_base.Dataset, tensors: dict[str, Tensor]) -> nn.Module:
     """The model as its author wrote it, with native BatchNorm, in evaluation mode."""
     _, side, _, channels = dataset.train_images.shape
-    module = model_registry.BUILDERS[config.model](channels, side, len(dataset.classes), config.width)
+    module = configs.MODELS.get(config.model)(channels, side, len(dataset.classes), config.width)
     wrong = module.load_state_dict(tensors, strict=False)
     assert not wrong.unexpected_keys and all(k.endswith("num_batches_tracked") for k in wrong.missing_keys), wrong
     return module.eval()

@@ -2,16 +2,14 @@
 
     make data
 
-reads Debian's package `dataset-fashion-mnist` and writes engine/assets/fashion-mnist-sample.npz,
+reads the data folder, or Debian's package `dataset-fashion-mnist`, and writes engine/assets/fashion-mnist-sample.npz,
 byte for byte the file in the repository.
 """
-
-import tempfile
-from pathlib import Path
 
 import numpy as np
 
 from engine.datasets import fashion_mnist
+from engine.datasets.prepared import data_folder
 
 SEED = 20170828  # the day of arXiv 1708.07747
 PER_CLASS = {"train": 600, "test": 100}
@@ -28,12 +26,11 @@ def draw(labels: np.ndarray, per_class: int, rng: np.random.Generator) -> np.nda
 def main() -> None:
     rng = np.random.default_rng(SEED)
     arrays = {}
-    with tempfile.TemporaryDirectory() as folder:
-        for split, (images, labels) in fashion_mnist.read_fashion_mnist(Path(folder)).items():
-            index = draw(labels, PER_CLASS[split], rng)
-            arrays[f"{split}_images"] = images[index, ..., 0]
-            arrays[f"{split}_labels"] = labels[index].astype(np.uint8)
-            arrays[f"{split}_source_index"] = index.astype(np.int32)
+    for split, (images, labels) in fashion_mnist.read_fashion_mnist(fashion_mnist.sources_in(data_folder())).items():
+        index = draw(labels, PER_CLASS[split], rng)
+        arrays[f"{split}_images"] = images[index, ..., 0]
+        arrays[f"{split}_labels"] = labels[index].astype(np.uint8)
+        arrays[f"{split}_source_index"] = index.astype(np.int32)
     fashion_mnist.SAMPLE.parent.mkdir(exist_ok=True)
     np.savez_compressed(fashion_mnist.SAMPLE, **arrays)
     print(f"{fashion_mnist.SAMPLE}: {fashion_mnist.SAMPLE.stat().st_size:,} bytes")

@@ -51,6 +51,7 @@ LABELS = {
     "recipe.weight_decay": "Weight decay",
     "recipe.decay_norm_bias": "Decay biases and norms too",
     "recipe.seed": "Seed",
+    "recipe.optimizer": "Optimizer",
     "dataset": "Data set",
     "model": "Model",
     "width": "Width (× channels)",

@@ -10,6 +10,7 @@ import streamlit as st
 
 from engine.datasets import base as datasets_base
 from engine.datasets import registry as dataset_registry
+from engine.runs import uploads
 from ui import formats
 from ui.text import line, markup
 
@@ -31,7 +32,7 @@ def image_url(dataset_name: str, split: str, index: int) -> str:
 
 def data_url(image: np.ndarray) -> str:
     """PNG of an image, uint8 [H, W, C]."""
-    return "data:image/png;base64," + base64.b64encode(datasets_base.png(image)).decode()
+    return "data:image/png;base64," + base64.b64encode(uploads.png(image)).decode()
 
 
 def alt(dataset_name: str, split: str, index: int) -> str:

@@ -111,9 +111,9 @@ def _strongest(scores_N: np.ndarray, k: int) -> np.ndarray:
 
 
 def differences(a: Run, b: Run) -> list[tuple[str, object, object]]:
-    """The settings that differ, by their dotted names."""
+    """The settings that differ among those that decide a training, by their dotted names."""
     first, second = a.config, b.config
-    names = [*(f"recipe.{name}" for name in vars(first.recipe)), *(name for name in vars(first) if name != "recipe")]
+    names = [*(f"recipe.{name}" for name in vars(first.recipe)), *(name for name in config.TRAINING if name != "recipe")]
     pairs = [(name, config.get(first, name), config.get(second, name)) for name in names]
     return [pair for pair in pairs if pair[1] != pair[2]]
 

@@ -6,8 +6,7 @@ from collections.abc import Callable
 
 import torch
 
-from engine.config import Recipe
-from engine.core.optim import registry as optimizers
+from engine.config import OPTIMIZERS, Recipe
 from engine.core.optim.base import Optimizer
 from engine.core.state import Put, Recorder, State
 from engine.core.step import step
@@ -22,7 +21,8 @@ OnProgress = Callable[[int, list[float], list[float]], None]
 
 
 def optimizer_for(model: FunctionalModel, recipe: Recipe) -> Optimizer:
-    return optimizers.build("sgd", recipe, model.decay_mask(recipe.decay_norm_bias))
+    """The optimizer that a recipe names."""
+    return OPTIMIZERS.get(recipe.optimizer)(recipe, model.decay_mask(recipe.decay_norm_bias))
 
 
 def initial_state(model: FunctionalModel, optimizer: Optimizer) -> State:

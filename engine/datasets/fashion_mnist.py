@@ -1,10 +1,11 @@
 """Fashion-MNIST: the embedded sample, the sample with wrong labels, and the whole of it."""
 
 import dataclasses
-import functools
 import gzip
-import shutil
-import tempfile
+import logging
+import math
+import os
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,10 @@ import numpy as np
 from engine import files
 from engine.datasets.base import ARRAYS, SPLITS, Dataset
 from engine.datasets.prepared import data_folder, prepared
+from engine.datasets.registry import load
 from engine.errors import DataError
+
+logger = logging.getLogger(__name__)
 
 SAMPLE = Path(__file__).parents[1] / "assets" / "fashion-mnist-sample.npz"
 
@@ -22,11 +26,14 @@ CLASSES = ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shi
 
 IDX = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
 
+UNSIGNED_BYTES = 0x08  # the third byte of an IDX file; the fourth is the number of dimensions
+
+LARGEST = 1 << 30  # bytes of an IDX file, unpacked; Fashion-MNIST's largest has 47 million
+
 FLIPPED = 0.05  # of the noisy sample's training labels
 
 
-@functools.cache
-def _sample() -> Dataset:
+def sample() -> Dataset:
     try:
         with np.load(SAMPLE, allow_pickle=False) as file:
             arrays = {key: file[key] for key in file.files}
@@ -47,11 +54,10 @@ def _sample() -> Dataset:
     )
 
 
-@functools.cache
-def _noisy_sample() -> Dataset:
+def noisy_sample() -> Dataset:
     """The sample with 5 % of its training labels flipped, each to another class, all as likely: for
     learning how wrong labels look, and for measuring how well they are found."""
-    clean = _sample()
+    clean = load("fashion-mnist-sample")
     rng, n, classes = np.random.default_rng(0), len(clean.train_labels), len(clean.classes)
     flipped = rng.choice(n, round(FLIPPED * n), replace=False)
     labels = clean.train_labels.copy()
@@ -65,76 +71,84 @@ def _noisy_sample() -> Dataset:
     )
 
 
-@functools.cache
-def _fashion_mnist() -> Dataset:
-    sources = _fashion_mnist_files(data_folder())
-    digest = files.json_digest([files.sha256_of(path.resolve()) for path in sources])
+def whole() -> Dataset:
+    sources = sources_in(data_folder())
+    digest = files.json_digest([files.sha256_of(path) for path in sources])
 
     def read() -> dict[str, np.ndarray]:
-        splits = read_fashion_mnist(data_folder())
-        return dict(zip(ARRAYS, (*splits["train"], *splits["test"])))
+        splits = read_fashion_mnist(sources)
+        return dict(zip(ARRAYS, (*splits["train"], *splits["test"]), strict=True))
 
     return Dataset(
         "fashion-mnist",
         "Fashion-MNIST (60,000 training images)",
-        "Fashion-MNIST, Zalando SE, MIT licence, arXiv 1708.07747",
+        f"Fashion-MNIST, Zalando SE, MIT licence, arXiv 1708.07747; read from {sources[0].parent}",
         CLASSES,
         **prepared("fashion-mnist", digest, read),
     )
 
 
-def _fashion_mnist_files(folder: Path) -> list[Path]:
-    """The four IDX files as torchvision lays them out in `folder`, or else those of Debian's package, packed."""
+def sources_in(folder: Path) -> list[Path]:
+    """The four IDX files, in the order of `IDX`: those below a data folder, plain or packed, as torchvision lays them
+    out; else those of Debian's package, which a warning names where REPLAY_DATA_DIR was set to another place.
+
+    `DataError` where there are none, or where some of the four are missing.
+    """
     raw = folder / "FashionMNIST" / "raw"
-    plain, packed = [raw / name for name in IDX], [DEBIAN / f"{name}.gz" for name in IDX]
-    found = next((paths for paths in (plain, packed) if all(path.is_file() for path in paths)), None)
-    if found is None:
+    here, missing = _four(raw)
+    if here and not missing:
+        return here
+    if here:
+        raise DataError(
+            f"{raw} has only some of Fashion-MNIST's four files; {', '.join(missing)} is missing.",
+            "Put the missing ones there, plain or as .gz, or remove the others to use Debian's package.",
+        )
+    packaged, missing = _four(DEBIAN)
+    if not packaged or missing:
         raise DataError(
             f"The full Fashion-MNIST is not in {raw}.",
-            "Install it with `apt-get install dataset-fashion-mnist`, or put the four IDX "
-            "files there (torchvision.datasets.FashionMNIST(..., download=True) fetches "
-            "them), or choose fashion-mnist-sample, which needs nothing.",
+            "Install it with `apt-get install dataset-fashion-mnist`, or put the four IDX files there, plain or as "
+            ".gz (https://github.com/zalandoresearch/fashion-mnist has them), or set REPLAY_DATA_DIR to the folder "
+            "above FashionMNIST, or choose fashion-mnist-sample, which needs nothing.",
         )
-    return found
+    if os.environ.get("REPLAY_DATA_DIR"):
+        logger.warning("REPLAY_DATA_DIR has no Fashion-MNIST in %s; that of %s is used.", raw, DEBIAN)
+    return packaged
 
 
-def read_fashion_mnist(folder: Path) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """Images uint8 [N, 28, 28, 1] and labels int64 [N] by split, through torchvision's reader, which wants
-    unpacked files. Asks no network, and writes nothing to `folder`."""
-    datasets = import_torchvision().datasets
-    sources = _fashion_mnist_files(folder)
-    with tempfile.TemporaryDirectory() as unpacked:
-        if sources[0].suffix == ".gz":
-            folder = Path(unpacked)
-            raw = folder / "FashionMNIST" / "raw"
-            raw.mkdir(parents=True)
-            for packed in sources:
-                with gzip.open(packed) as source, (raw / packed.stem).open("wb") as sink:
-                    shutil.copyfileobj(source, sink)
-        splits = {}
-        for split in SPLITS:
-            found = datasets.FashionMNIST(str(folder), train=split == "train", download=False)
-            splits[split] = (found.data.numpy()[..., None], found.targets.numpy().astype(np.int64))
+def _four(folder: Path) -> tuple[list[Path], list[str]]:
+    """Of the IDX files those that a folder has, plain before packed, and the names of those that it lacks."""
+    paths = [next((p for p in (folder / n, folder / f"{n}.gz") if p.is_file()), None) for n in IDX]
+    return [p for p in paths if p is not None], [n for n, p in zip(IDX, paths, strict=True) if p is None]
+
+
+def read_fashion_mnist(sources: list[Path]) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Images uint8 [N, 28, 28, 1] and labels int64 [N] by split, from the four files of `sources_in`."""
+    arrays = [read_idx(path, dimensions) for path, dimensions in zip(sources, (3, 1, 3, 1), strict=True)]
+    splits = {}
+    for split, images, labels in zip(SPLITS, arrays[::2], arrays[1::2], strict=True):
+        splits[split] = (images[..., None], labels.astype(np.int64))
     return splits
 
 
-@functools.cache
-def import_torchvision():
-    """torchvision, also beside a build of torch that its binary operators were not made for.
+def read_idx(path: Path, dimensions: int) -> np.ndarray:
+    """The unsigned bytes of an IDX file, plain or packed: two zeros, the type, the number of dimensions, each
+    dimension as a big-endian 32-bit number, and the bytes.
 
-    The package index serves a CUDA build only; beside a CPU build of torch its import stops
-    at two operators whose schemas its binary would have defined. Neither is used here.
+    `DataError` for a file that cannot be read, or is not that.
     """
-    import torch
-
+    remedy = "Fetch the file again."
     try:
-        import torchvision
-    except RuntimeError as error:
-        if "torchvision::nms" not in str(error):
-            raise
-        library = torch.library.Library("torchvision", "DEF")
-        for operator in ("nms", "qnms"):
-            library.define(f"{operator}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-        import_torchvision.keep_alive = library
-        import torchvision
-    return torchvision
+        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
+            content = file.read(LARGEST + 1)
+    except (OSError, EOFError, zlib.error) as error:  # gzip's own BadGzipFile is an OSError
+        raise DataError(f"{path} cannot be read ({error}).", remedy) from error
+    header = 4 + 4 * dimensions
+    if len(content) < header or content[:4] != bytes([0, 0, UNSIGNED_BYTES, dimensions]):
+        raise DataError(f"{path} is no IDX file of {dimensions} dimensions of unsigned bytes.", remedy)
+    shape = tuple(np.frombuffer(content, ">u4", dimensions, offset=4).tolist())
+    if len(content) != header + math.prod(shape):
+        raise DataError(
+            f"{path} has {len(content) - header:,} bytes, and its header speaks of {math.prod(shape):,}.", remedy
+        )
+    return np.frombuffer(content, np.uint8, offset=header).reshape(shape)

@@ -1,5 +1,6 @@
 """Prepared data sets: memory-mapped arrays in the data folder."""
 
+import contextlib
 import logging
 import os
 from collections.abc import Callable
@@ -9,13 +10,28 @@ import numpy as np
 
 from engine import files
 from engine.datasets.base import ARRAYS
-from engine.errors import IntegrityError, ReadOnlyError, StorageError
+from engine.errors import ConfigError, IntegrityError, ReadOnlyError, StorageError
 
 logger = logging.getLogger(__name__)
 
+CHECKOUT = Path(__file__).parents[2]
+
 
 def data_folder() -> Path:
-    return Path(os.environ.get("REPLAY_DATA_DIR", Path(__file__).parents[2] / "data"))
+    """Where data sets are looked for, and prepared: REPLAY_DATA_DIR; else ./data where the working directory is a
+    checkout of this project; else a folder of the user's, never one beside installed code.
+
+    Raises `ConfigError` where the user has no home folder.
+    """
+    try:
+        if named := os.environ.get("REPLAY_DATA_DIR"):
+            return Path(named).expanduser()
+        if (CHECKOUT / "pyproject.toml").is_file() and Path.cwd() == CHECKOUT:
+            return CHECKOUT / "data"
+        base = Path(os.environ.get("XDG_DATA_HOME", ""))  # to be ignored unless absolute, says its specification
+        return (base if base.is_absolute() else Path.home() / ".local" / "share") / "replay-explorer"
+    except (RuntimeError, OSError) as error:
+        raise ConfigError(f"There is no folder for data ({error}).", "Set REPLAY_DATA_DIR to one.") from None
 
 
 def prepared(name: str, digest: str, read: Callable[[], dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
@@ -29,6 +45,8 @@ def prepared(name: str, digest: str, read: Callable[[], dict[str, np.ndarray]]) 
     arrays = _mapped(folder, digest)
     if arrays is not None:
         return arrays
+    with contextlib.suppress(ReadOnlyError):
+        files.sweep(folder)  # what a killed process was writing
     arrays = read()
     try:
         with files.disk_errors(folder):
@@ -44,9 +62,10 @@ def prepared(name: str, digest: str, read: Callable[[], dict[str, np.ndarray]]) 
 def _mapped(folder: Path, digest: str) -> dict[str, np.ndarray] | None:
     """None where they are not prepared yet, are of other sources, or are damaged: they are made anew."""
     try:
-        kept = files.read_json(folder / "prepared.json", "")
-        if kept["digest"] != digest:
+        record = files.read_json(folder / "prepared.json", "")
+        if record["digest"] != digest:
             return None
-        return {key: np.asarray(files.read_npy(folder / f"{key}.npy", str(kept["sha256"][key]), "")) for key in ARRAYS}
+        checksums = record["sha256"]
+        return {key: np.asarray(files.read_npy(folder / f"{key}.npy", str(checksums[key]), "")) for key in ARRAYS}
     except (IntegrityError, KeyError, TypeError):
         return None

@@ -1,21 +1,37 @@
 """Data sets by name."""
 
+import functools
+from collections.abc import Callable
+
 from engine.datasets.base import Dataset
-from engine.datasets.fashion_mnist import _fashion_mnist, _noisy_sample, _sample
-from engine.errors import ConfigError
+from engine.errors import DataError
+from engine.registry import Registry
+
+DATASETS: Registry[Callable[[], Dataset]] = Registry(
+    "data set",
+    "dataset",
+    {
+        "fashion-mnist-sample": "engine.datasets.fashion_mnist:sample",
+        "fashion-mnist-sample-noisy": "engine.datasets.fashion_mnist:noisy_sample",
+        "fashion-mnist": "engine.datasets.fashion_mnist:whole",
+    },
+)
 
 
+def register(name: str, loader: Callable[[], Dataset]) -> None:
+    """Makes a data set known. `loader()` returns a `Dataset` of that name; it is called once a process."""
+    DATASETS.register(name, loader)
+
+
+@functools.cache
 def load(name: str) -> Dataset:
-    """The data set by its name in `engine.config.DATASETS`, loaded once a process."""
-    loaders = {
-        "fashion-mnist-sample": _sample,
-        "fashion-mnist-sample-noisy": _noisy_sample,
-        "fashion-mnist": _fashion_mnist,
-    }
-    if name not in loaders:
-        raise ConfigError(
-            f"There is no data set «{name}».",
-            f"Choose one of {', '.join(loaders)}.",
-            {"dataset": f"is not one of {', '.join(loaders)}"},
+    """The data set of a name, loaded once a process.
+
+    Raises `ConfigError` for a name that is not known, `DataError` for one whose files are missing or damaged.
+    """
+    dataset = DATASETS.get(name)()
+    if dataset.name != name:
+        raise DataError(
+            f"The loader of «{name}» gave the data set «{dataset.name}».", "Correct the function that loads it."
         )
-    return loaders[name]()
+    return dataset.check()

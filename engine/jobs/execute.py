@@ -152,7 +152,7 @@ class _Work:
         self.run, self.job, self.cancel, self.on_event = run, job, cancel, on_event
         self.config, manifest = run.config, run.manifest
         self.dataset = dataset_registry.load(self.config.dataset)
-        check(self.config, len(self.dataset.train_labels), len(self.dataset.test_labels), len(self.dataset.classes))
+        check(self.config, *self.dataset.sizes)
         self.device = devices.choose(self.config.device)
         self.peak = devices.Peak(self.device, reset=True)
         self.dtype = getattr(torch, self.config.precision)

@@ -52,7 +52,7 @@ class JobManager:
     def submit(self, config: RunConfig) -> str:
         """Checks the configuration, makes the run's folder, queues it, and returns its id."""
         dataset = dataset_registry.load(config.dataset)
-        check(config, len(dataset.train_labels), len(dataset.test_labels), len(dataset.classes))
+        check(config, *dataset.sizes)
         with self._mutex:
             run = Run.create(self.root, config)
             self._enqueue(run, None)

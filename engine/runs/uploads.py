@@ -15,7 +15,6 @@ from pathlib import Path
 import numpy as np
 
 from engine import files
-from engine.datasets import base as datasets_base
 from engine.errors import ConfigError, DataError, IntegrityError
 from engine.runs.run import Run
 
@@ -137,9 +136,18 @@ def _eight_bits(picture, done: list[str]):
     return Image.fromarray(np.round(values / 257).astype(np.uint8))
 
 
+def png(image: np.ndarray) -> bytes:
+    """PNG of a uint8 [H, W, C] image, C of 1 or 3: for the pages, and for what is kept."""
+    from PIL import Image
+
+    buffer = io.BytesIO()
+    Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
 def keep(run: Run, image: np.ndarray) -> str:
     """Keeps a prepared image with the run and returns its id."""
-    content = datasets_base.png(image)
+    content = png(image)
     name = _id(content)
     folder = Run.open(run.root, run.id).path / "uploads"
     with files.disk_errors(folder):

@@ -1,7 +1,7 @@
 """What an optimizer is: pure functions of the parameters and of what it remembers.
 
-To add one, write a file beside this one with a class that fulfils `Optimizer`, and name it in
-`engine.core.optim.registry`. The shared tests (tests/test_optimizers.py) then compare its update
+To add one, write a file beside this one with a class that fulfils `Optimizer`, and name its
+builder in `engine.config.OPTIMIZERS`. The shared tests (tests/test_optimizers.py) then compare its update
 with `torch.optim`, and its pullback with finite differences.
 """
 
