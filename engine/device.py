@@ -67,6 +67,14 @@ def _processor() -> str:
     return platform.processor() or platform.machine()
 
 
+def computed_on(device: torch.device, threads: int) -> str:
+    """What decides the last bit of a state, for the headers of its files: the kind of GPU, or the number of
+    `threads` that torch computes with on a CPU."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"{device.type}, {threads} threads"
+
+
 def memory_free(device: torch.device) -> int:
     """Bytes that can still be taken: GPU memory, or the machine's available RAM."""
     if device.type == "cuda":

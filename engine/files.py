@@ -204,11 +204,12 @@ def new_folder(path: Path) -> Iterator[Path]:
 
 
 def make_folder(path: Path) -> None:
-    """Makes a folder and those above it where they are missing: git, rsync and zip drop empty ones."""
+    """Makes a folder where it is missing: git, rsync and zip drop empty ones. The one above it must be there, so
+    that a run that was deleted meanwhile does not come back as an empty shell."""
     with disk_errors(path):
         if path.is_symlink():
             raise OSError(errno.ELOOP, "a link")
-        path.mkdir(parents=True, exist_ok=True)
+        path.mkdir(exist_ok=True)
 
 
 def write_json(path: Path, value: Any) -> str:

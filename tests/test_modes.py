@@ -1,5 +1,8 @@
 """Replay modes: the same scores bit for bit, whatever is kept, recomputed, deleted or damaged."""
 
+import hashlib
+import os
+import shutil
 import threading
 
 import numpy as np
@@ -8,7 +11,7 @@ import safetensors
 import torch
 
 import engine.core.training
-from engine import space
+from engine import device, space
 from engine.core.optim.sgd import sgd
 from engine.core.state import State
 from engine.errors import CancelledError, ConfigError, IntegrityError, StorageError
@@ -132,7 +135,7 @@ def test_what_is_damaged_is_rebuilt_bitwise_and_said(mode, harm, expected, steps
     before = contents(tmp_path)
     HARMS[harm](sorted(tmp_path.iterdir()))
     said = []
-    of.trajectory.tell = said.append
+    of.trajectory.notify = said.append
     steps_run.clear()
     assert np.array_equal(scores(of), expected)
     assert steps_run and said and (harm == "all deleted" or "0000001" in said[0] or "0000003" in said[0])
@@ -154,17 +157,36 @@ def test_a_deleted_trajectory_is_rebuilt_by_one_call(mode, tmp_path, steps_run):
 
 
 @pytest.mark.parametrize("mode", ["memory", "disk", "recompute"])
-def test_rebuilt_states_that_differ_are_an_error_that_says_so(mode, tmp_path):
+def test_rebuilt_states_that_differ_are_an_error_each_time_and_are_not_kept(mode, tmp_path):
     of = trained(replay_mode=mode, trajectory_folder=None if mode == "memory" else tmp_path, segment=3)
     if mode == "memory":
         of.trajectory.store.close()
     for path in tmp_path.iterdir():
         path.unlink()
-    other = of.trajectory.initial
-    of.trajectory.initial = other._replace(theta=other.theta * (1 + 1e-7))  # one rounding away
-    with pytest.raises(IntegrityError, match="is not the one that training went through") as error:
-        scores(of)
-    assert "other software, hardware or thread counts" in error.value.remedy
+    right = of.trajectory.initial
+    of.trajectory.initial = right._replace(theta=right.theta * (1 + 1e-7))  # one rounding away
+    for act in (scores, scores, lambda of: of.trajectory.rebuild()):
+        with pytest.raises(IntegrityError, match="is not the one that training went through") as error:
+            act(of)
+        assert "other software, hardware or thread counts" in error.value.remedy
+    assert not list(tmp_path.iterdir())
+    # Differences that begin after a digest: what it confirmed is kept, what comes after it is not.
+    of.trajectory.initial, forward = right, of.trajectory.forward
+
+    def astray(state, start, stop, put):
+        def put_other(t, state):
+            put(t, state if t < 5 else state._replace(theta=state.theta * (1 + 1e-7)))
+
+        return forward(state, start, stop, put_other)
+
+    of.trajectory.forward = astray
+    for act in (scores, scores, lambda of: of.trajectory.rebuild()):
+        with pytest.raises(IntegrityError, match="before step 6"):
+            act(of)
+    of.trajectory.store.flush()
+    kept = {"memory": [], "disk": [f"step-{t:07d}.safetensors" for t in range(4)]}
+    kept["recompute"] = [f"full-{t:07d}.safetensors" for t in (0, 3)]
+    assert sorted(p.name for p in tmp_path.iterdir()) == kept[mode]
 
 
 @pytest.mark.parametrize("harm", ["value", "name", "shape"])
@@ -186,6 +208,121 @@ def test_a_trajectory_of_another_training_is_refused(tmp_path):
     assert torch.equal(mine.get(0).theta, state.theta) and mine.get(0).opt[0].numel() == 0
     with pytest.raises(IntegrityError, match="another training"):
         DiskStore(tmp_path, "b", cpu, writer, SGD).get(0)
+
+
+def test_states_that_were_computed_on_something_else_are_refused(tmp_path):
+    """The last bits of two thread counts differ, and a header names them; files from before it did are read."""
+    state, cpu, writer = State(torch.ones(3), (torch.ones(3),), torch.ones(1)), torch.device("cpu"), Writer()
+    one, two = (
+        DiskStore(tmp_path, "a", cpu, writer, SGD, computed_on=device.computed_on(cpu, threads)) for threads in (1, 2)
+    )
+    one.put(0, state)
+    one.flush()
+    assert torch.equal(one.get(0).theta, state.theta)
+    with pytest.raises(IntegrityError, match="another device: cpu, 1 threads instead of cpu, 2 threads"):
+        two.get(0)
+    older = DiskStore(tmp_path, "a", cpu, writer, SGD)
+    older.put(1, state)
+    older.flush()
+    assert torch.equal(two.get(1).theta, state.theta) and torch.equal(older.get(0).theta, state.theta)
+
+
+@pytest.fixture
+def reads(monkeypatch) -> list[int]:
+    """The step of every state's file that is read."""
+    steps, read = [], state_files.read_with_header
+
+    def counted(path, header, *rest):
+        steps.append(int(header["step"]))
+        return read(path, header, *rest)
+
+    monkeypatch.setattr(state_files, "read_with_header", counted)
+    return steps
+
+
+@pytest.mark.parametrize("mode, count", [("disk", STEPS), ("recompute", 3)])
+@pytest.mark.parametrize("harm", ["none", "missing", "a bit of its values"])
+def test_a_checkup_reads_every_state_once(mode, count, harm, tmp_path, reads):
+    of = trained(replay_mode=mode, trajectory_folder=tmp_path, segment=3)
+    if harm != "none":
+        HARMS[harm](sorted(tmp_path.iterdir()))
+    reads.clear()
+    of.trajectory.rebuild()
+    of.trajectory.close()  # and with it what is read ahead
+    one_more = harm != "none" and mode == "recompute"  # the checkpoint that training goes on from
+    assert len(reads) == count + one_more and len(set(reads)) == count
+
+
+def test_a_lost_folder_is_made_again_and_its_states_with_it(tmp_path, expected):
+    folder = tmp_path / "trajectory"
+    folder.mkdir()
+    of = trained(trajectory_folder=folder)
+    before = contents(folder)
+    shutil.rmtree(folder)
+    assert np.array_equal(scores(of), expected) and contents(folder) == before
+
+
+def test_a_linked_folder_is_refused_and_what_it_leads_to_is_left_alone(tmp_path):
+    for name in "ab":
+        (tmp_path / name).mkdir()
+    of, other = trained(trajectory_folder=tmp_path / "a"), trained(trajectory_folder=tmp_path / "b")
+    before = {p.name: p.stat().st_mtime_ns for p in (tmp_path / "b").iterdir()}
+    shutil.rmtree(tmp_path / "a")
+    (tmp_path / "a").symlink_to("b")
+    sorted((tmp_path / "b").iterdir())[0].unlink()
+    with pytest.raises(StorageError, match="link"):
+        of.trajectory.rebuild()
+    assert {p.name: p.stat().st_mtime_ns for p in (tmp_path / "b").iterdir()} == dict(sorted(before.items())[1:])
+    assert other.trajectory.rebuilt == 0
+
+
+STATE_FILE_HARMS = {
+    "a pipe": lambda p: (p.unlink(), os.mkfifo(p)),
+    "a folder": lambda p: (p.unlink(), p.mkdir()),
+    "a link": lambda p: (p.unlink(), p.symlink_to("/dev/zero")),
+    "header is cut or too long": lambda p: p.write_bytes(b"\xff" * 100),
+    "its header is cut": lambda p: p.write_bytes((200).to_bytes(8, "little") + b"{}"),
+    "no safetensors header": lambda p: p.write_bytes((2).to_bytes(8, "little") + b"[]"),
+    "nested too deeply": lambda p: p.write_bytes((4000).to_bytes(8, "little") + b"[" * 4000),
+    "of another step: None": lambda p: p.write_bytes((2).to_bytes(8, "little") + b"{}"),
+    "utf-8": lambda p: p.write_bytes((2).to_bytes(8, "little") + b"\xff\xff"),
+}
+
+
+@pytest.mark.parametrize("said", STATE_FILE_HARMS)
+def test_a_file_of_a_state_that_is_none_is_named(said, tmp_path):
+    path = tmp_path / "step-0000000.safetensors"
+    state_files.write_state(path, {"theta": torch.ones(3)}, {"step": "0"})
+    STATE_FILE_HARMS[said](path)
+    with pytest.raises(IntegrityError, match=said) as error:
+        state_files.read_state(path, {"step": "0"}, "Do this.")
+    assert str(path) in error.value.what and error.value.remedy == "Do this."
+
+
+def test_the_file_of_a_state_is_hashed_once(tmp_path, monkeypatch):
+    """By its own checksum: another of the whole file is made only where a manifest records it."""
+    hashed, sha256 = [], hashlib.sha256
+
+    class Counting:
+        def __init__(self, content=b""):
+            self._hash = sha256()
+            self.update(content)
+
+        def update(self, content):
+            hashed.append(len(content))
+            self._hash.update(content)
+
+        def hexdigest(self):
+            return self._hash.hexdigest()
+
+    monkeypatch.setattr(hashlib, "sha256", Counting)
+    theta = torch.ones(10_000)
+    state_files.save_state(tmp_path / "x", {"theta": theta}, {})
+    assert 40_000 <= sum(hashed) < 41_000
+    hashed.clear()
+    state_files.write_state(tmp_path / "y", {"theta": theta}, {})
+    assert 80_000 <= sum(hashed) < 82_000
+    assert (tmp_path / "x").read_bytes() == (tmp_path / "y").read_bytes()
 
 
 # -- bounded, in order, and patient

@@ -471,7 +471,8 @@ class _Work:
         return EveryState(store, *rest)
 
     def _disk(self, full: bool = False) -> DiskStore:
-        return DiskStore(self.run.path / "trajectory", self.digest, self.device, self.writer, self.optimizer, full)
+        on = devices.computed_on(self.device, torch.get_num_threads())
+        return DiskStore(self.run.path / "trajectory", self.digest, self.device, self.writer, self.optimizer, full, on)
 
     def _forward(self, state: State, start: int, stop: int, put) -> State:
         """Steps run again; those of one segment are part of the replay, more are told of."""

@@ -1,12 +1,19 @@
 """The states that training went through, for a replay that asks for them backwards.
 
-Three modes, the same states bit for bit:
+Three modes, the same states bit for bit. T steps, P parameters, Q buffers; a state for replay has P + Q floats, a
+full one, which training can go on from, 2 P + Q with SGD (3 P + Q with Adam):
 
-    memory      every state in RAM or GPU memory           `EveryState` on a `MemoryStore`
-    disk        every state on disk, streamed              `EveryState` on a `DiskStore`
-    recompute   every c-th full state kept, the segment    `Checkpoints`
-                of c steps between two rebuilt in memory
-                (arXiv 1604.06174); one more training in all
+    mode        states kept                  time                    when
+    memory      T in RAM or GPU memory       one training            they fit: the fastest, nothing outlives the process
+                `EveryState` on a `MemoryStore`
+    disk        T on disk, streamed          one training + reading  further targets will be asked for later: a replay
+                `EveryState` on a `DiskStore`                        begins at once, and takes memory for four states
+    recompute   T/c full ones on disk or in  two trainings           T states fit nowhere: with c = √T, 2 √T states in
+                memory, c in memory          (each replay one more)  all (arXiv 1604.06174)
+                `Checkpoints`
+
+When not: memory for long trainings of large models (T (P + Q) floats); disk where the disk is slower than the
+training, or small; recompute where the time of one more training for each replay matters more than the space.
 
 All rebuild what they lack by running the same steps forward again: a trajectory that was
 deleted or lost with its process, a file that is damaged, a segment that was never kept. What is
@@ -26,7 +33,14 @@ from engine.trajectory.stores import Store
 
 
 class _Rebuilding:
-    """What both kinds share: a way forward, the recorded digests, and someone to tell."""
+    """What both kinds share.
+
+    `store`     where states are put
+    `initial`   the full state before step 0
+    `forward`   runs steps again: (full state, start, stop, put) → the state before `stop`
+    `digests`   recorded by training; those of rebuilt states must be the same
+    `notify`    is told in a sentence what is missing or damaged, and what is done about it
+    """
 
     def __init__(
         self,
@@ -34,9 +48,9 @@ class _Rebuilding:
         initial: State,
         forward: Forward,
         digests: Digests,
-        tell: Callable[[str], None] = lambda text: None,
+        notify: Callable[[str], None] = lambda text: None,
     ):
-        self.store, self.initial, self.forward, self.digests, self.tell = store, initial, forward, digests, tell
+        self.store, self.initial, self.forward, self.digests, self.notify = store, initial, forward, digests, notify
         self.rebuilt = 0  # steps run again
 
     @property
@@ -50,24 +64,49 @@ class _Rebuilding:
     def close(self) -> None:
         self.store.close()
 
-    def _sound(self, t: int) -> bool:
+    def _is_intact(self, t: int) -> bool:
         try:
             self.store.get(t)
             return True
         except IntegrityError:
             return False
 
-    def _again(self, state: State, start: int, stop: int, put: Put) -> None:
-        def check_and_put(t: int, state: State) -> None:
-            self.digests.note(t, state)
-            put(t, state)
+    def _lacking(self, steps: range) -> set[int]:
+        """Which of these steps, in descending order, are missing or damaged. Reads each state once: the order is
+        the one in which a store reads ahead."""
+        return {t for t in steps if not self._is_intact(t)}
 
-        self.digests.note(stop, self.forward(state, start, stop, check_and_put))
+    def _recompute(self, state: State, start: int, stop: int, lacking: set[int], use: Put | None = None) -> None:
+        """Runs the steps from `start` to before `stop` again, and puts the states of those in `lacking`; `use` is
+        handed every state.
+
+        States are put once the next digest says that they are right: what differs must not lie in the store, where
+        the next replay would take it for what training went through.
+        """
+        unconfirmed: dict[int, State] = {}
+
+        def confirm(t: int, state: State) -> None:
+            self.digests.note(t, state)
+            if self.digests.is_recorded(t):
+                for confirmed, its_state in unconfirmed.items():
+                    self.store.put(confirmed, its_state)
+                unconfirmed.clear()
+
+        def check_and_use(t: int, state: State) -> None:
+            if t in lacking:
+                unconfirmed[t] = state
+            confirm(t, state)
+            if use is not None:
+                use(t, state)
+
+        confirm(stop, self.forward(state, start, stop, check_and_use))
         self.store.flush()
         self.rebuilt += stop - start
 
 
 class EveryState(_Rebuilding):
+    """The state before every step is kept: memory mode and disk mode, by the store."""
+
     def put(self, t: int, state: State) -> None:
         self.digests.note(t, state)
         self.store.put(t, state)
@@ -76,26 +115,28 @@ class EveryState(_Rebuilding):
         try:
             return self.store.get(t)
         except IntegrityError as error:
-            self._rebuild_to(t, error)
+            self._rebuild_to(t, f"{error.what} ")
             return self.store.get(t)
 
     def rebuild(self) -> None:
-        self._rebuild_to(self.steps - 1, None)
+        self._rebuild_to(self.steps - 1)
 
-    def _rebuild_to(self, last: int, error: IntegrityError | None) -> None:
-        lacking = {t for t in range(last + 1) if not self._sound(t)}
+    def _rebuild_to(self, last: int, reason: str = "") -> None:
+        """Trains what is lacking of the steps 0 … `last` again. One damaged state costs all steps before it, since
+        no full state is kept nearer than the first."""
+        lacking = self._lacking(range(last, -1, -1))
         if not lacking:
             return
         stop = self.digests.after(max(lacking))  # so far that a digest says whether it is right
-        self.tell(
-            f"{error.what + ' ' if error else ''}Training steps 0 to {stop - 1} again, to rebuild "
-            f"{len(lacking)} of them."
-        )
-        self._again(self.initial, 0, stop, lambda t, state: self.store.put(t, state) if t in lacking else None)
+        self.notify(f"{reason}Training steps 0 to {stop - 1} again, to rebuild {len(lacking)} of them.")
+        self._recompute(self.initial, 0, stop, lacking)
 
 
 class Checkpoints(_Rebuilding):
-    """`store` must keep full states; its spacing is that of the digests."""
+    """Every c-th full state is kept, and the c states of the segment that a replay is in: recompute mode.
+
+    `store` must keep full states; c is the digests' spacing.
+    """
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
@@ -108,44 +149,44 @@ class Checkpoints(_Rebuilding):
 
     def get(self, t: int) -> State:
         if t not in self._segment:
-            self._recompute(t - t % self.digests.every)
+            self._load_segment(t - t % self.digests.every)
         return self._segment[t]
 
     def rebuild(self) -> None:
         starts = range(0, self.steps, self.digests.every)
-        lacking = {t for t in starts if not self._sound(t)}
+        lacking = self._lacking(starts[::-1])
         if lacking:
-            sound, state, _ = self._sound_before(min(lacking))
+            start, state, _ = self._intact_before(min(lacking) - self.digests.every)
             stop = self.digests.after(max(lacking))
-            self.tell(
-                f"Training steps {sound} to {stop - 1} again, to rebuild {len(lacking)} of {len(starts)} checkpoints."
+            self.notify(
+                f"Training steps {start} to {stop - 1} again, to rebuild {len(lacking)} of {len(starts)} checkpoints."
             )
-            self._again(state, sound, stop, lambda t, state: self.store.put(t, state) if t in lacking else None)
-
-    def _recompute(self, start: int) -> None:
-        sound, state, lacking = self._sound_before(start)
-        self._segment = {}
-
-        def put(t: int, state: State) -> None:
-            if t in lacking:
-                self.store.put(t, state)
-            if t >= start:
-                self._segment[t] = for_replay(state, self.digests.optimizer)
-
-        self._again(state, sound, self.digests.after(start), put)
-
-    def _sound_before(self, start: int) -> tuple[int, State, set[int]]:
-        """The nearest full state from `start` downwards, at worst the one that training began
-        with; its step; and the checkpoints met that are missing or damaged."""
-        lacking = set()
-        for t in range(start, -1, -self.digests.every):
-            try:
-                return t, self.store.get(t), lacking
-            except IntegrityError as error:
-                lacking.add(t)
-                self.tell(f"{error.what} It is made again from the checkpoint before it.")
-        return 0, self.initial, lacking
+            self._recompute(state, start, stop, lacking)
 
     def close(self) -> None:
         self._segment.clear()
         super().close()
+
+    def _load_segment(self, first: int) -> None:
+        """Into memory: the states of the segment that begins with step `first`."""
+        start, state, lacking = self._intact_before(first)
+        self._segment, segment = {}, {}  # the segment before makes way for this one
+
+        def use(t: int, state: State) -> None:
+            if t >= first:
+                segment[t] = for_replay(state, self.digests.optimizer)
+
+        self._recompute(state, start, self.digests.after(first), lacking, use)
+        self._segment = segment  # now that its digests have said that it is right
+
+    def _intact_before(self, step: int) -> tuple[int, State, set[int]]:
+        """The nearest intact full state from `step` downwards, at worst the one that training began with; its step;
+        and the checkpoints met that are missing or damaged."""
+        lacking = set()
+        for t in range(step, -1, -self.digests.every):
+            try:
+                return t, self.store.get(t), lacking
+            except IntegrityError as error:
+                lacking.add(t)
+                self.notify(f"{error.what} It is made again from the checkpoint before it.")
+        return 0, self.initial, lacking

@@ -11,7 +11,6 @@ and read ahead by another; both hold a bounded number of bytes.
 """
 
 from concurrent.futures import Future
-from functools import partial
 from pathlib import Path
 from typing import Protocol
 
@@ -21,7 +20,7 @@ from engine.core.optim.base import Optimizer
 from engine.core.state import State
 from engine.errors import IntegrityError
 from engine.trajectory.background import Background
-from engine.trajectory.state_files import bytes_of, file_tensors, for_replay, read_state, state_of, write_state
+from engine.trajectory.state_files import bytes_of, file_tensors, for_replay, read_state, save_state, state_of
 from engine.trajectory.writer import Writer
 
 BLOCK = 64 << 20  # bytes of states side by side in memory: glibc maps such a block by itself
@@ -32,14 +31,31 @@ AHEAD = 3  # states read before they are asked for
 class Store(Protocol):
     """States by the number of the step that they stand before."""
 
-    def put(self, t: int, state: State) -> None: ...
-    def get(self, t: int) -> State: ...  # IntegrityError where it is not as it was put
-    def flush(self) -> None: ...  # returns once all is kept
-    def close(self) -> None: ...
+    def put(self, t: int, state: State) -> None:
+        """Keeps the state before step `t`, in place of one that is kept already. May return before it is kept, and
+        raise what an earlier `put` failed with (`StorageError`, `CancelledError`)."""
+        ...
+
+    def get(self, t: int) -> State:
+        """The state before step `t` as it was put, on the store's device; slots that are not kept are empty.
+        Raises `IntegrityError` where it is missing or is not as it was put. After a `put` of `t`, only once
+        `flush` has returned. Steps are asked for from the last to the first where speed matters."""
+        ...
+
+    def flush(self) -> None:
+        """Returns once all that was put is kept; raises what keeping it failed with."""
+        ...
+
+    def close(self) -> None:
+        """Gives up memory and threads; nothing is asked for afterwards."""
+        ...
 
 
 class MemoryStore:
-    """Keeps copies on the states' device, many to a block.
+    """Keeps copies on the states' device, many to a block; `full`: all of each state.
+
+    For trainings whose T states fit beside the batch (4 (P + Q) bytes a step in float32; estimate it first). Not for
+    what should outlive the process.
 
     Kept as they are, small states would lie between the large buffers that a pass frees and stop
     the allocator from using their space again: 14 MB of states made a process 110 MB larger.
@@ -77,7 +93,21 @@ class MemoryStore:
 
 
 class DiskStore:
-    """`digest` names the training; states come back on `device`."""
+    """Keeps each state as one file in a folder, which is made where it is missing.
+
+    For trainings whose states do not fit into memory, or should outlive the process: 4 (P + Q) bytes a step on the
+    disk in float32 (4 times (2 P + Q) for full states of SGD), memory for four states. Not on a disk that is slower
+    than the training: the run then waits for it.
+
+    `folder`      on the disk; no link
+    `digest`      names the training: files of another one are refused
+    `device`      where states come back
+    `writer`      whose thread writes the files, in the order of the puts
+    `optimizer`   names the slots
+    `full`        keep all of each state, as training needs it to go on; else what a replay reads
+    `computed_on` what the training was computed on (`engine.device.computed_on`): files that say that they were
+                  computed on something else are refused, for their last bits differ; "" does not compare
+    """
 
     def __init__(
         self,
@@ -87,40 +117,42 @@ class DiskStore:
         writer: Writer,
         optimizer: Optimizer,
         full: bool = False,
+        computed_on: str = "",
     ):
         self.folder, self.digest, self.device, self.writer = Path(folder), digest, device, writer
         self.optimizer, self.full = optimizer, full
-        self._pool = Background("replay-reader")
+        self._computed_on = {"device": computed_on} if computed_on else {}
+        self._ahead = 0 if full else AHEAD  # full states are asked for with gaps
+        self._thread = Background("replay-reader")
         self._coming: dict[int, Future] = {}
 
     def path(self, t: int) -> Path:
+        """Where the state before step `t` is."""
         return self.folder / f"{'full' if self.full else 'step'}-{t:07d}.safetensors"
 
     def put(self, t: int, state: State) -> None:
-        tensors = file_tensors(state, self.optimizer, self.full)
-        self.writer.write(bytes_of(tensors), lambda: write_state(self.path(t), tensors, self._header(t)))
+        tensors, header = file_tensors(state, self.optimizer, self.full), {**self._header(t), **self._computed_on}
+        self._coming.pop(t, None)  # read before it was put
+        self.writer.write(bytes_of(tensors), lambda: save_state(self.path(t), tensors, header))
 
     def get(self, t: int) -> State:
         """Also begins to read the steps before t, which a replay asks for next."""
-        coming = self._coming.pop(t, None) or self._pool.submit(partial(self._read, t))
-        if not self.full:
-            wanted = range(t - 1, max(t - 1 - AHEAD, -1), -1)
-            self._coming = {s: self._coming.get(s) or self._pool.submit(partial(self._read, s)) for s in wanted}
-        try:
-            tensors = coming.result()
-        except BaseException:
-            self._coming = {}  # what is made again must be read again
-            raise
-        return state_of({k: tensor.to(self.device) for k, tensor in tensors.items()}, self.optimizer)
+        coming = self._coming.pop(t, None) or self._read(t)
+        wanted = range(t - 1, max(t - 1 - self._ahead, -1), -1)
+        self._coming = {s: self._coming.get(s) or self._read(s) for s in wanted}
+        return state_of({k: tensor.to(self.device) for k, tensor in coming.result().items()}, self.optimizer)
 
     def flush(self) -> None:
         self.writer.flush()
 
     def close(self) -> None:
-        self._pool.close()
+        self._thread.close()
 
-    def _read(self, t: int) -> dict[str, torch.Tensor]:
-        return read_state(self.path(t), self._header(t), "Rebuild the checkpoints of this run.")
+    def _read(self, t: int) -> "Future[dict[str, torch.Tensor]]":
+        remedy = "Rebuild the checkpoints of this run."
+        return self._thread.submit(
+            lambda: read_state(self.path(t), self._header(t), remedy, where_named=self._computed_on)
+        )
 
     def _header(self, t: int) -> dict[str, str]:
         return {"step": str(t), "training": self.digest}
