@@ -46,8 +46,8 @@ def main(arguments: list[str] | None = None, on_loaded: Callable[[], None] = lam
         return NOBODY_READS
     except OSError as error:
         logger.debug("", exc_info=True)
-        where = error.filename or "the output"
-        print(f"error: {where} cannot be read or written ({error.strerror or error}).", file=sys.stderr)
+        what = f"{error.filename} cannot be read or written" if error.filename else "the output cannot be written"
+        print(f"error: {what} ({error.strerror or error}).", file=sys.stderr)
         return FAILED
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
