@@ -5,7 +5,7 @@ import shutil
 import signal
 import time
 from pathlib import Path
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import parse_qs, quote, urlsplit
 
 import axe_playwright_python
 import numpy as np
@@ -503,3 +503,49 @@ def test_axe_finds_nothing_serious_on_any_page_in_either_theme(page, tmp_path):
             page.add_script_tag(content=AXE.read_text(encoding="utf-8"))
             found += [f"{heading}, {problem}" for theme in ("light", "dark") for problem in violations(page, theme)]
     assert not found, "\n\n".join(found)
+
+
+def test_behind_a_proxys_path_every_link_keeps_it(page, root):
+    with server(root, page, "--server.baseUrlPath", "tool/replay") as (url, _):
+        assert url.endswith("/tool/replay")
+        for path, which in (("Influence?run=seed-0", "harmful"), ("Training_images?run=seed-0&image=0", "targets-")):
+            page.goto(f"{url}/{path}")
+            settled(page, path.partition("?")[0].replace("_", " "))
+            page.locator(f"[class*=st-key-gallery-{which}] .open").first.click()
+            link = page.locator(f"[class*=st-key-gallery-{which}] dialog a").first
+            address = link.evaluate("link => link.href")
+            assert address.startswith(f"{url}/"), address
+            assert page.request.get(address).status == 200
+            link.click()
+            settled(page, "Training images" if which == "harmful" else "Influence")
+        idle(page)
+        links = page.locator('[data-testid="stSidebar"] [data-testid="stPageLink"] a')
+        expect(links).to_have_count(len(HEADINGS))
+        addresses = links.evaluate_all("links => links.map(link => link.href)")
+        assert all(f"{address}/".startswith(f"{url}/") for address in addresses), addresses
+
+
+def test_no_link_and_no_file_makes_the_browser_ask_a_foreign_host(page, root):
+    """The fixture `page` fails for any foreign request; no link or picture is made of such a text either."""
+    said = (
+        "![x](http://evil.example/p.png) [x](http://evil.example) <img src=http://evil.example/q.png> www.evil.example"
+    )
+    run = runs.Run.open(root, "seed-0")
+    notes.write_note(run, notes.RUN, said)
+    notes.write_note(run, 0, said)
+    run.events_log.append("failed", what=said, remedy=said)
+    foreign = page.locator('a[href*="evil"], img[src*="evil"], image[href*="evil"]')
+    queries = {
+        "Influence": ("target", "pin", "label", "relation", "side", "k", "size", "low", "high", "page"),
+        "Training_images": ("view", "image", "view=browse&label", "view=browse&page", "view=matrix&group"),
+        "Test_images": ("wrong", "true", "predicted", "from", "to", "order", "page"),
+        "Compare_runs": ("other", "target"),
+        "Find_bad_labels": ("from",),
+    }
+    with server(root, page) as (url, _):
+        for path, heading in HEADINGS.items():
+            for query in ("run", *(f"run=seed-0&{name}" for name in queries.get(path, ("page",)))):
+                page.goto(f"{url}/{path}?{query}={quote(said)}")
+                settled(page, heading)
+                idle(page)
+                assert foreign.evaluate_all("them => them.map(one => one.outerHTML)") == [], f"{path}?{query}"

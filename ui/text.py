@@ -27,7 +27,7 @@ SIGNS = re.compile(r"[\\`*_{}\[\]<>#!|~$&]")
 LIST_SIGN = re.compile(r"^([-+=]|\d{1,9}(?=[.)]))")
 # Looked for by Streamlit after Markdown was read, so that a backslash before them says nothing: `:name:` and `:red[`,
 # addresses (https://, www., name@), arrows. «test:7» is none of these.
-WORDS = re.compile(r":(?=\S)(?!\d+(?![\w:+-]))|@|(?<=www)\.|[-<>~](?=[-=>])", re.IGNORECASE)
+WORDS = re.compile(r":(?=\S)(?!\d+(?![\w:+-]))|@|www(?=\.)|[-<>~](?=[-=>])", re.IGNORECASE)
 
 
 def line(text: object) -> str:
