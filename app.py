@@ -25,7 +25,7 @@ TOUR = """
 
 def start_sample() -> None:
     with shell.guarded():
-        st.session_state["started"] = shell.manager().submit(config.preset("sample"))
+        st.session_state["started"] = shell.manager().start(config.preset("sample"))
 
 
 def draw() -> None:

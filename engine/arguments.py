@@ -182,7 +182,12 @@ def _add_trained(commands, one_run: argparse.ArgumentParser) -> None:
         choices=config.REPLAY_MODES,
         help="another replay mode than that of the trajectory on disk; trains again where it must",
     )
-    commands.add_parser("resume", parents=[one_run], help="go on with a run that was killed, cancelled or failed")
+    resume = commands.add_parser(
+        "resume", parents=[one_run], help="go on with a run that was killed, cancelled or failed"
+    )
+    resume.add_argument(
+        "--discard", type=int, metavar="N", help="do nothing, and take unfinished job N, from 0, off the list"
+    )
     rebuild = commands.add_parser(
         "rebuild",
         parents=[one_run],

@@ -17,10 +17,16 @@ import pandas as pd
 from engine import config as configs
 from engine import files, space
 from engine.analysis import suspects, trust
-from engine.analysis import what_if as what_ifs
 from engine.datasets import registry as datasets
 from engine.errors import ConfigError, ReplayError
-from engine.runs import job as jobs
+from engine.jobs.job import Job, Result
+from engine.jobs.queue import discard
+from engine.jobs.rebuild import Rebuild
+from engine.jobs.registry import unfinished
+from engine.jobs.replay import Replay
+from engine.jobs.smoothness import Smoothness
+from engine.jobs.validation import Validate
+from engine.jobs.what_if import WhatIf
 from engine.runs import run as runs
 
 logger = logging.getLogger(__name__)
@@ -36,57 +42,74 @@ def load_torch() -> None:
 
 def run(call: argparse.Namespace) -> int:
     root = runs.outputs_root(call.outputs)
-    return _execute(runs.Run.create(root, _configured(call)))
+    _execute(runs.Run.create(root, _configured(call)))
+    return 0
 
 
 def attribute(call: argparse.Namespace) -> int:
-    run = _opened(call)
-    return _execute(run, jobs.Job("replay", run.mode_for(call.mode), call.targets, call.function))
+    _execute(_opened(call), Replay(call.targets, call.function, call.mode or ""))
+    return 0
 
 
 def rebuild(call: argparse.Namespace) -> int:
-    return _execute(_opened(call), jobs.Job("rebuild", call.mode))
+    _execute(_opened(call), Rebuild(call.mode))
+    return 0
 
 
 def resume(call: argparse.Namespace) -> int:
-    return _execute(_opened(call))
+    run = _opened(call)
+    if call.discard is None:
+        _execute(run)
+    else:
+        job = discard(run, call.discard)
+        print(f"run {run.id}: the unfinished job «{job.kind}» was discarded; {len(unfinished(run))} left")
+    return 0
 
 
 def validate(call: argparse.Namespace) -> int:
     run = _opened(call)
-    options = {"subsets": call.subsets, "drops": call.drop, "seed": call.seed}
-    code = _check(run, jobs.Job("validate", options=options))
+    written = _check(run, Validate(call.subsets, call.drop, call.seed)).reports
     for report in trust.reports(run):
-        if report["drop"] in call.drop and report["seed"] == call.seed and report["subsets"] == call.subsets:
+        if report["name"] in written:
             _print_validation(run, report)
-    return code
+    return 0
 
 
 def _print_validation(run: runs.Run, report: dict) -> None:
     print(
         f"\n{run.path / 'validation' / report['name']}.json\n"
         f"{report['function']}, {report['subsets']} subsets, {100 * report['drop']:g} % left out "
-        f"({report['left_out']:,} images): LDS {report['lds_mean']:.3f} "
-        f"({report['lds_mean_low']:.3f} to {report['lds_mean_high']:.3f}), slope {report['slope_mean']:.2f}, "
-        f"R² {report['r2_mean']:.2f}; noise {100 * report['noise_share']:.2g} % of the variance"
+        f"({report['left_out']:,} images): LDS {_figure(report['lds_mean'], 3)} "
+        f"({_figure(report['lds_mean_low'], 3)} to {_figure(report['lds_mean_high'], 3)}), "
+        f"slope {_figure(report['slope_mean'], 2)}, R² {_figure(report['r2_mean'], 2)}, "
+        f"mean of {report['targets_that_vary']} of {len(report['targets'])} targets, those that varied; "
+        f"noise {100 * report['noise_share']:.2g} % of the variance"
     )
     print(f"{'target':12}{'LDS':>8}{'95 % interval':>20}{'slope':>8}{'R²':>8}")
     for t in report["targets"]:
-        print(f"{t['name']:12}{t['lds']:8.3f}{t['low']:10.3f} to{t['high']:7.3f}{t['slope']:8.2f}{t['r2']:8.2f}")
+        print(
+            f"{t['name']:12}{_figure(t['lds'], 3):>8}{_figure(t['low'], 3):>10} to{_figure(t['high'], 3):>7}"
+            f"{_figure(t['slope'], 2):>8}{_figure(t['r2'], 2):>8}"
+        )
+
+
+def _figure(value: float | None, digits: int) -> str:
+    """A dash where there is none: nothing varied, or it was not measured."""
+    return "-" if value is None else f"{value:.{digits}f}"
 
 
 def smoothness(call: argparse.Namespace) -> int:
-    options = {"directions": call.directions, "seed": call.seed}
-    return _check(_opened(call), jobs.Job("smoothness", options=options))
+    _check(_opened(call), Smoothness(call.directions, call.seed))
+    return 0
 
 
 def what_if(call: argparse.Namespace) -> int:
     run = _opened(call)
-    left_out, relabelled = what_ifs.check_changes(call.leave_out, call.relabel, datasets.load(run.config.dataset))
-    options = {"left_out": left_out.tolist(), "relabelled": {str(i): c for i, c in relabelled.items()}}
-    code = _check(run, jobs.Job("what-if", options=options))
-    _print_what_if(run, trust.what_ifs(run)[-1])
-    return code
+    written = _check(run, WhatIf.of(call.leave_out, call.relabel)).reports
+    for report in trust.what_ifs(run):
+        if report["name"] in written:
+            _print_what_if(run, report)
+    return 0
 
 
 def _print_what_if(run: runs.Run, report: dict) -> None:
@@ -96,30 +119,32 @@ def _print_what_if(run: runs.Run, report: dict) -> None:
         f"{'target':20}{'before':>10}{'predicted':>11}{'retrained':>11}"
     )
     for t in report["targets"]:
-        function, predicted = t["function"], t["predicted"]
-        change = f"{predicted[function]:.4f}" if predicted else "-"
-        print(f"{t['key']:20}{t['before'][function]:>10.4f}{change:>11}{t['actual'][function]:>11.4f}")
+        # No prediction where labels were changed, no retrained value of an uploaded image.
+        before, predicted, actual = (
+            _figure((t[when] or {}).get(t["function"]), 4) for when in ("before", "predicted", "actual")
+        )
+        print(f"{t['key']:20}{before:>10}{predicted:>11}{actual:>11}")
 
 
-def _check(run: runs.Run, job: jobs.Job) -> int:
+def _check(run: runs.Run, job: Job) -> Result:
     """Executes a job that checks scores, and prints the verdict."""
-    code = _execute(run, job)
+    result = _execute(run, job)
     verdict = trust.verdict(run)
     print(f"verdict: {verdict.level}. {verdict.reason}")
-    return code
+    return result
 
 
-def _execute(run: runs.Run, job: jobs.Job | None = None) -> int:
+def _execute(run: runs.Run, job: Job | None = None) -> Result:
     from engine.jobs import execute
 
     with run.locked(), _Bar() as bar:
         print(f"run {run.id}", flush=True)
-        name = execute.execute(run, job, on_event=bar.event)
+        result = execute.execute(run, job, on_event=bar.event)
     manifest = run.manifest
     print(f"test accuracy {manifest['test_accuracy']:.1%} on {manifest['device_name']}")
-    if name in [s["name"] for s in run.score_sets()]:
-        print(f"scores {run.path / 'scores' / name}.npy float32 {run.scores(name).shape}")
-    return 0
+    if result.scores is not None:
+        print(f"scores {run.path / 'scores' / result.scores}.npy float32 {run.scores(result.scores).shape}")
+    return result
 
 
 class _Bar:

@@ -3,6 +3,8 @@
 import streamlit as st
 
 from engine.analysis import suspects
+from engine.jobs.replay import Replay
+from engine.jobs.what_if import WhatIf
 from engine.targets import AllTests
 from ui import formats, gallery, pictures, shell, ticks
 from ui.text import line
@@ -32,7 +34,7 @@ def better_target(run) -> None:
     mode = run.kept or "memory"
     takes = f"One replay in {mode} mode{'' if run.kept else ', after training once more'}"
     if st.button("Score all test images", icon=":material/add:", **shell.acting(help=takes)):
-        shell.manager().submit_targets(run.id, ("test:all",), "loss", mode)
+        shell.manager().submit(run.id, Replay(("test:all",), "loss", mode))
         st.switch_page("pages/Live.py", query_params={"run": run.id})
 
 
@@ -70,7 +72,7 @@ def exclude(run) -> None:
         check = st.button("Check by retraining", type="primary", icon=":material/science:", **shell.acting())
         st.button("Clear the ticks", icon=":material/clear:", on_click=ticks.clear, args=(run,), **shell.acting())
     if check:
-        shell.manager().submit_what_if(run.id, ticked, {})
+        shell.manager().submit(run.id, WhatIf.of(ticked))
         st.switch_page("pages/Live.py", query_params={"run": run.id})
 
 

@@ -9,6 +9,7 @@ from engine.analysis import target_view, trust
 from engine.analysis import what_if as what_ifs
 from engine.analysis.lists import Filter, table
 from engine.analysis.ranking import Ranking, rank
+from engine.jobs.what_if import WhatIf
 from engine.runs import notes
 from engine.targets import Target, target_function
 from ui import cards, explain, formats, link, pictures, shell, ticks
@@ -231,7 +232,7 @@ def what_if(run, dataset, target, scores_N) -> None:
             f"{formats.percent(tried[-1]['test_accuracy'])} after."
         )
     elif st.button("Check by retraining", type="primary", icon=":material/science:", **shell.acting()):
-        shell.manager().submit_what_if(run.id, left_out, relabelled)
+        shell.manager().submit(run.id, WhatIf.of(left_out, relabelled))
         st.switch_page("pages/Live.py", query_params={"run": run.id})
 
 

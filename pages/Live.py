@@ -2,6 +2,8 @@
 
 import streamlit as st
 
+from engine.jobs.queue import discard
+from engine.jobs.registry import unfinished
 from engine.runs.run import IN_PROGRESS
 from ui import formats, pictures, shell
 from ui.text import line, plain
@@ -91,18 +93,26 @@ def space(told) -> None:
 
 
 def resume(run) -> None:
-    if run.resumable and st.button(
-        "Resume the run", type="primary", icon=":material/resume:", key="resume", **shell.acting()
-    ):
+    if not run.resumable:
+        return
+    if st.button("Resume the run", type="primary", icon=":material/resume:", key="resume", **shell.acting()):
         shell.manager().resume(run.id)
         st.rerun()
+    if not run.manifest.get("trained"):
+        return
+    for number, job in enumerate(unfinished(run)):
+        with st.container(horizontal=True, vertical_alignment="center"):
+            st.text(f"Unfinished: {formats.job(job)}")
+            if st.button("Discard", icon=":material/delete:", key=f"discard-{number}", **shell.acting()):
+                discard(run, number)
+                st.rerun()
 
 
 def outcome(run, status: str, told) -> None:
     manifest = run.manifest
     # The manifest has the error too, for where the log was deleted.
     error = told.error or (manifest.get("error") if run.resumable else None) or {}
-    in_memory = run.resumable and run.job.mode == "memory"
+    in_memory = run.resumable and any(getattr(job, "mode", "") == "memory" for job in unfinished(run))
     goes_on = TRAINS_AGAIN if in_memory else GOES_ON
     if status == "finished":
         if manifest.get("scored"):
@@ -144,6 +154,12 @@ def outcome(run, status: str, told) -> None:
     resume(run)
 
 
+def job_in_hand(run) -> str:
+    """The kind of the job that was begun last, or will be next."""
+    begun = [e["job"] for e in shell.log(run) if "job" in e]
+    return begun[-1] if begun else unfinished(run)[0].kind
+
+
 def body(run, was_active: bool) -> None:
     status = run.status
     told = shell.progress(run)
@@ -151,8 +167,7 @@ def body(run, was_active: bool) -> None:
     if was_active and not active:
         st.rerun()  # the whole page: the clock stops, the outcome appears
     if active:
-        job = run.job
-        st.markdown("  →  ".join(formats.stages(job.kind if job else "run", told.phase)))
+        st.markdown("  →  ".join(formats.stages(job_in_hand(run), told.phase)))
         st.progress(
             told.fraction,
             text=f"{plain(formats.phase(told.phase))}: step {told.step:,} of {told.steps:,}"

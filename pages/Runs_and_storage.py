@@ -4,6 +4,7 @@ import streamlit as st
 
 from engine import files, space
 from engine.errors import ReplayError
+from engine.jobs.rebuild import Rebuild
 from engine.runs import run as storage
 from ui import formats, shell
 from ui.text import line
@@ -131,12 +132,11 @@ def rebuild(candidates: dict) -> None:
     )
     if run.resumable:
         st.warning(
-            "This run has unfinished work, and rebuilding takes its place. To finish it instead, resume the run "
-            "on Live.",
+            "This run has unfinished work, which stays as it is: resume the run on Live to finish it.",
             icon=":material/warning:",
         )
     if st.button("Rebuild checkpoints", icon=":material/history:", **shell.acting()):
-        shell.manager().submit_rebuild(run.id, mode)
+        shell.manager().submit(run.id, Rebuild(mode))
         st.switch_page("pages/Live.py", query_params={"run": run.id})
 
 

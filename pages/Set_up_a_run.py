@@ -316,4 +316,4 @@ with shell.page("Set up a run"):
         icon=":material/play_arrow:",
         **shell.acting(disabled=bool(found) or dataset is None or not fits),
     ):
-        st.switch_page("pages/Live.py", query_params={"run": shell.manager().submit(config)})
+        st.switch_page("pages/Live.py", query_params={"run": shell.manager().start(config)})

@@ -5,6 +5,8 @@ import json
 import streamlit as st
 
 from engine.analysis import lds, trust
+from engine.jobs.smoothness import Smoothness
+from engine.jobs.validation import Validate
 from engine.targets import Target
 from ui import formats, link, pictures, shell
 from ui.text import line, plain
@@ -64,10 +66,10 @@ def validate(run) -> None:
     with shell.guarded():
         if start:
             drops = tuple(dict.fromkeys(formats.fraction(text) for text in typed))
-            shell.manager().submit_validation(run.id, subsets, drops, seed)
+            shell.manager().submit(run.id, Validate(subsets, drops, seed))
             started = True
         if measure:
-            shell.manager().submit_smoothness(run.id)
+            shell.manager().submit(run.id, Smoothness())
             started = True
     if started:
         st.switch_page("pages/Live.py", query_params={"run": run.id})

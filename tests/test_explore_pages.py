@@ -10,7 +10,8 @@ from playwright.sync_api import expect
 from engine.analysis import class_matrix as class_matrices
 from engine.core.schedule import plan_for
 from engine.datasets import registry as dataset_registry
-from engine.jobs.queue import JobManager
+from engine.jobs.queue import JobQueue
+from engine.jobs.replay import Replay
 from engine.runs import run as runs
 from tests.helpers import button, idle, said, settled, show, sound, tiles
 from tests.made_up import SAMPLE, run_of
@@ -211,11 +212,12 @@ def test_test_images_are_filtered_ticked_and_explained(run, monkeypatch):
 
     # Ticks are the component's to send: what it would is put where it would be. The replay is asked for, not made.
     asked = []
-    monkeypatch.setattr(JobManager, "submit_targets", lambda self, *given: asked.append(given))
+    monkeypatch.setattr(JobQueue, "submit", lambda self, *given: asked.append(given))
     app.session_state[f"chosen-tests-{run.id}"] = {shown[0]["index"], 3}
     sound(app.run())
     sound(button(app, "Explain these").click().run())
-    assert asked == [(run.id, tuple(f"test:{i}" for i in sorted({shown[0]["index"], 3})), "loss", "memory")]
+    targets = tuple(f"test:{i}" for i in sorted({shown[0]["index"], 3}))
+    assert asked == [(run.id, Replay(targets, "loss", "memory"))]
 
 
 def test_an_explained_test_image_leads_to_its_influence(run):

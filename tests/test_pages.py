@@ -12,7 +12,7 @@ from engine import config as configs
 from engine import files, space
 from engine.errors import RunNotFoundError
 from engine.jobs import execute as work
-from engine.runs import job as run_jobs
+from engine.jobs.replay import Replay
 from engine.runs import run as runs
 from tests.helpers import PAGES, button, said, show, sound, tiles
 from tests.made_up import SMALL
@@ -178,7 +178,7 @@ def test_a_manifest_changed_by_hand_or_of_another_schema_is_named(run):
 )
 def test_an_interrupted_run_offers_to_resume_it(run, status, mode, words, monkeypatch):
     resumed = []
-    monkeypatch.setattr("engine.jobs.queue.JobManager.resume", lambda self, run_id: resumed.append(run_id))
+    monkeypatch.setattr("engine.jobs.queue.JobQueue.resume", lambda self, run_id: resumed.append(run_id))
     run.update_manifest(status=status, job={"kind": "run", "mode": mode, "targets": ["test:0"], "function": "loss"})
     assert run.status == "interrupted"
     app = show("pages/Live.py", run=run.id)
@@ -189,7 +189,7 @@ def test_an_interrupted_run_offers_to_resume_it(run, status, mode, words, monkey
 
 def test_a_failed_further_replay_is_told_and_can_be_resumed(run):
     assert not [b for b in show("pages/Live.py", run=run.id).button if b.label == "Resume the run"]
-    run.assign(run_jobs.Job("replay", "disk", ("test:5",), "loss"))
+    run.update_manifest(jobs=[Replay(("test:5",), "loss", "disk").record()])
     (run.path / "model" / "digests.json").write_text("{}")
     with run.locked(), pytest.raises(Exception, match="has changed"):
         work.execute(run)
@@ -278,7 +278,7 @@ def test_set_up_refuses_a_mode_that_does_not_fit_with_its_numbers(root, monkeypa
 
 
 def test_set_up_says_that_a_busy_machine_measures_too_long_times(root, monkeypatch):
-    monkeypatch.setattr("engine.jobs.queue.JobManager.active", lambda self: ["a-run"])
+    monkeypatch.setattr("engine.jobs.queue.JobQueue.active", lambda self: ["a-run"])
     assert "times measured now will be too long" in said(show("pages/Set_up_a_run.py"))
 
 
@@ -317,7 +317,7 @@ def test_storage_has_a_column_of_every_part_and_says_where_a_run_replays(run, mo
 
 def test_further_targets_name_the_modes_that_are_ready(run, monkeypatch):
     asked = []
-    monkeypatch.setattr("engine.jobs.queue.JobManager.submit_targets", lambda self, *args: asked.append(args))
+    monkeypatch.setattr("engine.jobs.queue.JobQueue.submit", lambda self, *args: asked.append(args))
 
     def replay(app):
         next(m for m in app.multiselect if m.label == "Targets").set_value(["test:all"]).run()
@@ -333,7 +333,7 @@ def test_further_targets_name_the_modes_that_are_ready(run, monkeypatch):
     app = show("pages/Influence.py", run=run.id)
     assert any("This run keeps no checkpoints. Every mode trains once more" in c.value for c in app.caption)
     replay(app)
-    assert asked == [(run.id, ("test:all",), "loss", "disk"), (run.id, ("test:all",), "loss", "memory")]
+    assert asked == [(run.id, Replay(("test:all",), "loss", mode)) for mode in ("disk", "memory")]
 
 
 def test_the_outputs_folder_may_be_an_argument_of_the_app(run, tmp_path, monkeypatch):
@@ -365,7 +365,7 @@ def test_scores_made_anew_are_not_those_of_before(run):
     before = first(show("pages/Influence.py", run=run.id))
     run.clean(("scores",))
     with run.locked():
-        work.execute(run, run_jobs.Job("replay", "disk", ("test:5",), "loss"))
+        work.execute(run, Replay(("test:5",), "loss", "disk"))
     after = first(show("pages/Influence.py", run=run.id))
     assert float(after) == pytest.approx(run.scores("loss-000")[0].min(), rel=5e-3) and after != before
 
@@ -393,9 +393,9 @@ def test_ticks_and_chosen_targets_agree_whatever_is_switched(root):
 
 
 def test_live_without_a_link_shows_the_run_worked_on_rather_than_the_newest(made, run, root, monkeypatch):
-    from engine.jobs.queue import JobManager
+    from engine.jobs.queue import JobQueue
 
     newer = root / "99990101-000000-sample-ffff"
     shutil.copytree(made, newer)
-    monkeypatch.setattr(JobManager, "active", lambda self: [run.id])
+    monkeypatch.setattr(JobQueue, "active", lambda self: [run.id])
     assert show("pages/Live.py").query_params["run"] == run.id

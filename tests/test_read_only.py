@@ -12,9 +12,13 @@ from engine.__main__ import main
 from engine.errors import ReadOnlyError, StorageError
 from engine.jobs import estimate
 from engine.jobs import execute as work
-from engine.jobs.queue import JobManager
+from engine.jobs.queue import JobQueue
+from engine.jobs.rebuild import Rebuild
+from engine.jobs.replay import Replay
+from engine.jobs.smoothness import Smoothness
+from engine.jobs.validation import Validate
+from engine.jobs.what_if import WhatIf
 from engine.runs import events, notes
-from engine.runs import job as run_jobs
 from engine.runs import run as runs
 from tests.helpers import PAGES, button, show, sound
 from tests.made_up import SMALL
@@ -90,15 +94,15 @@ def test_every_page_shows_the_runs_and_leaves_them_as_they_are(page, run, root, 
         lambda run: events.EventLog(run.path / "events.jsonl").append("note", text="x"),
         lambda run: notes.tick(run, {1: True}, 6000),
         lambda run: notes.write_note(run, notes.RUN, "x"),
-        lambda run: work.execute(run, run_jobs.Job("rebuild", "disk")),
+        lambda run: work.execute(run, Rebuild("disk")),
         lambda run: estimate.estimate(SMALL, run.root, measure=True),
-        lambda run: JobManager(run.root).submit(SMALL),
-        lambda run: JobManager(run.root).submit_targets(run.id, ("test:5",), "loss"),
-        lambda run: JobManager(run.root).submit_rebuild(run.id, "disk"),
-        lambda run: JobManager(run.root).submit_validation(run.id, 5, (0.01,)),
-        lambda run: JobManager(run.root).submit_what_if(run.id, [1], {}),
-        lambda run: JobManager(run.root).submit_smoothness(run.id),
-        lambda run: JobManager(run.root).resume("interrupted"),
+        lambda run: JobQueue(run.root).start(SMALL),
+        lambda run: JobQueue(run.root).submit(run.id, Replay(("test:5",))),
+        lambda run: JobQueue(run.root).submit(run.id, Rebuild("disk")),
+        lambda run: JobQueue(run.root).submit(run.id, Validate(5)),
+        lambda run: JobQueue(run.root).submit(run.id, WhatIf.of([1])),
+        lambda run: JobQueue(run.root).submit(run.id, Smoothness()),
+        lambda run: JobQueue(run.root).resume("interrupted"),
     ],
 )
 def test_every_way_to_change_something_is_refused(change, run, root):

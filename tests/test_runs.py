@@ -30,10 +30,12 @@ from engine.errors import (
     RunNotFoundError,
     StorageError,
 )
-from engine.jobs import estimate
+from engine.jobs import estimate, session
 from engine.jobs import execute as work
-from engine.jobs.queue import JobManager
-from engine.runs import job as run_jobs
+from engine.jobs.job import Result
+from engine.jobs.queue import JobQueue
+from engine.jobs.rebuild import Rebuild
+from engine.jobs.replay import Replay
 from engine.runs import run as runs
 from engine.runs.events import EventLog
 from engine.runs.progress import Progress, follow
@@ -51,7 +53,7 @@ def execute(root: Path, config=SMALL, **kwargs) -> runs.Run:
 
 def attribute(run: runs.Run, *targets: str, function: str = "loss", mode: str | None = None) -> str:
     with run.locked():
-        return work.execute(run, run_jobs.Job("replay", run.mode_for(mode), targets, function))
+        return work.execute(run, Replay(targets, function, mode or "")).scores
 
 
 # -- a run explains itself
@@ -175,22 +177,23 @@ def test_a_run_without_trajectory_says_what_it_can_do_and_is_rebuilt_by_one_call
         attribute(run, "test:1")
     assert "name a mode" in error.value.remedy
     with run.locked():
-        assert work.execute(run, run_jobs.Job("rebuild", "disk")) is None
+        assert work.execute(run, Rebuild("disk")) == Result()
     assert {p.name: p.stat().st_size for p in (run.path / "trajectory").iterdir()} == before
-    assert run.modes()["disk"] and run.status == "finished" and run.job is None
+    assert run.modes()["disk"] and run.status == "finished" and not run.resumable
     assert np.array_equal(run.scores(attribute(run, *SMALL.targets)), run.scores("loss-000"))
 
 
 def test_a_rebuild_that_gives_other_states_is_an_error_that_says_so(run, monkeypatch):
     run.clean(("trajectory",))
-    exact = work.initial_state
+    exact = session.advance
 
-    def rounded(model, optimizer):
-        return exact(model, optimizer)._replace(theta=model.theta0 * (1 + 1e-7))
+    def inexact(*arguments):
+        state = exact(*arguments)
+        return state._replace(theta=state.theta * (1 + 1e-7))
 
-    monkeypatch.setattr(work, "initial_state", rounded)
+    monkeypatch.setattr(session, "advance", inexact)
     with run.locked(), pytest.raises(IntegrityError, match="is not the one that training went through"):
-        work.execute(run, run_jobs.Job("rebuild", "disk"))
+        work.execute(run, Rebuild("disk"))
     assert run.kept is None and "is not the one" in run.manifest["error"]["what"]
 
 
@@ -249,7 +252,7 @@ def test_a_given_space_is_kept_to(root):
 def test_every_bad_setting_is_named_before_anything_starts(root, change, field):
     config = SMALL.replace(**change)
     with pytest.raises(ConfigError) as error:
-        JobManager(root).submit(config)
+        JobQueue(root).start(config)
     assert list(error.value.problems) == [field] and field in str(error.value) and error.value.remedy
     assert list(root.iterdir()) == []
 
@@ -440,7 +443,7 @@ def test_a_half_done_deletion_is_finished_and_temporary_files_go(run, root):
     (root / ".deleted-not ours").mkdir()
     (run.path / "trajectory" / ".tmp-abc").write_bytes(b"x")
     os.utime(run.path / "trajectory" / ".tmp-abc", (0, 0))  # a young one may belong to a living process
-    JobManager(root)
+    JobQueue(root)
     assert sorted(p.name for p in root.iterdir()) == [".deleted-not ours", run.id]
     attribute(run, "test:1")
     assert not list(run.path.rglob(".tmp-*"))
@@ -532,11 +535,11 @@ def wait(run: runs.Run, *statuses: str) -> None:
 
 
 def test_jobs_queue_run_one_at_a_time_cancel_and_outlive_errors(root):
-    manager = JobManager(root)
-    first = runs.Run.open(root, manager.submit(SMALL))
+    manager = JobQueue(root)
+    first = runs.Run.open(root, manager.start(SMALL))
     bad = runs.Run.open(
         root,
-        manager.submit(
+        manager.start(
             SMALL.replace(
                 **{
                     "recipe.peak_lr": 100.0,
@@ -548,10 +551,10 @@ def test_jobs_queue_run_one_at_a_time_cancel_and_outlive_errors(root):
             )
         ),
     )
-    third = runs.Run.open(root, manager.submit(SMALL))
+    third = runs.Run.open(root, manager.start(SMALL))
     assert third.status == "queued" and manager.active() == [first.id, bad.id, third.id]
     with pytest.raises(RunBusyError):
-        manager.submit_targets(third.id, ("test:1",), "loss")
+        manager.submit(third.id, Replay(("test:1",)))
     assert manager.cancel(third.id)
     wait(first, "finished")
     wait(bad, "failed")
@@ -559,7 +562,7 @@ def test_jobs_queue_run_one_at_a_time_cancel_and_outlive_errors(root):
     while manager.active():
         time.sleep(0.01)
     assert not manager.cancel(first.id)
-    manager.submit_targets(first.id, ("test:5",), "margin")
+    manager.submit(first.id, Replay(("test:5",), "margin"))
     wait(first, "finished")
     assert first.target("test:5.margin").score_set == "margin-001"
     while manager.active():
@@ -572,7 +575,7 @@ def test_jobs_queue_run_one_at_a_time_cancel_and_outlive_errors(root):
     while manager.active():
         time.sleep(0.01)
     third.clean(("trajectory",))
-    manager.submit_rebuild(third.id, "recompute")
+    manager.submit(third.id, Rebuild("recompute"))
     wait(third, "finished")
     assert third.kept == "recompute"
 

@@ -13,8 +13,8 @@ from engine.core.training import train
 from engine.datasets import base as datasets_base
 from engine.datasets import registry as dataset_registry
 from engine.jobs import execute as work
+from engine.jobs.validation import Validate
 from engine.models import registry as model_registry
-from engine.runs import job as run_jobs
 from engine.runs import run as runs
 
 LEFT_OUT, SUBSETS = 60, 12
@@ -41,7 +41,7 @@ def test_the_sample_is_accurate_and_smooth(sample):
 def test_the_scores_of_the_sample_agree_with_retraining(sample):
     """The whole measurement is `make trust`; fewer subsets leave a wider interval, not a lower mean."""
     with sample.locked():
-        work.execute(sample, run_jobs.Job("validate", options={"subsets": SUBSETS, "drops": [0.01], "seed": 1}))
+        work.execute(sample, Validate(SUBSETS, (0.01,), 1))
     (report,) = trust.reports(sample)
     print(f"\nLDS {report['lds_mean']:.3f}, slope {report['slope_mean']:.2f}, R² {report['r2_mean']:.2f}")
     assert report["lds_mean"] > 0.95 and report["r2_mean"] > 0.9 and 0.9 < report["slope_mean"] < 1.2

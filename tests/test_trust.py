@@ -21,9 +21,10 @@ from engine.core.training import train
 from engine.datasets import registry as dataset_registry
 from engine.errors import CancelledError, ConfigError, DivergedError, IntegrityError
 from engine.jobs import execute as work
+from engine.jobs import registry
+from engine.jobs.replay import Replay
 from engine.models import functional as functional_models
 from engine.models import registry as model_registry
-from engine.runs import job as run_jobs
 from engine.runs import run as runs
 from engine.trajectory.state_files import read_state
 from tests.made_up import SMALL
@@ -38,7 +39,7 @@ def root(tmp_path_factory):
 
 
 def execute(run: runs.Run, kind: str | None = None, cancel=None, **options):
-    job = run_jobs.Job(kind, options=options) if kind else None
+    job = registry.from_record({"kind": kind, "options": options}) if kind else None
     with run.locked():
         return work.execute(run, job, cancel)
 
@@ -289,7 +290,7 @@ def test_finished_retrainings_are_never_trained_twice(run, monkeypatch):
 
 def test_several_fractions_and_functions_have_a_report_each(run):
     with run.locked():
-        work.execute(run, run_jobs.Job("replay", "disk", ("test:0",), "margin"))
+        work.execute(run, Replay(("test:0",), "margin", "disk"))
     validated(run, 5, (0.01, 0.05))
     assert [(r["function"], r["drop"], r["left_out"]) for r in trust.reports(run)] == [
         ("loss", 0.01, 60),

@@ -8,8 +8,10 @@ import pytest
 from engine.analysis import trust
 from engine.analysis import what_if as what_ifs
 from engine.jobs import execute as work
-from engine.jobs.queue import JobManager
-from engine.runs import job as run_jobs
+from engine.jobs.queue import JobQueue
+from engine.jobs.replay import Replay
+from engine.jobs.validation import Validate
+from engine.jobs.what_if import WhatIf
 from engine.runs import notes
 from engine.runs import run as runs
 from tests.helpers import button, said, show, sound, tiles
@@ -27,8 +29,8 @@ def checked(tmp_path_factory) -> Path:
     run = runs.Run.create(runs.outputs_root(tmp_path_factory.mktemp("checked")), CONFIG)
     with run.locked():
         work.execute(run)
-        work.execute(run, run_jobs.Job("validate", options={"subsets": 5, "drops": [0.01], "seed": 0}))
-        work.execute(run, run_jobs.Job("what-if", options={"left_out": [3, 7], "relabelled": {}}))
+        work.execute(run, Validate(5, (0.01,), 0))
+        work.execute(run, WhatIf.of([3, 7]))
     return run.path
 
 
@@ -42,8 +44,7 @@ def run(checked, root) -> runs.Run:
 def submitted(monkeypatch) -> list:
     """What the pages ask the job manager for, which does nothing here."""
     asked = []
-    for name in ("submit_validation", "submit_smoothness", "submit_what_if", "submit_targets"):
-        monkeypatch.setattr(JobManager, name, lambda self, *given, name=name: asked.append((name, *given)))
+    monkeypatch.setattr(JobQueue, "submit", lambda self, *given: asked.append(given))
     return asked
 
 
@@ -65,7 +66,7 @@ def test_trust_starts_a_validation_with_what_was_typed(run, submitted):
     sound(app.run())
     assert "This takes about" in noted(app) and "Validate" in [b.label for b in app.button]
     sound(button(app, "Validate").click().run())
-    assert submitted == [("submit_validation", run.id, 12, (0.01, 0.05, 0.1), 0)]
+    assert submitted == [(run.id, Validate(12, (0.01, 0.05, 0.1), 0))]
 
 
 @pytest.mark.parametrize(
@@ -121,7 +122,7 @@ def test_ticked_images_have_a_prediction_and_a_check(run, submitted):
     assert list(shown["Predicted"])[0] == formats.figure(expected.predicted["loss"], 4)
     assert list(shown["Now"])[0] == formats.figure(expected.before["loss"], 4) and list(shown["Retrained"]) == ["—"] * 3
     sound(button(app, "Check by retraining").click().run())
-    assert submitted == [("submit_what_if", run.id, indices, {})]
+    assert submitted == [(run.id, WhatIf.of(indices))]
 
 
 def test_a_relabelling_has_no_prediction_only_a_check(run, submitted):
@@ -131,8 +132,8 @@ def test_a_relabelling_has_no_prediction_only_a_check(run, submitted):
     sound(what.set_value("Label them Shirt").run())
     assert "there is no prediction" in noted(app) and not [t for t in app.table if "Predicted" in t.value]
     sound(button(app, "Check by retraining").click().run())
-    ((_, _, left_out, relabelled),) = submitted
-    assert left_out == [] and len(relabelled) == 50 and set(relabelled.values()) == {6}
+    ((_, job),) = submitted
+    assert job.left_out == () and len(job.relabelled) == 50 and {label for _, label in job.relabelled} == {6}
 
 
 def test_ticks_can_be_cleared(run):
@@ -166,7 +167,7 @@ def test_bad_labels_are_ranked_filtered_ticked_and_checked(run, submitted):
     notes.tick(run, {first: True}, 6000)
     sound(app.run())
     sound(button(app, "Check by retraining").click().run())
-    assert submitted == [("submit_what_if", run.id, [first], {})]
+    assert submitted == [(run.id, WhatIf.of([first]))]
 
 
 def test_bad_labels_ask_for_the_mean_test_loss_where_it_is_not_scored(root, submitted):
@@ -176,7 +177,7 @@ def test_bad_labels_ask_for_the_mean_test_loss_where_it_is_not_scored(root, subm
     app = show("pages/Find_bad_labels.py", run=run.id)
     assert "this run has no scores for it" in said(app)
     sound(button(app, "Score all test images").click().run())
-    assert submitted == [("submit_targets", run.id, ("test:all",), "loss", "disk")]
+    assert submitted == [(run.id, Replay(("test:all",), "loss", "disk"))]
 
 
 def test_a_link_to_a_page_of_suspects_is_restored_and_a_wrong_one_ignored(run):
@@ -224,14 +225,14 @@ def test_a_refused_scoring_leaves_the_suspects(root):
 
 def test_a_target_scored_since_a_check_is_predicted_and_may_be_checked_again(run, submitted):
     with run.locked():
-        work.execute(run, run_jobs.Job("replay", "disk", ("test:5",), "loss"))
+        work.execute(run, Replay(("test:5",), "loss", "disk"))
     app = show("pages/Influence.py", run=run.id, target="test:5.loss")
     notes.tick(run, {3: True, 7: True}, 6000)
     sound(app.run())
     shown = next(t.value for t in app.table if "Predicted" in t.value)
     assert shown["Predicted"][0] != "—" and list(shown["Retrained"]) == ["—"] * 3
     sound(button(app, "Check by retraining").click().run())
-    assert submitted == [("submit_what_if", run.id, [3, 7], {})]
+    assert submitted == [(run.id, WhatIf.of([3, 7]))]
 
 
 def test_bad_labels_by_the_margin_ask_for_nothing_more(root):

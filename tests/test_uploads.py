@@ -16,8 +16,10 @@ from engine.datasets import registry as dataset_registry
 from engine.errors import ConfigError, DataError, IntegrityError
 from engine.jobs import execute as work
 from engine.jobs import predict
-from engine.jobs.queue import JobManager
-from engine.runs import job as run_jobs
+from engine.jobs.queue import JobQueue
+from engine.jobs.replay import Replay
+from engine.jobs.validation import Validate
+from engine.jobs.what_if import WhatIf
 from engine.runs import run as runs
 from engine.runs import uploads
 from engine.targets import Target, UploadedImage
@@ -143,7 +145,7 @@ def test_a_copy_of_a_test_image_has_its_scores_its_view_and_its_prediction(score
     assert (uploads.read(scored, name) == image).all()
     own, other = (own_target(name, c) for c in (label, (label + 1) % 10))
     with scored.locked():
-        work.execute(scored, run_jobs.Job("replay", "disk", (own, "test:3", other), "loss"))
+        work.execute(scored, Replay((own, "test:3", other), "loss", "disk"))
     targets = {t.name: t for t in scored.targets()}
     scores = scored.scores(targets[own].score_set)
     assert (scores[0] == scores[1]).all() and not np.allclose(scores[0], scores[2], atol=1e-6)
@@ -162,8 +164,8 @@ def test_a_copy_of_a_test_image_has_its_scores_its_view_and_its_prediction(score
     assert predicted[own].change == predicted["test:3"].change
     # Retraining is judged on the test split: a validation leaves it out and says so, a what-if has no truth for it.
     with scored.locked():
-        work.execute(scored, run_jobs.Job("what-if", options={"left_out": [1, 2], "relabelled": {}}))
-        work.execute(scored, run_jobs.Job("validate", options={"subsets": 5, "drops": [0.01], "seed": 0}))
+        work.execute(scored, WhatIf.of([1, 2]))
+        work.execute(scored, Validate(5, (0.01,), 0))
     actual = {t["name"]: t["actual"] for t in trust.what_ifs(scored)[0]["targets"]}
     assert actual[own] is None and actual["test:3"] is not None
     assert [t["name"] for t in trust.reports(scored)[0]["targets"]] == ["test:3"]
@@ -173,15 +175,15 @@ def test_a_copy_of_a_test_image_has_its_scores_its_view_and_its_prediction(score
 
 
 def test_an_image_that_is_not_kept_or_has_changed_is_no_target(scored):
-    manager = JobManager(scored.root)
+    manager = JobQueue(scored.root)
     with pytest.raises(IntegrityError, match="cannot be read"):
-        manager.submit_targets(scored.id, ("image:0123456789abcdef:1",), "loss")
+        manager.submit(scored.id, Replay(("image:0123456789abcdef:1",)))
     name = uploads.keep(scored, np.full(GREY, 9, np.uint8))
     (scored.path / "uploads" / f"{name}.png").write_bytes(uploads.png(np.zeros(GREY, np.uint8)))
     with pytest.raises(IntegrityError, match="has changed"):
-        manager.submit_targets(scored.id, (own_target(name, 1),), "loss")
+        manager.submit(scored.id, Replay((own_target(name, 1),)))
     with pytest.raises(ConfigError, match="out of range"):
-        manager.submit_targets(scored.id, (own_target(name, 10),), "loss")
+        manager.submit(scored.id, Replay((own_target(name, 10),)))
     for bad in ("../../x.png", "0123456789abcde", "0123456789ABCDEF"):
         with pytest.raises(ConfigError, match="no id"):
             uploads.read(scored, bad)

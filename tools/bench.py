@@ -75,7 +75,7 @@ def main() -> None:
         for mode in ("memory", "disk"):
             run = runs.Run.create(root, preset.replace(replay_mode=mode))
             with run.locked():
-                name = work.execute(run)
+                name = work.execute(run).scores
             scores[mode], manifest = run.scores(name), run.manifest
             timings = manifest["timings"]
             rows.append(

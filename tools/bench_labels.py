@@ -43,9 +43,9 @@ from engine.core.training import train
 from engine.datasets import base as datasets_base
 from engine.datasets import registry as dataset_registry
 from engine.jobs import execute as work
+from engine.jobs.replay import Replay
 from engine.models import functional as functional_models
 from engine.models import registry as model_registry
-from engine.runs import job as run_jobs
 from engine.runs import run as runs
 
 SHARE = 0.05
@@ -131,7 +131,7 @@ def timed() -> Iterator[Callable[[], Cost]]:
 def replayed(run: runs.Run) -> Ranking:
     """The run's targets are scored in a job of their own, so that its cost is not that of the training."""
     with timed() as cost:
-        work.execute(run, run_jobs.Job("replay", "disk", (TARGET,), "loss"))
+        work.execute(run, Replay((TARGET,), "loss", "disk"))
         table = suspects.ranked(run, f"{TARGET}.loss").sort_values("index")
     return Ranking("REPLAY, harm to the test loss", table["harm"].to_numpy(), cost())
 

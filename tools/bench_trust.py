@@ -58,9 +58,10 @@ from engine.core.training import optimizer_for, train
 from engine.datasets import base as datasets_base
 from engine.datasets import registry as dataset_registry
 from engine.jobs import execute as work
+from engine.jobs.replay import Replay
+from engine.jobs.validation import Validate
 from engine.models import functional as functional_models
 from engine.models import registry as model_registry
-from engine.runs import job as run_jobs
 from engine.runs import run as runs
 from engine.targets import Target, TestImage
 from engine.trajectory.state_files import read_state, state_of
@@ -120,9 +121,9 @@ def plain(config: configs.RunConfig, dataset: datasets_base.Dataset, tensors: di
 
 
 def replay(m: Material):
-    job = run_jobs.Job("replay", "disk", m.run.config.targets, m.run.config.target_function)
+    job = Replay(m.run.config.targets, m.run.config.target_function, "disk")
     before = m.run.scores(m.run.score_sets()[0]["name"])
-    scores = m.run.scores(work.execute(m.run, job))
+    scores = m.run.scores(work.execute(m.run, job).scores)
 
     def check() -> None:
         assert np.array_equal(scores, before), "the replay gave other scores than the run's own"
@@ -359,7 +360,7 @@ def main() -> None:
         run = runs.Run.create(runs.outputs_root(folder), config)
         with run.locked():
             work.execute(run)
-            work.execute(run, run_jobs.Job("validate", options={"subsets": subsets, "drops": [DROP], "seed": SEED}))
+            work.execute(run, Validate(subsets, (DROP,), SEED))
         manifest, (report,) = run.manifest, trust.reports(run)
         actual = np.array([t["actual"] for t in report["targets"]])  # [K, M]
         left_out = [lds.subset(len(dataset.train_labels), DROP, SEED, m) for m in range(subsets)]

@@ -25,8 +25,8 @@ from engine.analysis import target_view
 from engine.datasets import registry as dataset_registry
 from engine.errors import ReplayError
 from engine.jobs import execute as work
-from engine.jobs.queue import JobManager
-from engine.runs import job as run_jobs
+from engine.jobs.queue import JobQueue
+from engine.jobs.replay import Replay
 from engine.runs import run as runs
 from engine.targets import Target
 
@@ -232,14 +232,14 @@ def _interrupted(folder: Path) -> runs.Run:
 
     root = runs.outputs_root(folder / "interrupted")
     run = runs.Run.create(root, SHORT)
-    tell, work._tell = work._tell, lambda *args: None  # a killed process says nothing
+    record, work._record_failure = work._record_failure, lambda *args: None  # a killed process says nothing
     try:
         with run.locked():
             work.execute(run, on_event=on_event)
     except Killed:
         pass
     finally:
-        work._tell = tell
+        work._record_failure = record
     assert run.status == "interrupted" and (run.path / "trajectory" / work.RESUME_REPLAY).exists()
     return run
 
@@ -277,9 +277,9 @@ def _same(run: runs.Run, expected: np.ndarray) -> None:
 def _replay(run: runs.Run, expected: np.ndarray, interrupted: bool) -> str:
     notes = len(_notes(run))
     try:
-        job = None if interrupted else run_jobs.Job("replay", run.mode_for(None), SHORT.targets, "loss")
+        job = None if interrupted else Replay(SHORT.targets, "loss", run.mode_for(None))
         with run.locked():
-            name = work.execute(run, job)
+            name = work.execute(run, job).scores
         assert np.array_equal(run.scores(name), expected), "a damaged run gave another score"
     except ReplayError as error:
         assert error.what and error.remedy, repr(error)
@@ -295,7 +295,7 @@ def draw_pages(root: Path, run: runs.Run) -> None:
     from streamlit.testing.v1 import AppTest
 
     os.environ["REPLAY_OUTPUTS_DIR"] = str(root)
-    st.cache_resource.clear()  # the job manager remembers its folder
+    st.cache_resource.clear()  # the app remembers its folder
     st.cache_data.clear()
     for page in PAGES:
         app = AppTest.from_file(str(ROOT / "app.py"), default_timeout=60)
@@ -370,8 +370,8 @@ def stopped_server(folder: Path) -> str:
     """A server that is asked to stop (SIGTERM) in the middle of a run; the next one resumes it."""
     root = runs.outputs_root(folder / "served")
     code = (
-        "import json, sys, time; from pathlib import Path; from engine import config, jobs; "
-        "jobs.JobManager(Path(sys.argv[1])).submit(config.from_dict(json.loads(sys.argv[2]))); time.sleep(600)"
+        "import json, sys, time; from pathlib import Path; from engine import config; from engine.jobs import queue; "
+        "queue.JobQueue.of(Path(sys.argv[1])).start(config.from_dict(json.loads(sys.argv[2]))); time.sleep(600)"
     )
     process = subprocess.Popen([sys.executable, "-c", code, str(root), json.dumps(KILLED.to_dict())], cwd=ROOT)
     try:
@@ -382,7 +382,7 @@ def stopped_server(folder: Path) -> str:
     finally:
         process.kill()
     assert run.status == "interrupted"
-    manager = JobManager(root)
+    manager = JobQueue(root)
     manager.resume(run.id)
     while manager.active():
         time.sleep(0.1)

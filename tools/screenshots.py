@@ -10,7 +10,7 @@ from pathlib import Path
 
 from engine import config
 from engine.jobs import execute as work
-from engine.runs import job as run_jobs
+from engine.jobs.validation import Validate
 from engine.runs import notes
 from engine.runs import run as runs
 from tools.serve import ROOT, chromium, server
@@ -40,7 +40,7 @@ def made(root: Path) -> runs.Run:
         with each.locked():
             work.execute(each)
     with run.locked():
-        work.execute(run, run_jobs.Job("validate", options={"subsets": 8, "drops": [0.01], "seed": 0}))
+        work.execute(run, Validate(8, (0.01,), 0))
     notes.tick(run, {int(i): True for i in run.scores("loss-000")[7].argsort()[-3:]}, 6000)
     return run
 

@@ -3,6 +3,7 @@
 import streamlit as st
 
 from engine.config import REPLAY_MODES
+from engine.jobs.replay import Replay
 from engine.targets import FUNCTIONS
 from ui import shell
 
@@ -32,5 +33,5 @@ def choose(run, targets: tuple[str, ...], key: str, label: str = "Explain these"
     if st.button(
         label, type="primary", icon=":material/play_arrow:", key=f"explain-{key}", **shell.acting(not (targets or make))
     ):
-        shell.manager().submit_targets(run.id, make() if make else targets, function, mode)
+        shell.manager().submit(run.id, Replay(make() if make else targets, function, mode))
         st.switch_page("pages/Live.py", query_params={"run": run.id})

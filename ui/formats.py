@@ -7,6 +7,8 @@ import time
 from engine import space
 from engine.analysis import suspects
 from engine.errors import ConfigError
+from engine.jobs.job import Job
+from engine.jobs.registry import kind_named
 from engine.runs.run import Run
 from engine.targets import FUNCTIONS, target_function
 from ui.text import plain
@@ -32,13 +34,6 @@ PHASES = {
     "rebuild": "Rebuild",
     "retrain": "Retrain",
     "done": "Done",
-}
-# What each kind of job goes through; a replay rebuilds only what it lacks.
-STAGES = {
-    "run": ("prepare", "train", "replay", "done"),
-    "replay": ("prepare", "rebuild", "replay", "done"),
-    "rebuild": ("prepare", "rebuild", "done"),
-    **dict.fromkeys(("validate", "what-if", "smoothness"), ("prepare", "retrain", "done")),
 }
 LABELS = {
     "recipe.epochs": "Epochs",
@@ -342,10 +337,16 @@ def phase(name: str) -> str:
 
 def stages(kind: str, now: str) -> list[str]:
     """The stages of a job as Markdown, that of the phase `now` in bold."""
-    names = STAGES.get(kind, STAGES["run"])
+    names = kind_named(kind).stages
     if now in ("train", "evaluate", "rebuild") and now not in names:
         now = "train" if "train" in names else "rebuild"
     return [f"**{plain(phase(name))}**" if name == now else f":gray[{plain(phase(name))}]" for name in names]
+
+
+def job(job: Job) -> str:
+    """A job in a few words."""
+    targets = getattr(job, "targets", ())
+    return f"{job.kind}" + (f" of {count(len(targets), 'targets')}" if targets else "")
 
 
 def disk_low(free: float | None) -> bool:

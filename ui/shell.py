@@ -19,7 +19,7 @@ import streamlit as st
 
 from engine import files, space
 from engine.errors import ConfigError, IntegrityError, ReplayError, StorageError
-from engine.jobs.queue import JobManager
+from engine.jobs.queue import JobQueue
 from engine.runs.progress import Progress, follow
 from engine.runs.run import Run, list_runs, outputs_root
 from ui import formats
@@ -117,15 +117,15 @@ def metrics(values: dict[str, str]) -> None:
 
 # The process's one worker for each folder of runs, shared by all tabs and sessions. Not in one of Streamlit's caches:
 # any visitor may clear those, and a second worker would run beside the first, which nobody could cancel any more.
-_managers: dict[str, JobManager] = {}
+_managers: dict[str, JobQueue] = {}
 _managers_lock = threading.Lock()
 
 
-def manager() -> JobManager:
+def manager() -> JobQueue:
     setting = _outputs_setting() or os.environ.get("REPLAY_OUTPUTS_DIR", "")
     with _managers_lock:
         if setting not in _managers:
-            _managers[setting] = JobManager(outputs_root(setting))
+            _managers[setting] = JobQueue.of(outputs_root(setting))
         return _managers[setting]
 
 
@@ -206,7 +206,10 @@ def _status_strip() -> None:
 def _status() -> None:
     if not files.read_only():
         # The first page need not wait for torch, which is loaded meanwhile.
-        st.caption(f"Computes on {device()}" if manager().loaded.is_set() else "The engine is being loaded")
+        if manager().failure:
+            st.caption("The engine cannot be loaded; the log of a run says why")
+        else:
+            st.caption(f"Computes on {device()}" if manager().loaded.is_set() else "The engine is being loaded")
     # The jobs of this process in their order; else what others, such as the command line, work on.
     active = manager().active() or [run.id for run in runs() if run.is_locked()]
     with contextlib.suppress(ReplayError):  # deleted in another tab between the two looks

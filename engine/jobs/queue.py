@@ -1,156 +1,297 @@
 """One worker thread with a queue: a page submits and returns at once.
 
-The manager belongs to the process, not to a page or a tab. What happens to a job is told by
-its run's own events and manifest alone, so a page that comes later, or another process, sees
-the same. A run's lock is held from submission to the end: a server that dies leaves its runs
-«interrupted», queued ones too.
+The worker belongs to the process, not to a page, a tab or a cache: `JobQueue.of(root)` is the same queue for all of
+them, and the queues of several folders share the worker. What happens to a job is told by its run's own events and
+manifest alone, so a page that comes later, or another process, sees the same. A run's lock is held from submission
+to the end: a server that dies leaves its runs «interrupted», queued ones too. No torch until the worker loads it.
 """
 
+import atexit
+import contextlib
 import gc
 import logging
 import os
-import queue
 import threading
-from collections.abc import Callable
+from collections import deque
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from engine import files
-from engine.analysis import lds
-from engine.analysis import what_if as what_ifs
 from engine.config import RunConfig, check
 from engine.datasets import registry as dataset_registry
-from engine.errors import ConfigError, ReplayError
+from engine.errors import ConfigError, ReplayError, StorageError
+from engine.jobs.cancel import Cancel
+from engine.jobs.job import Job
+from engine.jobs.registry import records, unfinished
 from engine.runs import run as runs
-from engine.runs import uploads
-from engine.runs.job import Job
 from engine.runs.run import Run
-from engine.targets import Target, UploadedImage
 
 logger = logging.getLogger(__name__)
 
+A_STEP = 60.0  # seconds that an ending process waits for the step in hand
 
-@dataclass
+
+@dataclass(eq=False)
 class _Held:
+    """A run that is queued or worked on. `job` None: all that is unfinished."""
+
     run: Run
     lock: int
-    cancel: threading.Event = field(default_factory=threading.Event)
+    job: Job | None
+    cancel: Cancel = field(default_factory=Cancel)
+    released: threading.Event = field(default_factory=threading.Event)
+
+    def release(self) -> None:
+        os.close(self.lock)
+        self.released.set()
 
 
-class JobManager:
-    def __init__(self, root: Path):
-        self.root = root
-        self._queue: queue.SimpleQueue[_Held] = queue.SimpleQueue()
-        self._jobs: dict[str, _Held] = {}  # queued and running, by run id
-        self._mutex = threading.Lock()
+class _Worker:
+    """The process's one thread that computes."""
+
+    def __init__(self):
         self.loaded = threading.Event()  # torch is there, and jobs begin at once
-        self._thread = threading.Thread(target=self._work, name="replay-engine", daemon=True)
-        if not files.read_only():  # then no job is ever taken
-            runs.sweep(root)
+        self.failure = ""  # why torch could not be loaded, where it could not
+        self._changed = threading.Condition()
+        self._waiting: deque[_Held] = deque()
+        self._current: _Held | None = None
+        self._thread: threading.Thread | None = None
+        self._ends = False
+
+    def start(self) -> None:
+        with self._changed:
+            self._ends = False
+            if self._thread is not None and self._thread.is_alive():
+                return
+            self._thread = threading.Thread(target=self._work, name="replay-engine", daemon=True)
             self._thread.start()
 
-    def submit(self, config: RunConfig) -> str:
-        """Checks the configuration, makes the run's folder, queues it, and returns its id."""
-        dataset = dataset_registry.load(config.dataset)
-        check(config, *dataset.sizes)
-        with self._mutex:
-            run = Run.create(self.root, config)
-            self._enqueue(run, None)
-        return run.id
+    def held(self, root: Path) -> list[_Held]:
+        """The one being worked on first, then those that wait, in their order."""
+        with self._changed:
+            every = [self._current, *self._waiting] if self._current else list(self._waiting)
+            return [held for held in every if held.run.root == root]
 
-    def submit_targets(self, run_id: str, targets: tuple[str, ...], function: str, mode: str | None = None) -> None:
-        """Queues a replay of further targets of a trained run; `mode` as in `Run.mode_for`."""
-        run = Run.open(self.root, run_id)
-        dataset = dataset_registry.load(run.config.dataset)
-        for target in map(Target.parse, targets):
-            target.resolve(dataset.test_labels, len(dataset.classes))
-            if isinstance(target, UploadedImage):
-                uploads.read(run, target.image_id)  # raises where it is not kept with this run
-        if not targets:
-            raise ConfigError("No target was named.", "Choose at least one test image or class.")
-        with self._mutex:
-            self._enqueue(run, lambda: Job("replay", run.mode_for(mode), tuple(targets), function))
+    def add(self, held: _Held) -> None:
+        with self._changed:
+            self._waiting.append(held)
+            self._changed.notify_all()
+        self.start()
 
-    def submit_rebuild(self, run_id: str, mode: str) -> None:
-        """Queues the rebuilding of a run's checkpoints for disk or recompute mode."""
-        run = Run.open(self.root, run_id)
-        with self._mutex:
-            self._enqueue(run, lambda: Job("rebuild", run.mode_for(mode)))
+    def take_back(self, held: _Held) -> bool:
+        """Off the queue, so that the caller has it; False where the worker has it already."""
+        with self._changed:
+            if held not in self._waiting:
+                return False
+            self._waiting.remove(held)
+            return True
 
-    def submit_validation(self, run_id: str, subsets: int, drops: tuple[float, ...], seed: int = 0) -> None:
-        """Queues the retraining of a run without random subsets, and the comparison with its scores."""
-        run = Run.open(self.root, run_id)
-        lds.check_plan(subsets, drops, seed, len(dataset_registry.load(run.config.dataset).train_labels))
-        self._check(run, "validate", {"subsets": subsets, "drops": list(drops), "seed": seed})
-
-    def submit_what_if(self, run_id: str, left_out, relabelled: dict[int, int]) -> None:
-        """Queues one retraining without some images, or with other labels for some."""
-        run = Run.open(self.root, run_id)
-        left_out, relabelled = what_ifs.check_changes(left_out, relabelled, dataset_registry.load(run.config.dataset))
-        self._check(
-            run, "what-if", {"left_out": left_out.tolist(), "relabelled": {str(i): c for i, c in relabelled.items()}}
-        )
-
-    def submit_smoothness(self, run_id: str, directions: int = 2, seed: int = 0) -> None:
-        """Queues the measurement of a run's metasmoothness."""
-        self._check(Run.open(self.root, run_id), "smoothness", {"directions": directions, "seed": seed})
-
-    def _check(self, run: Run, kind: str, options: dict) -> None:
-        with self._mutex:
-            self._enqueue(run, lambda: Job(kind, options=options))
-
-    def resume(self, run_id: str) -> None:
-        """Queues what was not finished of a run that was killed, cancelled or failed."""
-        run = Run.open(self.root, run_id)
-        if run.job is None:
-            raise ConfigError(f"Run {run_id} has nothing left to do.", "Look at its scores, or name further targets.")
-        with self._mutex:
-            self._enqueue(run, None)
-
-    def _enqueue(self, run: Run, job: Callable[[], Job] | None) -> None:
-        """The job is made once the run is held, so that it fits what the run keeps then."""
-        lock = run.acquire()
-        try:
-            if job is not None:
-                run.assign(job())
-            run.update_manifest(status="queued")
-            run.events_log.append("queued", ahead=len(self._jobs))
-        except BaseException:
-            os.close(lock)
-            raise
-        held = _Held(run, lock)
-        self._jobs[run.id] = held
-        self._queue.put(held)
-
-    def cancel(self, run_id: str) -> bool:
-        """Asks a queued or running job to stop at its next step; False where this process has none."""
-        held = self._jobs.get(run_id)
-        if held is None:
-            return False
-        held.cancel.set()
-        return True
-
-    def active(self) -> list[str]:
-        """Run ids in this process's hands, the one being worked on first."""
-        return list(self._jobs)
+    def stop(self) -> None:
+        """Interrupts everything and waits until the step in hand is done; the thread ends."""
+        with self._changed:
+            self._ends = True
+            waiting, thread = list(self._waiting), self._thread
+            self._waiting.clear()
+            if self._current is not None:
+                self._current.cancel.interrupt()
+            self._changed.notify_all()
+        for held in waiting:
+            held.release()
+        if thread is not None and thread is not threading.current_thread():
+            thread.join(A_STEP)
 
     def _work(self) -> None:
-        from engine.jobs import execute as work  # loads torch here, so that the first page need not wait
+        execute = self._load()
+        while (held := self._next()) is not None:
+            execute = execute or self._load()
+            try:
+                if execute is None:
+                    _fail(held.run, "The engine cannot be loaded: " + self.failure)
+                else:
+                    execute(held.run, held.job, held.cancel)
+            except ReplayError:
+                pass  # told by the run's events, and logged there
+            except BaseException:  # the thread must outlive every job; the run's log has the rest
+                logger.exception("Run %s failed.", held.run.id)
+            finally:
+                held.release()  # first: a run that this thread no longer has is free
+                with self._changed:
+                    self._current = None
 
+    def _next(self) -> _Held | None:
+        with self._changed:
+            while not self._waiting and not self._ends:
+                self._changed.wait()
+            if self._ends:
+                self._thread = None
+                return None
+            self._current = self._waiting.popleft()
+            return self._current
+
+    def _load(self):
+        """`engine.jobs.execute.execute`, and with it torch, loaded here so that the first page need not wait; None,
+        with the reason in `failure`, where that fails. It is tried again for each run."""
+        try:
+            from engine.jobs.execute import execute
+        except Exception as error:
+            logger.exception("The engine cannot be loaded.")
+            self.failure = f"{type(error).__name__}: {error}"
+            return None
+        self.failure = ""
         if not gc.get_freeze_count():
             # Modules never become garbage. Streamlit collects after every page, and without this it would look
             # through all of torch's each time, for 0.1 s and more.
             gc.collect()
             gc.freeze()
         self.loaded.set()
-        while True:
-            held = self._queue.get()
+        return execute
+
+
+_worker = _Worker()
+
+_queues: dict[Path, "JobQueue"] = {}
+
+_queues_mutex = threading.Lock()
+
+# A server that handles signals returns from its main function; the interpreter then ends with the worker in the
+# middle of a step. Here the worker ends first, within a step, and the run can be resumed.
+atexit.register(_worker.stop)
+
+
+def _fail(run: Run, what: str) -> None:
+    remedy = "Install the requirements again (torch first), and resume the run."
+    status = "finished" if run.manifest.get("scored") else "failed"
+    run.events_log.append("failed", what=what, remedy=remedy)
+    run.update_manifest(status=status, error={"what": what, "remedy": remedy, "kind": "failed"})
+
+
+class JobQueue:
+    """The jobs of the runs in one folder. Use `of`, which gives the process's one queue of that folder."""
+
+    def __init__(self, root: Path):
+        self.root = Path(root)
+        if not files.read_only():  # then no job is ever taken
+            runs.sweep(self.root)
+            _worker.start()
+
+    @classmethod
+    def of(cls, root: Path) -> "JobQueue":
+        with _queues_mutex:
+            if root not in _queues:
+                _queues[root] = cls(root)
+            return _queues[root]
+
+    @property
+    def loaded(self) -> threading.Event:
+        """Set once torch is loaded, so that jobs begin at once."""
+        return _worker.loaded
+
+    @property
+    def failure(self) -> str:
+        """Why the engine could not be loaded; empty where it was, or is being."""
+        return _worker.failure
+
+    def start(self, config: RunConfig) -> str:
+        """Checks the configuration, makes the run's folder, queues it, and returns its id."""
+        dataset = dataset_registry.load(config.dataset)
+        check(config, *dataset.sizes)
+        run = Run.create(self.root, config)
+        self._enqueue(run, None)
+        return run.id
+
+    def submit(self, run_id: str, job: Job) -> None:
+        """Queues a job of a trained run. Raises what `Job.check` raises, before anything is recorded; the run's
+        other unfinished jobs stay."""
+        self._enqueue(Run.open(self.root, run_id), job)
+
+    def resume(self, run_id: str) -> None:
+        """Queues all that was not finished of a run that was killed, cancelled or failed."""
+        run = Run.open(self.root, run_id)
+        if not unfinished(run):
+            raise ConfigError(f"Run {run_id} has nothing left to do.", "Look at its scores, or name further targets.")
+        self._enqueue(run, None)
+
+    def _enqueue(self, run: Run, job: Job | None) -> None:
+        files.check_writable(run.path)
+        if job is not None:
+            dataset = dataset_registry.load(run.config.dataset)
+        self._wait_for_release(run)
+        lock = run.acquire()
+        try:
+            if job is not None:
+                job = job.check(run, dataset)  # once the run is held, so that it fits what the run keeps then
+            ahead = len(self.active())
             try:
-                work.execute(held.run, cancel=held.cancel)
-            except ReplayError:
-                pass  # told by the run's events, and logged there
-            except BaseException:  # the thread must outlive every job; the run's log has the rest
-                logger.exception("Run %s failed.", held.run.id)
-            finally:
-                self._jobs.pop(held.run.id, None)
-                os.close(held.lock)
+                _record(run, job)
+                kind = job.kind if job is not None else records(run.manifest)[0]["kind"]
+                run.events_log.append("queued", ahead=ahead, job=kind)
+            except StorageError as error:
+                if not error.passing:
+                    raise
+                # The disk is full: the worker records the job, and waits for space.
+        except BaseException:
+            os.close(lock)
+            raise
+        _worker.add(_Held(run, lock, job))
+
+    def _wait_for_release(self, run: Run) -> None:
+        """A run that says that it is finished is free at once: its lock is let go right after that was written."""
+        for held in _worker.held(self.root):
+            if held.run.id == run.id and run.manifest["status"] not in runs.IN_PROGRESS:
+                held.released.wait(A_STEP)
+
+    def cancel(self, run_id: str) -> bool:
+        """A queued run is cancelled at once, one being worked on is asked to stop at its next step; False where this
+        process has none of that name."""
+        for held in _worker.held(self.root):
+            if held.run.id != run_id:
+                continue
+            if _worker.take_back(held):
+                try:
+                    _cancelled(held.run)
+                finally:
+                    held.release()
+            else:
+                held.cancel.set()
+            return True
+        return False
+
+    def active(self) -> list[str]:
+        """Run ids in this process's hands, the one being worked on first."""
+        return [held.run.id for held in _worker.held(self.root)]
+
+    def stop(self) -> None:
+        """Ends the worker within a step: runs in its hands stand as after a kill, and can be resumed. Called at the
+        process's end; a later submission starts the worker again."""
+        _worker.stop()
+
+
+def discard(run: Run, number: int) -> Job:
+    """Takes the unfinished job `number`, from 0, off a trained run, and returns it."""
+    jobs = unfinished(run)
+    if not 0 <= number < len(jobs):
+        raise ConfigError(f"Run {run.id} has no unfinished job {number}.", f"It has {len(jobs)}, counted from 0.")
+    if not run.manifest.get("trained"):
+        raise ConfigError(
+            f"Run {run.id} is not trained yet, so that nothing of it can be discarded.", "Delete the run."
+        )
+    with run.locked():
+        left = [record for i, record in enumerate(records(run.manifest)) if i != number]
+        run.update_manifest(jobs=left, job=None, **({} if left else {"status": "finished", "error": None}))
+        run.events_log.append("note", text=f"The unfinished job «{jobs[number].kind}» was discarded.")
+    return jobs[number]
+
+
+def _record(run: Run, job: Job | None) -> None:
+    recorded = records(run.manifest)
+    if job is not None and job.record() not in recorded:
+        recorded = [*recorded, job.record()]
+    run.update_manifest(jobs=recorded, job=None, status="queued")
+
+
+def _cancelled(run: Run) -> None:
+    what, remedy = "Cancelled before it began.", "What was trained and scored before is kept."
+    with contextlib.suppress(StorageError):  # a full disk: the log has a gap
+        run.events_log.append("cancelled", what=what, remedy=remedy)
+    status = "finished" if run.manifest.get("scored") else "cancelled"
+    run.update_manifest(status=status, error={"what": what, "remedy": remedy, "kind": "cancelled"})

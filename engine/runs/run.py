@@ -24,7 +24,6 @@ import os
 import re
 import secrets
 import shutil
-from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -33,7 +32,6 @@ from engine import files
 from engine.config import REPLAY_MODES, RunConfig, from_dict
 from engine.errors import ConfigError, IntegrityError, ReplayError, RunBusyError, RunNotFoundError, StorageError
 from engine.runs.events import EventLog
-from engine.runs.job import Job
 from engine.runs.scores import TargetRef
 
 SCHEMA = 2
@@ -117,14 +115,19 @@ class Run:
             for folder in FOLDERS:
                 (run.path / folder).mkdir()
         checksum = files.write_json(run.path / "config.json", config.to_dict())
-        job = Job("run", config.replay_mode, config.targets, config.target_function)
+        job = {
+            "kind": "run",
+            "targets": list(config.targets),
+            "function": config.target_function,
+            "mode": config.replay_mode,
+        }
         run.write_manifest(
             {
                 "schema": SCHEMA,
                 "run_id": run.id,
                 "status": "queued",
                 "created": datetime.datetime.now().astimezone().isoformat("T", "seconds"),
-                "job": asdict(job),
+                "jobs": [job],
                 "files": {"config.json": checksum},
             }
         )
@@ -183,20 +186,12 @@ class Run:
     # -- what is to be done with it
 
     @property
-    def job(self) -> Job | None:
-        """The job in hand, begun or not; None where all was done."""
-        job = self.manifest.get("job")
-        return Job(**{**job, "targets": tuple(job["targets"])}) if job else None
-
-    def assign(self, job: Job) -> None:
-        """Takes a job in place of the one in hand. Raises `ConfigError` for a run not trained yet."""
-        if not self.manifest.get("trained"):
-            raise ConfigError(f"Run {self.id} was not trained to its end.", "Resume it first.")
-        self.update_manifest(job=asdict(job))
-
-    @property
     def resumable(self) -> bool:
-        return self.status not in (*IN_PROGRESS, "damaged") and self.job is not None
+        """Whether there are unfinished jobs (`engine.jobs.registry.unfinished`), and nobody works on them."""
+        if self.status in (*IN_PROGRESS, "damaged"):
+            return False
+        manifest = self.manifest
+        return bool(manifest.get("jobs") or manifest.get("job"))
 
     @property
     def kept(self) -> str | None:

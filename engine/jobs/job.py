@@ -1,0 +1,79 @@
+"""What can be done with a run, as a frozen value. No torch.
+
+A page, the command line and the worker build the same value, `check` judges it before anything is written, and
+`do` does it. Until it is done its record, a JSON object, stands in the run's manifest: a run that was killed,
+cancelled or failed goes on with it. The kinds are listed in `engine.jobs.registry`; a kind of one's own is a
+subclass that is added there.
+"""
+
+import abc
+import dataclasses
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar, Self
+
+from engine.datasets.base import Dataset
+from engine.errors import ConfigError
+from engine.runs.run import Run
+
+if TYPE_CHECKING:
+    from engine.jobs.session import Session
+
+NUMBER = re.compile(r"-(\d+)\.")  # at the end of a file's stem: loss-003.npy
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a job left in the run's folder, by name: `scores/<scores>.npy`, `validation/<report>.json`."""
+
+    scores: str | None = None
+    reports: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Job(abc.ABC):
+    """One kind of work on a run. Its fields are its options, each a number, a text or a tuple of them.
+
+    `kind` names it in manifests and events. `stages` are the phases that it goes through, in the order in which
+    they are shown (`engine.runs.events` lists the phases).
+    """
+
+    kind: ClassVar[str]
+    stages: ClassVar[tuple[str, ...]]
+
+    @abc.abstractmethod
+    def check(self, run: Run, dataset: Dataset) -> Self:
+        """The same job with all that it left open decided, as it will be recorded.
+
+        Raises `ConfigError` for what can never be done with this run, and changes nothing. It is called once
+        by whoever submits the job, while the run is held, and again when its turn comes.
+        """
+
+    @abc.abstractmethod
+    def do(self, session: "Session") -> Result:
+        """Does the job. torch is imported here and not at the module's head: pages build jobs without it."""
+
+    def record(self) -> dict:
+        """As it stands in the manifest: `from_record` of `engine.jobs.registry` is the inverse."""
+        return {"kind": self.kind, **{f.name: _plain(getattr(self, f.name)) for f in dataclasses.fields(self)}}
+
+
+def _plain(value):
+    return [_plain(v) for v in value] if isinstance(value, tuple) else value
+
+
+def require_trained(run: Run) -> None:
+    """Raises `ConfigError` for a run whose training was not done to its end."""
+    if not run.manifest.get("trained"):
+        raise ConfigError(f"Run {run.id} was not trained to its end.", "Resume it first.")
+
+
+def next_name(recorded: Iterable[str], folder: str, prefix: str, among: str = "") -> str:
+    """`prefix` and the number after the highest among the recorded files `folder/among…-<number>.<suffix>`.
+
+    Taken from the names alone, before a job begins: a file among them that is damaged costs the job nothing.
+    """
+    names = [f.partition("/")[2] for f in recorded if f.startswith(f"{folder}/{among}")]
+    numbers = [int(match[1]) for match in map(NUMBER.search, names) if match]
+    return f"{prefix}-{max(numbers, default=-1) + 1:03d}"

@@ -1,0 +1,71 @@
+"""The kinds of jobs by name, and a run's unfinished ones. No torch.
+
+`JOBS` is open: `JOBS[MyJob.kind] = MyJob` makes a kind known to the queue, the command line and resumed runs.
+"""
+
+import dataclasses
+
+from engine.errors import ConfigError, IntegrityError, ReplayError
+from engine.jobs.job import Job
+from engine.jobs.rebuild import Rebuild
+from engine.jobs.replay import Replay
+from engine.jobs.smoothness import Smoothness
+from engine.jobs.train import TrainAndReplay
+from engine.jobs.validation import Validate
+from engine.jobs.what_if import WhatIf
+from engine.runs.run import Run
+
+JOBS: dict[str, type[Job]] = {job.kind: job for job in (TrainAndReplay, Replay, Rebuild, Validate, WhatIf, Smoothness)}
+
+OLD_FIELDS = {"mode", "targets", "function", "options"}  # of every kind in schema 2, where one slot held them all
+
+
+def kind_named(kind: str) -> type[Job]:
+    """Raises `ConfigError` for a kind that is not known."""
+    if kind not in JOBS:
+        raise ConfigError(
+            f"«{kind}» is no kind of job.",
+            f"The kinds are {', '.join(JOBS)}; a job of another kind belongs to the version that recorded it.",
+        )
+    return JOBS[kind]
+
+
+def from_record(record: dict) -> Job:
+    """The job that `Job.record` wrote; also those of schema 2, whose options were a dictionary of their own."""
+    if not isinstance(record, dict) or not isinstance(record.get("kind"), str):
+        raise IntegrityError(f"The manifest records {record!r} as a job, which is none.", "Delete the run.")
+    cls = kind_named(record["kind"])
+    names = {f.name for f in dataclasses.fields(cls)}
+    values = {**record, **(record.get("options") or {})}
+    needed = {f.name for f in dataclasses.fields(cls) if f.default is dataclasses.MISSING}
+    odd = (values.keys() - names - OLD_FIELDS - {"kind"}) | (needed - values.keys())
+    if odd:
+        raise ConfigError(
+            f"The job «{cls.kind}» has unknown or missing fields: {', '.join(sorted(odd))}.",
+            "Discard it, or resume the run with the version that recorded it.",
+        )
+    return cls(**{name: _frozen(values[name]) for name in names & values.keys()})
+
+
+def _frozen(value):
+    if isinstance(value, dict):  # other labels by image, as schema 2 kept them
+        return tuple(sorted((int(k), v) for k, v in value.items()))
+    return tuple(_frozen(v) for v in value) if isinstance(value, list) else value
+
+
+def records(manifest: dict) -> list[dict]:
+    """The records of a run's unfinished jobs, oldest first; a manifest of schema 2 has one at most."""
+    recorded = manifest["jobs"] if "jobs" in manifest else [manifest["job"]] if manifest.get("job") else []
+    return [_as_recorded_now(record) for record in recorded]
+
+
+def _as_recorded_now(record: dict) -> dict:
+    try:
+        return from_record(record).record()
+    except ReplayError:  # of another version: it stays as it is, and says so when its turn comes
+        return record
+
+
+def unfinished(run: Run) -> tuple[Job, ...]:
+    """The run's unfinished jobs, oldest first. Raises `ConfigError` where one is of a kind that is not known."""
+    return tuple(from_record(record) for record in records(run.manifest))

@@ -1,0 +1,142 @@
+"""A run that was trained before is reopened only by code that computes the same.
+
+Replay reads the states that training left and runs *today's* step on them: a model, a batch plan or a learning
+rate that has changed since gives scores that are wrong without a sign. So these are compared first:
+
+    the initial state      its SHA-256, with model/digests.json
+    the batches            SHA-256 over the plan of all steps, with the manifest
+    the learning rates     likewise
+    the logits             of the first `LOGITS` test images, recomputed, with model/test_logits.npy: bit for bit
+                           on the hardware and torch that wrote them, else as far as rounding goes
+
+`IntegrityError` names the first that differs, and in what else the run and this process differ.
+"""
+
+import hashlib
+import platform
+from dataclasses import dataclass
+
+import numpy as np
+import safetensors
+import torch
+
+from engine import device as devices
+from engine import files
+from engine.config import Recipe
+from engine.core import targets
+from engine.core.schedule import BatchPlan, learning_rate
+from engine.core.state import State
+from engine.errors import IntegrityError
+from engine.jobs.session import Session
+from engine.trajectory.digests import Digests
+from engine.trajectory.state_files import digest_of, named, read_state, state_of
+
+LOGITS = 8  # test images whose logits are compared
+
+CLOSE = 1e-3  # of the largest logit: what other kernels may change by rounding
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A run's training: the state after all steps, and the digests of the states before it."""
+
+    final: State
+    digests: Digests
+
+
+def plan_digest(plan: BatchPlan) -> str:
+    """SHA-256 over the examples of every step."""
+    digest = hashlib.sha256()
+    for t in range(len(plan)):
+        digest.update(plan[t].astype("<i8").tobytes())
+    return digest.hexdigest()
+
+
+def rates_digest(recipe: Recipe, steps: int) -> str:
+    """SHA-256 over the learning rate of every step."""
+    rates = np.array([learning_rate(recipe, t, steps) for t in range(steps)], "<f8")
+    return hashlib.sha256(rates.tobytes()).hexdigest()
+
+
+def origin(session: Session) -> dict:
+    """What the manifest keeps of the code and the hardware that a training ran on."""
+    return {
+        "versions": {
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            "numpy": np.__version__,
+            "safetensors": safetensors.__version__,
+        },
+        "device": str(session.device),
+        "device_name": devices.describe(session.device),
+        "threads": torch.get_num_threads(),
+    }
+
+
+def differences(session: Session) -> list[str]:
+    """In what this process differs from the one that trained the run: a phrase each, for people."""
+    then, now = session.manifest, origin(session)
+    versions = then.get("versions", {})
+    pairs = [
+        ("the device", then.get("device_name"), now["device_name"]),
+        ("threads", then.get("threads"), now["threads"]),
+    ]
+    pairs += [(name, versions.get(name), version) for name, version in now["versions"].items()]
+    return [f"{what} {old}, here {new}" for what, old, new in pairs if old is not None and old != new]
+
+
+def reopen(session: Session) -> Trained:
+    """The final state and the digests of a run trained before. Raises `IntegrityError`, see the module."""
+    run, manifest = session.run, session.manifest
+    if manifest.get("training_digest") != session.training:
+        raise IntegrityError(
+            f"The configuration of run {run.id} is not the one it was trained with.",
+            "Restore its config.json, or start a run with these settings.",
+        )
+    remedy = "Start the run again."
+    recorded = files.read_json(run.path / "model" / "digests.json", remedy, manifest["files"].get("model/digests.json"))
+    digests = Digests(
+        session.optimizer, recorded["every"], session.steps, {int(t): sha for t, sha in recorded["sha256"].items()}
+    )
+    check_start(session, digests.known.get(0))
+    tensors = read_state(run.path / "model" / "state.safetensors", {"training": session.training}, remedy)
+    final = state_of({name: t.to(session.device) for name, t in tensors.items()}, session.optimizer)
+    _check_logits(session, final)
+    if unlike := differences(session):
+        session.journal.note(f"The run was trained elsewhere: {'; '.join(unlike)}.")
+    return Trained(final, digests)
+
+
+def check_start(session: Session, initial: str | None) -> None:
+    """Compares the initial state with its digest `initial`, and the plan and the rates with the manifest; what an
+    older version did not record is not compared."""
+    manifest = session.manifest
+    if initial is not None and digest_of(named(session.initial, session.optimizer)) != initial:
+        raise _other(session, "initial state", "the model's code, or how its weights are drawn,")
+    if manifest.get("plan_sha256") not in (None, plan_digest(session.stream.plan)):
+        raise _other(session, "batch plan", "how the examples are ordered")
+    if manifest.get("rates_sha256") not in (None, rates_digest(session.config.recipe, session.steps)):
+        raise _other(session, "learning rate of some step", "the learning-rate schedule")
+
+
+def _check_logits(session: Session, final: State) -> None:
+    # A whole chunk, of which the first rows are compared: sums of other shapes are rounded differently.
+    inputs, _ = session.test.batch(range(min(targets.CHUNK, session.test.n)))
+    with torch.no_grad():
+        logits = session.model(final.theta, final.buffers, inputs, training=False)[0][:LOGITS].float().cpu().numpy()
+    written = session.run.test_logits()[:LOGITS]
+    if np.array_equal(logits, written):
+        return
+    alike = logits.shape == written.shape
+    if not alike or not differences(session) or not np.abs(logits - written).max() <= CLOSE * np.abs(written).max():
+        raise _other(session, "trained model's answer to test images", "the model's code")
+
+
+def _other(session: Session, what: str, cause: str) -> IntegrityError:
+    unlike = differences(session)
+    return IntegrityError(
+        f"The {what} of run {session.run.id} is not what it was when the run was trained.",
+        f"Something has changed since: {cause} most likely"
+        + (f"; or the surroundings ({'; '.join(unlike)})" if unlike else "")
+        + ". Open the run with the version that trained it, or start a new run.",
+    )

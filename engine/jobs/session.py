@@ -1,0 +1,160 @@
+"""What a job may use, and nothing else: the run, its data and model on the device, and its journal."""
+
+import contextlib
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+
+from engine import device as devices
+from engine.config import RunConfig, check
+from engine.core.optim.base import Optimizer
+from engine.core.state import State, Trajectory
+from engine.core.stream import Examples, Stream, examples
+from engine.core.training import advance, initial_state, optimizer_for
+from engine.datasets import registry as dataset_registry
+from engine.datasets.base import Dataset
+from engine.errors import CancelledError, DataError
+from engine.jobs.cancel import process_ends
+from engine.jobs.journal import Journal
+from engine.jobs.resume import ResumePoint
+from engine.models import registry as model_registry
+from engine.models.functional import FunctionalModel
+from engine.runs.run import Run
+from engine.trajectory.digests import Digests
+from engine.trajectory.modes import Checkpoints, EveryState
+from engine.trajectory.segments import segment_length
+from engine.trajectory.state_files import bytes_of, named
+from engine.trajectory.stores import DiskStore, MemoryStore
+from engine.trajectory.writer import Writer
+
+
+@dataclass(frozen=True)
+class Session:
+    """Built once a job by `opened`, which also ends it. `training` is the digest of all that decides the trajectory."""
+
+    run: Run
+    manifest: dict  # as it stood when the session began
+    config: RunConfig
+    dataset: Dataset
+    device: torch.device
+    dtype: torch.dtype
+    model: FunctionalModel
+    stream: Stream  # the steps of the training, on the device
+    test: Examples
+    optimizer: Optimizer
+    initial: State
+    training: str
+    journal: Journal
+    writer: Writer
+    cancel: threading.Event
+
+    @property
+    def steps(self) -> int:
+        return self.stream.steps
+
+    def check_cancelled(self, t: int) -> None:
+        """Before step t: raises `CancelledError` where the job shall stop, or the process is on its way out."""
+        if self.cancel.is_set() or process_ends():
+            raise CancelledError(
+                f"Cancelled before step {t + 1} of {self.steps}.", "What was trained and scored before is kept."
+            )
+
+    def segment(self) -> int:
+        """Steps from one full checkpoint, and one recorded digest, to the next."""
+        space = round(self.config.checkpoint_mb * 1e6)
+        checkpoint = bytes_of(named(self.initial, self.optimizer))
+        return segment_length(self.steps, checkpoint, self.config.segment, space)
+
+    def resume_point(self, name: str) -> ResumePoint:
+        return ResumePoint(self.run.path / "trajectory" / name, self.training, self.writer)
+
+    def trajectory(self, mode: str, digests: Digests) -> Trajectory:
+        """The states of the training in a replay mode; what is lacking is trained again when it is asked for.
+
+        Memory mode reads the states of a run that keeps them on disk. Close it when done.
+        """
+        rest = self.initial, self._forward(digests.every), digests, self.journal.note
+        if mode == "recompute":
+            return Checkpoints(self._disk(full=True), *rest)
+        if mode == "disk":
+            return EveryState(self._disk(), *rest)
+        store = MemoryStore(self.optimizer)
+        if self.manifest.get("trained") and self.run.kept == "disk":
+            with contextlib.closing(EveryState(self._disk(), *rest)) as on_disk:
+                for t in reversed(range(self.steps)):
+                    self.check_cancelled(t)
+                    store.put(t, on_disk.get(t))
+        return EveryState(store, *rest)
+
+    def _disk(self, full: bool = False) -> DiskStore:
+        folder, on = self.run.path / "trajectory", devices.computed_on(self.device, torch.get_num_threads())
+        return DiskStore(folder, self.training, self.device, self.writer, self.optimizer, full, on)
+
+    def _forward(self, segment: int):
+        """Steps run again; those of one segment are part of the replay, more are a phase of their own."""
+
+        def forward(state: State, start: int, stop: int, put) -> State:
+            meter = self.journal.phase("rebuild", stop - start) if stop - start > segment else None
+
+            def progress(done: int, losses: list[float], rates: list[float]) -> None:
+                if meter is not None:
+                    meter.report(done - start)
+
+            return advance(
+                self.model,
+                self.stream,
+                state,
+                start,
+                stop,
+                put,
+                progress,
+                self.check_cancelled,
+            )
+
+        return forward
+
+
+@contextlib.contextmanager
+def opened(run: Run, journal: Journal, cancel: threading.Event) -> Iterator[Session]:
+    """Loads what a job needs. Raises `DataError` where the data set is not the one that the run was made with.
+
+    On a CPU, torch computes with the run's number of threads meanwhile: sums in the same order have the same bits.
+    """
+    config, manifest = run.config, run.manifest
+    dataset = dataset_registry.load(config.dataset)
+    check(config, *dataset.sizes)
+    if manifest.get("data_fingerprint") not in (None, dataset.fingerprint):
+        raise DataError(
+            f"The data set {dataset.name} has changed since run {run.id} was made.",
+            "Restore it, or start a new run.",
+        )
+    device = devices.choose(config.device)
+    journal.watch(device)
+    journal.phase("prepare")
+    dtype = getattr(torch, config.precision)
+    on_cpu = device.type == "cpu" and "threads" in manifest
+    with (
+        devices.threads(manifest["threads"] if on_cpu else None),
+        contextlib.closing(Writer(journal.disk_space)) as writer,
+    ):
+        model = model_registry.functional(config, dataset, device)
+        optimizer = optimizer_for(model, config.recipe)
+        yield Session(
+            run=run,
+            manifest=manifest,
+            config=config,
+            dataset=dataset,
+            device=device,
+            dtype=dtype,
+            model=model,
+            stream=Stream(examples(dataset, "train", device, dtype), config.recipe),
+            test=examples(dataset, "test", device, dtype),
+            optimizer=optimizer,
+            initial=initial_state(model, optimizer),
+            training=config.training_digest(dataset.fingerprint),
+            journal=journal,
+            writer=writer,
+            cancel=cancel,
+        )

@@ -1,0 +1,155 @@
+"""The job of a new run: training, and the scores of its own targets."""
+
+import contextlib
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar, Self
+
+from engine import files
+from engine.config import RunConfig, check
+from engine.datasets.base import Dataset
+from engine.jobs.job import Job, Result
+from engine.jobs.replay import Replay, finalize, score
+from engine.runs.run import Run
+
+if TYPE_CHECKING:
+    from engine.core.state import Trajectory
+    from engine.jobs.reopen import Trained
+    from engine.jobs.session import Session
+
+
+@dataclass(frozen=True)
+class TrainAndReplay(Job):
+    """Trains and then scores `targets`. A run that was trained already goes on with the replay."""
+
+    kind: ClassVar[str] = "run"
+    stages: ClassVar[tuple[str, ...]] = ("prepare", "train", "replay", "done")
+
+    targets: tuple[str, ...]
+    function: str
+    mode: str
+
+    @classmethod
+    def of(cls, config: RunConfig) -> Self:
+        return cls(config.targets, config.target_function, config.replay_mode)
+
+    def check(self, run: Run, dataset: Dataset) -> Self:
+        check(
+            run.config.replace(targets=self.targets, target_function=self.function, replay_mode=self.mode),
+            *dataset.sizes,
+        )
+        return self
+
+    def do(self, session: "Session") -> Result:
+        from engine.jobs.reopen import reopen
+
+        replay = Replay(self.targets, self.function, self.mode)
+        if session.manifest.get("trained"):
+            trained = reopen(session)
+            opened = contextlib.closing(session.trajectory(self.mode, trained.digests))
+        else:
+            trained, trajectory = train(session, self.mode)
+            opened = contextlib.closing(trajectory)
+        with opened as trajectory:
+            name = score(session, replay, trained, trajectory)
+        finalize(session, self.mode)
+        if session.config.clean_when_done:
+            session.run.clean_held(("trajectory",))
+        return Result(scores=name)
+
+
+def train(session: "Session", mode: str) -> "tuple[Trained, Trajectory]":
+    """Trains the run, or goes on with a training that was killed, and keeps the final model with its logits.
+
+    The trajectory is the one that training fed: memory mode has its states nowhere else.
+    """
+    from engine.core.check import check_model
+    from engine.core.training import train as train_steps
+    from engine.jobs.reopen import Trained, check_start, origin, plan_digest, rates_digest
+    from engine.jobs.resume import RESUME_TRAINING, WithResume, intact, load_training
+    from engine.trajectory.digests import Digests
+
+    journal, config = session.journal, session.config
+    check_model(session.model, session.stream)
+    journal.update(
+        status="training",
+        training_digest=session.training,
+        data_fingerprint=session.dataset.fingerprint,
+        **origin(session),
+        precision=config.precision,
+        tf32=False,
+        deterministic="cudnn" if session.device.type == "cuda" else "cpu",
+        steps=session.steps,
+        parameters=session.model.parameters,
+        buffers=session.model.buffers,
+    )
+    point, every = session.resume_point(RESUME_TRAINING), session.segment()
+    found = None
+    if mode != "memory":
+        found = intact(lambda: load_training(point, session.device, session.optimizer), journal.note)
+    start, state, known = found or (0, session.initial, {})
+    if found is not None:
+        check_start(session, known.get(0))
+        journal.note(f"Resumes the training before step {start + 1} of {session.steps}.")
+    journal.update(
+        plan_sha256=plan_digest(session.stream.plan), rates_sha256=rates_digest(config.recipe, session.steps)
+    )
+    digests = Digests(session.optimizer, every, session.steps, known)
+    trajectory = session.trajectory(mode, digests)
+    recorder = trajectory if mode == "memory" else WithResume(trajectory, point, max(1, every // 2), digests)
+    meter = journal.phase("train", session.steps, start)
+    began = time.monotonic()
+    try:
+        final = train_steps(
+            session.model,
+            session.stream,
+            trajectory=recorder,
+            on_progress=meter.report,
+            before_step=session.check_cancelled,
+            resume=(start, state),
+        )
+        trained = Trained(final, digests)
+        _keep_model(session, trained, mode, time.monotonic() - began)
+    except BaseException:
+        trajectory.close()
+        raise
+    return trained, trajectory
+
+
+def _keep_model(session: "Session", trained: "Trained", mode: str, seconds: float) -> None:
+    """Final state, logits of both splits, and digests; then the manifest says that the run is trained."""
+    from engine.core import targets
+    from engine.trajectory.state_files import bytes_of, named, write_state
+
+    journal, folder = session.journal, session.run.path / "model"
+    final, digests = trained.final, trained.digests
+    tensors = named(final, session.optimizer)
+    journal.phase("evaluate")
+    logits = {
+        split: targets.logits(session.model, final, examples).float().cpu().numpy()
+        for split, examples in (("train", session.stream.data), ("test", session.test))
+    }
+    accuracy = float((logits["test"].argmax(1) == session.dataset.test_labels).mean())
+    checksums = {
+        "model/state.safetensors": journal.save(
+            bytes_of(tensors),
+            lambda: write_state(folder / "state.safetensors", tensors, {"training": session.training}),
+        )
+    }
+    for split, values in logits.items():
+        path = folder / f"{split}_logits.npy"
+        checksums[f"model/{path.name}"] = journal.save(
+            values.nbytes, lambda path=path, values=values: files.write_npy(path, values)
+        )
+    checksums["model/digests.json"] = journal.save(
+        100 * len(digests.known),
+        lambda: files.write_json(folder / "digests.json", {"every": digests.every, "sha256": digests.known}),
+    )
+    journal.add_files(checksums)
+    journal.timing("train_seconds", seconds)
+    journal.update(
+        trained=True,
+        test_accuracy=accuracy,
+        trajectory={"kept": mode if mode != "memory" else None, "every": digests.every, "steps": session.steps},
+    )
+    journal.note(f"Trained in {seconds:.1f} s; test accuracy {accuracy:.1%}.")

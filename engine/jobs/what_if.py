@@ -1,0 +1,87 @@
+"""The job that trains again without some images, or with other labels, beside what the scores predict."""
+
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, replace
+from typing import TYPE_CHECKING, ClassVar, Self
+
+import numpy as np
+
+from engine import files
+from engine.analysis import lds
+from engine.analysis import what_if as what_ifs
+from engine.core.schedule import plan_for
+from engine.datasets.base import Dataset
+from engine.jobs.job import Job, Result, next_name, require_trained
+from engine.jobs.reports import write_report
+from engine.runs.run import Run
+from engine.targets import Target, UploadedImage
+
+if TYPE_CHECKING:
+    from engine.jobs.session import Session
+
+
+@dataclass(frozen=True)
+class WhatIf(Job):
+    """One retraining without the training images `left_out`, and with other labels: (image, label) pairs."""
+
+    kind: ClassVar[str] = "what-if"
+    stages: ClassVar[tuple[str, ...]] = ("prepare", "retrain", "done")
+
+    left_out: tuple[int, ...] = ()
+    relabelled: tuple[tuple[int, int], ...] = ()
+
+    @classmethod
+    def of(cls, left_out: Iterable[int], relabelled: Mapping[int, int] | None = None) -> Self:
+        """With other labels by image."""
+        return cls(tuple(int(i) for i in left_out), tuple((int(i), int(c)) for i, c in (relabelled or {}).items()))
+
+    def check(self, run: Run, dataset: Dataset) -> Self:
+        require_trained(run)
+        left_out, relabelled = what_ifs.check_changes(self.left_out, dict(self.relabelled), dataset)
+        labels = dataset.train_labels.copy()
+        for index, label in relabelled.items():
+            labels[index] = label
+        lds.check_left_out(left_out, labels, plan_for(run.config.recipe, len(labels)), "This choice")
+        return self.of(left_out.tolist(), relabelled)
+
+    def do(self, session: "Session") -> Result:
+        from engine.jobs.reopen import reopen
+        from engine.jobs.retrained import Change, retrained
+
+        reopen(session)
+        run, dataset, journal = session.run, session.dataset, session.journal
+        journal.update(status="validating")
+        began = time.monotonic()
+        name = next_name(run.manifest["files"], "validation", "what-if", among="what-if-")
+        left_out = np.array(self.left_out, np.int64)
+        predicted = what_ifs.predict(run, dataset, left_out)
+        key = "what-if-" + files.json_digest([left_out.tolist(), sorted(self.relabelled)])[:16]
+        logits = retrained(session, {key: Change(left_out, self.relabelled)}, 1)[key]
+        targets = []
+        for target in predicted:
+            asked = Target.parse(target.name)
+            rows = asked.resolve(dataset.test_labels, len(dataset.classes))
+            # What is kept of a retraining is its logits on the test images: none on an uploaded one.
+            own = isinstance(asked, UploadedImage)
+            actual = None if own else what_ifs.values(logits[rows], dataset.test_labels[rows])
+            if self.relabelled:  # the scores say nothing of a label's change
+                target = replace(target, change=None, predicted=None)
+            targets.append(asdict(replace(target, actual=actual)))
+        accuracy = float((logits.argmax(1) == dataset.test_labels).mean())
+        report = {
+            "kind": "what-if",
+            "left_out": list(self.left_out),
+            "relabelled": {str(i): c for i, c in self.relabelled},
+            "targets": targets,
+            "test_accuracy": accuracy,
+            "test_accuracy_before": run.manifest["test_accuracy"],
+        }
+        write_report(session, name, report)
+        journal.note(
+            f"Wrote validation/{name}.json: retrained without {len(left_out):,} images"
+            + (f" and with {len(self.relabelled):,} other labels" if self.relabelled else "")
+            + f"; test accuracy {accuracy:.1%}."
+        )
+        journal.timing("validate_seconds", time.monotonic() - began)
+        return Result(reports=(name,))
