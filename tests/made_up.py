@@ -50,7 +50,7 @@ def run_of(
     steps = config.recipe.epochs * (len(dataset.train_labels) // config.recipe.batch_size)
     run.update_manifest(
         status="finished",
-        job=None,
+        jobs=[],
         files=kept,
         trained=True,
         steps=steps,

@@ -490,7 +490,7 @@ def test_axe_finds_nothing_serious_on_any_page_in_either_theme(page, tmp_path):
         work.execute(run)
     shutil.copytree(run.path, tmp_path / "another")
     run.update_manifest(
-        job={"kind": "replay", "mode": "disk", "targets": ["test:5"], "function": "loss"}
+        jobs=[{"kind": "replay", "mode": "disk", "targets": ["test:5"], "function": "loss"}]
     )  # to be resumed
     found = []
     with server(tmp_path, page) as (url, _):

@@ -179,7 +179,7 @@ def test_a_manifest_changed_by_hand_or_of_another_schema_is_named(run):
 def test_an_interrupted_run_offers_to_resume_it(run, status, mode, words, monkeypatch):
     resumed = []
     monkeypatch.setattr("engine.jobs.queue.JobQueue.resume", lambda self, run_id: resumed.append(run_id))
-    run.update_manifest(status=status, job={"kind": "run", "mode": mode, "targets": ["test:0"], "function": "loss"})
+    run.update_manifest(status=status, jobs=[{"kind": "run", "mode": mode, "targets": ["test:0"], "function": "loss"}])
     assert run.status == "interrupted"
     app = show("pages/Live.py", run=run.id)
     assert "Interrupted" in said(app) and words in said(app)

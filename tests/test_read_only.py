@@ -34,7 +34,7 @@ def root(made, tmp_path, monkeypatch) -> Path:
     for name in (made.name, "interrupted", ".deleted-gone"):
         shutil.copytree(made, root / name)
     runs.Run.open(root, "interrupted").update_manifest(
-        status="training", job={"kind": "run", "mode": "disk", "targets": ["test:0"], "function": "loss"}
+        status="training", jobs=[{"kind": "run", "mode": "disk", "targets": ["test:0"], "function": "loss"}]
     )
     (root / made.name / f"{files.TEMPORARY}left").touch()
     for path in [root, *root.rglob("*")]:

@@ -207,6 +207,7 @@ class JobQueue:
     def resume(self, run_id: str) -> None:
         """Queues all that was not finished of a run that was killed, cancelled or failed."""
         run = Run.open(self.root, run_id)
+        files.check_writable(run.path)
         if not unfinished(run):
             raise ConfigError(f"Run {run_id} has nothing left to do.", "Look at its scores, or name further targets.")
         self._enqueue(run, None)
