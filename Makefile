@@ -1,19 +1,30 @@
-# make run   makes .venv, installs requirements.txt and starts the app on http://localhost:8501
-# make test  the same with requirements-dev.txt and a browser, then runs every test
+# make run     makes .venv, installs requirements.txt and starts the app on http://localhost:8501
+# make check   ruff, pyright and the quick tests: before every commit
+# make test    every test, browser and slow ones included
 
 PYTHON ?= python3
 BIN := .venv/bin
 SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
+# Two tests at a time, each on one core: on two cores that is faster than one test on both. Tests of a file stay together,
+# since they share what is trained for them. WORKERS=0 runs one after the other, with all output.
+WORKERS ?= 2
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 
-.PHONY: run test bench bench-ui bench-storage bench-trust bench-labels trust trust-gpu trust-grid faults data screenshots browser clean
+.PHONY: run check test bench bench-ui bench-storage bench-trust bench-labels trust trust-gpu trust-grid faults data screenshots browser clean
 
 run: .venv/app.stamp
 	$(BIN)/streamlit run app.py
 
-test: .venv/test.stamp browser
-	$(BIN)/python -m pytest tests
+check: .venv/test.stamp
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright
+	$(PYTEST) -m "not slow and not browser and not gpu"
 
-# The figures in the README.
+test: .venv/test.stamp browser
+	$(PYTEST)
+
+# The first table of docs/measurements.md.
 bench: .venv/test.stamp
 	$(BIN)/python -m tools.bench
 

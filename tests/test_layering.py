@@ -15,7 +15,7 @@ PAGES = [ROOT / "app.py", *sorted((ROOT / "pages").glob("*.py"))]
 UI = sorted((ROOT / "ui").glob("*.py"))
 ENGINE = sorted((ROOT / "engine").rglob("*.py"))
 LAYERS = (ROOT / "docs" / "architecture.md").read_text().split("```layers\n")[1].split("```")[0].splitlines()
-FLOOR = {room: floor for floor, line in enumerate(LAYERS) for room in line.split()}
+FLOOR = {room: floor for floor, line in enumerate(LAYERS) for room in line.split("  ")[0].split()}
 
 
 def imported(path: Path) -> set[str]:
