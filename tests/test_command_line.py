@@ -79,6 +79,23 @@ def test_values_are_read_as_they_are_written():
     assert type(commands._setting("recipe.epochs=8")[1]) is int and commands._setting("clean_when_done=true")[1] is True
 
 
+def test_a_job_that_is_no_job_leaves_the_run_as_it_is(run, capsys):
+    """F12, F13: a typing error after an interruption must not replace what `resume` would go on with."""
+    before = (run.path / "manifest.json").read_bytes()
+    for call in (
+        ["attribute", run.id, "--targets", "test:5-7"],
+        ["validate", run.id, "--subsets", "3"],
+        ["validate", run.id, "--drop", "1e-9"],
+        ["smoothness", run.id, "--directions", "65"],
+        ["what-if", run.id],
+        ["what-if", run.id, "--leave-out", "6000"],
+        ["what-if", run.id, "--relabel", "3=10"],
+    ):
+        assert main(call) == 2
+    assert (run.path / "manifest.json").read_bytes() == before
+    assert "Traceback" not in capsys.readouterr().err
+
+
 def test_cleaning_touches_no_run_where_one_of_them_is_none(run, capsys):
     assert main(["clean", run.id, "nope", "--all"]) == 3
     assert run.path.is_dir()

@@ -10,6 +10,7 @@ navigation itself, so that a page which is the first request to a fresh server l
 import argparse
 import contextlib
 import functools
+import gc
 import os
 import sys
 import threading
@@ -125,8 +126,18 @@ def manager() -> JobQueue:
     setting = _outputs_setting() or os.environ.get("REPLAY_OUTPUTS_DIR", "")
     with _managers_lock:
         if setting not in _managers:
-            _managers[setting] = JobQueue.of(outputs_root(setting))
+            queue = _managers[setting] = JobQueue.of(outputs_root(setting))
+            threading.Thread(target=_freeze_modules, args=(queue.loaded,), daemon=True).start()
         return _managers[setting]
+
+
+def _freeze_modules(loaded: threading.Event) -> None:
+    """Modules never become garbage. Streamlit collects after every page, and without this it would look through all of
+    torch's each time, for 0.1 s and more. The app does it for its own process; the engine, a library, does not."""
+    loaded.wait()
+    if not gc.get_freeze_count():
+        gc.collect()
+        gc.freeze()
 
 
 def _outputs_setting() -> str | None:

@@ -8,7 +8,6 @@ to the end: a server that dies leaves its runs «interrupted», queued ones too.
 
 import atexit
 import contextlib
-import gc
 import logging
 import os
 import threading
@@ -138,11 +137,6 @@ class _Worker:
             self.failure = f"{type(error).__name__}: {error}"
             return None
         self.failure = ""
-        if not gc.get_freeze_count():
-            # Modules never become garbage. Streamlit collects after every page, and without this it would look
-            # through all of torch's each time, for 0.1 s and more.
-            gc.collect()
-            gc.freeze()
         self.loaded.set()
         return execute
 
