@@ -60,11 +60,11 @@ def draw() -> None:
                 name, what, live, influence = st.columns([4, 5, 1, 1.3], vertical_alignment="center")
                 name.markdown(f"**{plain(formats.run_label(run))}**")
                 try:
-                    manifest, config_of = run.manifest, run.config
+                    record = run.manifest()
                     what.caption(
-                        f"{plain(config_of.dataset)} · {plain(config_of.model)} · "
-                        f"{formats.count(len(run.targets()), 'targets')} scored · test accuracy "
-                        f"{formats.percent(manifest.get('test_accuracy'))} · {formats.age(manifest.get('created'))}"
+                        f"{plain(record.config.dataset)} · {plain(record.config.model)} · "
+                        f"{formats.count(len(record.score_sets.targets()), 'targets')} scored · test accuracy "
+                        f"{formats.percent(record.test_accuracy)} · {formats.age(record.created)}"
                     )
                 except ReplayError as error:
                     what.caption(plain(error.what))

@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable
 
 from engine import config
-from engine.runs import run as runs
+from engine.runs import storage
 from engine.targets import FUNCTIONS
 
 EPILOG = """examples:
@@ -251,6 +251,6 @@ def _add_house_keeping(commands, common: argparse.ArgumentParser, one_run: argpa
     clean = commands.add_parser("clean", parents=[common], help="delete parts of runs, or whole runs")
     clean.add_argument("runs", metavar="RUN", nargs="+")
     part = clean.add_mutually_exclusive_group(required=True)
-    part.add_argument("--parts", type=names, metavar="P,P", help=f"of {', '.join(runs.CLEANABLE)}")
+    part.add_argument("--parts", type=names, metavar="P,P", help=f"of {', '.join(storage.CLEANABLE)}")
     part.add_argument("--all", action="store_true", help="the whole run")
     clean.add_argument("--dry-run", action="store_true", help="say the bytes, delete nothing")

@@ -18,7 +18,7 @@ from engine import config as configs
 from engine import files, space
 from engine.analysis import suspects, trust
 from engine.datasets import registry as datasets
-from engine.errors import ConfigError, ReplayError
+from engine.errors import ConfigError
 from engine.jobs.job import Job, Result
 from engine.jobs.queue import discard
 from engine.jobs.rebuild import Rebuild
@@ -28,6 +28,7 @@ from engine.jobs.smoothness import Smoothness
 from engine.jobs.validation import Validate
 from engine.jobs.what_if import WhatIf
 from engine.runs import run as runs
+from engine.runs import storage as storages
 
 logger = logging.getLogger(__name__)
 
@@ -69,7 +70,7 @@ def resume(call: argparse.Namespace) -> int:
 def validate(call: argparse.Namespace) -> int:
     run = _opened(call)
     written = _check(run, Validate(call.subsets, call.drop, call.seed)).reports
-    for report in trust.reports(run):
+    for report in trust.reports(run.manifest()):
         if report["name"] in written:
             _print_validation(run, report)
     return 0
@@ -106,7 +107,7 @@ def smoothness(call: argparse.Namespace) -> int:
 def what_if(call: argparse.Namespace) -> int:
     run = _opened(call)
     written = _check(run, WhatIf.of(call.leave_out, call.relabel)).reports
-    for report in trust.what_ifs(run):
+    for report in trust.what_ifs(run.manifest()):
         if report["name"] in written:
             _print_what_if(run, report)
     return 0
@@ -129,7 +130,7 @@ def _print_what_if(run: runs.Run, report: dict) -> None:
 def _check(run: runs.Run, job: Job) -> Result:
     """Executes a job that checks scores, and prints the verdict."""
     result = _execute(run, job)
-    verdict = trust.verdict(run)
+    verdict = trust.verdict(run.manifest())
     print(f"verdict: {verdict.level}. {verdict.reason}")
     return result
 
@@ -137,13 +138,15 @@ def _check(run: runs.Run, job: Job) -> Result:
 def _execute(run: runs.Run, job: Job | None = None) -> Result:
     from engine.jobs import execute
 
-    with run.locked(), _Bar() as bar:
+    with run.lock(), _Bar() as bar:
         print(f"run {run.id}", flush=True)
         result = execute.execute(run, job, on_event=bar.event)
-    manifest = run.manifest
-    print(f"test accuracy {manifest['test_accuracy']:.1%} on {manifest['device_name']}")
+    record = run.manifest()
+    print(f"test accuracy {record.test_accuracy:.1%} on {record.device_name}")
     if result.scores is not None:
-        print(f"scores {run.path / 'scores' / result.scores}.npy float32 {run.scores(result.scores).shape}")
+        print(
+            f"scores {run.path / 'scores' / result.scores}.npy float32 {record.score_sets.matrix(result.scores).shape}"
+        )
     return result
 
 
@@ -229,7 +232,7 @@ def estimate(call: argparse.Namespace) -> int:
 
 
 def list_suspects(call: argparse.Namespace) -> int:
-    table = suspects.ranked(_opened(call), call.target, call.by)
+    table = suspects.ranked(_opened(call).manifest(), call.target, call.by)
     if call.csv is not None:
         _write_csv(Path(call.csv), table)
         print(f"{call.csv}: {len(table):,} training images")
@@ -251,34 +254,32 @@ def _write_csv(path: Path, table: pd.DataFrame) -> None:
 
 def list_runs(call: argparse.Namespace) -> int:
     root = runs.outputs_root(call.outputs)
-    all_runs = runs.list_runs(root)
-    if not all_runs:
+    summaries = runs.summaries(root)
+    if not summaries:
         print(f"no runs in {root}; start one with: python -m engine run --preset sample")
-    for run in all_runs:
-        accuracy = targets = ""
-        try:
-            value = run.manifest.get("test_accuracy")
-            accuracy = "" if value is None else f"{value:.1%}"
-            targets = f"{len(run.targets())} targets"
-        except ReplayError:
-            pass  # the status says damaged; `info` says why
-        print(f"{run.id:40} {run.status:12} {sum(run.sizes().values()) / 1e6:9.1f} MB {accuracy:>6} {targets}")
+    for run in summaries:
+        accuracy = "" if run.test_accuracy is None else f"{run.test_accuracy:.1%}"
+        targets = "" if run.targets_scored is None else f"{run.targets_scored} targets"
+        used = sum(runs.Run(root, run.id).storage().sizes().values())
+        print(f"{run.id:40} {run.status:12} {used / 1e6:9.1f} MB {accuracy:>6} {run.remark or targets}".rstrip())
+    for name, reason in runs.passed_over(root):
+        print(f"not shown: {name!r} ({reason})")
     return 0
 
 
 def info(call: argparse.Namespace) -> int:
     run = _opened(call)
-    events, _ = run.events()
+    record, (events, _) = run.manifest(), run.events()
     facts = {
         "run": run.id,
         "path": str(run.path),
-        "status": run.status,
-        "bytes": run.sizes(),
-        "targets": [t.key for t in run.targets()],
-        "modes": run.modes(),
-        "resumable": run.resumable,
-        "config": run.config.to_dict(),
-        "manifest": run.manifest,
+        "status": record.status,
+        "bytes": run.storage().sizes(),
+        "targets": [t.key for t in record.score_sets.targets()],
+        "modes": record.modes(),
+        "resumable": record.resumable,
+        "config": record.config.to_dict(),
+        "manifest": record.to_json(),
         "events": Counter(e["kind"] for e in events),
     }
     print(json.dumps(facts, indent=1))
@@ -287,9 +288,9 @@ def info(call: argparse.Namespace) -> int:
 
 def storage(call: argparse.Namespace) -> int:
     root = runs.outputs_root(call.outputs)
-    print(f"{'run':40}" + "".join(f"{part:>14}" for part in runs.PARTS) + f"{'in all':>14}   bytes")
+    print(f"{'run':40}" + "".join(f"{part:>14}" for part in storages.PARTS) + f"{'in all':>14}   bytes")
     for run in runs.list_runs(root):
-        sizes = run.sizes()
+        sizes = run.storage().sizes()
         print(f"{run.id:40}" + "".join(f"{n:>14,}" for n in [*sizes.values(), sum(sizes.values())]))
     print(f"{root}: {files.size_of(root):,} bytes used, {space.disk_free(root):,} free")
     return 0
@@ -297,12 +298,14 @@ def storage(call: argparse.Namespace) -> int:
 
 def clean(call: argparse.Namespace) -> int:
     root, verb = runs.outputs_root(call.outputs), "would free" if call.dry_run else "freed"
-    chosen = [runs.Run.open(root, run_id) for run_id in dict.fromkeys(call.runs)]  # all are there, or none is touched
+    chosen = [runs.Run(root, run_id) for run_id in dict.fromkeys(call.runs)]
+    for run in chosen:  # all are there, or none is touched; what is half-deleted can be deleted again
+        run.storage().check_there() if call.all else runs.Run.open(root, run.id)
     for run in chosen:
         if call.all:
-            freed = run.delete(dry_run=call.dry_run)
+            freed = run.storage().delete(dry_run=call.dry_run)
         else:
-            freed = run.clean(call.parts, dry_run=call.dry_run)
+            freed = run.storage().clean(call.parts, dry_run=call.dry_run)
         print(f"{run.id}: {verb} {freed:,} bytes")
     return 0
 

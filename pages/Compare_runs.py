@@ -3,7 +3,7 @@
 import streamlit as st
 
 from engine.analysis import compare
-from engine.runs.run import Run
+from engine.runs.run import Run, summaries
 from engine.targets import target_function
 from ui import cards, formats, link, pictures, shell, ticks
 from ui.text import line, plain
@@ -17,37 +17,40 @@ def agreement(source: tuple, _both: compare.Common) -> compare.Agreement:
     return compare.agreement(_both.a_N, _both.b_N)
 
 
-def second_run(run, candidates: list) -> Run | None:
+def second_run(run) -> Run | None:
     """The run of `?other=`, or the newest of the same data."""
-    same = {r.id: r for r in compare.of_the_same_data(run, candidates)}
+    record = run.manifest()
+    same = {r.id: r for r in compare.of_the_same_data(record, summaries(shell.root()))}
     asked = st.query_params.get("other")
     if asked is not None and asked not in same:
         with shell.guarded():
-            compare.check(run, Run.open(shell.root(), asked))  # raises what is wrong with it
+            compare.check(record, Run.open(shell.root(), asked).manifest())  # raises what is wrong with it
     if not same:
         st.info(
-            f"There is no other run of {plain(run.config.dataset)} with scores to compare {run.id} with.",
+            f"There is no other run of {plain(record.config.dataset)} with scores to compare {run.id} with.",
             icon=":material/info:",
         )
         st.page_link("pages/Set_up_a_run.py", label="Set up a second run", icon=":material/tune:")
         return None
     ids, key = list(same), f"other-{run.id}"
     link.follow(key, asked if asked in same else ids[0])
-    return same[st.selectbox("Compared with (B)", ids, key=key, format_func=lambda i: formats.run_label(same[i]))]
+    chosen = st.selectbox("Compared with (B)", ids, key=key, format_func=lambda i: formats.run_label(same[i]))
+    return Run.open(shell.root(), chosen)
 
 
 def settings(a, b) -> None:
     st.subheader("What differs")
-    differ = compare.differences(a, b)
+    records = a.manifest(), b.manifest()
+    differ = compare.differences(*records)
     rows = [
         tuple(map(plain, (formats.LABELS.get(name, name), formats.setting(first), formats.setting(second))))
         for name, first, second in differ
     ]
     rows = [
         *rows,
-        ("Test accuracy", *(formats.percent(r.manifest.get("test_accuracy")) for r in (a, b))),
-        ("Rank correlation with retraining (LDS)", *(formats.figure(compare.measured_lds(r)) for r in (a, b))),
-        ("Training time", *(formats.duration(r.manifest.get("timings", {}).get("train_seconds")) for r in (a, b))),
+        ("Test accuracy", *(formats.percent(r.test_accuracy) for r in records)),
+        ("Rank correlation with retraining (LDS)", *(formats.figure(compare.measured_lds(r)) for r in records)),
+        ("Training time", *(formats.duration(r.timings.get("train_seconds")) for r in records)),
     ]
     st.table([{"": name, f"A: {a.id}": first, f"B: {b.id}": second} for name, first, second in rows])
     if not differ:
@@ -110,18 +113,19 @@ def one_target(a, b, dataset, both: compare.Common, name: str) -> None:
     st.caption(f"Ticks are kept with run A, {a.id}.")
 
 
-def draw(a, candidates: list) -> None:
-    dataset = pictures.dataset(a.config.dataset)
-    if not a.targets():
+def draw(a) -> None:
+    record = a.manifest()
+    dataset = pictures.dataset(record.config.dataset)
+    if not record.score_sets.targets():
         shell.no_scores(a)
         return
-    b = second_run(a, candidates)
+    b = second_run(a)
     if b is None:
         link.keep(run=a.id)
         return
     with shell.guarded():
         settings(a, b)
-    shared = {both.target.key: both for both in compare.common(a, b)}
+    shared = {both.target.key: both for both in compare.common(a.manifest(), b.manifest())}
     if not shared:
         st.info("The runs have no target in common. Explain the same test images in both.", icon=":material/info:")
         st.page_link(
@@ -143,5 +147,4 @@ def draw(a, candidates: list) -> None:
 
 
 with shell.page("Compare runs"):
-    runs = shell.runs()
-    draw(shell.chosen_run(runs, "There is no run to compare yet."), runs)
+    draw(shell.chosen_run(shell.runs(), "There is no run to compare yet."))

@@ -21,8 +21,8 @@ WHY = {
 
 
 @st.cache_data(max_entries=8, show_spinner=False)
-def ranked(sha256: str, key: str, by: str, _run):
-    return suspects.ranked(_run, key, by)
+def ranked(sha256: str, key: str, by: str, _record):
+    return suspects.ranked(_record, key, by)
 
 
 def better_target(run) -> None:
@@ -31,8 +31,9 @@ def better_target(run) -> None:
         "For harm, the mean loss over all test images is the target to take, and this run has no scores for it.",
         icon=":material/info:",
     )
-    mode = run.kept or "memory"
-    takes = f"One replay in {mode} mode{'' if run.kept else ', after training once more'}"
+    kept = run.manifest().kept_mode
+    mode = kept or "memory"
+    takes = f"One replay in {mode} mode{'' if kept else ', after training once more'}"
     if st.button("Score all test images", icon=":material/add:", **shell.acting(help=takes)):
         shell.manager().submit(run.id, Replay(("test:all",), "loss", mode))
         st.switch_page("pages/Live.py", query_params={"run": run.id})
@@ -77,15 +78,16 @@ def exclude(run) -> None:
 
 
 def draw(run) -> None:
-    dataset = pictures.dataset(run.config.dataset)
-    targets = {t.key: t for t in run.targets()}
+    record = run.manifest()
+    dataset = pictures.dataset(record.config.dataset)
+    targets = {t.key: t for t in record.score_sets.targets()}
     if not targets:
         shell.no_scores(run)
         return
     if not any(isinstance(t.target, AllTests) for t in targets.values()):
         with shell.guarded():
             better_target(run)
-    keys, best = list(targets), suspects.target_key(run)
+    keys, best = list(targets), suspects.target_key(record)
     names = {k: line(t.title(dataset)) for k, t in targets.items()}
     by = st.segmented_control(
         "Order", list(ORDERS), default="harm", required=True, format_func=ORDERS.get, on_change=from_the_first
@@ -95,7 +97,7 @@ def draw(run) -> None:
     )
     given, agree = st.columns(2, vertical_alignment="bottom")  # a row of three cuts its labels off at 900 px
     target = targets[key]
-    found = ranked(run.manifest["files"][f"scores/{target.score_set}.npy"], key, by, run)
+    found = ranked(record.score_sets.sha256(target.score_set), key, by, record)
     label = given.selectbox("Given label", [EVERY, *dataset.classes], on_change=from_the_first)
     disagree = agree.checkbox("The model disagrees", on_change=from_the_first)
     shown = found[(found["given_label"] == label) | (label == EVERY)]

@@ -147,7 +147,7 @@ def compare(run, dataset, target, pins: list[str], names: dict) -> None:
     """The same training images' scores on several targets."""
     st.subheader("Pinned targets side by side")
     keys = list(dict.fromkeys([target.key, *pins]))
-    indices, matrix = outward_effects.strongest(run, keys, COMPARED)
+    indices, matrix = outward_effects.strongest(run.manifest(), keys, COMPARED)
     rows = [f"train:{i} · {dataset.classes[dataset.train_labels[i]]}" for i in indices]
     pictures.chart(
         pictures.heat(matrix, rows, [names[key] for key in keys], "(in its target's unit)", 0),
@@ -199,7 +199,7 @@ def what_if(run, dataset, target, scores_N) -> None:
     # A target scored since is not in the report; checking again gives it, and trains nothing again.
     tried = [
         w
-        for w in trust.what_ifs(run)
+        for w in trust.what_ifs(run.manifest())
         if w["left_out"] == left_out
         and w["relabelled"] == {str(i): c for i, c in relabelled.items()}
         and target.key in [t["key"] for t in w["targets"]]
@@ -209,7 +209,7 @@ def what_if(run, dataset, target, scores_N) -> None:
     elif relabelled:
         shown = []
     else:
-        shown = [dataclasses.asdict(w) for w in what_ifs.predict(run, dataset, ticked)]
+        shown = [dataclasses.asdict(w) for w in what_ifs.predict(run.manifest(), dataset, ticked)]
     for what in shown:
         if what["key"] == target.key:
             st.markdown(plain(formats.what_if_change(what)))
@@ -247,7 +247,7 @@ def act(run, dataset, target, chosen, true_label) -> None:
         # Written when it is asked for: of 60,000 images it takes a while.
         st.download_button(
             "List as CSV",
-            lambda: table(run, dataset, target, chosen, true_label).to_csv(index=False),
+            lambda: table(run.manifest(), dataset, target, chosen, true_label, ticks.kept(run)).to_csv(index=False),
             f"{run.id}-{target.key.replace(':', '')}.csv",
             icon=":material/download:",
         )
@@ -269,7 +269,7 @@ def act(run, dataset, target, chosen, true_label) -> None:
 def further_targets(run, dataset) -> None:
     """Scores of more targets: from the kept trajectory, or after training once more."""
     with st.expander("Explain further targets of this run", icon=":material/add:"):
-        wrong = target_view.misclassified(run, dataset)[:24].tolist()
+        wrong = target_view.misclassified(run.manifest(), dataset)[:24].tolist()
         names = {f"test:{i}": f"test:{i} · {dataset.classes[dataset.test_labels[i]]}, misclassified" for i in wrong}
         names |= {f"class:{c}": f"class:{c} · all test images of {name}" for c, name in enumerate(dataset.classes)}
         names["test:all"] = "test:all · all test images"
@@ -291,13 +291,14 @@ def further_targets(run, dataset) -> None:
 
 def without_scores(run, dataset) -> None:
     shell.no_scores(run)
-    if run.manifest.get("trained"):
+    if run.manifest().trained:
         further_targets(run, dataset)
 
 
 def draw(run, beside) -> None:
-    dataset = pictures.dataset(run.config.dataset)
-    targets = {t.key: t for t in run.targets()}
+    record = run.manifest()
+    dataset = pictures.dataset(record.config.dataset)
+    targets = {t.key: t for t in record.score_sets.targets()}
     if not targets:
         without_scores(run, dataset)
         return
@@ -327,15 +328,15 @@ def draw(run, beside) -> None:
         placeholder="None pinned",
     )
     target = targets[key]
-    view = target_view.view(run, dataset, target.target)
+    view = target_view.view(record, dataset, target.target)
     cards.target(run, dataset, view, beside)
     st.caption(target_function(target.function).meaning)
 
     chosen, side, k, size = filters(run, dataset, key, view.true_label)
     st.query_params.setdefault("page", "1")
     scores_N, content = (
-        run.scores(target.score_set)[target.row],
-        run.manifest["files"][f"scores/{target.score_set}.npy"],
+        record.score_sets.row(target),
+        record.score_sets.sha256(target.score_set),
     )
 
     def ranking_of(page: int) -> Ranking:

@@ -4,7 +4,7 @@ import streamlit as st
 
 from engine.jobs.queue import discard
 from engine.jobs.registry import unfinished
-from engine.runs.run import IN_PROGRESS
+from engine.runs.manifest import IN_PROGRESS
 from ui import formats, pictures, shell
 from ui.text import line, plain
 
@@ -93,12 +93,13 @@ def space(told) -> None:
 
 
 def resume(run) -> None:
-    if not run.resumable:
+    record = run.manifest()
+    if not record.resumable:
         return
     if st.button("Resume the run", type="primary", icon=":material/resume:", key="resume", **shell.acting()):
         shell.manager().resume(run.id)
         st.rerun()
-    if not run.manifest.get("trained"):
+    if not record.trained:
         return
     for number, job in enumerate(unfinished(run)):
         with st.container(horizontal=True, vertical_alignment="center"):
@@ -109,13 +110,14 @@ def resume(run) -> None:
 
 
 def outcome(run, status: str, told) -> None:
-    manifest = run.manifest
+    record = run.manifest()
     # The manifest has the error too, for where the log was deleted.
-    error = told.error or (manifest.get("error") if run.resumable else None) or {}
-    in_memory = run.resumable and any(getattr(job, "mode", "") == "memory" for job in unfinished(run))
+    recorded = {"what": record.error.what, "remedy": record.error.remedy} if record.error else {}
+    error = told.error or (recorded if record.resumable else {})
+    in_memory = record.resumable and any(getattr(job, "mode", "") == "memory" for job in unfinished(run))
     goes_on = TRAINS_AGAIN if in_memory else GOES_ON
     if status == "finished":
-        if manifest.get("scored"):
+        if record.scored:
             st.success("Finished: the scores are ready.", icon=":material/check:")
             with st.container(horizontal=True):
                 st.page_link(
@@ -139,10 +141,10 @@ def outcome(run, status: str, told) -> None:
         )
     elif status == "cancelled":
         st.warning(f"Cancelled. {plain(error.get('what', ''))} {goes_on}", icon=":material/warning:")
-    cancelled = (manifest.get("error") or {}).get("kind") == "cancelled"
-    if status == "finished" and run.resumable and cancelled:
+    cancelled = record.error is not None and record.error.kind == "cancelled"
+    if status == "finished" and record.resumable and cancelled:
         st.warning(f"The further work was cancelled. {goes_on}", icon=":material/warning:")
-    elif error and (status == "failed" or (status == "finished" and run.resumable)):
+    elif error and (status == "failed" or (status == "finished" and record.resumable)):
         shell.show_error(error["what"], error["remedy"])
         if status == "failed":
             st.caption(f"Once that is put right: {goes_on}")
@@ -204,7 +206,7 @@ with shell.page("Live"):
     worked_on = shell.manager().active()
     candidates = sorted(shell.runs(), key=lambda run: run.id not in worked_on[:1])
     run = shell.chosen_run(candidates, "There is no run to watch yet.")
-    config = run.config
+    config = run.manifest().config
     st.caption(
         f"{plain(config.dataset)} · {plain(config.model)} · {config.recipe.epochs} epochs of batches of "
         f"{config.recipe.batch_size:,} images · {formats.count(len(config.targets), 'targets')} · "

@@ -5,7 +5,8 @@ import streamlit as st
 from engine import files, space
 from engine.errors import ReplayError
 from engine.jobs.rebuild import Rebuild
-from engine.runs import run as storage
+from engine.runs.manifest import IN_PROGRESS
+from engine.runs.run import Run
 from ui import formats, shell
 from ui.text import line
 
@@ -27,7 +28,8 @@ REBUILDS = {
 
 
 def free(run, part: str | None, dry_run: bool = False) -> int:
-    return run.delete(dry_run) if part is None else run.clean((part,), dry_run)
+    storage = run.storage()
+    return storage.delete(dry_run) if part is None else storage.clean((part,), dry_run)
 
 
 def free_all(chosen: list, part: str | None) -> tuple[list[int], list[tuple[str, str]]]:
@@ -35,7 +37,7 @@ def free_all(chosen: list, part: str | None) -> tuple[list[int], list[tuple[str,
     freed, refused = [], []
     for run in chosen:
         try:
-            freed.append(free(storage.Run.open(run.root, run.id), part))  # gone, if deleted in another tab
+            freed.append(free(Run(run.root, run.id), part))  # gone, if deleted in another tab
         except ReplayError as error:
             refused.append((error.what, error.remedy))
     return freed, refused
@@ -75,14 +77,14 @@ def confirm(action: str, chosen: list) -> None:
 
 
 def row(run) -> dict:
-    sizes = run.sizes()
+    sizes = run.storage().sizes()
     shown = {"Run": run.id, "Status": run.status}
     try:
-        manifest = run.manifest
+        record = run.manifest()
         shown |= {
             "Remark": "",
-            "Age": formats.age(manifest.get("created")),
-            "Test accuracy": formats.percent(manifest.get("test_accuracy")),
+            "Age": formats.age(record.created),
+            "Test accuracy": formats.percent(record.test_accuracy),
             "Replays in": formats.replays_in(run),
         }
     except ReplayError as error:
@@ -96,7 +98,8 @@ def trained(runs: list) -> dict:
     found = {}
     for run in runs:
         try:
-            if run.manifest.get("trained") and run.status not in storage.IN_PROGRESS:
+            record = run.manifest()
+            if record.trained and record.status not in IN_PROGRESS:
                 found[run.id] = run
         except ReplayError:
             continue  # the table says what is wrong with it
@@ -119,18 +122,19 @@ def rebuild(candidates: dict) -> None:
         horizontal=True,
         format_func=lambda m: f"{m} mode",
     )
-    if run.kept == mode:
+    record = run.manifest()
+    if record.kept_mode == mode:
         cost = "This run keeps them: only what is missing or damaged is made again."
     else:
-        once = formats.duration(run.manifest.get("timings", {}).get("train_seconds"))
+        once = formats.duration(record.timings.get("train_seconds"))
         cost = f"This trains once more ({once} when the run was made), to the same states."
-        replaced = " The checkpoints it keeps now are replaced." if run.kept else ""
+        replaced = " The checkpoints it keeps now are replaced." if record.kept_mode else ""
         cost = f"{cost}{replaced}"
     st.caption(
         f"{cost} Each segment's first state is checked against the digest recorded in training. "
         "The scores stay as they are."
     )
-    if run.resumable:
+    if record.resumable:
         st.warning(
             "This run has unfinished work, which stays as it is: resume the run on Live to finish it.",
             icon=":material/warning:",

@@ -117,7 +117,8 @@ def offered_images(dataset) -> tuple[Sequence[int], str]:
     trained = []
     for run in shell.runs():
         try:
-            if run.manifest.get("trained") and run.config.dataset == dataset.name:
+            record = run.manifest()
+            if record.trained and record.config.dataset == dataset.name:
                 trained.append(run)
         except ReplayError:
             continue  # a damaged run offers nothing; Runs and storage says what is wrong with it

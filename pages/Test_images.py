@@ -70,7 +70,8 @@ def filters(run, dataset, logits) -> tuple[test_lists.TestFilter, str]:
 
 
 def browse(run, dataset) -> None:
-    logits = run.test_logits()
+    record = run.manifest()
+    logits = record.test_logits()
     chosen, order = filters(run, dataset, logits)
     found, predicted, confidence = test_lists.test_images(logits, dataset.test_labels, chosen, order)
     with st.expander("Confusion matrix", icon=":material/grid_on:"):
@@ -83,7 +84,7 @@ def browse(run, dataset) -> None:
             lambda: cell_chosen(key, dataset.classes),
         )
         st.caption("Counts of test images; rows: true label, columns: predicted label. Click a cell to see its images.")
-    targets = {t.name: t for t in run.targets()}
+    targets = {t.name: t for t in record.score_sets.targets()}
     st.caption(f"{formats.count(len(found), 'test images')} of {len(dataset.test_labels):,} with these filters.")
     pages = paging.pages(len(found), A_PAGE)
     page = link.whole("page", 1, pages, 1)
@@ -195,9 +196,10 @@ def own_image(run, dataset) -> None:
 
 
 def draw(run) -> None:
-    dataset = pictures.dataset(run.config.dataset)
-    if not run.manifest.get("trained"):
-        st.info(f"This run has not been trained to its end; it is {plain(run.status)}.", icon=":material/info:")
+    record = run.manifest()
+    dataset = pictures.dataset(record.config.dataset)
+    if not record.trained:
+        st.info(f"This run has not been trained to its end; it is {plain(record.status)}.", icon=":material/info:")
         st.page_link(
             "pages/Live.py", label="See it on Live", query_params={"run": run.id}, icon=":material/monitoring:"
         )

@@ -51,7 +51,7 @@ def outwards(run, dataset) -> None:
     link.follow(key, link.whole("image", 0, last, 0))
     index = st.number_input(f"Training image, from 0 to {last:,}", 0, last, key=key, width=220)
     link.keep(run=run.id, view="image", image=index)
-    effects = outward_effects.outward(run, index)
+    effects = outward_effects.outward(run.manifest(), index)
     (tile,) = cards.training(run, dataset, [index], [()])
     with st.container(horizontal=True, gap="medium"):
         with st.container(width=224):
@@ -121,7 +121,8 @@ def another_function() -> None:
 
 
 def matrix(run, dataset) -> None:
-    functions = [f for f in FUNCTIONS if class_matrices.groups(run, dataset, f)]
+    record = run.manifest()
+    functions = [f for f in FUNCTIONS if class_matrices.groups(record, dataset, f)]
     function, key = link.one_of("function", functions, functions[0]), f"function-{run.id}"
     if functions[1:]:
         link.follow(key, function)
@@ -129,11 +130,11 @@ def matrix(run, dataset) -> None:
             "Target function", functions, required=True, key=key, on_change=another_function
         )
     groups, classes, unit = (
-        class_matrices.groups(run, dataset, function),
+        class_matrices.groups(record, dataset, function),
         list(dataset.classes),
         target_function(function).unit,
     )
-    titles, sums = class_matrices.class_matrix(run, dataset, function)
+    titles, sums = class_matrices.class_matrix(record, dataset, function)
     group_key, label_key = f"group-{run.id}-{function}", f"of-label-{run.id}"
     link.follow(group_key, link.one_of("group", titles, titles[0]))
     link.follow(label_key, link.one_of("label", classes, classes[0]))
@@ -158,7 +159,7 @@ def matrix(run, dataset) -> None:
     group = left.selectbox("Targets", titles, key=group_key, format_func=line)
     label = right.selectbox("Label of the training images", classes, key=label_key, format_func=line)
     link.keep(run=run.id, view="matrix", function=function, group=group, label=label)
-    scores_N = class_matrices.group_scores(run, groups[group])
+    scores_N = class_matrices.group_scores(record, groups[group])
     ranking = rank(scores_N, function, OF_A_CELL, dataset.train_labels == classes.index(label))
     of = f"their mean score on {formats.count(len(groups[group]), 'targets')}" if groups[group][1:] else "their score"
     sides = ("helpful", ranking.helpful, ranking.helpful_of), ("harmful", ranking.harmful, ranking.harmful_of)
@@ -175,8 +176,9 @@ def matrix(run, dataset) -> None:
 
 
 def draw(run) -> None:
-    dataset = pictures.dataset(run.config.dataset)
-    if not run.targets():
+    record = run.manifest()
+    dataset = pictures.dataset(record.config.dataset)
+    if not record.score_sets.targets():
         shell.no_scores(run)
         return
     link.follow("view", link.one_of("view", VIEWS, "image"))

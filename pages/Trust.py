@@ -18,7 +18,7 @@ TILES = 24
 
 
 def judged(run) -> None:
-    verdict = trust.verdict(run)
+    verdict = trust.verdict(run.manifest())
     BOXES[verdict.level](
         f"**{verdict.level[0].upper()}{verdict.level[1:]}.** {plain(verdict.reason)}", icon=ICONS[verdict.level]
     )
@@ -55,7 +55,7 @@ def validate(run) -> None:
         help="Scores are exact for small changes: 0.01 is the usual test.",
     )
     seed = seeded.number_input("Seed", min_value=0, value=0, step=1, help="Decides the subsets.")
-    takes = formats.retraining_time(run.manifest.get("timings", {}).get("train_seconds"), subsets, len(typed))
+    takes = formats.retraining_time(run.manifest().timings.get("train_seconds"), subsets, len(typed))
     st.caption(
         f"This takes {takes}. Retrainings that were done before are kept." if takes else "Name at least one fraction."
     )
@@ -77,7 +77,7 @@ def validate(run) -> None:
 
 def compared(run) -> None:
     st.subheader("Predicted and actual change")
-    reports = {r["name"]: r for r in trust.reports(run)}
+    reports = {r["name"]: r for r in trust.reports(run.manifest())}
     if not reports:
         st.info("Not validated yet.", icon=":material/info:")
         return
@@ -145,7 +145,7 @@ def compared(run) -> None:
 
 
 def adjoints(run) -> None:
-    sets = {s["name"]: s for s in run.score_sets() if "norm_steps" in s}
+    sets = {s["name"]: s for s in run.scores().sidecars() if "norm_steps" in s}
     if not sets:
         return
     st.subheader("The adjoint through training")
@@ -161,7 +161,7 @@ def adjoints(run) -> None:
 
 
 def what_ifs(run, dataset) -> None:
-    found = trust.what_ifs(run)
+    found = trust.what_ifs(run.manifest())
     st.subheader("What was tried")
     if not found:
         st.caption("Nothing yet: tick training images, and check them by retraining.")
@@ -194,8 +194,9 @@ def what_ifs(run, dataset) -> None:
 
 
 def draw(run) -> None:
-    dataset = pictures.dataset(run.config.dataset)
-    if not run.targets():
+    record = run.manifest()
+    dataset = pictures.dataset(record.config.dataset)
+    if not record.score_sets.targets():
         shell.no_scores(run)
         return
     for part in (judged, validate, compared, adjoints):

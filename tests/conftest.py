@@ -46,7 +46,7 @@ def made(tmp_path_factory) -> Path:
     from engine.jobs import execute as work  # loads torch
 
     run = runs.Run.create(runs.outputs_root(tmp_path_factory.mktemp("made")), SMALL)
-    with run.locked():
+    with run.lock():
         work.execute(run)
     return run.path
 

@@ -27,7 +27,7 @@ def run_of(
     dataset, rng = dataset_registry.load(config.dataset), np.random.default_rng(0)
     targets = tuple(dict.fromkeys(name for names in sets for name in names))
     run = runs.Run.create(root, config.replace(targets=targets or config.targets), run_id)
-    kept = run.manifest["files"]
+    kept = dict(run.manifest().files)
     splits = {"test": dataset.test_labels} | ({"train": dataset.train_labels} if train_logits else {})
     for split, labels in splits.items():
         logits = rng.normal(size=(len(labels), len(dataset.classes))) + 3 * np.eye(len(dataset.classes))[labels]
@@ -49,8 +49,8 @@ def run_of(
         kept[f"scores/{name}.json"] = files.write_json(run.path / "scores" / f"{name}.json", sidecar)
     steps = config.recipe.epochs * (len(dataset.train_labels) // config.recipe.batch_size)
     run.update_manifest(
-        status="finished",
-        jobs=[],
+        status_said="finished",
+        jobs=(),
         files=kept,
         trained=True,
         steps=steps,

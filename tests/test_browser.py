@@ -19,6 +19,7 @@ from engine.datasets import registry as dataset_registry
 from engine.jobs import execute as work
 from engine.runs import notes
 from engine.runs import run as runs
+from engine.runs.job import JobRecord
 from tests.helpers import PAGES, idle, settled, shown, steps_done, wait_until
 from tests.made_up import SMALL
 from tools.serve import server
@@ -85,7 +86,7 @@ def test_the_sample_from_the_button_to_the_clean_up(page, tmp_path, finished_sam
         shown = page.locator(".st-key-gallery-harmful li").evaluate_all(
             "tiles => tiles.map(t => Number(t.dataset.index))"
         )
-        assert shown == np.argsort(-run.scores("loss-000")[0])[:12].tolist()
+        assert shown == np.argsort(-run.scores().matrix("loss-000")[0])[:12].tolist()
         assert "target=test" in page.url and "k=12" in page.url
 
         link = page.url.replace("test%3A0", "test%3A5").replace("test:0", "test:5")
@@ -95,7 +96,7 @@ def test_the_sample_from_the_button_to_the_clean_up(page, tmp_path, finished_sam
 
         page.locator('[data-testid="stSidebar"]').get_by_role("link", name="Runs and storage").click()
         settled(page, "Runs and storage")
-        before = run.sizes()["trajectory"]
+        before = run.storage().sizes()["trajectory"]
         assert before > 10_000_000
         idle(page)
         page.get_by_role("combobox", name="Runs to clean").click()
@@ -104,13 +105,13 @@ def test_the_sample_from_the_button_to_the_clean_up(page, tmp_path, finished_sam
         page.get_by_role("button", name="Delete checkpoints").click()
         dialog = page.get_by_role("dialog")
         expect(dialog.get_by_text(f"{before:,} bytes")).to_be_visible()
-        with run.locked():
+        with run.lock():
             dialog.get_by_role("button", name="Delete checkpoints").click()
             expect(dialog.get_by_text("is in use by a job in progress")).to_be_visible()
-        assert run.sizes()["trajectory"] == before
+        assert run.storage().sizes()["trajectory"] == before
         dialog.get_by_role("button", name="Delete checkpoints").click()
         expect(page.get_by_text(f"freed ({before:,} bytes)")).to_be_visible()
-        assert run.sizes()["trajectory"] == 0 and run.targets()
+        assert run.storage().sizes()["trajectory"] == 0 and run.scores().targets()
         # Its page still works, for the scores are kept.
         page.goto(link)
         settled(page, "Influence")
@@ -128,7 +129,7 @@ def test_cancel_and_a_run_deleted_elsewhere(page, tmp_path):
         (cancelled,) = runs.list_runs(tmp_path)
         assert cancelled.status == "cancelled"
 
-        cancelled.delete()
+        cancelled.storage().delete()
         page.reload()
         settled(page, "Live")
         expect(page.get_by_text(f"There is no run {cancelled.id}")).to_be_visible()
@@ -157,7 +158,7 @@ def test_a_run_of_a_killed_server_is_resumed_on_live_and_finishes(page, tmp_path
         expect(page.get_by_text("Finished: the scores are ready.")).to_be_visible(timeout=120_000)
         expect(page.get_by_text(re.compile(r"Resumes the replay after \d+ of 48 steps"))).to_be_visible()
     phases = [e["phase"] for e in run.events()[0] if e["kind"] == "phase"]
-    assert phases.count("train") == 1 and run.status == "finished" and len(run.targets()) == 2
+    assert phases.count("train") == 1 and run.status == "finished" and len(run.scores().targets()) == 2
 
 
 def test_own_settings_with_targets_picked_by_looking(page, tmp_path):
@@ -192,8 +193,8 @@ def test_own_settings_with_targets_picked_by_looking(page, tmp_path):
         settled(page, "Live")
         expect(page.get_by_text("Finished: the scores are ready.")).to_be_visible(timeout=120_000)
         (run,) = runs.list_runs(tmp_path)
-        assert run.config.recipe.epochs == 1 and "test:10" in run.config.targets
-        assert [t.name for t in run.targets()] == list(run.config.targets)
+        assert run.manifest().config.recipe.epochs == 1 and "test:10" in run.manifest().config.targets
+        assert [t.name for t in run.scores().targets()] == list(run.manifest().config.targets)
 
         # Misclassified images of that run are offered, and further targets need no training.
         page.goto(f"{url}/Influence?run={run.id}")
@@ -212,16 +213,16 @@ def test_own_settings_with_targets_picked_by_looking(page, tmp_path):
         page.keyboard.press("Escape")
         page.get_by_role("button", name="Replay for these targets").click()
         settled(page, "Live")
-        wait_until(lambda: any(t.name == chosen for t in run.targets()), 60, page)
+        wait_until(lambda: any(t.name == chosen for t in run.scores().targets()), 60, page)
 
 
 def test_deleted_checkpoints_are_rebuilt_from_the_storage_page(page, tmp_path):
     small = configs.preset("sample").replace(**{"recipe.epochs": 1, "recipe.batch_size": 1000, "targets": ("test:0",)})
     run = runs.Run.create(tmp_path, small)
-    with run.locked():
+    with run.lock():
         work.execute(run)
-    before = run.sizes()["trajectory"]
-    run.clean(("trajectory",))
+    before = run.storage().sizes()["trajectory"]
+    run.storage().clean(("trajectory",))
     with server(tmp_path, page) as (url, _):
         for mode in ("disk", "recompute"):
             page.goto(f"{url}/Runs_and_storage")
@@ -233,8 +234,8 @@ def test_deleted_checkpoints_are_rebuilt_from_the_storage_page(page, tmp_path):
             page.get_by_role("button", name="Rebuild checkpoints").click()
             settled(page, "Live")
             expect(page.get_by_text("Finished: the scores are ready.")).to_be_visible(timeout=60_000)
-            assert run.kept == mode and run.targets()
-            assert (run.sizes()["trajectory"] == before) == (mode == "disk")
+            assert run.manifest().kept_mode == mode and run.scores().targets()
+            assert (run.storage().sizes()["trajectory"] == before) == (mode == "disk")
             expect(page.get_by_text(f"Checkpoints for {mode} mode are complete")).to_be_visible()
 
 
@@ -247,7 +248,7 @@ def test_scores_are_checked_by_retraining_from_the_pages(page, tmp_path):
             **{"recipe.epochs": 1, "recipe.batch_size": 1000},
         ),
     )
-    with run.locked():
+    with run.lock():
         work.execute(run)
 
     def finishes() -> None:
@@ -268,7 +269,7 @@ def test_scores_are_checked_by_retraining_from_the_pages(page, tmp_path):
         settled(page, "Trust")
         expect(page.locator('[data-testid="stMetric"]', has_text="LDS, mean")).to_be_visible()
         expect(page.locator(".js-plotly-plot")).to_have_count(2)
-        (report,) = trust.reports(run)
+        (report,) = trust.reports(run.manifest())
         assert report["subsets"] == 5
 
         # Two ticks, by the keyboard; the prediction appears at once, and after the retraining the truth beside it.
@@ -291,7 +292,7 @@ def test_scores_are_checked_by_retraining_from_the_pages(page, tmp_path):
         page.get_by_role("combobox", name="Target").first.click()
         page.get_by_role("option", name="All test images").click()
         expect(row).to_contain_text(re.compile(r"\d\.\d{4}.*\d\.\d{4}.*\d\.\d{4}"))
-        assert len(trust.what_ifs(run)[0]["left_out"]) == 2
+        assert len(trust.what_ifs(run.manifest())[0]["left_out"]) == 2
 
         page.get_by_role("link", name="Find bad labels").click()
         settled(page, "Find bad labels")
@@ -308,7 +309,7 @@ def test_one_refused_deletion_does_not_hide_what_the_others_freed(page, tmp_path
     """One run is in use and one was deleted in another tab while the confirmation was open."""
     small = configs.preset("sample").replace(**{"recipe.epochs": 1, "recipe.batch_size": 1000, "targets": ("test:0",)})
     made = runs.Run.create(tmp_path, small)
-    with made.locked():
+    with made.lock():
         work.execute(made)
     for name in ("busy", "gone"):
         shutil.copytree(made.path, tmp_path / name)
@@ -324,13 +325,13 @@ def test_one_refused_deletion_does_not_hide_what_the_others_freed(page, tmp_path
         confirm = page.get_by_role("dialog").get_by_role("button", name="Delete checkpoints")
         expect(confirm).to_be_visible()
         shutil.rmtree(tmp_path / "gone")
-        before = made.sizes()["trajectory"]
-        with runs.Run(tmp_path, "busy").locked():
+        before = made.storage().sizes()["trajectory"]
+        with runs.Run(tmp_path, "busy").lock():
             confirm.click()
             expect(page.get_by_text(f"freed ({before:,} bytes)")).to_be_visible()
         expect(page.get_by_text("Run busy is in use")).to_be_visible()
         expect(page.get_by_text("There is no run gone")).to_be_visible()
-        assert made.sizes()["trajectory"] == 0 < runs.Run(tmp_path, "busy").sizes()["trajectory"]
+        assert made.storage().sizes()["trajectory"] == 0 < runs.Run(tmp_path, "busy").storage().sizes()["trajectory"]
 
 
 @pytest.fixture(scope="module")
@@ -343,7 +344,7 @@ def explored(tmp_path_factory) -> Path:
             SMALL.replace(targets=targets, **{"recipe.seed": seed}),
             f"seed-{seed}",
         )
-        with made.locked():
+        with made.lock():
             work.execute(made)
     return root
 
@@ -355,7 +356,7 @@ def root(explored, tmp_path) -> Path:
 
 def test_influence_is_filtered_dragged_enlarged_ticked_pinned_and_linked(page, root):
     run = runs.Run.open(root, "seed-0")
-    scores_N, labels_N = run.scores("loss-000")[0], dataset_registry.load("fashion-mnist-sample").train_labels
+    scores_N, labels_N = run.scores().matrix("loss-000")[0], dataset_registry.load("fashion-mnist-sample").train_labels
     with server(root, page) as (url, _):
         page.goto(f"{url}/Influence?run=seed-0&target=test:0.loss&k=6")
         settled(page, "Influence")
@@ -447,7 +448,7 @@ def test_an_image_of_ones_own_is_uploaded_explained_and_shown(page, root, tmp_pa
         page.get_by_role("button", name="Explain this image").click()
         settled(page, "Live")
         expect(page.get_by_text("Finished: the scores are ready.")).to_be_visible(timeout=60_000)
-        target = runs.Run.open(root, "seed-0").targets()[-1]
+        target = runs.Run.open(root, "seed-0").scores().targets()[-1]
         page.goto(f"{url}/Influence?run=seed-0&target={target.key}")
         settled(page, "Influence")
         expect(page.locator('[data-testid="stSidebar"]').get_by_text("Own image").first).to_be_visible()
@@ -486,11 +487,11 @@ def test_axe_finds_nothing_serious_on_any_page_in_either_theme(page, tmp_path):
             **{"recipe.epochs": 1, "recipe.batch_size": 1000, "targets": ("test:0", "class:2")}
         ),
     )
-    with run.locked():
+    with run.lock():
         work.execute(run)
     shutil.copytree(run.path, tmp_path / "another")
     run.update_manifest(
-        jobs=[{"kind": "replay", "mode": "disk", "targets": ["test:5"], "function": "loss"}]
+        jobs=(JobRecord("replay", {"mode": "disk", "targets": ["test:5"], "function": "loss"}),)
     )  # to be resumed
     found = []
     with server(tmp_path, page) as (url, _):

@@ -17,7 +17,7 @@ from engine.core.schedule import plan_for
 from engine.datasets import registry as dataset_registry
 from engine.errors import ConfigError, IntegrityError, RunNotFoundError
 from engine.runs import notes
-from engine.runs.run import Run
+from engine.runs.run import Run, summary
 from engine.runs.scores import TargetRef
 from tests.made_up import SAMPLE, run_of
 from ui import formats
@@ -35,7 +35,7 @@ TARGETS = [
 
 
 class MadeUp:
-    """A run of three targets without files."""
+    """The record of a run of three targets without files, and its score sets."""
 
     id = "made-up"
 
@@ -45,8 +45,12 @@ class MadeUp:
     def target(self, key):
         return next(t for t in TARGETS if t.key == key)
 
-    def scores(self, name):
-        return SCORES
+    def rows(self, targets):
+        return [SCORES[t.row] for t in targets]
+
+    @property
+    def score_sets(self):
+        return self
 
 
 DATASET = SimpleNamespace(classes=tuple("abcd"), train_labels=LABELS, test_labels=np.array([1, 1, 3]))
@@ -236,12 +240,13 @@ def test_common_targets_are_by_name_and_function_and_their_source_is_the_files_c
     scores = np.random.default_rng(2).normal(size=(5, *few)).astype(np.float32)
     a = run_of(tmp_path, "a", {("test:0", "test:1"): ("loss", scores[:2]), ("test:2",): ("margin", scores[2:3])})
     b = run_of(tmp_path, "b", {("test:1", "test:2"): ("loss", scores[3:])})
-    (both,) = compare.common(a, b)
+    (both,) = compare.common(a.manifest(), b.manifest())
     assert both.target.key == "test:1.loss" and (both.a_N == scores[1]).all() and (both.b_N == scores[3]).all()
     shas = [files.sha256_of(run.path / "scores/loss-000.npy") for run in (a, b)]
     assert both.source == (shas[0], 1, shas[1], 0) and shas[0] != shas[1]
-    compare.check(a, b)
-    assert compare.of_the_same_data(a, [a, b, Run(tmp_path, "gone")]) == [b]
+    compare.check(a.manifest(), b.manifest())
+    listed = [summary(run) for run in (a, b, Run(tmp_path, "gone"))]
+    assert compare.of_the_same_data(a.manifest(), listed) == [listed[1]]
 
 
 @pytest.mark.parametrize(
@@ -256,14 +261,14 @@ def test_runs_that_cannot_be_compared_say_why(name, message, tmp_path):
         "noisy": run_of(tmp_path, "noisy", one, SAMPLE.replace(dataset="fashion-mnist-sample-noisy")),
     }
     with pytest.raises(ConfigError, match=message):
-        compare.check(made["a"], made[name])
+        compare.check(made["a"].manifest(), made[name].manifest())
 
 
 def test_differences_name_only_what_differs(tmp_path):
     a = run_of(tmp_path, "a", {})
     b = run_of(tmp_path, "b", {}, SAMPLE.replace(width=2.0, **{"recipe.epochs": 9}))
-    assert compare.differences(a, b) == [("recipe.epochs", 2, 9), ("width", 1.0, 2.0)]
-    assert compare.differences(a, a) == []
+    assert compare.differences(a.manifest(), b.manifest()) == [("recipe.epochs", 2, 9), ("width", 1.0, 2.0)]
+    assert compare.differences(a.manifest(), a.manifest()) == []
 
 
 def test_cells_are_written_in_the_power_of_ten_of_their_row():

@@ -41,11 +41,11 @@ def test_an_image_outwards_shows_its_facts_and_its_effects(run):
     app = show(TRAINING, run=run.id, image="5")
     assert app.query_params == {"run": run.id, "view": "image", "image": "5"}
     facts = dict(app.table[0].value.values.tolist())
-    plan = plan_for(run.config.recipe, N)
+    plan = plan_for(run.manifest().config.recipe, N)
     assert facts["Image"] == "train:5" and facts["Given label"] == DATASET.classes[DATASET.train_labels[5]]
     used = ", ".join(str(t + 1) for t in range(len(plan)) if 5 in plan[t])
     assert facts["Used in steps"] == f"{used} of {len(plan)}"
-    odds = np.exp(run.train_logits()[5].astype(float))
+    odds = np.exp(run.manifest().train_logits()[5].astype(float))
     assert facts["Model's label"] == f"{DATASET.classes[odds.argmax()]}, {100 * odds.max() / odds.sum():.1f} %"
     shown = app.dataframe[0].value
     assert len(shown) == 5 and shown["Influence"][0].startswith("/Influence?run=one&target=")
@@ -150,7 +150,7 @@ def test_the_matrix_shows_the_cell_of_the_link(run):
     app = show(TRAINING, run=run.id, view="matrix", group="All test images", label="Dress")
     assert app.query_params["group"] == "All test images" and app.query_params["label"] == "Dress"
     table = app.dataframe[0].value
-    assert table.iloc[:, 0].tolist() == list(class_matrices.groups(run, DATASET, "loss"))
+    assert table.iloc[:, 0].tolist() == list(class_matrices.groups(run.manifest(), DATASET, "loss"))
     shown = float(table["Dress"].iloc[-1].replace("−", "-"))
     assert shown == pytest.approx(SCORES[3][DATASET.train_labels == 3].sum(), rel=6e-3)
     app.button_group[1].set_value("margin").run()
@@ -163,7 +163,7 @@ def test_two_runs_side_by_side(run, other):
     differ = app.table[0].value
     assert differ.iloc[:, 0].tolist()[:3] == ["Width (× channels)", "Targets", "Test accuracy"]
     shown = app.dataframe[0].value
-    places = [np.argsort(np.argsort(scores)) for scores in (SCORES[1], other.scores("loss-000")[0])]
+    places = [np.argsort(np.argsort(scores)) for scores in (SCORES[1], other.scores().matrix("loss-000")[0])]
     assert shown["Rank correlation"][0] == f"{np.corrcoef(*places)[0, 1]:.3f}" and len(shown) == 2
     app.selectbox(key=f"of-{run.id}-{other.id}").set_value("test:1.loss").run()
     assert app.query_params["target"] == "test:1.loss"
@@ -199,7 +199,7 @@ def test_runs_without_a_common_target_say_so(run, root):
 
 
 def test_test_images_are_filtered_ticked_and_explained(run, monkeypatch):
-    logits, labels = run.test_logits().astype(float), DATASET.test_labels
+    logits, labels = run.manifest().test_logits().astype(float), DATASET.test_labels
     shares = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
     kept = [i for i in range(len(labels)) if shares[i].argmax() == 6 and labels[i] != 6 and shares[i].max() >= 0.3]
     query = {"wrong": "1", "predicted": "Shirt", "order": "least sure", "from": "30"}
@@ -254,10 +254,12 @@ def test_filters_that_match_nothing_say_so(run):
 
 def test_a_cell_of_the_matrix_is_clicked_or_chosen_by_the_keyboard(page, tmp_path):
     run = run_of(runs.outputs_root(tmp_path), "one", {NAMES: ("loss", SCORES[:4])})
-    rows, classes = list(class_matrices.groups(run, DATASET, "loss")), list(DATASET.classes)
+    rows, classes = list(class_matrices.groups(run.manifest(), DATASET, "loss")), list(DATASET.classes)
 
     def strongest(row: int, label: int) -> str:
-        scores_N = class_matrices.group_scores(run, class_matrices.groups(run, DATASET, "loss")[rows[row]])
+        scores_N = class_matrices.group_scores(
+            run.manifest(), class_matrices.groups(run.manifest(), DATASET, "loss")[rows[row]]
+        )
         return f"train:{max(np.flatnonzero(DATASET.train_labels == label), key=lambda i: scores_N[i])}"
 
     with server(tmp_path, page) as (url, _):

@@ -14,6 +14,8 @@ from engine.errors import RunNotFoundError
 from engine.jobs import execute as work
 from engine.jobs.replay import Replay
 from engine.runs import run as runs
+from engine.runs import storage
+from engine.runs.job import JobRecord
 from tests.helpers import PAGES, button, said, show, sound, tiles
 from tests.made_up import SMALL
 from ui import formats
@@ -44,10 +46,10 @@ def test_beside_a_link_to_no_run_the_others_can_be_chosen(run):
 
 def test_a_run_deleted_while_it_is_looked_at_is_called_gone_and_not_damaged(run):
     app = show("pages/Live.py", run=run.id)
-    run.delete()
+    run.storage().delete()
     assert f"There is no run {run.id}" in said(sound(app.run()))
     with pytest.raises(RunNotFoundError, match="may have been deleted"):
-        run.manifest
+        run.manifest()
 
 
 @pytest.mark.parametrize("page", PAGES)
@@ -55,8 +57,8 @@ def test_every_page_has_the_status_of_the_job_of_any_process_and_of_the_disk(pag
     monkeypatch.setattr(space, "disk_free", lambda path: 72_000_000_000)
     captions = [c.value for c in show(page).sidebar.caption]
     assert "No run in progress" in captions and "Disk free: 72 GB" in captions
-    run.update_manifest(status="replaying")
-    with run.locked():
+    run.update_manifest(status_said="replaying")
+    with run.lock():
         run.events_log.append("phase", phase="replay", steps=200)
         run.events_log.append(
             "progress",
@@ -149,7 +151,7 @@ def test_a_failed_run_shows_its_message_remedy_and_traceback(root):
         }
     )
     run = runs.Run.create(root, config)
-    with run.locked(), pytest.raises(Exception, match="diverged"):
+    with run.lock(), pytest.raises(Exception, match="diverged"):
         work.execute(run)
     app = show("pages/Live.py", run=run.id)
     assert "diverged at step" in said(app) and "Lower the peak learning rate" in said(app)
@@ -179,7 +181,9 @@ def test_a_manifest_changed_by_hand_or_of_another_schema_is_named(run):
 def test_an_interrupted_run_offers_to_resume_it(run, status, mode, words, monkeypatch):
     resumed = []
     monkeypatch.setattr("engine.jobs.queue.JobQueue.resume", lambda self, run_id: resumed.append(run_id))
-    run.update_manifest(status=status, jobs=[{"kind": "run", "mode": mode, "targets": ["test:0"], "function": "loss"}])
+    run.update_manifest(
+        status_said=status, jobs=(JobRecord("run", {"mode": mode, "targets": ["test:0"], "function": "loss"}),)
+    )
     assert run.status == "interrupted"
     app = show("pages/Live.py", run=run.id)
     assert "Interrupted" in said(app) and words in said(app)
@@ -189,20 +193,20 @@ def test_an_interrupted_run_offers_to_resume_it(run, status, mode, words, monkey
 
 def test_a_failed_further_replay_is_told_and_can_be_resumed(run):
     assert not [b for b in show("pages/Live.py", run=run.id).button if b.label == "Resume the run"]
-    run.update_manifest(jobs=[Replay(("test:5",), "loss", "disk").record()])
+    run.update_manifest(jobs=(Replay(("test:5",), "loss", "disk").record(),))
     (run.path / "model" / "digests.json").write_text("{}")
-    with run.locked(), pytest.raises(Exception, match="has changed"):
+    with run.lock(), pytest.raises(Exception, match="has changed"):
         work.execute(run)
     app = show("pages/Live.py", run=run.id)
     assert "digests.json has changed" in said(app).replace("\\", "") and "the scores are ready" in said(app)
     assert not button(app, "Resume the run").disabled
-    run.clean(("logs",))
+    run.storage().clean(("logs",))
     assert "has changed" in said(show("pages/Live.py", run=run.id)), "the manifest has it too"
 
 
 def test_a_run_that_waits_for_space_says_how_much_it_needs(run):
-    run.update_manifest(status="training")
-    lock = run.acquire()
+    run.update_manifest(status_said="training")
+    lock = run.lock().acquire()
     try:
         run.events_log.append("paused", needed=123_000_000, disk_free=4_000_000)
         app = show("pages/Live.py", run=run.id)
@@ -220,7 +224,7 @@ def test_a_run_that_waits_for_space_says_how_much_it_needs(run):
 def test_a_log_that_was_deleted_while_the_page_was_open_is_read_anew(run):
     app = show("pages/Live.py", run=run.id)
     before = app.code[0].value
-    run.clean(("logs",))
+    run.storage().clean(("logs",))
     app.run()
     assert "Deleted logs" in sound(app).code[0].value and before not in app.code[0].value
 
@@ -300,16 +304,16 @@ def test_storage_lists_sizes_and_names_the_bytes_before_deleting(run):
     app.multiselect(key="chosen").set_value([run.id]).run()
     button(app, "Delete checkpoints").click().run()
     assert not app.exception
-    assert any(f"({run.sizes()['trajectory']:,} bytes) of 1 run" in m.value for m in app.markdown)
-    assert run.sizes()["trajectory"] > 0
+    assert any(f"({run.storage().sizes()['trajectory']:,} bytes) of 1 run" in m.value for m in app.markdown)
+    assert run.storage().sizes()["trajectory"] > 0
 
 
 def test_storage_has_a_column_of_every_part_and_says_where_a_run_replays(run, monkeypatch):
-    assert set(formats.PARTS) == set(runs.PARTS)
+    assert set(formats.PARTS) == set(storage.PARTS)
     shown = show("pages/Runs_and_storage.py").dataframe[0].value
     assert set(formats.PARTS.values()) <= set(shown)
     assert shown["Replays in"].tolist() == ["memory, disk"]
-    run.clean(("trajectory",))
+    run.storage().clean(("trajectory",))
     assert show("pages/Runs_and_storage.py").dataframe[0].value["Replays in"].tolist() == ["after a rebuild"]
     monkeypatch.setattr(space, "disk_free", lambda path: space.RESERVE)
     assert "The disk is nearly full: 16.8 MB are free" in said(show("pages/Runs_and_storage.py"))
@@ -329,7 +333,7 @@ def test_further_targets_name_the_modes_that_are_ready(run, monkeypatch):
     assert mode.value == "disk" and [o.partition(":")[0] for o in mode.options] == list(configs.REPLAY_MODES)
     assert any("Ready: memory and disk mode" in c.value for c in app.caption)
     replay(app)
-    run.clean(("trajectory",))
+    run.storage().clean(("trajectory",))
     app = show("pages/Influence.py", run=run.id)
     assert any("This run keeps no checkpoints. Every mode trains once more" in c.value for c in app.caption)
     replay(app)
@@ -363,15 +367,15 @@ def test_scores_made_anew_are_not_those_of_before(run):
         return dict(tiles(app, "helpful")[0]["details"])["Score"].split()[1].replace("−", "-")
 
     before = first(show("pages/Influence.py", run=run.id))
-    run.clean(("scores",))
-    with run.locked():
+    run.storage().clean(("scores",))
+    with run.lock():
         work.execute(run, Replay(("test:5",), "loss", "disk"))
     after = first(show("pages/Influence.py", run=run.id))
-    assert float(after) == pytest.approx(run.scores("loss-000")[0].min(), rel=5e-3) and after != before
+    assert float(after) == pytest.approx(run.scores().matrix("loss-000")[0].min(), rel=5e-3) and after != before
 
 
 def test_deleted_scores_are_told_from_scores_to_come(run):
-    run.clean(("scores",))
+    run.storage().clean(("scores",))
     assert "scores of this run were deleted" in said(show("pages/Influence.py", run=run.id))
 
 

@@ -20,6 +20,7 @@ from engine.jobs.validation import Validate
 from engine.jobs.what_if import WhatIf
 from engine.runs import events, notes
 from engine.runs import run as runs
+from engine.runs.job import JobRecord
 from tests.helpers import PAGES, button, show, sound
 from tests.made_up import SMALL
 from ui import shell
@@ -34,7 +35,7 @@ def root(made, tmp_path, monkeypatch) -> Path:
     for name in (made.name, "interrupted", ".deleted-gone"):
         shutil.copytree(made, root / name)
     runs.Run.open(root, "interrupted").update_manifest(
-        status="training", jobs=[{"kind": "run", "mode": "disk", "targets": ["test:0"], "function": "loss"}]
+        status_said="training", jobs=(JobRecord("run", {"mode": "disk", "targets": ["test:0"], "function": "loss"}),)
     )
     (root / made.name / f"{files.TEMPORARY}left").touch()
     for path in [root, *root.rglob("*")]:
@@ -84,11 +85,11 @@ def test_every_page_shows_the_runs_and_leaves_them_as_they_are(page, run, root, 
         lambda run: files.write_bytes(run.path / "x", b"x"),
         lambda run: files.write_json(run.path / "config.json", {}),
         lambda run: files.sweep(run.path),
-        lambda run: run.acquire(),
-        lambda run: run.update_manifest(status="failed"),
-        lambda run: run.clean(("trajectory",)),
-        lambda run: run.clean_held(("logs",)),
-        lambda run: run.delete(),
+        lambda run: run.lock().acquire(),
+        lambda run: run.update_manifest(status_said="failed"),
+        lambda run: run.storage().clean(("trajectory",)),
+        lambda run: run.storage().clean_held(("logs",)),
+        lambda run: run.storage().delete(),
         lambda run: runs.sweep(run.root),
         lambda run: runs.Run.create(run.root, SMALL),
         lambda run: events.EventLog(run.path / "events.jsonl").append("note", text="x"),

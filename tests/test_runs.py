@@ -46,14 +46,19 @@ from tests.made_up import SMALL
 
 def execute(root: Path, config=SMALL, **kwargs) -> runs.Run:
     run = runs.Run.create(root, config)
-    with run.locked():
+    with run.lock():
         work.execute(run, **kwargs)
     return run
 
 
 def attribute(run: runs.Run, *targets: str, function: str = "loss", mode: str | None = None) -> str:
-    with run.locked():
+    with run.lock():
         return work.execute(run, Replay(targets, function, mode or "")).scores
+
+
+def scores_of(run: runs.Run, name: str) -> np.ndarray:
+    """Looked up after the job that wrote them."""
+    return run.scores().matrix(name)
 
 
 # -- a run explains itself
@@ -74,15 +79,15 @@ def test_a_finished_run_holds_what_it_says(run):
     } <= names
     assert sum("trajectory/step-" in n for n in names) == 6
     assert not any(".tmp-" in n or n.endswith(".spare") for n in names)
-    manifest = run.manifest
-    for relative, sha in manifest["files"].items():
+    manifest = run.manifest()
+    for relative, sha in manifest.files.items():
         assert files.sha256_of(run.path / relative) == sha
-    assert manifest["steps"] == 6 and manifest["timings"].keys() >= {"train_seconds", "replay_seconds"}
-    assert manifest["peak_bytes"]["rss"] > 0 and manifest["versions"]["torch"]
-    sidecar = run.score_sets()[0]
+    assert manifest.steps == 6 and manifest.timings.keys() >= {"train_seconds", "replay_seconds"}
+    assert manifest.peak_bytes["rss"] > 0 and manifest.versions["torch"]
+    sidecar = run.scores().sidecars()[0]
     assert [t["name"] for t in sidecar["targets"]] == ["test:0", "class:2"]
     assert sidecar["target_function"] == "loss" and "nats" in sidecar["unit"] and "harmful" in sidecar["sign"]
-    scores = run.scores("loss-000")
+    scores = run.scores().matrix("loss-000")
     assert scores.dtype == np.float32 and scores.shape == (2, 6000) and np.abs(scores).min(0).max() > 0
     events, _ = run.events()
     assert [e["kind"] for e in events if e["kind"] != "progress"][0] == "started"
@@ -117,16 +122,18 @@ def test_views_agree_with_torch(run):
     import torch
 
     dataset = dataset_registry.load("fashion-mnist-sample")
-    view = target_view.view(run, dataset, Target.parse("test:0"))
-    logits, label = torch.from_numpy(np.array(run.test_logits()))[0].double(), int(dataset.test_labels[0])
-    assert view.values["loss"] == pytest.approx(torch.nn.functional.cross_entropy(logits[None], torch.tensor([label])).item())
+    view = target_view.view(run.manifest(), dataset, Target.parse("test:0"))
+    logits, label = torch.from_numpy(np.array(run.manifest().test_logits()))[0].double(), int(dataset.test_labels[0])
+    assert view.values["loss"] == pytest.approx(
+        torch.nn.functional.cross_entropy(logits[None], torch.tensor([label])).item()
+    )
     others = torch.cat([logits[:label], logits[label + 1 :]])
     assert view.values["margin"] == pytest.approx((logits[label] - others.logsumexp(0)).item())
     assert view.probability == pytest.approx(logits.softmax(0)[label].item())
-    assert run.score_sets()[0]["targets"][0]["value"] == pytest.approx(view.values["loss"], rel=1e-4)
-    assert target_view.view(run, dataset, Target.parse("class:2")).test_indices.size == 100
-    wrong = target_view.misclassified(run, dataset)
-    assert 1 - len(wrong) / 1000 == pytest.approx(run.manifest["test_accuracy"])
+    assert run.scores().sidecars()[0]["targets"][0]["value"] == pytest.approx(view.values["loss"], rel=1e-4)
+    assert target_view.view(run.manifest(), dataset, Target.parse("class:2")).test_indices.size == 100
+    wrong = target_view.misclassified(run.manifest(), dataset)
+    assert 1 - len(wrong) / 1000 == pytest.approx(run.manifest().test_accuracy)
 
 
 @pytest.mark.parametrize("function, sign", [("loss", 1), ("margin", -1)])
@@ -141,50 +148,50 @@ def test_ranking_by_partition_equals_sorting(function, sign):
 
 def test_further_targets_need_no_training_and_repeat_bitwise(run):
     name = attribute(run, "test:0")
-    first = run.scores("loss-000")[0]
-    assert name == "loss-001" and np.allclose(run.scores(name)[0], first, rtol=1e-4, atol=1e-7)
+    first = run.scores().matrix("loss-000")[0]
+    assert name == "loss-001" and np.allclose(run.scores().matrix(name)[0], first, rtol=1e-4, atol=1e-7)
     again = attribute(run, "test:0")
-    assert np.array_equal(run.scores(again), run.scores(name))
-    assert run.target("test:0.loss").score_set == "loss-002"  # the newest of the same name
+    assert np.array_equal(run.scores().matrix(again), run.scores().matrix(name))
+    assert run.scores().target("test:0.loss").score_set == "loss-002"  # the newest of the same name
     assert len([e for e in run.events()[0] if e["kind"] == "phase" and e["phase"] == "train"]) == 1
 
 
 @pytest.mark.parametrize("mode", configs.REPLAY_MODES)
 def test_a_run_replays_in_every_mode_whatever_it_kept_with_bitwise_the_same_scores(mode, run, root):
-    other = execute(root, run.config.replace(replay_mode=mode))
-    expected = run.scores("loss-000")
-    assert np.array_equal(other.scores("loss-000"), expected)
-    assert other.kept == {"memory": None, "disk": "disk", "recompute": "recompute"}[mode]
-    assert (other.sizes()["trajectory"] == 0) == (mode == "memory")
+    other = execute(root, run.manifest().config.replace(replay_mode=mode))
+    expected = run.scores().matrix("loss-000")
+    assert np.array_equal(other.scores().matrix("loss-000"), expected)
+    assert other.manifest().kept_mode == {"memory": None, "disk": "disk", "recompute": "recompute"}[mode]
+    assert (other.storage().sizes()["trajectory"] == 0) == (mode == "memory")
     for again in configs.REPLAY_MODES:
-        ready = other.modes()[again]
-        assert np.array_equal(other.scores(attribute(other, *SMALL.targets, mode=again)), expected)
-        trained_again = other.manifest["steps_recomputed"]
+        ready = other.manifest().modes()[again]
+        assert np.array_equal(scores_of(other, attribute(other, *SMALL.targets, mode=again)), expected)
+        trained_again = other.manifest().steps_recomputed
         # All steps once; recompute mode without checkpoints makes them on the way to the last segment.
         steps = {"memory": 6, "disk": 6, "recompute": 6 + 3}[again]
         assert trained_again == ((6 if again == "recompute" else 0) if ready else steps), (mode, again)
         names = {p.name.split("-")[0] for p in (other.path / "trajectory").iterdir()}
-        assert names == ({"disk": {"step"}, "recompute": {"full"}, None: set()}[other.kept])
-        assert again == "memory" or other.kept == again
+        assert names == ({"disk": {"step"}, "recompute": {"full"}, None: set()}[other.manifest().kept_mode])
+        assert again == "memory" or other.manifest().kept_mode == again
     assert len([e for e in other.events()[0] if e["kind"] == "phase" and e["phase"] == "train"]) == 1
 
 
 def test_a_run_without_trajectory_says_what_it_can_do_and_is_rebuilt_by_one_call(run):
     before = {p.name: p.stat().st_size for p in (run.path / "trajectory").iterdir()}
-    run.clean(("trajectory",))
-    assert run.modes() == {"memory": False, "disk": False, "recompute": False}
+    run.storage().clean(("trajectory",))
+    assert run.manifest().modes() == {"memory": False, "disk": False, "recompute": False}
     with pytest.raises(ConfigError, match="keeps no trajectory") as error:
         attribute(run, "test:1")
     assert "name a mode" in error.value.remedy
-    with run.locked():
+    with run.lock():
         assert work.execute(run, Rebuild("disk")) == Result()
     assert {p.name: p.stat().st_size for p in (run.path / "trajectory").iterdir()} == before
-    assert run.modes()["disk"] and run.status == "finished" and not run.resumable
-    assert np.array_equal(run.scores(attribute(run, *SMALL.targets)), run.scores("loss-000"))
+    assert run.manifest().modes()["disk"] and run.status == "finished" and not run.manifest().resumable
+    assert np.array_equal(scores_of(run, attribute(run, *SMALL.targets)), run.scores().matrix("loss-000"))
 
 
 def test_a_rebuild_that_gives_other_states_is_an_error_that_says_so(run, monkeypatch):
-    run.clean(("trajectory",))
+    run.storage().clean(("trajectory",))
     exact = session.advance
 
     def inexact(*arguments):
@@ -192,28 +199,33 @@ def test_a_rebuild_that_gives_other_states_is_an_error_that_says_so(run, monkeyp
         return state._replace(theta=state.theta * (1 + 1e-7))
 
     monkeypatch.setattr(session, "advance", inexact)
-    with run.locked(), pytest.raises(IntegrityError, match="is not the one that training went through"):
+    with run.lock(), pytest.raises(IntegrityError, match="is not the one that training went through"):
         work.execute(run, Rebuild("disk"))
-    assert run.kept is None and "is not the one" in run.manifest["error"]["what"]
+    assert run.manifest().kept_mode is None and "is not the one" in run.manifest().error.what
 
 
 def test_a_damaged_step_is_trained_again_and_said(run):
     (run.path / "trajectory" / "step-0000003.safetensors").write_bytes(b"")
     name = attribute(run, *SMALL.targets)
-    assert np.array_equal(run.scores(name), run.scores("loss-000"))
+    assert np.array_equal(run.scores().matrix(name), run.scores().matrix("loss-000"))
     notes = [e["text"] for e in run.events()[0] if e["kind"] == "note"]
     assert any("step-0000003.safetensors is damaged" in t and "to rebuild 1 of them" in t for t in notes)
 
 
 def test_the_checkpoints_go_by_themselves_where_that_was_asked(root):
     run = execute(root, SMALL.replace(clean_when_done=True))
-    assert run.status == "finished" and run.targets() and run.kept is None and run.sizes()["trajectory"] == 0
+    assert (
+        run.status == "finished"
+        and run.scores().targets()
+        and run.manifest().kept_mode is None
+        and run.storage().sizes()["trajectory"] == 0
+    )
 
 
 def test_a_given_space_is_kept_to(root):
     config = SMALL.replace(replay_mode="recompute", checkpoint_mb=0.4, **{"recipe.epochs": 2})
     run = execute(root, config)
-    assert run.manifest["trajectory"]["every"] == 6 and 0 < run.sizes()["trajectory"] <= 400_000
+    assert run.manifest().trajectory.every == 6 and 0 < run.storage().sizes()["trajectory"] <= 400_000
     with pytest.raises(ConfigError, match="Not one checkpoint"):
         execute(root, config.replace(checkpoint_mb=0.1))
 
@@ -276,14 +288,14 @@ def test_a_link_is_no_run_and_nothing_outside_is_deleted(root, tmp_path, run):
     with pytest.raises(RunNotFoundError):
         runs.Run.open(root, "linked")
     with pytest.raises(StorageError):
-        runs.Run(root, "linked").delete()
+        runs.Run(root, "linked").storage().delete()
     shutil.rmtree(run.path / "scores")
     (run.path / "scores").symlink_to(outside)
     with pytest.raises(StorageError):
-        run.clean(("scores",))
+        run.storage().clean(("scores",))
     (run.path / "trajectory" / "link").symlink_to(outside)
-    run.clean(("trajectory",))
-    run.delete()
+    run.storage().clean(("trajectory",))
+    run.storage().delete()
     assert (outside / "keep").exists() and not run.path.exists()
 
 
@@ -298,12 +310,12 @@ def test_a_diverging_run_fails_at_its_step_keeps_what_it_has_and_writes_no_score
         }
     )
     run = runs.Run.create(root, config)
-    with run.locked(), pytest.raises(DivergedError, match="step") as error:
+    with run.lock(), pytest.raises(DivergedError, match="step") as error:
         work.execute(run)
-    assert run.status == "failed" and run.manifest["error"]["what"] == error.value.what
+    assert run.status == "failed" and run.manifest().error.what == error.value.what
     assert f"step {error.value.step + 1} of 48" in error.value.what
-    assert run.score_sets() == [] and list((run.path / "scores").iterdir()) == []
-    assert run.sizes()["trajectory"] > 0
+    assert run.scores().sidecars() == [] and list((run.path / "scores").iterdir()) == []
+    assert run.storage().sizes()["trajectory"] > 0
     assert "DivergedError" in (run.path / "log.txt").read_text()
     assert run.events()[0][-1]["kind"] == "failed"
 
@@ -315,7 +327,7 @@ def test_a_corrupt_config_is_named(run, text, recorded):
     if recorded:
         run.add_files({"config.json": files.sha256_of(run.path / "config.json")})
     with pytest.raises((ConfigError, IntegrityError), match="config.json") as error:
-        run.config
+        run.manifest().config
     assert error.value.remedy
 
 
@@ -324,17 +336,17 @@ def test_a_corrupt_config_value_or_manifest_is_named(run):
     values["recipe"]["epochs"] = "many"
     (run.path / "config.json").write_text(json.dumps(values))
     with pytest.raises(IntegrityError, match="has changed"):
-        run.config
+        run.manifest().config
     run.add_files({"config.json": files.sha256_of(run.path / "config.json")})
     with pytest.raises(ConfigError, match="recipe.epochs"):
-        run.config
+        run.manifest().config
     manifest = json.loads((run.path / "manifest.json").read_text())
     (run.path / "manifest.json").write_text(json.dumps({**manifest, "test_accuracy": 0.99}))
     with pytest.raises(IntegrityError, match="manifest.json has changed"):
-        run.manifest
+        run.manifest()
     (run.path / "manifest.json").write_text("nonsense")
     assert run.status == "damaged"
-    assert run.delete() > 0
+    assert run.storage().delete() > 0
 
 
 def test_changed_scores_are_found(run):
@@ -343,10 +355,10 @@ def test_changed_scores_are_found(run):
     content[-3] ^= 1
     path.write_bytes(content)
     with pytest.raises(IntegrityError, match="has changed"):
-        run.scores("loss-000")
+        run.scores().matrix("loss-000")
     path.unlink()
     with pytest.raises(IntegrityError, match="missing"):
-        run.scores("loss-000")
+        run.scores().matrix("loss-000")
 
 
 def test_changed_settings_or_data_are_found_before_a_replay(run, monkeypatch):
@@ -406,7 +418,7 @@ def test_no_space_left_fails_with_its_remedy(tmp_path):
     assert done.returncode == 1, done.stderr
     assert "No space left to write" in done.stderr and "Free space" in done.stderr
     (run,) = runs.list_runs(tmp_path)
-    assert run.status == "failed" and "No space left" in run.manifest["error"]["what"]
+    assert run.status == "failed" and "No space left" in run.manifest().error.what
     assert not any(p.name.startswith(".tmp-") for p in run.path.rglob("*"))
 
 
@@ -415,25 +427,25 @@ def test_no_space_left_fails_with_its_remedy(tmp_path):
 
 def test_cleaning_frees_what_it_says(run):
     before = files.size_of(run.path)
-    promised = run.clean(("trajectory",), dry_run=True)
-    assert files.size_of(run.path) == before and promised == run.sizes()["trajectory"] > 0
-    assert run.clean(("trajectory",)) == promised and run.sizes()["trajectory"] == 0
-    assert run.targets() and run.status == "finished"
-    assert run.clean(("scores",)) > 0 and run.targets() == []
+    promised = run.storage().clean(("trajectory",), dry_run=True)
+    assert files.size_of(run.path) == before and promised == run.storage().sizes()["trajectory"] > 0
+    assert run.storage().clean(("trajectory",)) == promised and run.storage().sizes()["trajectory"] == 0
+    assert run.scores().targets() and run.status == "finished"
+    assert run.storage().clean(("scores",)) > 0 and run.scores().targets() == []
     (run.path / "validation" / "x.json").write_text("{}")
-    assert run.clean(("validation", "logs")) > 2 and run.sizes()["validation"] == 0
+    assert run.storage().clean(("validation", "logs")) > 2 and run.storage().sizes()["validation"] == 0
     assert [e["kind"] for e in run.events()[0]] == ["cleaned"]
     with pytest.raises(ConfigError, match="cannot be cleaned"):
-        run.clean(("..",))
+        run.storage().clean(("..",))
     total = files.size_of(run.path)
-    assert run.delete(dry_run=True) == total == run.delete()
+    assert run.storage().delete(dry_run=True) == total == run.storage().delete()
     with pytest.raises(RunNotFoundError):
         runs.Run.open(run.root, run.id)
 
 
 def test_a_run_in_use_cannot_be_cleaned_or_worked_on(run):
-    with run.locked():
-        for act in (lambda: run.clean(("trajectory",)), run.delete, run.acquire):
+    with run.lock():
+        for act in (lambda: run.storage().clean(("trajectory",)), run.storage().delete, run.lock().acquire):
             with pytest.raises(RunBusyError):
                 act()
 
@@ -459,18 +471,18 @@ def test_a_cancelled_run_goes_on_where_it_stopped(root, made):
                 cancel.set()
 
     run = runs.Run.create(root, SMALL)
-    with run.locked(), pytest.raises(CancelledError):
+    with run.lock(), pytest.raises(CancelledError):
         work.execute(run, cancel=cancel, on_event=on_event)
     stopped = steps[-1]
-    assert 3 <= stopped < 6 and run.status == "cancelled" and run.resumable and run.score_sets() == []
+    assert 3 <= stopped < 6 and run.status == "cancelled" and run.manifest().resumable and run.scores().sidecars() == []
     assert run.events()[0][-1]["kind"] == "cancelled"
-    with run.locked():
+    with run.lock():
         work.execute(run)
-    assert run.status == "finished" and not run.resumable
-    assert np.array_equal(run.scores("loss-000"), runs.Run(made.parent, made.name).scores("loss-000"))
+    assert run.status == "finished" and not run.manifest().resumable
+    assert np.array_equal(run.scores().matrix("loss-000"), runs.Run(made.parent, made.name).scores().matrix("loss-000"))
     resumed = [e for e in run.events()[0] if e["kind"] == "phase" and e["phase"] == "replay"][-1]
     assert stopped - 3 <= resumed["done"] and resumed["done"] > 0
-    with run.locked(), pytest.raises(ConfigError, match="nothing left to do"):
+    with run.lock(), pytest.raises(ConfigError, match="nothing left to do"):
         work.execute(run)
 
 
@@ -564,20 +576,20 @@ def test_jobs_queue_run_one_at_a_time_cancel_and_outlive_errors(root):
     assert not manager.cancel(first.id)
     manager.submit(first.id, Replay(("test:5",), "margin"))
     wait(first, "finished")
-    assert first.target("test:5.margin").score_set == "margin-001"
+    assert first.scores().target("test:5.margin").score_set == "margin-001"
     while manager.active():
         time.sleep(0.01)
     with pytest.raises(ConfigError, match="nothing left to do"):
         manager.resume(first.id)
     manager.resume(third.id)
     wait(third, "finished")
-    assert np.array_equal(third.scores("loss-000"), first.scores("loss-000"))
+    assert np.array_equal(third.scores().matrix("loss-000"), first.scores().matrix("loss-000"))
     while manager.active():
         time.sleep(0.01)
-    third.clean(("trajectory",))
+    third.storage().clean(("trajectory",))
     manager.submit(third.id, Rebuild("recompute"))
     wait(third, "finished")
-    assert third.kept == "recompute"
+    assert third.manifest().kept_mode == "recompute"
 
 
 # -- the command line
@@ -612,12 +624,12 @@ def test_command_line_from_run_to_clean(tmp_path, capsys):
     assert main(["info", run.id, *outputs]) == 0
     assert json.loads(capsys.readouterr().out)["targets"] == ["test:0.loss", "test:1.loss", "class:1.margin"]
     assert main(["clean", run.id, *outputs, "--parts", "trajectory", "--dry-run"]) == 0
-    assert run.sizes()["trajectory"] > 0
+    assert run.storage().sizes()["trajectory"] > 0
     assert main(["clean", run.id, *outputs, "--parts", "trajectory"]) == 0
     assert main(["attribute", run.id, *outputs, "--targets", "test:2"]) == 2
     assert "keeps no trajectory" in capsys.readouterr().err
     assert main(["attribute", run.id, *outputs, "--targets", "test:2", "--mode", "memory"]) == 0
-    assert main(["rebuild", run.id, *outputs, "--mode", "recompute"]) == 0 and run.kept == "recompute"
+    assert main(["rebuild", run.id, *outputs, "--mode", "recompute"]) == 0 and run.manifest().kept_mode == "recompute"
     assert main(["clean", run.id, *outputs, "--all"]) == 0 and not run.path.exists()
 
 
@@ -657,8 +669,8 @@ def test_help_teaches(capsys):
 
 
 def test_locks_are_let_go_at_the_end(run):
-    with run.locked():
-        assert run.is_locked()
-    assert not run.is_locked()
+    with run.lock():
+        assert run.lock().is_held()
+    assert not run.lock().is_held()
     with open(run.path / ".lock") as file:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -26,23 +26,23 @@ def sample(finished_sample) -> runs.Run:
     for run in runs.list_runs(finished_sample):  # the one that the browser test started from the button
         return run
     run = runs.Run.create(finished_sample, config.preset("sample"))
-    with run.locked():
+    with run.lock():
         work.execute(run)
     return run
 
 
 def test_the_sample_is_accurate_and_smooth(sample):
-    assert sample.config.targets == TARGETS
-    assert sample.manifest["test_accuracy"] >= 0.85
-    growth = [t["adjoint_growth"] for t in sample.score_sets()[0]["targets"]]
+    assert sample.manifest().config.targets == TARGETS
+    assert sample.manifest().test_accuracy >= 0.85
+    growth = [t["adjoint_growth"] for t in sample.scores().sidecars()[0]["targets"]]
     assert max(growth) < 3  # chaotic recipes of the same accuracy grow over a hundredfold
 
 
 def test_the_scores_of_the_sample_agree_with_retraining(sample):
     """The whole measurement is `make trust`; fewer subsets leave a wider interval, not a lower mean."""
-    with sample.locked():
+    with sample.lock():
         work.execute(sample, Validate(SUBSETS, (0.01,), 1))
-    (report,) = trust.reports(sample)
+    (report,) = trust.reports(sample.manifest())
     print(f"\nLDS {report['lds_mean']:.3f}, slope {report['slope_mean']:.2f}, R² {report['r2_mean']:.2f}")
     assert report["lds_mean"] > 0.95 and report["r2_mean"] > 0.9 and 0.9 < report["slope_mean"] < 1.2
     assert all(t["lds"] > 0.85 for t in report["targets"])
@@ -51,16 +51,16 @@ def test_the_scores_of_the_sample_agree_with_retraining(sample):
 
 def test_leaving_out_the_most_harmful_and_helpful_moves_the_loss_as_the_scores_say(sample):
     """Far from a small random drop: the direction is what can be asked for."""
-    run, dataset, cpu = sample, dataset_registry.load(sample.config.dataset), torch.device("cpu")
-    model = model_registry.functional(run.config, dataset)
+    run, dataset, cpu = sample, dataset_registry.load(sample.manifest().config.dataset), torch.device("cpu")
+    model = model_registry.functional(run.manifest().config, dataset)
     train_set, test_set = (examples(dataset, split, cpu, torch.float32) for split in datasets_base.SPLITS)
-    scores_KN, rows = run.scores("loss-000"), []
-    for k, target in enumerate(run.score_sets()[0]["targets"][:3]):
+    scores_KN, rows = run.scores().matrix("loss-000"), []
+    for k, target in enumerate(run.scores().sidecars()[0]["targets"][:3]):
         ranking = rank(scores_KN[k], "loss", LEFT_OUT)
         for left_out in (ranking.helpful, ranking.harmful):
             weights = torch.ones(train_set.n)
             weights[torch.from_numpy(left_out)] = 0
-            state = train(model, Stream(train_set, run.config.recipe, weights))
+            state = train(model, Stream(train_set, run.manifest().config.recipe, weights))
             after = phi.values(model, state, test_set, [np.array([k])], "loss").item()
             rows.append((-scores_KN[k][left_out].sum().item(), after - target["value"]))
     print("\npredicted and actual change of the loss, nats:")

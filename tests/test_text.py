@@ -223,5 +223,5 @@ def test_no_page_reads_the_keys_of_a_settings_file_as_markdown(page, run):
     said = MIXED[0]
     path = run.path / "config.json"
     checksum = files.write_json(path, {**json.loads(path.read_text()), said: said})
-    run.update_manifest(files={**run.manifest["files"], "config.json": checksum})
+    run.update_manifest(files={**run.manifest().files, "config.json": checksum})
     check(show(page, run=run.id))

@@ -26,6 +26,7 @@ from engine.jobs.replay import Replay
 from engine.models import functional as functional_models
 from engine.models import registry as model_registry
 from engine.runs import run as runs
+from engine.runs.job import JobRecord, fields_of_schema_2
 from engine.trajectory.state_files import read_state
 from tests.made_up import SMALL
 
@@ -39,8 +40,8 @@ def root(tmp_path_factory):
 
 
 def execute(run: runs.Run, kind: str | None = None, cancel=None, **options):
-    job = registry.from_record({"kind": kind, "options": options}) if kind else None
-    with run.locked():
+    job = registry.from_record(JobRecord(kind, fields_of_schema_2({"options": options}))) if kind else None
+    with run.lock():
         return work.execute(run, job, cancel)
 
 
@@ -213,7 +214,7 @@ def test_metasmoothness_is_one_for_a_straight_answer_and_low_for_noise():
 
 def test_a_validation_says_what_retraining_says(run):
     validated(run, 6)
-    (report,) = trust.reports(run)
+    (report,) = trust.reports(run.manifest())
     assert (report["subsets"], report["left_out"], report["drop"], report["function"]) == (6, 60, 0.01, "loss")
     assert report["noise_share"] == 0 and report["repeats"] == 1  # bit for bit on a CPU
     dataset = dataset_registry.load(CONFIG.dataset)
@@ -228,8 +229,8 @@ def test_a_validation_says_what_retraining_says(run):
     sets = [Target.parse(t).resolve(dataset.test_labels, 10) for t in CONFIG.targets]
     state = train(model, Stream(train_set, CONFIG.recipe, weights))
     after = phi.values(model, state, test_set, sets, "loss").double().numpy()
-    before = np.array([t["value"] for t in run.score_sets()[0]["targets"]])
-    scores = run.scores("loss-000")
+    before = np.array([t["value"] for t in run.scores().sidecars()[0]["targets"]])
+    scores = run.scores().matrix("loss-000")
     assert [t["name"] for t in report["targets"]] == list(CONFIG.targets)
     for k, target in enumerate(report["targets"]):
         assert target["actual"][4] == pytest.approx(after[k] - before[k], abs=1e-6)
@@ -268,9 +269,11 @@ def test_finished_retrainings_are_never_trained_twice(run, monkeypatch):
         patch.setattr("engine.trajectory.state_files.files.write_bytes", cancelling)
         with pytest.raises(CancelledError):
             execute(run, "validate", cancel, subsets=6, drops=[0.01], seed=0)
-    assert sum(trained) == 4 and trust.reports(run) == [] and run.resumable  # the run's own weights, and three
+    assert (
+        sum(trained) == 4 and trust.reports(run.manifest()) == [] and run.manifest().resumable
+    )  # the run's own weights, and three
     execute(run)  # resume
-    assert sum(trained) == 7 and trust.reports(run)[0]["subsets"] == 6
+    assert sum(trained) == 7 and trust.reports(run.manifest())[0]["subsets"] == 6
     validated(run, 8)  # more subsets: only the new ones
     assert sum(trained) == 9
     # A kept retraining that is damaged is found, and trained again.
@@ -278,21 +281,21 @@ def test_finished_retrainings_are_never_trained_twice(run, monkeypatch):
     content = bytearray(path.read_bytes())
     content[-1] ^= 1
     path.write_bytes(content)
-    before = trust.reports(run)[0]["targets"]
+    before = trust.reports(run.manifest())[0]["targets"]
     validated(run, 8)
-    assert sum(trained) == 10 and trust.reports(run)[0]["targets"] == before
+    assert sum(trained) == 10 and trust.reports(run.manifest())[0]["targets"] == before
     # So is one that stands in another's place.
     one, other = (run.path / "validation" / "retrained" / f"0.01-0-{m}.safetensors" for m in (1, 2))
     one.write_bytes(other.read_bytes())
     validated(run, 8)
-    assert sum(trained) == 11 and trust.reports(run)[0]["targets"] == before
+    assert sum(trained) == 11 and trust.reports(run.manifest())[0]["targets"] == before
 
 
 def test_several_fractions_and_functions_have_a_report_each(run):
-    with run.locked():
+    with run.lock():
         work.execute(run, Replay(("test:0",), "margin", "disk"))
     validated(run, 5, (0.01, 0.05))
-    assert [(r["function"], r["drop"], r["left_out"]) for r in trust.reports(run)] == [
+    assert [(r["function"], r["drop"], r["left_out"]) for r in trust.reports(run.manifest())] == [
         ("loss", 0.01, 60),
         ("margin", 0.01, 60),
         ("loss", 0.05, 300),
@@ -301,9 +304,9 @@ def test_several_fractions_and_functions_have_a_report_each(run):
 
 
 def test_a_validation_needs_no_trajectory(run):
-    run.clean(("trajectory",))
+    run.storage().clean(("trajectory",))
     validated(run, 5)
-    assert trust.reports(run)[0]["subsets"] == 5
+    assert trust.reports(run.manifest())[0]["subsets"] == 5
 
 
 def test_what_cannot_be_validated_says_why_and_leaves_nothing(run, monkeypatch):
@@ -317,7 +320,7 @@ def test_what_cannot_be_validated_says_why_and_leaves_nothing(run, monkeypatch):
     for options, message in cases:
         with pytest.raises(ConfigError, match=message):
             execute(run, "validate", **options)
-        assert not trust.reports(run) and run.status == "finished"
+        assert not trust.reports(run.manifest()) and run.status == "finished"
 
     def diverges(*args):
         raise DivergedError("Training diverged at step 3 of 6: the loss is nan.", "", 2)
@@ -326,14 +329,14 @@ def test_what_cannot_be_validated_says_why_and_leaves_nothing(run, monkeypatch):
         patch.setattr(retraining, "retrain", diverges)
         with pytest.raises(DivergedError, match="Retraining all-1-0 failed.*step 3"):
             validated(run, 5)
-    assert not list((run.path / "validation" / "retrained").iterdir()) and not trust.reports(run)
+    assert not list((run.path / "validation" / "retrained").iterdir()) and not trust.reports(run.manifest())
 
     sidecar = run.path / "scores" / "loss-000.json"
     sha = files.write_json(sidecar, {**files.read_json(sidecar, ""), "training_digest": "0" * 64})
     run.add_files({"scores/loss-000.json": sha})
     with pytest.raises(IntegrityError, match="belong to another training"):
         validated(run, 5)
-    run.clean(("scores",))
+    run.storage().clean(("scores",))
     with pytest.raises(ConfigError, match="no scores"):
         validated(run, 5)
 
@@ -353,10 +356,10 @@ def test_a_report_that_was_changed_or_belongs_to_another_training_is_refused(run
     report = json.loads(path.read_text())
     path.write_text(json.dumps({**report, "lds_mean": 1.0}))
     with pytest.raises(IntegrityError, match="has changed"):
-        trust.reports(run)
+        trust.reports(run.manifest())
     run.add_files({"validation/lds-loss-0.01-0.json": files.write_json(path, {**report, "training_digest": "0" * 64})})
     with pytest.raises(IntegrityError, match="another training"):
-        trust.reports(run)
+        trust.reports(run.manifest())
 
 
 # -- what if
@@ -366,12 +369,12 @@ def test_a_what_if_predicts_and_retrains(run):
     left_out = lds.subset(6000, 0.01, 0, 0)
     execute(run, "what-if", left_out=left_out.tolist(), relabelled={})
     validated(run, 5)  # its first subset is the same
-    (what_if,) = trust.what_ifs(run)
-    (report,) = trust.reports(run)
+    (what_if,) = trust.what_ifs(run.manifest())
+    (report,) = trust.reports(run.manifest())
     for asked, validation in zip(what_if["targets"], report["targets"], strict=True):
         assert asked["change"] == pytest.approx(validation["predicted"][0])
         assert asked["actual"]["loss"] - asked["before"]["loss"] == pytest.approx(validation["actual"][0], abs=1e-12)
-    assert what_if["test_accuracy_before"] == run.manifest["test_accuracy"]
+    assert what_if["test_accuracy_before"] == run.manifest().test_accuracy
     assert what_if["left_out"] == left_out.tolist()
 
 
@@ -379,7 +382,7 @@ def test_relabelling_is_retrained_and_never_predicted(run):
     labels = dataset_registry.load(CONFIG.dataset).train_labels
     shirts = np.flatnonzero(labels == 6)[:300]
     execute(run, "what-if", left_out=[], relabelled={str(i): 0 for i in shirts.tolist()})
-    (what_if,) = trust.what_ifs(run)
+    (what_if,) = trust.what_ifs(run.manifest())
     assert all(t["predicted"] is None and t["change"] is None for t in what_if["targets"])
     class_6 = what_if["targets"][2]
     assert class_6["name"] == "class:6" and class_6["actual"]["loss"] > class_6["before"]["loss"] + 0.1
@@ -388,7 +391,7 @@ def test_relabelling_is_retrained_and_never_predicted(run):
 def test_what_the_other_figures_will_be_follows_from_the_scored_one(scored):
     """For one image, loss, margin and probability are functions of each other."""
     dataset = dataset_registry.load(CONFIG.dataset)
-    for what in what_ifs.predict(scored, dataset, np.array([5, 17])):
+    for what in what_ifs.predict(scored.manifest(), dataset, np.array([5, 17])):
         if not what.name.startswith("test:") or what.name == "test:all":
             assert what.predicted["probability"] is None and what.predicted["margin"] is None
             continue
@@ -425,19 +428,19 @@ def test_smoothness_tells_a_chaotic_recipe_from_a_smooth_one(root):
         run = runs.Run.create(root, CONFIG.replace(targets=("test:0",), **{"recipe.peak_lr": rate, "recipe.epochs": 2}))
         execute(run)
         execute(run, "smoothness", directions=1, seed=0)
-        found[rate] = trust.verdict(run)
+        found[rate] = trust.verdict(run.manifest())
     assert found[0.02].metasmoothness > 0.95 and found[0.02].level == trust.LEVELS[0]
     assert found[3.0].metasmoothness < 0.5 and found[3.0].level == trust.LEVELS[2]
 
 
 def test_the_verdict_is_measured_agreement_where_there_is_one(scored, monkeypatch):
-    assert trust.verdict(scored).level in trust.LEVELS[1:]  # growth alone never suffices
+    assert trust.verdict(scored.manifest()).level in trust.LEVELS[1:]  # growth alone never suffices
     report = {"subsets": 50, "drop": 0.01, "lds_mean": 0.97, "lds_mean_low": 0.95, "lds_mean_high": 0.98}
     levels = []
     for value, subsets in ((0.97, 50), (0.7, 50), (0.1, 50), (0.97, 5)):
         changed = {**report, "lds_mean": value, "subsets": subsets}
         monkeypatch.setattr(trust, "reports", lambda run, changed=changed: [changed])
-        levels.append(trust.verdict(scored).level)
+        levels.append(trust.verdict(scored.manifest()).level)
     assert levels[:3] == list(trust.LEVELS) and levels[3] != trust.LEVELS[0]  # five subsets decide nothing
 
 
@@ -458,19 +461,19 @@ def test_the_most_harmful_images_are_the_wrong_labels(root):
         CONFIG.replace(dataset="fashion-mnist-sample-noisy", targets=("test:3", "test:all"), **{"recipe.epochs": 3}),
     )
     execute(run)
-    found = suspects.ranked(run)
-    assert suspects.target_key(run) == "test:all.loss"
+    found = suspects.ranked(run.manifest())
+    assert suspects.target_key(run.manifest()) == "test:all.loss"
     assert (found["harm"].diff().dropna() <= 0).all() and len(found) == 6000
     wrong = (found["given_label"] != found["true_label"]).to_numpy()
     assert suspects.precision_at(found["harm"].to_numpy(), wrong, 0.05) > 0.4  # by chance 0.05
     dataset = dataset_registry.load("fashion-mnist-sample-noisy")
-    by_loss = suspects.ranked(run, by="loss")
+    by_loss = suspects.ranked(run.manifest(), by="loss")
     wrong = (by_loss["given_label"] != by_loss["true_label"]).to_numpy()
     assert (by_loss["loss"].diff().dropna() <= 0).all() and sorted(by_loss["index"]) == list(range(6000))
     assert suspects.precision_at(by_loss["loss"].to_numpy(), wrong, 0.05) > 0.4
     first = found.iloc[0]
     assert first["given_label"] == dataset.classes[dataset.train_labels[first["index"]]]
-    logits = run.train_logits()[first["index"]].astype(float)
+    logits = run.manifest().train_logits()[first["index"]].astype(float)
     assert first["probability"] == pytest.approx(
         np.exp(logits[dataset.train_labels[first["index"]]]) / np.exp(logits).sum()
     )

@@ -27,7 +27,7 @@ CONFIG = SMALL.replace(dataset="fashion-mnist-sample-noisy", targets=("test:0", 
 def checked(tmp_path_factory) -> Path:
     """A run with a validation and a what-if."""
     run = runs.Run.create(runs.outputs_root(tmp_path_factory.mktemp("checked")), CONFIG)
-    with run.locked():
+    with run.lock():
         work.execute(run)
         work.execute(run, Validate(5, (0.01,), 0))
         work.execute(run, WhatIf.of([3, 7]))
@@ -50,8 +50,8 @@ def submitted(monkeypatch) -> list:
 
 def test_trust_shows_the_verdict_the_figures_and_what_was_tried(run):
     app = show("pages/Trust.py", run=run.id)
-    (report,) = trust.reports(run)
-    assert trust.verdict(run).reason in said(app)
+    (report,) = trust.reports(run.manifest())
+    assert trust.verdict(run.manifest()).reason in said(app)
     metrics = {m.label: m.value for m in app.metric}
     assert metrics["LDS, mean"] == f"{report['lds_mean']:.3f}" and metrics["Noise (of the variance)"] == "0.0 %"
     rows = app.dataframe[0].value
@@ -96,9 +96,9 @@ def test_trust_of_a_run_without_scores_or_with_a_damaged_report_works(run):
     assert "has changed since it was written" in said(app)
     assert "Validate" in [b.label for b in app.button], "to validate again"
     assert "2 images left out: test accuracy" in "".join(e.label for e in app.expander)
-    run.clean(("validation",))
+    run.storage().clean(("validation",))
     assert "Not validated yet." in said(show("pages/Trust.py", run=run.id))
-    run.clean(("scores",))
+    run.storage().clean(("scores",))
     assert "scores of this run were deleted" in said(show("pages/Trust.py", run=run.id))
 
 
@@ -116,7 +116,9 @@ def test_ticked_images_have_a_prediction_and_a_check(run, submitted):
     from engine.datasets import registry as dataset_registry
 
     expected = next(
-        w for w in what_ifs.predict(run, dataset_registry.load(CONFIG.dataset), indices) if w.key == "test:0.loss"
+        w
+        for w in what_ifs.predict(run.manifest(), dataset_registry.load(CONFIG.dataset), indices)
+        if w.key == "test:0.loss"
     )
     shown = next(t.value for t in app.table if "Predicted" in t.value)
     assert list(shown["Predicted"])[0] == formats.figure(expected.predicted["loss"], 4)
@@ -148,7 +150,7 @@ def test_a_choice_that_was_retrained_shows_prediction_and_truth_side_by_side(run
     app = show("pages/Influence.py", run=run.id, target="test:0.loss")
     notes.tick(run, {3: True, 7: True}, 6000)
     sound(app.run())
-    (what,) = trust.what_ifs(run)
+    (what,) = trust.what_ifs(run.manifest())
     shown = next(t.value for t in app.table if "Retrained" in t.value)
     assert list(shown["Retrained"])[0] == formats.figure(what["targets"][0]["actual"]["loss"], 4)
     assert list(shown["Predicted"])[0] == formats.figure(what["targets"][0]["predicted"]["loss"], 4)
@@ -172,7 +174,7 @@ def test_bad_labels_are_ranked_filtered_ticked_and_checked(run, submitted):
 
 def test_bad_labels_ask_for_the_mean_test_loss_where_it_is_not_scored(root, submitted):
     run = runs.Run.create(root, CONFIG.replace(targets=("test:0",)))
-    with run.locked():
+    with run.lock():
         work.execute(run)
     app = show("pages/Find_bad_labels.py", run=run.id)
     assert "this run has no scores for it" in said(app)
@@ -207,24 +209,24 @@ def test_a_damaged_what_if_leaves_the_rest_of_influence(run):
 def test_a_refused_check_leaves_the_rest_of_the_page(run):
     app = show("pages/Influence.py", run=run.id, target="test:0.loss")
     sound(button(app, "Tick the most harmful").click().run())
-    with run.locked():
+    with run.lock():
         sound(button(app, "Check by retraining").click().run())
     assert "is in use by a job in progress" in said(app) and "Most harmful" in headings(app)
 
 
 def test_a_refused_scoring_leaves_the_suspects(root):
     run = runs.Run.create(root, CONFIG.replace(targets=("test:0",)))
-    with run.locked():
+    with run.lock():
         work.execute(run)
     app = show("pages/Find_bad_labels.py", run=run.id)
-    with run.locked():
+    with run.lock():
         sound(button(app, "Score all test images").click().run())
     assert "is in use by a job in progress" in said(app)
     assert len(tiles(app, "suspects")) == 24
 
 
 def test_a_target_scored_since_a_check_is_predicted_and_may_be_checked_again(run, submitted):
-    with run.locked():
+    with run.lock():
         work.execute(run, Replay(("test:5",), "loss", "disk"))
     app = show("pages/Influence.py", run=run.id, target="test:5.loss")
     notes.tick(run, {3: True, 7: True}, 6000)
@@ -237,7 +239,7 @@ def test_a_target_scored_since_a_check_is_predicted_and_may_be_checked_again(run
 
 def test_bad_labels_by_the_margin_ask_for_nothing_more(root):
     run = runs.Run.create(root, CONFIG.replace(targets=("test:all",), target_function="margin"))
-    with run.locked():
+    with run.lock():
         work.execute(run)
     app = show("pages/Find_bad_labels.py", run=run.id)
     assert "no scores for it" not in said(app)

@@ -133,7 +133,7 @@ def own_target(image_id: str, label: int) -> str:
 def scored(tmp_path_factory) -> runs.Run:
     root = runs.outputs_root(tmp_path_factory.mktemp("own"))
     run = runs.Run.create(root, SMALL.replace(targets=("test:3",)))
-    with run.locked():
+    with run.lock():
         work.execute(run)
     return run
 
@@ -144,31 +144,31 @@ def test_a_copy_of_a_test_image_has_its_scores_its_view_and_its_prediction(score
     name = uploads.keep(scored, image)
     assert (uploads.read(scored, name) == image).all()
     own, other = (own_target(name, c) for c in (label, (label + 1) % 10))
-    with scored.locked():
+    with scored.lock():
         work.execute(scored, Replay((own, "test:3", other), "loss", "disk"))
-    targets = {t.name: t for t in scored.targets()}
-    scores = scored.scores(targets[own].score_set)
+    targets = {t.name: t for t in scored.scores().targets()}
+    scores = scored.scores().matrix(targets[own].score_set)
     assert (scores[0] == scores[1]).all() and not np.allclose(scores[0], scores[2], atol=1e-6)
-    mine, same = (target_view.view(scored, dataset, Target.parse(t)) for t in (own, "test:3"))
+    mine, same = (target_view.view(scored.manifest(), dataset, Target.parse(t)) for t in (own, "test:3"))
     assert (
         mine.values["loss"] == pytest.approx(same.values["loss"], abs=1e-6)
         and mine.predicted_label == same.predicted_label
     )
-    asked = target_view.view(scored, dataset, Target.parse(other))
+    asked = target_view.view(scored.manifest(), dataset, Target.parse(other))
     assert asked.true_label == (label + 1) % 10 and asked.values["loss"] == pytest.approx(
-        -logit_maths.log_probabilities(scored.test_logits()[3])[asked.true_label], abs=1e-6
+        -logit_maths.log_probabilities(scored.manifest().test_logits()[3])[asked.true_label], abs=1e-6
     )
-    assert predict.logits(scored, image[None])[0] == pytest.approx(scored.test_logits()[3], abs=1e-5)
+    assert predict.logits(scored, image[None])[0] == pytest.approx(scored.manifest().test_logits()[3], abs=1e-5)
     assert f"{name[:6]} · {dataset.classes[label]}" in mine.title
-    predicted = {w.name: w for w in what_ifs.predict(scored, dataset, [1, 2])}
+    predicted = {w.name: w for w in what_ifs.predict(scored.manifest(), dataset, [1, 2])}
     assert predicted[own].change == predicted["test:3"].change
     # Retraining is judged on the test split: a validation leaves it out and says so, a what-if has no truth for it.
-    with scored.locked():
+    with scored.lock():
         work.execute(scored, WhatIf.of([1, 2]))
         work.execute(scored, Validate(5, (0.01,), 0))
-    actual = {t["name"]: t["actual"] for t in trust.what_ifs(scored)[0]["targets"]}
+    actual = {t["name"]: t["actual"] for t in trust.what_ifs(scored.manifest())[0]["targets"]}
     assert actual[own] is None and actual["test:3"] is not None
-    assert [t["name"] for t in trust.reports(scored)[0]["targets"]] == ["test:3"]
+    assert [t["name"] for t in trust.reports(scored.manifest())[0]["targets"]] == ["test:3"]
     assert any(
         own in e.get("text", "") and "not validated" in e["text"] for e in scored.events()[0] if e["kind"] == "note"
     )

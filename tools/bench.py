@@ -74,19 +74,19 @@ def main() -> None:
         scores = {}
         for mode in ("memory", "disk"):
             run = runs.Run.create(root, preset.replace(replay_mode=mode))
-            with run.locked():
+            with run.lock():
                 name = work.execute(run).scores
-            scores[mode], manifest = run.scores(name), run.manifest
-            timings = manifest["timings"]
+            scores[mode], manifest = run.scores().matrix(name), run.manifest()
+            timings = manifest.timings
             rows.append(
                 (
                     f"`sample`, {mode} mode: training, then replay of {len(preset.targets)} targets",
                     f"{timings['train_seconds']:.1f} s + {timings['replay_seconds']:.0f} s",
                 )
             )
-        steps, trajectory = manifest["steps"], files.size_of(run.path / "trajectory")
+        steps, trajectory = manifest.steps, files.size_of(run.path / "trajectory")
         rows += [
-            ("`sample`: test accuracy (1,000 images)", f"{manifest['test_accuracy']:.1%}"),
+            ("`sample`: test accuracy (1,000 images)", f"{manifest.test_accuracy:.1%}"),
             (
                 "`sample`, disk mode: bytes a step, and in all",
                 f"{trajectory / steps:,.0f} B × {steps} = {trajectory / 1e6:.1f} MB",

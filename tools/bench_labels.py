@@ -132,7 +132,7 @@ def replayed(run: runs.Run) -> Ranking:
     """The run's targets are scored in a job of their own, so that its cost is not that of the training."""
     with timed() as cost:
         work.execute(run, Replay((TARGET,), "loss", "disk"))
-        table = suspects.ranked(run, f"{TARGET}.loss").sort_values("index")
+        table = suspects.ranked(run.manifest(), f"{TARGET}.loss").sort_values("index")
     return Ranking("REPLAY, harm to the test loss", table["harm"].to_numpy(), cost())
 
 
@@ -145,7 +145,7 @@ def rankings(bench: Bench, run: runs.Run) -> tuple[list[Ranking], np.ndarray]:
     rows = np.arange(len(labels))
     found = [replayed(run)]
     with timed() as cost:
-        loss = -logit_maths.log_probabilities(run.train_logits())[rows, labels]
+        loss = -logit_maths.log_probabilities(run.manifest().train_logits())[rows, labels]
     found.append(Ranking("training loss at the end", loss, cost()))
     with timed() as cost:
         probabilities = bench.cross_validated()
@@ -240,10 +240,10 @@ def main() -> None:
     wrong = bench.dataset.train_labels != bench.dataset.true_train_labels
     with tempfile.TemporaryDirectory() as folder, device.exact_arithmetic():
         run = runs.Run.create(runs.outputs_root(folder), config)
-        with run.locked():
+        with run.lock():
             work.execute(run)
             found, issues = rankings(bench, run)
-        manifest = run.manifest
+        manifest = run.manifest()
         for ranking in found:
             check_average_precision(ranking.suspicion, wrong)
         outcomes = excluding(bench, found, wrong, seeds)
@@ -253,9 +253,9 @@ def main() -> None:
     print(f"`make bench-labels`{' --quick' * quick}: {device.describe()}; {libraries}\n")
     print(
         f"{bench.dataset.title}; preset `sample` ({recipe.epochs} epochs of batch {recipe.batch_size}, peak learning "
-        f"rate {recipe.peak_lr:g}, {manifest['steps']} steps). {wrong.sum()} of {n:,} labels are wrong; at random "
+        f"rate {recipe.peak_lr:g}, {manifest.steps} steps). {wrong.sum()} of {n:,} labels are wrong; at random "
         f"the precision is {wrong.mean():.3f}. The training in common took "
-        f"{manifest['timings']['train_seconds']:.1f} s.\n"
+        f"{manifest.timings['train_seconds']:.1f} s.\n"
     )
     print(
         "| ranking | precision at 5 % (95 % interval) | AP (95 % interval) | seconds | CPU seconds |\n"

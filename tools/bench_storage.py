@@ -40,10 +40,10 @@ def main() -> None:
             for mode, before in made.items():
                 before.append(measured(folder, mode, number))
         seconds = {
-            mode: [sum(r.manifest["timings"][f"{p}_seconds"] for p in ("train", "replay")) for r in rs]
+            mode: [sum(r.manifest().timings[f"{p}_seconds"] for p in ("train", "replay")) for r in rs]
             for mode, rs in made.items()
         }
-        scores = [r.scores("loss-000") for rs in made.values() for r in rs]
+        scores = [r.scores().matrix("loss-000") for rs in made.values() for r in rs]
         print(
             f"{device.describe()}; `sample` with {len(CONFIG.targets)} targets, {told.steps} steps, segments of "
             f"{told.segment}; medians of {ROUNDS} rounds\n"
@@ -55,10 +55,10 @@ def main() -> None:
         for mode, rs in made.items():
             trajectory = files.size_of(rs[0].path / "trajectory")
             ratio = statistics.median(a / b for a, b in zip(seconds[mode], seconds["memory"], strict=True))
-            peak = statistics.median(r.manifest["peak_bytes"]["rss"] for r in rs)
+            peak = statistics.median(r.manifest().peak_bytes["rss"] for r in rs)
             share = {
                 key: statistics.median(
-                    r.manifest["timings"][f"{key}_seconds"] / s for r, s in zip(rs, seconds[mode], strict=True)
+                    r.manifest().timings[f"{key}_seconds"] / s for r, s in zip(rs, seconds[mode], strict=True)
                 )
                 for key in ("meter", "resume")
             }

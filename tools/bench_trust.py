@@ -92,7 +92,7 @@ Method = Callable[[Material], tuple[Tensor, Callable[[], None]]]  # to scores [K
 
 
 def material(run: runs.Run, scratch: Path) -> Material:
-    dataset, config = dataset_registry.load(run.config.dataset), run.config
+    dataset, config = dataset_registry.load(run.manifest().config.dataset), run.manifest().config
     model = model_registry.functional(config, dataset)
     saved = read_state(run.path / "model" / "state.safetensors", {}, "Run the benchmark again.")
     state = state_of(saved, optimizer_for(model, config.recipe))
@@ -104,7 +104,7 @@ def material(run: runs.Run, scratch: Path) -> Material:
     module = plain(config, dataset, model.load(state.theta, state.buffers))
     with torch.no_grad():
         logits = module(sets[1].tensors[0])
-    torch.testing.assert_close(logits, torch.from_numpy(run.test_logits()[names]), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(logits, torch.from_numpy(run.manifest().test_logits()[names]), rtol=1e-4, atol=1e-4)
     return Material(run, model, module, state, *sets, scratch)
 
 
@@ -121,9 +121,9 @@ def plain(config: configs.RunConfig, dataset: datasets_base.Dataset, tensors: di
 
 
 def replay(m: Material):
-    job = Replay(m.run.config.targets, m.run.config.target_function, "disk")
-    before = m.run.scores(m.run.score_sets()[0]["name"])
-    scores = m.run.scores(work.execute(m.run, job).scores)
+    job = Replay(m.run.manifest().config.targets, m.run.manifest().config.target_function, "disk")
+    before = m.run.scores().matrix(m.run.scores().sidecars()[0]["name"])
+    scores = m.run.scores().matrix(work.execute(m.run, job).scores)
 
     def check() -> None:
         assert np.array_equal(scores, before), "the replay gave other scores than the run's own"
@@ -132,15 +132,15 @@ def replay(m: Material):
 
 
 def tracin(m: Material):
-    config, manifest = m.run.config, m.run.manifest
+    config, manifest = m.run.manifest().config, m.run.manifest()
     store = DiskStore(
         m.run.path / "trajectory",
-        manifest["training_digest"],
+        manifest.training_digest,
         torch.device("cpu"),
         Writer(),
         optimizer_for(m.model, config.recipe),
     )
-    steps = manifest["steps"]
+    steps = manifest.steps
     at = [int((c + 0.5) * steps / CHECKPOINTS) for c in range(CHECKPOINTS)]
     states, rates = [store.get(t) for t in at], [learning_rate(config.recipe, t, steps) for t in at]
     store.close()
@@ -231,7 +231,7 @@ def ek_fac(m: Material, heuristic_damping: bool = False):
 def trak(m: Material, count: int = 1):
     from trak import TRAKer
 
-    config, dataset = m.run.config, dataset_registry.load(m.run.config.dataset)
+    config, dataset = m.run.manifest().config, dataset_registry.load(m.run.manifest().config.dataset)
     tensors = [m.model.load(m.state.theta, m.state.buffers)]
     for i in range(1, count):
         other = config.replace(**{"recipe.seed": config.recipe.seed + i})
@@ -358,10 +358,10 @@ def main() -> None:
     found = {}
     with tempfile.TemporaryDirectory() as folder:
         run = runs.Run.create(runs.outputs_root(folder), config)
-        with run.locked():
+        with run.lock():
             work.execute(run)
             work.execute(run, Validate(subsets, (DROP,), SEED))
-        manifest, (report,) = run.manifest, trust.reports(run)
+        manifest, (report,) = run.manifest(), trust.reports(run.manifest())
         actual = np.array([t["actual"] for t in report["targets"]])  # [K, M]
         left_out = [lds.subset(len(dataset.train_labels), DROP, SEED, m) for m in range(subsets)]
         for name in ROWS:
@@ -377,12 +377,12 @@ def main() -> None:
     best = np.argmax([lds_K for lds_K, *_ in found.values()], axis=0)
 
     libraries = ", ".join(f"{p} {importlib.metadata.version(p)}" for p in ("torch", "dattri", "kronfluence", "traker"))
-    recipe, timings = config.recipe, manifest["timings"]
+    recipe, timings = config.recipe, manifest.timings
     print(f"`make bench-trust`{' --quick' * given.quick}: {device.describe()}; {libraries}\n")
     print(
         f"Preset `sample` ({recipe.epochs} epochs of batch {recipe.batch_size}, peak learning rate "
-        f"{recipe.peak_lr:g}, {manifest['steps']} steps, {manifest['parameters']:,} parameters, test accuracy "
-        f"{manifest['test_accuracy']:.1%}); {len(names)} random test images; {subsets} subsets of {DROP:.0%} of "
+        f"{recipe.peak_lr:g}, {manifest.steps} steps, {manifest.parameters:,} parameters, test accuracy "
+        f"{manifest.test_accuracy:.1%}); {len(names)} random test images; {subsets} subsets of {DROP:.0%} of "
         f"{len(dataset.train_labels):,} images left out. Training took {timings['train_seconds']:.1f} s, the "
         f"retrainings {timings['validate_seconds']:.0f} s. A process holds {before / 1e6:.0f} MB before it begins.\n"
     )

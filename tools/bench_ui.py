@@ -58,7 +58,7 @@ def made_up(model, examples, recipe, trajectory, adjoint, on_progress, **setting
 
 def make_run(root: Path) -> runs.Run:
     run = runs.Run.create(root, CONFIG)
-    with run.locked(), mock.patch.object(work, "replay", made_up):
+    with run.lock(), mock.patch.object(work, "replay", made_up):
         work.execute(run)
     return run
 
@@ -146,7 +146,7 @@ def main() -> None:
                     f"+{GROWTH / 1e6:.0f} MB",
                 )
             )
-        sizes = run.scores("loss-000").shape
+        sizes = run.scores().matrix("loss-000").shape
     print(
         f"{device.describe()}, {os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') / 1e9:.0f} GB RAM, "
         f"{platform.system()}; {sizes[1]:,} training images × {sizes[0]} targets\n\n| what | measured | limit |\n|---|---|---|"

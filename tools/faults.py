@@ -42,7 +42,7 @@ PAGES = ("app.py", "pages/Live.py", "pages/Influence.py", "pages/Runs_and_storag
 
 def new_run(root: Path, config: configs.RunConfig) -> runs.Run:
     run = runs.Run.create(root, config)
-    with run.locked():
+    with run.lock():
         work.execute(run)
     return run
 
@@ -133,7 +133,7 @@ def kills(count: int, seed: int, folder: Path, say=print) -> list[dict]:
             with engine(root, *words) as process:
                 said, _ = process.communicate()
                 assert process.returncode == 0, said
-        assert run.status == "finished" and np.array_equal(run.scores("loss-000"), expected), mode
+        assert run.status == "finished" and np.array_equal(run.scores().matrix("loss-000"), expected), mode
         _check_lost(run, mode)
 
 
@@ -234,7 +234,7 @@ def _interrupted(folder: Path) -> runs.Run:
     run = runs.Run.create(root, SHORT)
     record, work._record_failure = work._record_failure, lambda *args: None  # a killed process says nothing
     try:
-        with run.locked():
+        with run.lock():
             work.execute(run, on_event=on_event)
     except Killed:
         pass
@@ -250,14 +250,14 @@ def _read_all(run: runs.Run, expected: np.ndarray) -> list[str]:
     said = []
     for read in (
         lambda: run.status,
-        lambda: run.config,
-        lambda: run.manifest,
+        lambda: run.manifest().config,
+        run.manifest(),
         run.events,
-        run.targets,
-        run.modes,
-        run.sizes,
-        lambda: run.resumable,
-        lambda: target_view.view(run, dataset, Target.parse("test:0")),
+        lambda: run.scores().targets(),
+        lambda: run.manifest().modes(),
+        run.storage().sizes,
+        lambda: run.manifest().resumable,
+        lambda: target_view.view(run.manifest(), dataset, Target.parse("test:0")),
         lambda: _same(run, expected),
     ):
         try:
@@ -270,17 +270,17 @@ def _read_all(run: runs.Run, expected: np.ndarray) -> list[str]:
 
 
 def _same(run: runs.Run, expected: np.ndarray) -> None:
-    for found in run.score_sets():
-        assert np.array_equal(run.scores(found["name"]), expected), "a changed score was read"
+    for found in run.scores().sidecars():
+        assert np.array_equal(run.scores().matrix(found["name"]), expected), "a changed score was read"
 
 
 def _replay(run: runs.Run, expected: np.ndarray, interrupted: bool) -> str:
     notes = len(_notes(run))
     try:
-        job = None if interrupted else Replay(SHORT.targets, "loss", run.mode_for(None))
-        with run.locked():
+        job = None if interrupted else Replay(SHORT.targets, "loss", run.manifest().mode_for(None))
+        with run.lock():
             name = work.execute(run, job).scores
-        assert np.array_equal(run.scores(name), expected), "a damaged run gave another score"
+        assert np.array_equal(run.scores().matrix(name), expected), "a damaged run gave another score"
     except ReplayError as error:
         assert error.what and error.remedy, repr(error)
         return f"{error.what} {error.remedy}"
@@ -353,16 +353,16 @@ def full_disk(folder: Path) -> str:
                 ballast.unlink()
                 said, _ = process.communicate()
                 assert process.returncode == 0, said
-            assert np.array_equal(run.scores("loss-000"), expected)
+            assert np.array_equal(run.scores().matrix("loss-000"), expected)
             return f"a disk that was full after {held:,} bytes: paused, went on, same scores"
     root = runs.outputs_root(folder / "limited")
     with engine(root, "run", *settings(SHORT), limit=15_000) as process:
         said, _ = process.communicate()
         assert process.returncode == 1 and "No space left" in said, said
     run = the_run(root)
-    with run.locked():
+    with run.lock():
         work.execute(run)
-    assert np.array_equal(run.scores("loss-000"), expected)
+    assert np.array_equal(run.scores().matrix("loss-000"), expected)
     return "no disk can be mounted here; a limit on file sizes: failed with its remedy, resumed, same scores"
 
 
@@ -387,7 +387,9 @@ def stopped_server(folder: Path) -> str:
     while manager.active():
         time.sleep(0.1)
     whole = new_run(runs.outputs_root(folder / "unserved"), KILLED)
-    assert run.status == "finished" and np.array_equal(run.scores("loss-000"), whole.scores("loss-000"))
+    assert run.status == "finished" and np.array_equal(
+        run.scores().matrix("loss-000"), whole.scores().matrix("loss-000")
+    )
     _check_lost(run, "disk")
     return f"a server stopped at {phase} step {step}: resumed by the next one, same scores"
 
@@ -410,8 +412,8 @@ def peak_memory(folder: Path, steps: int, mode: str = "disk") -> int:
         said, _ = process.communicate()
         assert process.returncode == 0, said
     run = the_run(root)
-    assert run.manifest["steps"] == steps
-    return run.manifest["peak_bytes"]["rss"]
+    assert run.manifest().steps == steps
+    return run.manifest().peak_bytes["rss"]
 
 
 def main() -> None:

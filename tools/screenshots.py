@@ -37,11 +37,11 @@ def made(root: Path) -> runs.Run:
     second = runs.Run.create(root, config.preset("sample").replace(**SECOND), "second")
     run = runs.Run.create(root, config.preset("sample"))
     for each in (second, run):
-        with each.locked():
+        with each.lock():
             work.execute(each)
-    with run.locked():
+    with run.lock():
         work.execute(run, Validate(8, (0.01,), 0))
-    notes.tick(run, {int(i): True for i in run.scores("loss-000")[7].argsort()[-3:]}, 6000)
+    notes.tick(run, {int(i): True for i in run.scores().matrix("loss-000")[7].argsort()[-3:]}, 6000)
     return run
 
 

@@ -34,12 +34,13 @@ def training(
     """Training images: `lines` of each stand below it; enlarged come its labels, `extra` details, the steps that
     used it, its note, and its scores on the run's targets, less the one of key `leave_out`. `first`: the rank of the
     first, where they are ranked."""
-    config, said = run.config, ticks.kept(run)
+    record, said = run.manifest(), ticks.kept(run)
+    config = record.config
     indices = np.asarray(indices, np.int64)
-    targets, scores_KM = outward_effects.scores_on(run, indices)
+    targets, scores_KM = outward_effects.scores_on(record, indices)
     titles = [t.title(dataset) for t in targets]
     used = _used_in(config.recipe, len(dataset.train_labels), tuple(indices.tolist()))
-    model, total = _model_labels(run, dataset, indices), run.manifest.get("steps")
+    model, total = _model_labels(record, dataset, indices), record.steps
     tiles = []
     for m, index in enumerate(indices.tolist()):
         label = dataset.classes[dataset.train_labels[index]]
@@ -72,10 +73,10 @@ def training(
     return tiles
 
 
-def _model_labels(run, dataset, indices) -> list[list[tuple[str, str]]]:
-    if "model/train_logits.npy" not in run.manifest["files"]:  # of a run of an older version
+def _model_labels(record, dataset, indices) -> list[list[tuple[str, str]]]:
+    if "model/train_logits.npy" not in record.files:  # of a run of an older version
         return [[("Model's label", "not recorded in this run")]] * len(indices)
-    logp = logit_maths.log_probabilities(run.train_logits()[indices])
+    logp = logit_maths.log_probabilities(record.train_logits()[indices])
     given = dataset.train_labels[indices]
     return [
         [
@@ -120,7 +121,7 @@ def target(run, dataset, view, panel) -> None:
                 for name, function in FUNCTIONS.items()
             )
         )
-        shares = target_view.probabilities(run, dataset, view.target)
+        shares = target_view.probabilities(run.manifest(), dataset, view.target)
         pictures.chart(
             pictures.probabilities(shares, dataset.classes),
             "probabilities",

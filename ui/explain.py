@@ -11,13 +11,14 @@ from ui import shell
 def choose(run, targets: tuple[str, ...], key: str, label: str = "Explain these", make=None) -> None:
     """What a replay of `targets` needs, and the button that starts it; `make` gives them only then, where they must
     be made first."""
-    ready = [mode for mode, at_once in run.modes().items() if at_once]
+    record = run.manifest()
+    ready = [mode for mode, at_once in record.modes().items() if at_once]
     function_side, mode_side = st.columns(2)
     function = function_side.radio("Target function", tuple(FUNCTIONS), horizontal=True, key=f"function-{key}")
     mode = mode_side.selectbox(
         "Replay mode",
         REPLAY_MODES,
-        index=REPLAY_MODES.index(run.kept or "memory"),
+        index=REPLAY_MODES.index(record.kept_mode or "memory"),
         key=f"mode-{key}-{run.id}",
         format_func=lambda m: f"{m}: begins at once" if m in ready else f"{m}: trains once more first",
     )

@@ -355,9 +355,10 @@ def disk_low(free: float | None) -> bool:
 
 def replays_in(run: Run) -> str:
     """The modes in which further targets need nothing first."""
-    if not run.manifest.get("trained"):
+    record = run.manifest()
+    if not record.trained:
         return "not trained yet"
-    return ", ".join(mode for mode, ready in run.modes().items() if ready) or "after a rebuild"
+    return ", ".join(mode for mode, ready in record.modes().items() if ready) or "after a rebuild"
 
 
 def count(number: int, what: str) -> str:

@@ -198,7 +198,7 @@ def chosen_run(candidates: list[Run], empty: str) -> Run:
 def no_scores(run: Run) -> None:
     """Says so, and where to go on."""
     # Cleaning sets `scored` to false; before the first replay it is not there at all.
-    deleted = run.manifest.get("scored") is False
+    deleted = run.manifest().scored is False
     st.info(
         "The scores of this run were deleted."
         if deleted
@@ -222,7 +222,7 @@ def _status() -> None:
         else:
             st.caption(f"Computes on {device()}" if manager().loaded.is_set() else "The engine is being loaded")
     # The jobs of this process in their order; else what others, such as the command line, work on.
-    active = manager().active() or [run.id for run in runs() if run.is_locked()]
+    active = manager().active() or [run.id for run in runs() if run.lock().is_held()]
     with contextlib.suppress(ReplayError):  # deleted in another tab between the two looks
         if active:
             _job(Run(root(), active[0]), len(active[1:]))

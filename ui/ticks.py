@@ -23,7 +23,7 @@ def of(run) -> list[int]:
 
 def change(run, changes: dict[int, bool]) -> None:
     with shell.guarded():
-        notes.tick(run, changes, len(pictures.dataset(run.config.dataset).train_labels))
+        notes.tick(run, changes, len(pictures.dataset(run.manifest().config.dataset).train_labels))
 
 
 def add(run, indices) -> None:
@@ -37,4 +37,12 @@ def clear(run) -> None:
 def tiles(run, shown: list[gallery.Tile], key: str, size: int = 96, bars_title: str = "") -> None:
     """Training images with their ticks."""
     on_tick = None if files.read_only() else functools.partial(change, run)
-    gallery.show(run.config.dataset, shown, key, size=size, ticked=set(of(run)), bars_title=bars_title, on_tick=on_tick)
+    gallery.show(
+        run.manifest().config.dataset,
+        shown,
+        key,
+        size=size,
+        ticked=set(of(run)),
+        bars_title=bars_title,
+        on_tick=on_tick,
+    )

@@ -3,37 +3,36 @@
 import numpy as np
 
 from engine.datasets.base import Dataset
-from engine.runs.run import Run
+from engine.runs.manifest import Manifest
 from engine.runs.scores import TargetRef
 
 # -- class on class
 
 
-def groups(run: Run, dataset: Dataset, function: str) -> dict[str, list[TargetRef]]:
+def groups(record: Manifest, dataset: Dataset, function: str) -> dict[str, list[TargetRef]]:
     """The run's targets of one function by what they ask about: single test images together by their class, then
     every set on its own; each kind in the order of the classes, so that like stands above like in the matrix."""
     by_place: dict[tuple[tuple[int, int], str], list[TargetRef]] = {}
-    for ref in run.targets():
+    for ref in record.score_sets.targets():
         if ref.function == function:
             by_place.setdefault(ref.target.group(dataset), []).append(ref)
     return {title: by_place[place, title] for place, title in sorted(by_place)}
 
 
-def group_scores(run: Run, targets: list[TargetRef]) -> np.ndarray:
+def group_scores(record: Manifest, targets: list[TargetRef]) -> np.ndarray:
     """The mean of some targets' scores, float64 [N]: those of their mean, for scores are linear in the target."""
-    sets = {name: run.scores(name) for name in {t.score_set for t in targets}}
-    return sum(np.asarray(sets[t.score_set][t.row], np.float64) for t in targets) / len(targets)
+    return sum(np.asarray(row_N, np.float64) for row_N in record.score_sets.rows(targets)) / len(targets)
 
 
-def class_matrix(run: Run, dataset: Dataset, function: str) -> tuple[list[str], np.ndarray]:
+def class_matrix(record: Manifest, dataset: Dataset, function: str) -> tuple[list[str], np.ndarray]:
     """The groups' titles, and [groups, classes]: the sum of the training images' scores by their label.
 
     Leaving a class out is no small change, so minus a sum is no prediction of that: it tells the direction
     in which the class pulled the target.
     """
-    found = groups(run, dataset, function)
+    found = groups(record, dataset, function)
     rows = [
-        np.bincount(dataset.train_labels, group_scores(run, targets), len(dataset.classes))
+        np.bincount(dataset.train_labels, group_scores(record, targets), len(dataset.classes))
         for targets in found.values()
     ]
     return list(found), np.array(rows).reshape(len(rows), len(dataset.classes))

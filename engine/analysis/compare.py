@@ -1,14 +1,14 @@
 """Two runs of one data set side by side: do their scores agree, and which images moved? No torch."""
 
-import contextlib
 from dataclasses import dataclass
 
 import numpy as np
 
 from engine import config
 from engine.analysis import lds, trust
-from engine.errors import ConfigError, ReplayError
-from engine.runs.run import Run
+from engine.errors import ConfigError
+from engine.runs.manifest import Manifest
+from engine.runs.run import Summary
 from engine.runs.scores import TargetRef
 
 TOP = 50  # images of the lists whose overlap is told
@@ -33,50 +33,42 @@ class Agreement:
     overlap: float  # share of the `TOP` images of largest |score| that is the same
 
 
-def of_the_same_data(run: Run, others: list[Run]) -> list[Run]:
-    """Those of `others` that can be compared with `run`; a damaged one cannot."""
-    found = []
-    for other in others:
-        with contextlib.suppress(ReplayError):
-            check(run, other)
-            found.append(other)
-    return found
+def of_the_same_data(record: Manifest, others: list[Summary]) -> list[Summary]:
+    """Those of `others` that have scores on the same data as the run; damaged ones cannot be known to."""
+    return [
+        other
+        for other in others
+        if other.scored and other.id != record.folder.name and other.data_fingerprint == record.data_fingerprint
+    ]
 
 
-def check(a: Run, b: Run) -> None:
+def check(a: Manifest, b: Manifest) -> None:
     """Raises `ConfigError` unless both are other runs with scores on the same data."""
-    if a.id == b.id:
-        raise ConfigError(f"The link compares run {a.id} with itself.", "Choose another run beside it.")
-    for run in (a, b):
-        if not run.targets():
+    if a.folder == b.folder:
+        raise ConfigError(f"The link compares run {a.run_id} with itself.", "Choose another run beside it.")
+    for record in (a, b):
+        if not record.score_sets.targets():
             raise ConfigError(
-                f"Run {run.id} has no scores to compare; it is {run.status}.",
+                f"Run {record.run_id} has no scores to compare; it is {record.status}.",
                 "Replay it for some targets, or choose another run.",
             )
-    if a.manifest.get("data_fingerprint") != b.manifest.get("data_fingerprint"):
+    if a.data_fingerprint != b.data_fingerprint:
         raise ConfigError(
-            f"The runs {a.id} and {b.id} are of different data: {a.config.dataset} and {b.config.dataset}.",
+            f"The runs {a.run_id} and {b.run_id} are of different data: {a.config.dataset} and {b.config.dataset}.",
             "Choose two runs of the same images and labels.",
         )
 
 
-def common(a: Run, b: Run) -> list[Common]:
+def common(a: Manifest, b: Manifest) -> list[Common]:
     """The targets that both runs have, by name and function, in the order of `a`."""
-    (targets_a, sets_a), (targets_b, sets_b) = _kept(a), _kept(b)
-    found = []
-    for key, first in targets_a.items():
-        if second := targets_b.get(key):
-            (sha_a, scores_a), (sha_b, scores_b) = sets_a[first.score_set], sets_b[second.score_set]
-            source = (sha_a, first.row, sha_b, second.row)
-            found.append(Common(first, scores_a[first.row], scores_b[second.row], source))
-    return found
-
-
-def _kept(run: Run) -> tuple[dict[str, TargetRef], dict[str, tuple[str, np.ndarray]]]:
-    """The targets by key, and the score sets that they are in, with their SHA-256: verified once, not once a target."""
-    targets, recorded = {t.key: t for t in run.targets()}, run.manifest["files"]
-    names = {t.score_set for t in targets.values()}
-    return targets, {name: (recorded.get(f"scores/{name}.npy"), run.scores(name)) for name in names}
+    refs_b = {target.key: target for target in b.score_sets.targets()}
+    shared = []
+    for target in a.score_sets.targets():
+        if other := refs_b.get(target.key):
+            sha_a, sha_b = a.score_sets.sha256(target.score_set), b.score_sets.sha256(other.score_set)
+            source = (sha_a, target.row, sha_b, other.row)
+            shared.append(Common(target, a.score_sets.row(target), b.score_sets.row(other), source))
+    return shared
 
 
 def median(values: list[float]) -> float | None:
@@ -110,13 +102,16 @@ def _strongest(scores_N: np.ndarray, k: int) -> np.ndarray:
     return np.argpartition(np.abs(scores_N), -k)[-k:]
 
 
-def differences(a: Run, b: Run) -> list[tuple[str, object, object]]:
+def differences(a: Manifest, b: Manifest) -> list[tuple[str, object, object]]:
     """The settings that differ among those that decide a training, by their dotted names."""
     first, second = a.config, b.config
-    names = [*(f"recipe.{name}" for name in vars(first.recipe)), *(name for name in config.TRAINING if name != "recipe")]
+    names = [
+        *(f"recipe.{name}" for name in vars(first.recipe)),
+        *(name for name in config.TRAINING if name != "recipe"),
+    ]
     pairs = [(name, config.get(first, name), config.get(second, name)) for name in names]
     return [pair for pair in pairs if pair[1] != pair[2]]
 
 
-def measured_lds(run: Run) -> float | None:
-    return trust.verdict(run).lds
+def measured_lds(record: Manifest) -> float | None:
+    return trust.verdict(record).lds

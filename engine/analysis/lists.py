@@ -10,8 +10,8 @@ import pandas as pd
 
 from engine.datasets.base import Dataset
 from engine.errors import ConfigError
-from engine.runs import notes
-from engine.runs.run import Run
+from engine.runs.manifest import Manifest
+from engine.runs.notes import Notes
 from engine.runs.scores import TargetRef
 from engine.targets import target_function
 
@@ -46,9 +46,11 @@ class Filter:
         return kept
 
 
-def table(run: Run, dataset: Dataset, target: TargetRef, chosen: Filter, true_label: int | None) -> pd.DataFrame:
+def table(
+    record: Manifest, dataset: Dataset, target: TargetRef, chosen: Filter, true_label: int | None, notes: Notes
+) -> pd.DataFrame:
     """Every training image that the filter keeps, the most harmful first, with its ticks and notes."""
-    scores_N, said = run.scores(target.score_set)[target.row], notes.read(run)
+    scores_N = record.score_sets.row(target)
     indices = np.flatnonzero(chosen.among(scores_N, dataset.train_labels, true_label))
     indices = indices[np.argsort(-target_function(target.function).harmful_sign * scores_N[indices], kind="stable")]
     names = np.array(dataset.classes)
@@ -59,8 +61,8 @@ def table(run: Run, dataset: Dataset, target: TargetRef, chosen: Filter, true_la
             "label": names[dataset.train_labels[indices]],
             "score": scores_N[indices],
             "unit": target_function(target.function).unit,
-            "ticked": np.isin(indices, said.ticked),
-            "note": [said.of(i) for i in indices.tolist()],
+            "ticked": np.isin(indices, notes.ticked),
+            "note": [notes.of(i) for i in indices.tolist()],
         }
     )
 

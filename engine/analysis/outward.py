@@ -6,7 +6,7 @@ import numpy as np
 
 from engine.config import Recipe
 from engine.core.schedule import plan_for
-from engine.runs.run import Run
+from engine.runs.manifest import Manifest
 from engine.runs.scores import TargetRef
 from engine.targets import target_function
 
@@ -24,12 +24,11 @@ def used_in(recipe: Recipe, n: int, indices) -> list[np.ndarray]:
     return [column[column > 0] for column in steps.T]
 
 
-def scores_on(run: Run, indices) -> tuple[list[TargetRef], np.ndarray]:
+def scores_on(record: Manifest, indices) -> tuple[list[TargetRef], np.ndarray]:
     """All targets of the run, and the scores of some training images on them: float32 [K, len(indices)]."""
-    targets = run.targets()
-    sets = {name: run.scores(name) for name in {t.score_set for t in targets}}
-    found = [sets[t.score_set][t.row][indices] for t in targets]
-    return targets, np.array(found, np.float32).reshape(len(targets), len(indices))
+    targets = record.score_sets.targets()
+    rows = [row_N[indices] for row_N in record.score_sets.rows(targets)]
+    return targets, np.array(rows, np.float32).reshape(len(targets), len(indices))
 
 
 @dataclass(frozen=True)
@@ -44,14 +43,12 @@ class Effect:
     of: int
 
 
-def outward(run: Run, index: int) -> list[Effect]:
+def outward(record: Manifest, index: int) -> list[Effect]:
     """The effects of a training image on every target of the run, the most harmful first, in shares of each
     target's largest score: nats and logits do not compare, and neither do targets."""
-    targets = run.targets()
-    sets = {name: run.scores(name) for name in {t.score_set for t in targets}}
-    found = []
-    for target in targets:
-        harm_N = target_function(target.function).harmful_sign * sets[target.score_set][target.row]
+    targets, found = record.score_sets.targets(), []
+    for target, scores_N in zip(targets, record.score_sets.rows(targets), strict=True):
+        harm_N = target_function(target.function).harmful_sign * scores_N
         harm, largest = float(harm_N[index]), float(np.abs(harm_N).max())
         side = "harmful" if harm > 0 else "helpful" if harm < 0 else "none"
         stronger = (harm_N > harm) if harm > 0 else (harm_N < harm)
@@ -59,18 +56,16 @@ def outward(run: Run, index: int) -> list[Effect]:
         found.append(
             (
                 harm / largest if largest else 0.0,
-                Effect(target, float(sets[target.score_set][target.row, index]), side, rank, len(harm_N)),
+                Effect(target, float(scores_N[index]), side, rank, len(harm_N)),
             )
         )
     return [effect for _, effect in sorted(found, key=lambda pair: -pair[0])]
 
 
-def strongest(run: Run, keys: list[str], each: int) -> tuple[np.ndarray, np.ndarray]:
+def strongest(record: Manifest, keys: list[str], each: int) -> tuple[np.ndarray, np.ndarray]:
     """The `each` training images with the largest |score| on each of some targets, together, and their scores
     on all of those: int64 [M] and float32 [M, len(keys)]."""
-    refs = [run.target(key) for key in keys]
-    sets = {name: run.scores(name) for name in {t.score_set for t in refs}}
-    rows = [sets[t.score_set][t.row] for t in refs]
+    rows = record.score_sets.rows(record.score_sets.target(key) for key in keys)
     top = [np.argpartition(np.abs(row), -min(each, len(row)))[-min(each, len(row)) :] for row in rows]
     indices = np.unique(np.concatenate(top))
     matrix = np.stack([row[indices] for row in rows], axis=1)

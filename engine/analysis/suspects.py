@@ -12,26 +12,26 @@ import pandas as pd
 from engine.analysis import logits as logit_maths
 from engine.datasets import registry as dataset_registry
 from engine.errors import ConfigError
-from engine.runs import run as runs
+from engine.runs.manifest import Manifest
 from engine.targets import FUNCTIONS, AllTests, ClassOfTests, target_function
 
 ORDERS = ("harm", "loss")
 
 
-def target_key(run: runs.Run, key: str | None = None) -> str:
+def target_key(record: Manifest, key: str | None = None) -> str:
     """The key given, or that of all test images, or the first set's, or the first."""
     if key is not None:
-        return run.target(key).key
-    refs = run.targets()
+        return record.score_sets.target(key).key
+    refs = record.score_sets.targets()
     if not refs:
-        raise ConfigError(f"Run {run.id} has no scores yet.", "Attribute the target test:all.")
+        raise ConfigError(f"Run {record.run_id} has no scores yet.", "Attribute the target test:all.")
     of_all = {t.function: t for t in refs if isinstance(t.target, AllTests)}
     of_classes = [t for t in refs if isinstance(t.target, ClassOfTests)]
     first = [*(of_all[name] for name in FUNCTIONS if name in of_all), *of_classes, *refs][0]
     return first.key
 
 
-def ranked(run: runs.Run, key: str | None = None, by: str = "harm") -> pd.DataFrame:
+def ranked(record: Manifest, key: str | None = None, by: str = "harm") -> pd.DataFrame:
     """All training images, the most suspicious first, in one of `ORDERS`.
 
     Columns: rank, index, given_label, model_label, probability (of the given label, of the trained
@@ -40,11 +40,11 @@ def ranked(run: runs.Run, key: str | None = None, by: str = "harm") -> pd.DataFr
     """
     if by not in ORDERS:
         raise ConfigError(f"Suspects are not ordered by «{by}».", f"Choose one of {', '.join(ORDERS)}.")
-    target = run.target(target_key(run, key))
-    dataset = dataset_registry.load(run.config.dataset)
-    score = np.asarray(run.scores(target.score_set)[target.row], np.float64)
+    target = record.score_sets.target(target_key(record, key))
+    dataset = dataset_registry.load(record.config.dataset)
+    score = np.asarray(record.score_sets.row(target), np.float64)
     harm = target_function(target.function).harmful_sign * score
-    logp = logit_maths.log_probabilities(run.train_logits())
+    logp = logit_maths.log_probabilities(record.train_logits())
     given = logp[np.arange(len(harm)), dataset.train_labels]
     order = np.argsort(given if by == "loss" else -harm, kind="stable")
     names = np.array(dataset.classes)

@@ -7,7 +7,7 @@ import numpy as np
 from engine.analysis.logits import log_probabilities, softmax
 from engine.datasets.base import Dataset
 from engine.errors import ConfigError, IntegrityError
-from engine.runs.run import Run
+from engine.runs.manifest import Manifest
 from engine.targets import FUNCTIONS, Target, UploadedImage
 
 
@@ -25,28 +25,31 @@ class TargetView:
     accuracy: float  # share of the set classified right
 
 
-def at_target(run: Run, dataset: Dataset, target: Target) -> tuple[np.ndarray, np.ndarray]:
+def at_target(record: Manifest, dataset: Dataset, target: Target) -> tuple[np.ndarray, np.ndarray]:
     """The trained model's logits [S, C] on a target's images, and the labels [S] asked about.
 
     Raises `ConfigError` for a target that the data set, or the run, has not, `IntegrityError` for damaged files.
     """
     if isinstance(target, UploadedImage):
-        rows = [t for s in run.score_sets() for t in s["targets"] if t["name"] == str(target)]
+        rows = [t for s in record.score_sets.sidecars() for t in s["targets"] if t["name"] == str(target)]
         if not rows:
-            raise ConfigError(f"Run {run.id} has no scores for the target «{target}».", "Explain the image first.")
+            raise ConfigError(
+                f"Run {record.run_id} has no scores for the target «{target}».", "Explain the image first."
+            )
         return np.array([rows[-1]["logits"]]), np.array([target.label])
-    logits = run.test_logits()
+    logits = record.test_logits()
     if logits.shape != (len(dataset.test_labels), len(dataset.classes)):
         raise IntegrityError(
-            f"The logits of run {run.id} do not fit the data set {dataset.name}.", "Delete the run and start it again."
+            f"The logits of run {record.run_id} do not fit the data set {dataset.name}.",
+            "Delete the run and start it again.",
         )
     indices = target.resolve(dataset.test_labels, len(dataset.classes))
     return logits[indices], dataset.test_labels[indices]
 
 
-def view(run: Run, dataset: Dataset, target: Target) -> TargetView:
+def view(record: Manifest, dataset: Dataset, target: Target) -> TargetView:
     indices = target.resolve(dataset.test_labels, len(dataset.classes))
-    logits, labels = at_target(run, dataset, target)
+    logits, labels = at_target(record, dataset, target)
     logp = log_probabilities(logits)  # [S, C]
     predicted = logp.argmax(1)
     return TargetView(
@@ -61,13 +64,13 @@ def view(run: Run, dataset: Dataset, target: Target) -> TargetView:
     )
 
 
-def probabilities(run: Run, dataset: Dataset, target: Target) -> np.ndarray:
+def probabilities(record: Manifest, dataset: Dataset, target: Target) -> np.ndarray:
     """float64 [classes], mean over the target's images."""
-    return softmax(at_target(run, dataset, target)[0]).mean(0)
+    return softmax(at_target(record, dataset, target)[0]).mean(0)
 
 
-def misclassified(run: Run, dataset: Dataset) -> np.ndarray:
+def misclassified(record: Manifest, dataset: Dataset) -> np.ndarray:
     """Test indices whose predicted label is not the true one, most confident mistakes first: int64 [M]."""
-    logp = log_probabilities(run.test_logits())
+    logp = log_probabilities(record.test_logits())
     wrong = np.flatnonzero(logp.argmax(1) != dataset.test_labels)
     return wrong[np.argsort(-logp[wrong].max(1), kind="stable")]

@@ -16,7 +16,7 @@ import pandas as pd
 
 from engine import files
 from engine.errors import IntegrityError
-from engine.runs import run as runs
+from engine.runs.manifest import Manifest
 
 SMOOTHNESS = "smoothness"
 
@@ -47,31 +47,30 @@ class Verdict:
 # -- reports
 
 
-def reports(run: runs.Run) -> list[dict]:
+def reports(record: Manifest) -> list[dict]:
     """Agreement with retraining, the smallest fraction left out first; each with its name under `name`."""
-    return sorted(_read(run, "lds-"), key=lambda r: (r["drop"], r["function"], r["seed"]))
+    return sorted(_read(record, "lds-"), key=lambda r: (r["drop"], r["function"], r["seed"]))
 
 
-def what_ifs(run: runs.Run) -> list[dict]:
+def what_ifs(record: Manifest) -> list[dict]:
     """What was retrained, oldest first; each with its name under `name`."""
-    return _read(run, "what-if-")
+    return _read(record, "what-if-")
 
 
-def smoothness(run: runs.Run) -> dict | None:
-    return next(iter(_read(run, SMOOTHNESS)), None)
+def smoothness(record: Manifest) -> dict | None:
+    return next(iter(_read(record, SMOOTHNESS)), None)
 
 
-def _read(run: runs.Run, prefix: str) -> list[dict]:
-    manifest = run.manifest
-    remedy = f"Delete the validation of run {run.id} in Runs and storage and validate again."
+def _read(record: Manifest, prefix: str) -> list[dict]:
+    remedy = f"Delete the validation of run {record.run_id} in Runs and storage and validate again."
     found = []
-    for relative, sha in manifest["files"].items():
+    for relative, sha in record.files.items():
         folder, _, name = relative.partition("/")
         if folder != "validation" or not name.startswith(prefix) or not name.endswith(".json"):
             continue
-        report = files.read_json(run.path / relative, remedy, sha)
-        if report.get("training_digest") != manifest.get("training_digest"):
-            raise IntegrityError(f"{run.path / relative} belongs to another training.", remedy)
+        report = files.read_json(record.folder / relative, remedy, sha)
+        if report.get("training_digest") != record.training_digest:
+            raise IntegrityError(f"{record.folder / relative} belongs to another training.", remedy)
         found.append({**report, "name": name.removesuffix(".json")})
     return found
 
@@ -98,13 +97,13 @@ def outcomes(report: dict) -> pd.DataFrame:
 # -- the verdict
 
 
-def verdict(run: runs.Run) -> Verdict:
+def verdict(record: Manifest) -> Verdict:
     """Measured agreement decides where there is one; else what smoothness foretells."""
-    growth = max((t["adjoint_growth"] for s in run.score_sets() for t in s["targets"]), default=None)
-    report, smooth = smoothness(run), None
+    growth = max((t["adjoint_growth"] for s in record.score_sets.sidecars() for t in s["targets"]), default=None)
+    report, smooth = smoothness(record), None
     if report is not None:
         smooth = report["mean"]
-    measured = [r for r in reports(run) if r["subsets"] >= MEASURED and r["lds_mean"] is not None]
+    measured = [r for r in reports(record) if r["subsets"] >= MEASURED and r["lds_mean"] is not None]
     if measured:
         r = measured[0]
         level = LEVELS[0] if r["lds_mean"] >= GOOD_LDS else LEVELS[1] if r["lds_mean"] >= POOR_LDS else LEVELS[2]

@@ -9,7 +9,7 @@ from engine.analysis import lists, target_view
 from engine.analysis.logits import log_probabilities
 from engine.datasets.base import Dataset
 from engine.errors import ConfigError
-from engine.runs.run import Run
+from engine.runs.manifest import Manifest
 from engine.targets import FUNCTIONS, target_function
 from engine.targets.functions import margins
 
@@ -66,17 +66,15 @@ def values(logits_SC: np.ndarray, labels_S: np.ndarray) -> dict[str, float]:
     return {**figures, PROBABILITY: float(np.exp(log_p).mean())}
 
 
-def predict(run: Run, dataset: Dataset, left_out: np.ndarray) -> list[WhatIf]:
+def predict(record: Manifest, dataset: Dataset, left_out: np.ndarray) -> list[WhatIf]:
     """What leaving images out will do to each target of the run, to first order: the target function changes by −Σ τ.
 
     For a target of one image the figures that follow from its margin move with it (`TargetFunction.slope`).
     """
-    targets = run.targets()
-    sets = {name: run.scores(name) for name in {t.score_set for t in targets}}  # verified once, not once a target
-    what_ifs = []
-    for ref in targets:
-        logits, labels = target_view.at_target(run, dataset, ref.target)
-        change = lists.without(sets[ref.score_set][ref.row], left_out)
+    refs, what_ifs = record.score_sets.targets(), []
+    for ref, scores_N in zip(refs, record.score_sets.rows(refs), strict=True):
+        logits, labels = target_view.at_target(record, dataset, ref.target)
+        change = lists.without(scores_N, left_out)
         before = values(logits, labels)
         margin = float(margins(logits, labels)[0]) if len(labels) == 1 else None
         after = _moved(before, ref.function, change, margin)

@@ -1,7 +1,7 @@
 """The one way to do a job, for the worker thread, the command line and any process of tomorrow.
 
 A job is checked before anything is written, recorded as unfinished, done, and taken off the record: to resume a
-run is to do all that is recorded, oldest first. `execute` holds no lock itself: its caller does (`Run.acquire`), so
+run is to do all that is recorded, oldest first. `execute` holds no lock itself: its caller does (`Run.lock`), so
 that a queued run is already taken. Whatever happens, the folder says it: in the manifest's status, in the events,
 and, for what was not foreseen, in log.txt with the traceback.
 """
@@ -23,6 +23,7 @@ from engine.jobs.job import Job, Result
 from engine.jobs.journal import Journal, OnEvent
 from engine.jobs.registry import records, unfinished
 from engine.jobs.session import opened
+from engine.runs.manifest import ErrorRecord
 from engine.runs.run import Run
 
 logger = logging.getLogger(__name__)
@@ -47,7 +48,7 @@ def execute(
     files.check_writable(run.path)
     cancel = cancel or threading.Event()
     if job is not None:
-        jobs = (job.check(run, dataset_registry.load(run.config.dataset)),)
+        jobs = (job.check(run, dataset_registry.load(run.manifest().config.dataset)),)
     else:
         jobs = unfinished(run)
     if not jobs:
@@ -60,12 +61,13 @@ def execute(
             result = _do_all(run, jobs, journal, cancel)
         (run.path / SPARE).unlink(missing_ok=True)
         journal.event("finished", scores=result.scores)
+        journal.update(**run.totals())
         # Last of all: who reads it may submit the next job at once.
-        left = records(run.manifest)
+        left = records(run.manifest())
         if not left:
-            journal.update(status="finished", error=None)
+            journal.update(status_said="finished", error=None)
         else:
-            journal.update(status="finished" if run.manifest.get("scored") else "interrupted")
+            journal.update(status_said="finished" if run.manifest().scored else "interrupted")
         return result
     except BaseException as error:
         cancel.set()  # what waits for space waits no longer
@@ -86,9 +88,9 @@ def _do_all(run: Run, jobs: tuple[Job, ...], journal: Journal, cancel: threading
         journal.save(SPARE_BYTES, lambda: files.write_bytes(run.path / SPARE, bytes(SPARE_BYTES)))
         recorded = job
         try:
-            job = job.check(run, dataset_registry.load(run.config.dataset))
+            job = job.check(run, dataset_registry.load(run.manifest().config.dataset))
         except ConfigError as error:
-            if not run.manifest.get("trained"):
+            if not run.manifest().trained:
                 raise
             impossible = error
             journal.remove_job(recorded)
@@ -110,8 +112,8 @@ def _record_failure(run: Run, error: BaseException, cancel: threading.Event, on_
     kind = _outcome(error, cancel)
     try:
         # A run that has scores keeps them, whatever became of a later job.
-        status = "finished" if run.manifest.get("scored") else kind
-        said = None if kind == "interrupted" else {"what": what, "remedy": remedy, "kind": kind}
+        status = "finished" if run.manifest().scored else kind
+        said = None if kind == "interrupted" else ErrorRecord(what, remedy, kind)
         if kind != "interrupted":
             with contextlib.suppress(StorageError):  # the log may have a gap, the manifest none
                 run.events_log.append(kind, what=what, remedy=remedy)
@@ -119,7 +121,7 @@ def _record_failure(run: Run, error: BaseException, cancel: threading.Event, on_
                 on_event({"kind": kind, "what": what, "remedy": remedy})
         if kind == "failed":
             _log_traceback(run, error)
-        run.update_manifest(status=status, error=said)
+        run.update_manifest(status_said=status, error=said)
     except (OSError, ReplayError):
         logger.exception("Run %s failed (%s), and its folder could not be told.", run.id, what)
 

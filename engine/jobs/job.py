@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, ClassVar, Self
 
 from engine.datasets.base import Dataset
 from engine.errors import ConfigError
+from engine.runs.job import JobRecord
 from engine.runs.run import Run
 
 if TYPE_CHECKING:
@@ -54,9 +55,9 @@ class Job(abc.ABC):
     def do(self, session: "Session") -> Result:
         """Does the job. torch is imported here and not at the module's head: pages build jobs without it."""
 
-    def record(self) -> dict:
+    def record(self) -> JobRecord:
         """As it stands in the manifest: `from_record` of `engine.jobs.registry` is the inverse."""
-        return {"kind": self.kind, **{f.name: _plain(getattr(self, f.name)) for f in dataclasses.fields(self)}}
+        return JobRecord(self.kind, {f.name: _plain(getattr(self, f.name)) for f in dataclasses.fields(self)})
 
 
 def _plain(value):
@@ -65,7 +66,7 @@ def _plain(value):
 
 def require_trained(run: Run) -> None:
     """Raises `ConfigError` for a run whose training was not done to its end."""
-    if not run.manifest.get("trained"):
+    if not run.manifest().trained:
         raise ConfigError(f"Run {run.id} was not trained to its end.", "Resume it first.")
 
 

@@ -90,19 +90,19 @@ class Journal:
 
     def add_job(self, job: Job) -> None:
         """Records a job as unfinished, behind the others; one that is recorded already stays where it is."""
-        recorded = records(self.run.manifest)
+        recorded = records(self.run.manifest())
         if job.record() not in recorded:
-            self.update(jobs=[*recorded, job.record()], job=None)
+            self.update(jobs=(*recorded, job.record()))
 
     def remove_job(self, job: Job, **fields) -> None:
         """Takes a job off the unfinished ones, and changes further fields in the same write."""
-        left = [record for record in records(self.run.manifest) if record != job.record()]
-        self.update(jobs=left, job=None, **fields)
+        left = tuple(record for record in records(self.run.manifest()) if record != job.record())
+        self.update(jobs=left, **fields)
 
     def timing(self, name: str, seconds: float, **others: float) -> None:
         """Seconds add up over resumed sessions; the peak of memory is the highest of them."""
-        manifest = self.run.manifest
-        timings, peak = dict(manifest.get("timings", {})), dict(manifest.get("peak_bytes", {}))
+        manifest = self.run.manifest()
+        timings, peak = dict(manifest.timings), dict(manifest.peak_bytes)
         for key, value in {name: seconds, **others}.items():
             timings[key] = round(timings.get(key, 0.0) + value, 3)
         for key, value in self._peak.bytes().items() if self._peak is not None else ():

@@ -15,12 +15,13 @@ from engine.trajectory.state_files import read_state, state_of
 
 def logits(run: Run, images: np.ndarray) -> np.ndarray:
     """float32 [N, classes] of uint8 images [N, H, W, C], in evaluation mode, on the CPU."""
-    config, manifest = run.config, run.manifest
+    record = run.manifest()
+    config = record.config
     dataset, dtype = dataset_registry.load(config.dataset), getattr(torch, config.precision)
     model = model_registry.functional(config, dataset)
     tensors = read_state(
         run.path / "model" / "state.safetensors",
-        {"training": manifest.get("training_digest", "")},
+        {"training": record.training_digest or ""},
         "Delete the run and start it again.",
     )
     state = state_of(tensors, optimizer_for(model, config.recipe))

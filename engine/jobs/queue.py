@@ -23,6 +23,7 @@ from engine.jobs.cancel import Cancel
 from engine.jobs.job import Job
 from engine.jobs.registry import records, unfinished
 from engine.runs import run as runs
+from engine.runs.manifest import IN_PROGRESS, ErrorRecord
 from engine.runs.run import Run
 
 logger = logging.getLogger(__name__)
@@ -154,9 +155,9 @@ atexit.register(_worker.stop)
 
 def _fail(run: Run, what: str) -> None:
     remedy = "Install the requirements again (torch first), and resume the run."
-    status = "finished" if run.manifest.get("scored") else "failed"
+    status = "finished" if run.manifest().scored else "failed"
     run.events_log.append("failed", what=what, remedy=remedy)
-    run.update_manifest(status=status, error={"what": what, "remedy": remedy, "kind": "failed"})
+    run.update_manifest(status_said=status, error=ErrorRecord(what, remedy, "failed"))
 
 
 class JobQueue:
@@ -209,16 +210,16 @@ class JobQueue:
     def _enqueue(self, run: Run, job: Job | None) -> None:
         files.check_writable(run.path)
         if job is not None:
-            dataset = dataset_registry.load(run.config.dataset)
+            dataset = dataset_registry.load(run.manifest().config.dataset)
         self._wait_for_release(run)
-        lock = run.acquire()
+        lock = run.lock().acquire()
         try:
             if job is not None:
                 job = job.check(run, dataset)  # once the run is held, so that it fits what the run keeps then
             ahead = len(self.active())
             try:
                 _record(run, job)
-                kind = job.kind if job is not None else records(run.manifest)[0]["kind"]
+                kind = job.kind if job is not None else records(run.manifest())[0].kind
                 run.events_log.append("queued", ahead=ahead, job=kind)
             except StorageError as error:
                 if not error.passing:
@@ -232,7 +233,7 @@ class JobQueue:
     def _wait_for_release(self, run: Run) -> None:
         """A run that says that it is finished is free at once: its lock is let go right after that was written."""
         for held in _worker.held(self.root):
-            if held.run.id == run.id and run.manifest["status"] not in runs.IN_PROGRESS:
+            if held.run.id == run.id and run.manifest().status_said not in IN_PROGRESS:
                 held.released.wait(A_STEP)
 
     def cancel(self, run_id: str) -> bool:
@@ -266,27 +267,27 @@ def discard(run: Run, number: int) -> Job:
     jobs = unfinished(run)
     if not 0 <= number < len(jobs):
         raise ConfigError(f"Run {run.id} has no unfinished job {number}.", f"It has {len(jobs)}, counted from 0.")
-    if not run.manifest.get("trained"):
+    if not run.manifest().trained:
         raise ConfigError(
             f"Run {run.id} is not trained yet, so that nothing of it can be discarded.", "Delete the run."
         )
-    with run.locked():
-        left = [record for i, record in enumerate(records(run.manifest)) if i != number]
-        run.update_manifest(jobs=left, job=None, **({} if left else {"status": "finished", "error": None}))
+    with run.lock():
+        left = [record for i, record in enumerate(records(run.manifest())) if i != number]
+        run.update_manifest(jobs=tuple(left), **({} if left else {"status_said": "finished", "error": None}))
         run.events_log.append("note", text=f"The unfinished job «{jobs[number].kind}» was discarded.")
     return jobs[number]
 
 
 def _record(run: Run, job: Job | None) -> None:
-    recorded = records(run.manifest)
+    recorded = records(run.manifest())
     if job is not None and job.record() not in recorded:
         recorded = [*recorded, job.record()]
-    run.update_manifest(jobs=recorded, job=None, status="queued")
+    run.update_manifest(jobs=tuple(recorded), status_said="queued")
 
 
 def _cancelled(run: Run) -> None:
     what, remedy = "Cancelled before it began.", "What was trained and scored before is kept."
     with contextlib.suppress(StorageError):  # a full disk: the log has a gap
         run.events_log.append("cancelled", what=what, remedy=remedy)
-    status = "finished" if run.manifest.get("scored") else "cancelled"
-    run.update_manifest(status=status, error={"what": what, "remedy": remedy, "kind": "cancelled"})
+    status = "finished" if run.manifest().scored else "cancelled"
+    run.update_manifest(status_said=status, error=ErrorRecord(what, remedy, "cancelled"))

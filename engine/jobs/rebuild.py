@@ -27,7 +27,7 @@ class Rebuild(Job):
 
     def check(self, run: Run, dataset: Dataset) -> Self:
         require_trained(run)
-        mode = run.mode_for(self.mode or None)
+        mode = run.manifest().mode_for(self.mode or None)
         if mode == "memory":
             raise ConfigError("Nothing is kept in memory once a run has ended.", "Rebuild for disk or recompute mode.")
         return dataclasses.replace(self, mode=mode)
@@ -36,7 +36,7 @@ class Rebuild(Job):
         from engine.jobs.reopen import reopen
 
         trained, journal = reopen(session), session.journal
-        journal.update(status="rebuilding")
+        journal.update(status_said="rebuilding")
         began = time.monotonic()
         with contextlib.closing(session.trajectory(self.mode, trained.digests)) as trajectory:
             trajectory.rebuild()

@@ -5,7 +5,7 @@
 
 import dataclasses
 
-from engine.errors import ConfigError, IntegrityError, ReplayError
+from engine.errors import ConfigError, ReplayError
 from engine.jobs.job import Job
 from engine.jobs.rebuild import Rebuild
 from engine.jobs.replay import Replay
@@ -13,11 +13,11 @@ from engine.jobs.smoothness import Smoothness
 from engine.jobs.train import TrainAndReplay
 from engine.jobs.validation import Validate
 from engine.jobs.what_if import WhatIf
+from engine.runs.job import JobRecord
+from engine.runs.manifest import Manifest
 from engine.runs.run import Run
 
 JOBS: dict[str, type[Job]] = {job.kind: job for job in (TrainAndReplay, Replay, Rebuild, Validate, WhatIf, Smoothness)}
-
-OLD_FIELDS = {"mode", "targets", "function", "options"}  # of every kind in schema 2, where one slot held them all
 
 
 def kind_named(kind: str) -> type[Job]:
@@ -30,36 +30,30 @@ def kind_named(kind: str) -> type[Job]:
     return JOBS[kind]
 
 
-def from_record(record: dict) -> Job:
-    """The job that `Job.record` wrote; also those of schema 2, whose options were a dictionary of their own."""
-    if not isinstance(record, dict) or not isinstance(record.get("kind"), str):
-        raise IntegrityError(f"The manifest records {record!r} as a job, which is none.", "Delete the run.")
-    cls = kind_named(record["kind"])
+def from_record(record: JobRecord) -> Job:
+    """The job that `Job.record` wrote."""
+    cls = kind_named(record.kind)
     names = {f.name for f in dataclasses.fields(cls)}
-    values = {**record, **(record.get("options") or {})}
     needed = {f.name for f in dataclasses.fields(cls) if f.default is dataclasses.MISSING}
-    odd = (values.keys() - names - OLD_FIELDS - {"kind"}) | (needed - values.keys())
+    odd = (record.fields.keys() - names) | (needed - record.fields.keys())
     if odd:
         raise ConfigError(
             f"The job «{cls.kind}» has unknown or missing fields: {', '.join(sorted(odd))}.",
             "Discard it, or resume the run with the version that recorded it.",
         )
-    return cls(**{name: _frozen(values[name]) for name in names & values.keys()})
+    return cls(**{name: _frozen(value) for name, value in record.fields.items()})
 
 
 def _frozen(value):
-    if isinstance(value, dict):  # other labels by image, as schema 2 kept them
-        return tuple(sorted((int(k), v) for k, v in value.items()))
     return tuple(_frozen(v) for v in value) if isinstance(value, list) else value
 
 
-def records(manifest: dict) -> list[dict]:
-    """The records of a run's unfinished jobs, oldest first; a manifest of schema 2 has one at most."""
-    recorded = manifest["jobs"] if "jobs" in manifest else [manifest["job"]] if manifest.get("job") else []
-    return [_as_recorded_now(record) for record in recorded]
+def records(manifest: Manifest) -> list[JobRecord]:
+    """The records of a run's unfinished jobs, oldest first, with all their fields."""
+    return [_as_recorded_now(record) for record in manifest.jobs]
 
 
-def _as_recorded_now(record: dict) -> dict:
+def _as_recorded_now(record: JobRecord) -> JobRecord:
     try:
         return from_record(record).record()
     except ReplayError:  # of another version: it stays as it is, and says so when its turn comes
@@ -68,4 +62,4 @@ def _as_recorded_now(record: dict) -> dict:
 
 def unfinished(run: Run) -> tuple[Job, ...]:
     """The run's unfinished jobs, oldest first. Raises `ConfigError` where one is of a kind that is not known."""
-    return tuple(from_record(record) for record in records(run.manifest))
+    return tuple(from_record(record) for record in records(run.manifest()))

@@ -76,25 +76,24 @@ def origin(session: Session) -> dict:
 def differences(session: Session) -> list[str]:
     """In what this process differs from the one that trained the run: a phrase each, for people."""
     then, now = session.manifest, origin(session)
-    versions = then.get("versions", {})
     pairs = [
-        ("the device", then.get("device_name"), now["device_name"]),
-        ("threads", then.get("threads"), now["threads"]),
+        ("the device", then.device_name, now["device_name"]),
+        ("threads", then.threads, now["threads"]),
     ]
-    pairs += [(name, versions.get(name), version) for name, version in now["versions"].items()]
+    pairs += [(name, then.versions.get(name), version) for name, version in now["versions"].items()]
     return [f"{what} {old}, here {new}" for what, old, new in pairs if old is not None and old != new]
 
 
 def reopen(session: Session) -> Trained:
     """The final state and the digests of a run trained before. Raises `IntegrityError`, see the module."""
     run, manifest = session.run, session.manifest
-    if manifest.get("training_digest") != session.training:
+    if manifest.training_digest != session.training:
         raise IntegrityError(
             f"The configuration of run {run.id} is not the one it was trained with.",
             "Restore its config.json, or start a run with these settings.",
         )
     remedy = "Start the run again."
-    recorded = files.read_json(run.path / "model" / "digests.json", remedy, manifest["files"].get("model/digests.json"))
+    recorded = files.read_json(run.path / "model" / "digests.json", remedy, manifest.files.get("model/digests.json"))
     digests = Digests(
         session.optimizer, recorded["every"], session.steps, {int(t): sha for t, sha in recorded["sha256"].items()}
     )
@@ -113,9 +112,9 @@ def check_start(session: Session, initial: str | None) -> None:
     manifest = session.manifest
     if initial is not None and digest_of(named(session.initial, session.optimizer)) != initial:
         raise _other(session, "initial state", "the model's code, or how its weights are drawn,")
-    if manifest.get("plan_sha256") not in (None, plan_digest(session.stream.plan)):
+    if manifest.plan_sha256 not in (None, plan_digest(session.stream.plan)):
         raise _other(session, "batch plan", "how the examples are ordered")
-    if manifest.get("rates_sha256") not in (None, rates_digest(session.config.recipe, session.steps)):
+    if manifest.rates_sha256 not in (None, rates_digest(session.config.recipe, session.steps)):
         raise _other(session, "learning rate of some step", "the learning-rate schedule")
 
 
@@ -124,7 +123,7 @@ def _check_logits(session: Session, final: State) -> None:
     inputs, _ = session.test.batch(range(min(targets.CHUNK, session.test.n)))
     with torch.no_grad():
         logits = session.model(final.theta, final.buffers, inputs, training=False)[0][:LOGITS].float().cpu().numpy()
-    written = session.run.test_logits()[:LOGITS]
+    written = session.manifest.test_logits()[:LOGITS]
     if np.array_equal(logits, written):
         return
     alike = logits.shape == written.shape

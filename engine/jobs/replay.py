@@ -42,7 +42,7 @@ class Replay(Job):
         require_trained(run)
         check_targets(self.targets, run, dataset)
         target_function(self.function)
-        return dataclasses.replace(self, mode=run.mode_for(self.mode or None))
+        return dataclasses.replace(self, mode=run.manifest().mode_for(self.mode or None))
 
     def do(self, session: "Session") -> Result:
         from engine.jobs.reopen import reopen
@@ -76,8 +76,8 @@ def score(session: "Session", job: Replay, trained: "Trained", trajectory: "Traj
     from engine.jobs.resume import RESUME_REPLAY, ReplayKeeper, intact, load_replay
 
     journal, steps, final = session.journal, session.steps, trained.final
-    journal.update(status="replaying")
-    name = next_name(session.run.manifest["files"], "scores", job.function)
+    journal.update(status_said="replaying")
+    name = next_name(session.run.manifest().files, "scores", job.function)
     test, sets = _with_uploads(session, job.targets)
     values = target_values.values(session.model, final, test, sets, job.function).tolist()
     asked = files.json_digest([job.function, *job.targets])
@@ -139,7 +139,7 @@ def finalize(session: "Session", mode: str) -> None:
     for name in (RESUME_TRAINING, RESUME_REPLAY):
         session.resume_point(name).delete()
     if mode != "memory":
-        session.journal.update(trajectory={**session.run.manifest["trajectory"], "kept": mode})
+        session.journal.update(trajectory=dataclasses.replace(session.run.manifest().trajectory, kept=mode))
         for path in folder.glob("full-*" if mode == "disk" else "step-*"):
             path.unlink(missing_ok=True)
 

@@ -21,6 +21,7 @@ from engine.jobs.journal import Journal
 from engine.jobs.resume import ResumePoint
 from engine.models import registry as model_registry
 from engine.models.functional import FunctionalModel
+from engine.runs.manifest import Manifest
 from engine.runs.run import Run
 from engine.trajectory.digests import Digests
 from engine.trajectory.modes import Checkpoints, EveryState
@@ -35,7 +36,7 @@ class Session:
     """Built once a job by `opened`, which also ends it. `training` is the digest of all that decides the trajectory."""
 
     run: Run
-    manifest: dict  # as it stood when the session began
+    manifest: Manifest  # as it stood when the session began
     config: RunConfig
     dataset: Dataset
     device: torch.device
@@ -81,7 +82,7 @@ class Session:
         if mode == "disk":
             return EveryState(self._disk(), *rest)
         store = MemoryStore(self.optimizer)
-        if self.manifest.get("trained") and self.run.kept == "disk":
+        if self.manifest.trained and self.manifest.kept_mode == "disk":
             with contextlib.closing(EveryState(self._disk(), *rest)) as on_disk:
                 for t in reversed(range(self.steps)):
                     self.check_cancelled(t)
@@ -122,10 +123,11 @@ def opened(run: Run, journal: Journal, cancel: threading.Event) -> Iterator[Sess
 
     On a CPU, torch computes with the run's number of threads meanwhile: sums in the same order have the same bits.
     """
-    config, manifest = run.config, run.manifest
+    manifest = run.manifest()
+    config = manifest.config
     dataset = dataset_registry.load(config.dataset)
     check(config, *dataset.sizes)
-    if manifest.get("data_fingerprint") not in (None, dataset.fingerprint):
+    if manifest.data_fingerprint not in (None, dataset.fingerprint):
         raise DataError(
             f"The data set {dataset.name} has changed since run {run.id} was made.",
             "Restore it, or start a new run.",
@@ -134,9 +136,9 @@ def opened(run: Run, journal: Journal, cancel: threading.Event) -> Iterator[Sess
     journal.watch(device)
     journal.phase("prepare")
     dtype = getattr(torch, config.precision)
-    on_cpu = device.type == "cpu" and "threads" in manifest
+    on_cpu = device.type == "cpu" and manifest.threads is not None
     with (
-        devices.threads(manifest["threads"] if on_cpu else None),
+        devices.threads(manifest.threads if on_cpu else None),
         contextlib.closing(Writer(journal.disk_space)) as writer,
     ):
         model = model_registry.functional(config, dataset, device)

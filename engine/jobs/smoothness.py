@@ -50,7 +50,7 @@ class Smoothness(Job):
         from engine.jobs.reopen import reopen
 
         first, journal = reopen(session).final, session.journal  # of the very training that w = 1 would repeat
-        journal.update(status="validating")
+        journal.update(status_said="validating")
         began, done = time.monotonic(), 0
         meter = journal.phase("retrain", 2 * self.directions * session.steps)
 

@@ -10,6 +10,7 @@ from engine.config import RunConfig, check
 from engine.datasets.base import Dataset
 from engine.jobs.job import Job, Result
 from engine.jobs.replay import Replay, finalize, score
+from engine.runs.manifest import TrajectoryRecord
 from engine.runs.run import Run
 
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ class TrainAndReplay(Job):
 
     def check(self, run: Run, dataset: Dataset) -> Self:
         check(
-            run.config.replace(targets=self.targets, target_function=self.function, replay_mode=self.mode),
+            run.manifest().config.replace(targets=self.targets, target_function=self.function, replay_mode=self.mode),
             *dataset.sizes,
         )
         return self
@@ -44,7 +45,7 @@ class TrainAndReplay(Job):
         from engine.jobs.reopen import reopen
 
         replay = Replay(self.targets, self.function, self.mode)
-        if session.manifest.get("trained"):
+        if session.manifest.trained:
             trained = reopen(session)
             opened = contextlib.closing(session.trajectory(self.mode, trained.digests))
         else:
@@ -54,7 +55,7 @@ class TrainAndReplay(Job):
             name = score(session, replay, trained, trajectory)
         finalize(session, self.mode)
         if session.config.clean_when_done:
-            session.run.clean_held(("trajectory",))
+            session.run.storage().clean_held(("trajectory",))
         return Result(scores=name)
 
 
@@ -72,7 +73,7 @@ def train(session: "Session", mode: str) -> "tuple[Trained, Trajectory]":
     journal, config = session.journal, session.config
     check_model(session.model, session.stream)
     journal.update(
-        status="training",
+        status_said="training",
         training_digest=session.training,
         data_fingerprint=session.dataset.fingerprint,
         **origin(session),
@@ -150,6 +151,6 @@ def _keep_model(session: "Session", trained: "Trained", mode: str, seconds: floa
     journal.update(
         trained=True,
         test_accuracy=accuracy,
-        trajectory={"kept": mode if mode != "memory" else None, "every": digests.every, "steps": session.steps},
+        trajectory=TrajectoryRecord(mode if mode != "memory" else None, digests.every, session.steps),
     )
     journal.note(f"Trained in {seconds:.1f} s; test accuracy {accuracy:.1%}.")

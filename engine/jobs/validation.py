@@ -38,7 +38,7 @@ class Validate(Job):
         require_trained(run)
         labels = dataset.train_labels
         lds.check_plan(self.subsets, self.drops, self.seed, len(labels))
-        plan = plan_for(run.config.recipe, len(labels))
+        plan = plan_for(run.manifest().config.recipe, len(labels))
         for key, left_out in self.left_out(len(labels)).items():
             lds.check_left_out(left_out, labels, plan, f"Subset {key}")
         scored_targets(run)
@@ -57,10 +57,10 @@ class Validate(Job):
         from engine.jobs.retrained import Change, retrained, side_by_side
 
         reopen(session)
-        session.journal.update(status="validating")
+        session.journal.update(status_said="validating")
         began = time.monotonic()
         scored = scored_targets(session.run)
-        if own := [t.name for t in session.run.targets() if isinstance(t.target, UploadedImage)]:
+        if own := [t.name for t in session.run.scores().targets() if isinstance(t.target, UploadedImage)]:
             session.journal.note(
                 f"Retraining is judged on test images alone, so these targets are not validated: {', '.join(own)}."
             )
@@ -84,7 +84,7 @@ class Validate(Job):
                     "subsets": self.subsets,
                     "seed": self.seed,
                     "side_by_side": width,
-                    "device_name": session.run.manifest["device_name"],
+                    "device_name": session.run.manifest().device_name,
                     "retraining_seconds": round(seconds, 1),
                     **_report(
                         session,
@@ -105,15 +105,15 @@ class Validate(Job):
 def scored_targets(run: Run) -> dict[str, list[TargetRef]]:
     """The run's targets on test images by target function. Raises `ConfigError` where there are none, and
     `IntegrityError` for scores of another training."""
-    manifest = run.manifest
-    for sidecar in run.score_sets():
-        if sidecar["training_digest"] != manifest["training_digest"]:
+    record = run.manifest()
+    for sidecar in record.score_sets.sidecars():
+        if sidecar["training_digest"] != record.training_digest:
             raise IntegrityError(
                 f"The scores {sidecar['name']} of run {run.id} belong to another training.",
                 "Delete the scores and attribute the targets again.",
             )
     scored: dict[str, list[TargetRef]] = {}
-    for target in run.targets():
+    for target in record.score_sets.targets():
         if not isinstance(
             target.target, UploadedImage
         ):  # what is kept of a retraining is its logits on the test images
@@ -142,11 +142,11 @@ def _report(
     def values(model_logits: np.ndarray) -> np.ndarray:
         return np.array([target_function(function).from_logits(model_logits[s], labels[s]).mean() for s in sets])
 
-    trained_K = values(run.test_logits())
+    record = run.manifest()
+    trained_K = values(record.test_logits())
     actual = np.stack([values(each) - trained_K for each in logits], axis=1)  # [K, M]
     noise = np.stack([values(each) - trained_K for each in repeats], axis=1)  # [K, R]
-    score_sets = {name: run.scores(name) for name in {t.score_set for t in targets}}
-    predicted = lds.predicted(np.stack([score_sets[t.score_set][t.row] for t in targets]), left_out)
+    predicted = lds.predicted(np.stack(record.score_sets.rows(targets)), left_out)
     each, mean = lds.agreement(predicted, actual)
     floor = np.sqrt((noise**2).mean(1))
     spread = actual.std(1)

@@ -42,7 +42,7 @@ class WhatIf(Job):
         labels = dataset.train_labels.copy()
         for index, label in relabelled.items():
             labels[index] = label
-        lds.check_left_out(left_out, labels, plan_for(run.config.recipe, len(labels)), "This choice")
+        lds.check_left_out(left_out, labels, plan_for(run.manifest().config.recipe, len(labels)), "This choice")
         return self.of(left_out.tolist(), relabelled)
 
     def do(self, session: "Session") -> Result:
@@ -51,11 +51,12 @@ class WhatIf(Job):
 
         reopen(session)
         run, dataset, journal = session.run, session.dataset, session.journal
-        journal.update(status="validating")
+        journal.update(status_said="validating")
         began = time.monotonic()
-        name = next_name(run.manifest["files"], "validation", "what-if", among="what-if-")
+        record = run.manifest()
+        name = next_name(record.files, "validation", "what-if", among="what-if-")
         left_out = np.array(self.left_out, np.int64)
-        predicted = what_ifs.predict(run, dataset, left_out)
+        predicted = what_ifs.predict(record, dataset, left_out)
         key = "what-if-" + files.json_digest([left_out.tolist(), sorted(self.relabelled)])[:16]
         logits = retrained(session, {key: Change(left_out, self.relabelled)}, 1)[key]
         targets = []
@@ -75,7 +76,7 @@ class WhatIf(Job):
             "relabelled": {str(i): c for i, c in self.relabelled},
             "targets": targets,
             "test_accuracy": accuracy,
-            "test_accuracy_before": run.manifest["test_accuracy"],
+            "test_accuracy_before": record.test_accuracy,
         }
         write_report(session, name, report)
         journal.note(

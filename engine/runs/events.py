@@ -33,8 +33,8 @@ TERMINAL = ("finished", "failed", "cancelled")
 
 
 class EventLog:
-    def __init__(self, path: Path):
-        self.path = path
+    def __init__(self, path: Path, run_id: str = ""):
+        self.path, self.run_id = path, run_id
 
     def append(self, kind: str, **fields) -> dict:
         event = {"time": round(time.time(), 3), "kind": kind, **fields}

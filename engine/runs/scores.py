@@ -1,9 +1,15 @@
-"""Score sets and the targets in them."""
+"""Score sets, and the targets in them: as the manifest records them, each file verified once."""
 
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path, PurePosixPath
 
+import numpy as np
+
+from engine import files
 from engine.datasets.base import Dataset
+from engine.errors import ConfigError, IntegrityError
 from engine.targets import Target
 
 
@@ -29,3 +35,93 @@ class TargetRef:
     def title(self, dataset: Dataset) -> str:
         """What a person reads: the target, and the function of it."""
         return f"{self.target.title(dataset)} · {self.function}"
+
+
+class ScoreSets:
+    """The scores of one run, `scores/<set>.npy` float32 [K, N] with `scores/<set>.json` beside each.
+
+    `recorded` are the SHA-256 of the run's files by their path inside it. Every file is read and verified when
+    it is first asked for, and never again by this value: make it once for a page or a job. Whatever is missing,
+    changed or no score set raises `IntegrityError`.
+    """
+
+    def __init__(self, folder: Path, run_id: str, recorded: Mapping[str, str]):
+        self._folder, self._run_id, self._recorded = folder, run_id, recorded
+        self._matrices: dict[str, np.ndarray] = {}
+        self._remedy = f"Delete the scores of run {run_id} and attribute the targets again."
+
+    def names(self) -> list[str]:
+        """Of all score sets, oldest first."""
+        paths = map(PurePosixPath, self._recorded)
+        return [p.stem for p in paths if p.parent.as_posix() == "scores" and p.suffix == ".json"]
+
+    def sidecars(self) -> list[dict]:
+        """What is said of each score set, oldest first, each with its name under `name`."""
+        return self._sidecars
+
+    @cached_property
+    def _sidecars(self) -> list[dict]:
+        return [self._sidecar(name) for name in self.names()]
+
+    def _sidecar(self, name: str) -> dict:
+        relative = f"scores/{name}.json"
+        path = self._folder / relative
+        sidecar = files.read_json(path, self._remedy, self._recorded[relative])
+        try:
+            whole = isinstance(sidecar["target_function"], str) and all(
+                isinstance(target["name"], str) for target in sidecar["targets"]
+            )
+        except (TypeError, KeyError):
+            whole = False
+        if not whole:
+            raise IntegrityError(f"{path} does not describe a score set.", self._remedy)
+        return {**sidecar, "name": name}
+
+    def targets(self) -> list[TargetRef]:
+        """All that have scores; of a target scored twice, the newest."""
+        return list(self._targets.values())
+
+    def target(self, key: str) -> TargetRef:
+        """By its key; `ConfigError` where it has no scores."""
+        if key not in self._targets:
+            raise ConfigError(
+                f"Run {self._run_id} has no scores for the target «{key}».",
+                f"It has {', '.join(self._targets) or 'none'}.",
+            )
+        return self._targets[key]
+
+    @cached_property
+    def _targets(self) -> dict[str, TargetRef]:
+        refs = (
+            TargetRef(target["name"], sidecar["target_function"], sidecar["name"], row)
+            for sidecar in self._sidecars
+            for row, target in enumerate(sidecar["targets"])
+        )
+        return {ref.key: ref for ref in refs}
+
+    def matrix(self, name: str) -> np.ndarray:
+        """The scores of one set: float32 [K, N], memory-mapped."""
+        if name not in self._matrices:
+            relative = f"scores/{name}.npy"
+            if relative not in self._recorded:
+                raise IntegrityError(f"Run {self._run_id} has no score set {name}.", self._remedy)
+            matrix = files.read_npy(self._folder / relative, self._recorded[relative], self._remedy)
+            if matrix.ndim != 2 or matrix.dtype != np.float32:
+                raise IntegrityError(f"{self._folder / relative} is no float32 [K, N].", self._remedy)
+            self._matrices[name] = matrix
+        return self._matrices[name]
+
+    def row(self, target: TargetRef) -> np.ndarray:
+        """The scores of all training images on one target: float32 [N], a view of its file."""
+        matrix = self.matrix(target.score_set)
+        if target.row >= len(matrix):
+            raise IntegrityError(f"The score set {target.score_set} of run {self._run_id} is cut.", self._remedy)
+        return matrix[target.row]
+
+    def rows(self, targets: Iterable[TargetRef]) -> list[np.ndarray]:
+        """The scores of K targets: K views float32 [N], in their order."""
+        return [self.row(target) for target in targets]
+
+    def sha256(self, name: str) -> str:
+        """Of the file of one set's scores: it says what they are, where its name is used again after a deletion."""
+        return self._recorded.get(f"scores/{name}.npy", "")

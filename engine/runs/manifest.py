@@ -1,0 +1,306 @@
+"""`manifest.json`: what came of a run, as one typed value that is read and verified once and passed on.
+
+Schema 3. A file of an older schema is migrated when it is read, and written in this one at the next change; a
+newer one is refused by the version that wrote it. New fields have defaults, so they need no new schema.
+"""
+
+import dataclasses
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import engine
+from engine import files
+from engine.config import REPLAY_MODES, RunConfig, from_dict
+from engine.errors import ConfigError, IntegrityError
+from engine.runs.job import JobRecord, fields_of_schema_2
+from engine.runs.scores import ScoreSets
+
+SCHEMA = 3
+
+OLDEST_SCHEMA = 2
+
+IN_PROGRESS = ("queued", "training", "replaying", "rebuilding", "validating")
+
+START_AGAIN = "Delete the run in Runs and storage and start it again."
+
+
+@dataclass(frozen=True)
+class TrajectoryRecord:
+    """What is on disk of the states: the replay mode that they serve as they are (None: they serve none),
+    steps from one full checkpoint to the next, and the steps of the training."""
+
+    kept: str | None = None
+    every: int = 0
+    steps: int = 0
+
+
+@dataclass(frozen=True)
+class ErrorRecord:
+    """How the last job ended, where it did not end well. `kind`: "failed" or "cancelled"."""
+
+    what: str
+    remedy: str = ""
+    kind: str = "failed"
+
+
+# -- what the fields may hold: each function returns the value, or raises for another kind of value
+
+
+def _text(value: Any) -> str:
+    return _of(str, value)
+
+
+def _flag(value: Any) -> bool:
+    return _of(bool, value)
+
+
+def _whole(value: Any) -> int:
+    return _of(int, value)
+
+
+def _number(value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise TypeError(f"{value!r} is no number")
+    return value
+
+
+def _of(kind: type, value: Any) -> Any:
+    if type(value) is not kind:
+        raise TypeError(f"{value!r:.60} is no {kind.__name__}")
+    return value
+
+
+def _optional(reader: Callable) -> Callable:
+    return lambda value: None if value is None else reader(value)
+
+
+def _by_name(reader: Callable) -> Callable:
+    return lambda value: {_text(name): reader(each) for name, each in _of(dict, value).items()}
+
+
+def _record(cls: type, **readers: Callable) -> Callable:
+    return lambda value: cls(**{name: readers[name](each) for name, each in _of(dict, value).items()})
+
+
+def _job(value: Any) -> JobRecord:
+    _text(_of(dict, value)["kind"])
+    return JobRecord.from_json(value)
+
+
+def _file(value: Any) -> str:
+    """A SHA-256 in hexadecimal."""
+    if len(bytes.fromhex(_text(value))) != 32:
+        raise ValueError(f"{value!r} is no SHA-256")
+    return value
+
+
+def _files(value: Any) -> dict[str, str]:
+    checksums = _by_name(_file)(value)
+    for path in checksums:  # joined to the run's folder by readers: none may lead out of it
+        if path.startswith("/") or ".." in path.split("/") or "\0" in path:
+            raise ValueError(f"{path!r} is no path inside a run")
+    return checksums
+
+
+def _entry(reader: Callable, default: Any = dataclasses.MISSING, **more: Any) -> Any:
+    return field(default=default, metadata={"read": reader}, **more)
+
+
+def _mapping(reader: Callable) -> Any:
+    return field(default_factory=dict, metadata={"read": _by_name(reader)})
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """One consistent view of a run, as of the moment when its manifest was read.
+
+    `folder` and `held` are no part of the file: where it was read, and whether anybody held the run's lock then.
+    Configuration and score sets are read when they are first asked for, each once, and verified against the
+    checksums recorded here.
+    """
+
+    run_id: str = _entry(_text)
+    status_said: str = _entry(_text)  # of `engine.runs.run.STATUSES`; `status` knows of killed processes too
+    created: str = _entry(_text, "")  # ISO 8601, with the time zone
+    written_by: str = _entry(_text, "")  # the project's version that wrote this file; "" before 0.2.0
+    dataset: str = _entry(_text, "")  # as in the configuration; "" in runs made before 0.2.0
+    model: str = _entry(_text, "")
+    jobs: tuple[JobRecord, ...] = _entry(lambda value: tuple(map(_job, _of(list, value))), ())  # next one first
+    error: ErrorRecord | None = _entry(_optional(_record(ErrorRecord, what=_text, remedy=_text, kind=_text)), None)
+    files: Mapping[str, str] = field(default_factory=dict, metadata={"read": _files})  # path inside the run: SHA-256
+    # What the run was trained with; None until the training begins.
+    training_digest: str | None = _entry(_optional(_text), None)
+    data_fingerprint: str | None = _entry(_optional(_text), None)
+    plan_sha256: str | None = _entry(_optional(_text), None)  # of the batch plan; None before 0.2.0
+    rates_sha256: str | None = _entry(_optional(_text), None)  # of the learning rates; None before 0.2.0
+    versions: Mapping[str, str] = _mapping(_text)  # of Python and the libraries
+    device: str | None = _entry(_optional(_text), None)
+    device_name: str | None = _entry(_optional(_text), None)
+    threads: int | None = _entry(_optional(_whole), None)
+    precision: str | None = _entry(_optional(_text), None)
+    tf32: bool = _entry(_flag, False)
+    deterministic: str | None = _entry(_optional(_text), None)  # whose deterministic kernels: "cpu" or "cudnn"
+    steps: int | None = _entry(_optional(_whole), None)
+    parameters: int | None = _entry(_optional(_whole), None)
+    buffers: int | None = _entry(_optional(_whole), None)
+    # What came of it.
+    trained: bool = _entry(_flag, False)
+    test_accuracy: float | None = _entry(_optional(_number), None)
+    trajectory: TrajectoryRecord = _entry(
+        _record(TrajectoryRecord, kept=_optional(_text), every=_whole, steps=_whole), TrajectoryRecord()
+    )
+    scored: bool | None = _entry(_optional(_flag), None)  # None: no replay was finished; False: scores were deleted
+    targets_per_pass: int | None = _entry(_optional(_whole), None)
+    steps_recomputed: int | None = _entry(_optional(_whole), None)  # by the last replay
+    timings: Mapping[str, float] = _mapping(_number)  # seconds, by name
+    peak_bytes: Mapping[str, int] = _mapping(_whole)  # by memory: rss, gpu
+    # At the end of the last job, so that a list of runs needs no look at their files; None before 0.2.0.
+    sizes: Mapping[str, int] | None = _entry(_optional(_by_name(_whole)), None)  # bytes, by `storage.PARTS`
+    targets_scored: int | None = _entry(_optional(_whole), None)
+    # Not in the file.
+    folder: Path = field(default=Path(), compare=False, repr=False)
+    held: bool = field(default=False, compare=False, repr=False)
+
+    # -- the file
+
+    @classmethod
+    def from_json(cls, value: Any, path: Path) -> "Manifest":
+        """Verifies, migrates and types what `path` holds; `IntegrityError` for what is no manifest."""
+        schema = value.get("schema") if isinstance(value, dict) else None
+        if type(schema) is not int or schema < OLDEST_SCHEMA:
+            raise IntegrityError(
+                f"{path} is damaged, or not of schema {OLDEST_SCHEMA} to {SCHEMA}.",
+                "Open the run with the version that wrote it, or delete it.",
+            )
+        if schema > SCHEMA:
+            writer = value.get("written_by")
+            version = f"version {writer:.20}" if isinstance(writer, str) and writer else "a newer version"
+            raise IntegrityError(
+                f"{path} was written by {version} (schema {schema}); this is version {engine.__version__}, which "
+                f"reads schema {OLDEST_SCHEMA} to {SCHEMA}.",
+                f"Open the run with {version}, or delete it.",
+            )
+        values = {name: each for name, each in value.items() if name != "checksum"}
+        if value.get("checksum") != files.json_digest(values):
+            raise IntegrityError(f"{path} has changed since it was written.", START_AGAIN)
+        if schema == 2:
+            values = migrate_2_to_3(values)
+        del values["schema"]
+        values["status_said"] = values.pop("status", None)
+        readers = {f.name: f.metadata["read"] for f in dataclasses.fields(cls) if f.metadata}
+        try:
+            if unknown := sorted(values.keys() - readers.keys()):
+                raise ValueError(f"{', '.join(unknown)[:200]}: unknown to version {engine.__version__}")
+            return cls(**{name: readers[name](each) for name, each in values.items()}, folder=path.parent)
+        except (TypeError, ValueError, KeyError) as error:
+            raise IntegrityError(f"{path} is no manifest of a run ({error}).", START_AGAIN) from None
+
+    def to_json(self) -> dict:
+        """What is written, with its own checksum."""
+        values: dict[str, Any] = {"schema": SCHEMA}
+        for entry in dataclasses.fields(self):
+            if entry.metadata:
+                each = getattr(self, entry.name)
+                values["status" if entry.name == "status_said" else entry.name] = _as_json(each)
+        values["written_by"] = engine.__version__
+        return {**values, "checksum": files.json_digest(values)}
+
+    # -- what it says
+
+    @property
+    def status(self) -> str:
+        """Of `engine.runs.run.STATUSES`: one that says it is in progress while nobody held it was interrupted."""
+        return "interrupted" if self.status_said in IN_PROGRESS and not self.held else self.status_said
+
+    @property
+    def in_progress(self) -> bool:
+        return self.status in IN_PROGRESS
+
+    @property
+    def job(self) -> JobRecord | None:
+        """The job in hand, begun or not; None where all was done."""
+        return self.jobs[0] if self.jobs else None
+
+    @property
+    def resumable(self) -> bool:
+        return bool(self.jobs) and not self.in_progress
+
+    @property
+    def kept_mode(self) -> str | None:
+        """The mode, disk or recompute, that the trajectory on disk serves as it is."""
+        return self.trajectory.kept
+
+    def modes(self) -> dict[str, bool]:
+        """For each replay mode, whether a replay can begin at once; else it first trains again."""
+        kept = self.kept_mode
+        return {"memory": kept == "disk", "disk": kept == "disk", "recompute": kept == "recompute"}
+
+    def mode_for(self, mode: str | None) -> str:
+        """The mode given, or the one that needs nothing first; `ConfigError` where none does."""
+        if mode is not None and mode not in REPLAY_MODES:
+            raise ConfigError(f"There is no replay mode «{mode}».", f"Choose one of {', '.join(REPLAY_MODES)}.")
+        if mode is None and self.kept_mode is None:
+            raise ConfigError(
+                f"Run {self.run_id} keeps no trajectory (it was replayed in memory mode, or its checkpoints were "
+                "deleted).",
+                "Rebuild its checkpoints, or name a mode: memory, disk and recompute all "
+                "train once more, to the same states, and then replay.",
+            )
+        return mode or self.kept_mode or ""
+
+    # -- what it leads to
+
+    @cached_property
+    def config(self) -> RunConfig:
+        path = self.folder / "config.json"
+        remedy = "Restore it from a copy, or delete the run and start it again."
+        return from_dict(files.read_json(path, remedy, self.files.get("config.json")), str(path))
+
+    @cached_property
+    def score_sets(self) -> ScoreSets:
+        return ScoreSets(self.folder, self.run_id, self.files)
+
+    def test_logits(self) -> np.ndarray:
+        """float32 [N_test, classes] of the final model in evaluation mode."""
+        return self._test_logits
+
+    def train_logits(self) -> np.ndarray:
+        """float32 [N, classes] of the final model in evaluation mode, on its own training images."""
+        return self._train_logits
+
+    @cached_property
+    def _test_logits(self) -> np.ndarray:
+        return self._logits("test")
+
+    @cached_property
+    def _train_logits(self) -> np.ndarray:
+        return self._logits("train")
+
+    def _logits(self, split: str) -> np.ndarray:
+        relative = f"model/{split}_logits.npy"
+        remedy = f"Delete run {self.run_id} and start it again."
+        return files.read_npy(self.folder / relative, self.files.get(relative), remedy)
+
+
+def _as_json(value: Any) -> Any:
+    if isinstance(value, JobRecord):
+        return value.to_json()
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return dataclasses.asdict(value)
+    if isinstance(value, tuple):
+        return [_as_json(each) for each in value]
+    return dict(value) if isinstance(value, Mapping) else value
+
+
+def migrate_2_to_3(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Schema 2 had one slot `job` for the job in hand, with all options of all kinds; schema 3 a list of jobs, each
+    with the fields of its kind. Everything else kept its name."""
+    job = values.get("job")
+    jobs = [{"kind": job["kind"], **fields_of_schema_2(job)}] if job else []
+    return {name: each for name, each in values.items() if name != "job"} | {"schema": 3, "jobs": jobs}
