@@ -1,16 +1,28 @@
-"""The engine on your own model and tensors: `train`, `attribute`, `retrain`."""
+"""The engine on your own model and tensors: `train`, `attribute`, `retrain`, `evaluate`.
 
+Every error on purpose is an `engine.ReplayError` with what happened and what to do:
+
+    ConfigError      an argument is out of its range, or not finite
+    ModelError       the model cannot be trained, or not be replayed exactly
+    DivergedError    training or replay left the finite numbers
+    IntegrityError   a file of the trajectory is damaged, and what is trained again is not the same
+    StorageError     the trajectory's folder is full or cannot be written
+"""
+
+import dataclasses
 import functools
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NoReturn
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from engine import device as devices
-from engine.config import RANGES, REPLAY_MODES, Recipe, RunConfig, problems
-from engine.core import targets as phi
+from engine import files
+from engine.config import DEVICES, RANGES, REPLAY_MODES, Recipe, RunConfig, problems
+from engine.core import targets as target_values
 from engine.core import training
 from engine.core.check import check_model
 from engine.core.optim.base import Optimizer
@@ -22,30 +34,44 @@ from engine.models.functional import FunctionalModel
 from engine.trajectory.digests import Digests
 from engine.trajectory.modes import Checkpoints, EveryState
 from engine.trajectory.segments import segment_length
+from engine.trajectory.state_files import digest_of, named
 from engine.trajectory.stores import DiskStore, MemoryStore
 from engine.trajectory.writer import Writer
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Trained:
-    """A trained model and what its replay needs. `model_state` loads into your module."""
+    """A trained model and what its replay needs. `model_state` loads into your module.
+
+    It lives as long as its process: it cannot be pickled, saved with `torch.save` or copied. To explain a
+    training another day, keep the call of `train` (recipe, data and initial weights give the same training
+    again), or make a run with `python -m engine`. Keep the model itself with
+    `torch.save(trained.model_state, path)`.
+    """
 
     model: FunctionalModel
     stream: Stream
     trajectory: Trajectory
     state: State  # after the last step
+    classes: int  # C, columns of the logits
 
     @property
     def model_state(self) -> dict[str, Tensor]:
-        """Parameters and buffers by name: `module.load_state_dict(trained.model_state, strict=False)`."""
+        """Copies of parameters and buffers by name: `module.load_state_dict(trained.model_state, strict=False)`."""
         return self.model.load(self.state.theta, self.state.buffers)
+
+    def __getstate__(self) -> NoReturn:
+        raise ConfigError(
+            "A trained model and its trajectory can neither be pickled nor copied.",
+            "Save trained.model_state, and call `train` again to explain the training; see help(engine.Trained).",
+        )
 
 
 def train(
     model: nn.Module,
     inputs: Tensor,
     labels: Tensor,
-    recipe: Recipe = Recipe(),
+    recipe: Recipe = Recipe(),  # noqa: B008 a frozen value
     *,
     weights: Tensor | None = None,
     device: str = "auto",
@@ -56,39 +82,54 @@ def train(
 ) -> Trained:
     """Trains a copy of `model` with SGD and cross-entropy loss, keeping what a replay needs.
 
-    `inputs` [N, ...], floating-point (its dtype is the precision of everything); `labels` int64
-    [N], from 0 up; `weights` [N] of the examples, 1 each where not given. The model maps [B, ...]
-    to logits [B, C]. The trajectory, 4 bytes × (parameters + buffers) a step in float32, is kept
-    on the device (`replay_mode` "memory"), in `trajectory_folder`, which must exist and be empty
-    ("disk", the default where a folder is given), or only every `segment`-th step with its momentum, on the device or in the folder, and
-    the rest trained again while replaying ("recompute"; `segment` 0 takes √T of T steps). The scores
-    are the same bit for bit. `check` first compares the model's derivatives with finite differences
-    on eight examples.
+    `inputs` [N, ...], finite and floating-point (its dtype is the precision of everything); `labels` int64
+    [N], from 0 up; `weights` [N] of the examples, 1 each where not given. All are copied. `device` is "auto",
+    "cpu" or "cuda".
 
-    Raises `ConfigError` for arguments out of range, `ModelError` for a model that cannot be
-    replayed exactly, `DivergedError` where the loss stops being finite.
+    The model maps [B, ...] to logits [B, C]. Each of its modules is trained in the mode in which it is: call
+    `model.train()` before, and `.eval()` on what is to stay frozen; an overridden `train` is respected.
+    Attention runs through torch's math kernel, which is exact; dropout is refused.
+
+    The trajectory, 4 bytes × (parameters + buffers) a step in float32, is kept on the device
+    (`replay_mode` "memory"), in `trajectory_folder`, which must exist and be empty ("disk", the default
+    where a folder is given), or only every `segment`-th step with the optimizer's state, on the device or
+    in the folder, and the rest trained again while replaying ("recompute"; `segment` 0 takes √T of T
+    steps). The scores are the same bit for bit.
+
+    `check` first compares the model's derivatives with finite differences on eight examples, and looks for
+    state and randomness that a step cannot see.
+
+    The result lives as long as its process: it cannot be pickled or saved (see `engine.Trained`).
+
+    Raises `ConfigError` for arguments out of range or not finite, `ModelError` for a model that fails or
+    cannot be replayed exactly, `DivergedError` where the loss stops being finite, `StorageError` where the
+    folder is full or cannot be written.
     """
     _check_tensors(inputs, labels)
     _check_recipe(recipe, len(labels))
+    _check_number("segment", segment)
+    if device not in DEVICES:
+        raise ConfigError(f"There is no device {device!r}.", f"Choose one of {', '.join(DEVICES)}.")
+    if weights is not None:
+        _check_weights(weights, len(labels))
     where = devices.choose(device)
     functional = FunctionalModel(model, where, inputs.dtype)
-    data = Examples(inputs.detach().to(where), labels.to(where), inputs.dtype)
-    if weights is None:
-        weights = torch.ones(data.n, dtype=inputs.dtype)
-    _check_weights(weights, data)
-    with devices.exact_arithmetic():
+    data = Examples(_copy(inputs, where), _copy(labels, where), inputs.dtype)
+    weights = torch.ones(data.n) if weights is None else weights
+    stream = Stream(data, recipe, _copy(weights, where).to(inputs.dtype))
+    with devices.exact_arithmetic(), functional.errors():
+        classes = _classes(functional, data)
         if check:
-            check_model(functional, Stream(data, recipe))
-        stream = Stream(data, recipe, weights.to(where, inputs.dtype))
+            check_model(functional, stream.weighted(None))
         optimizer = training.optimizer_for(functional, recipe)
         initial = training.initial_state(functional, optimizer)
         digests = Digests(optimizer, segment_length(stream.steps, 0, segment), stream.steps)
-        replay_mode = replay_mode or ("memory" if trajectory_folder is None else "disk")
-        store = _store(replay_mode, trajectory_folder, where, optimizer)
-        kind = Checkpoints if replay_mode == "recompute" else EveryState
+        mode = replay_mode or ("memory" if trajectory_folder is None else "disk")
+        store = _store(mode, trajectory_folder, stream, initial, optimizer)
+        kind = Checkpoints if mode == "recompute" else EveryState
         trajectory = kind(store, initial, functools.partial(training.advance, functional, stream), digests)
         state = training.train(functional, stream, trajectory)
-    return Trained(functional, stream, trajectory, state)
+    return Trained(functional, stream, trajectory, state, classes)
 
 
 def attribute(
@@ -106,23 +147,32 @@ def attribute(
     unless `targets` lists K index sets into them, each averaged over. `function` is "loss" (nats
     per unit of example weight) or "margin" (logits per unit). Positive: training on the example
     raised the function; leaving it out changes the function by about minus the score.
+    `targets_per_pass` targets are carried through a step at a time; 0 chooses by the free memory.
 
-    Raises `ConfigError` for arguments out of range.
+    Raises `ConfigError` for arguments out of range or not finite, `DivergedError` where the adjoint stops
+    being finite, `IntegrityError` where a step can neither be read nor trained again to the same bits,
+    `StorageError` where what is trained again cannot be written, `ModelError` where the model's own code
+    fails.
     """
     data = _targets_data(trained, inputs, labels)
     sets = _sets(targets, data.n)
     _check_function(function)
-    with devices.exact_arithmetic():
-        adjoint = phi.adjoints(trained.model, trained.state, data, sets, function)
+    _check_number("targets_per_pass", targets_per_pass)
+    with devices.exact_arithmetic(), trained.model.errors():
+        adjoint = target_values.adjoints(trained.model, trained.state, data, sets, function)
         scores = replay(trained.model, trained.stream, trained.trajectory, adjoint, targets_per_pass)
     return scores.float().cpu().numpy()
 
 
 def retrain(trained: Trained, weights: Tensor) -> State:
-    """The final state of the same training with other example `weights` [N]; 0 leaves one out."""
-    _check_weights(weights, trained.stream.data)
-    with devices.exact_arithmetic():
-        return training.train(trained.model, trained.stream.weighted(weights.to(trained.state.theta)))
+    """The final state of the same training with other example `weights` [N]; 0 leaves one out.
+
+    Raises `ConfigError` for weights of another shape or not finite, `DivergedError` where the loss stops
+    being finite, `ModelError` where the model's own code fails.
+    """
+    _check_weights(weights, trained.stream.data.n)
+    with devices.exact_arithmetic(), trained.model.errors():
+        return training.train(trained.model, trained.stream.weighted(weights.detach().to(trained.state.theta)))
 
 
 def evaluate(
@@ -134,20 +184,45 @@ def evaluate(
     targets: list | None = None,
     state: State | None = None,
 ) -> np.ndarray:
-    """Values float64 [K] of the targets of `attribute`, at the trained state or a retrained one."""
+    """Values float64 [K] of the targets of `attribute`, at the trained state or a retrained one.
+
+    Raises `ConfigError` for arguments out of range or not finite, `ModelError` where the model's own code
+    fails.
+    """
     data = _targets_data(trained, inputs, labels)
+    sets = _sets(targets, data.n)
     _check_function(function)
-    with devices.exact_arithmetic():
-        return (
-            phi.values(trained.model, state or trained.state, data, _sets(targets, data.n), function)
-            .double()
-            .cpu()
-            .numpy()
-        )
+    with devices.exact_arithmetic(), trained.model.errors():
+        values = target_values.values(trained.model, state or trained.state, data, sets, function)
+    return values.double().cpu().numpy()
+
+
+def _copy(tensor: Tensor, device: torch.device) -> Tensor:
+    """The caller may go on changing its own."""
+    return tensor.detach().to(device, copy=True)
+
+
+def _classes(model: FunctionalModel, data: Examples) -> int:
+    """C. Raises `ConfigError` for training labels beyond it."""
+    state = State(model.theta0, (), model.buffers0)
+    few = dataclasses.replace(data, inputs=data.inputs[:2], labels=data.labels[:2])
+    return target_values.logits(model, state, few).shape[1]
 
 
 def _targets_data(trained: Trained, inputs: Tensor, labels: Tensor) -> Examples:
     _check_tensors(inputs, labels)
+    shape = tuple(trained.stream.data.inputs.shape[1:])
+    if tuple(inputs.shape[1:]) != shape:
+        raise ConfigError(
+            f"`inputs` are of shape {tuple(inputs.shape)}, and the model was trained on images of {shape}.",
+            f"Give a tensor of shape [M{''.join(f', {s}' for s in shape)}].",
+        )
+    if int(labels.max()) >= trained.classes:
+        i = int((labels >= trained.classes).nonzero()[0])
+        raise ConfigError(
+            f"The label of target {i} is {int(labels[i])}, and the model has {trained.classes} classes.",
+            f"Labels go from 0 to {trained.classes - 1}.",
+        )
     device, dtype = trained.state.theta.device, trained.state.theta.dtype
     return Examples(inputs.detach().to(device), labels.to(device), dtype)
 
@@ -155,7 +230,13 @@ def _targets_data(trained: Trained, inputs: Tensor, labels: Tensor) -> Examples:
 def _sets(targets: list | None, count: int) -> list[np.ndarray]:
     if targets is None:
         return [np.array([i]) for i in range(count)]
-    sets = [np.asarray(s, dtype=np.int64).reshape(-1) for s in targets]
+    try:
+        sets = [np.asarray(s) for s in targets]
+    except (TypeError, ValueError) as error:
+        raise ConfigError("`targets` must be a list of index sets.", "Give lists of whole numbers.") from error
+    if any(s.size and s.dtype.kind not in "iu" for s in sets):
+        raise ConfigError("A target's indices are no whole numbers.", "Give lists of whole numbers.")
+    sets = [s.astype(np.int64).reshape(-1) for s in sets]
     if not sets or any(s.size == 0 or s.min() < 0 or s.max() >= count for s in sets):
         raise ConfigError(
             f"A target names none of the {count} images, or one that is not there.",
@@ -165,12 +246,14 @@ def _sets(targets: list | None, count: int) -> list[np.ndarray]:
 
 
 def _check_function(function: str) -> None:
-    if function not in phi.FUNCTIONS:
-        raise ConfigError(f"There is no target function {function!r}.", f"Choose one of {', '.join(phi.FUNCTIONS)}.")
+    if function not in target_values.FUNCTIONS:
+        raise ConfigError(
+            f"There is no target function {function!r}.", f"Choose one of {', '.join(target_values.FUNCTIONS)}."
+        )
 
 
 def _check_tensors(inputs: Tensor, labels: Tensor) -> None:
-    if not (isinstance(inputs, Tensor) and inputs.is_floating_point()):
+    if not (isinstance(inputs, Tensor) and inputs.is_floating_point() and inputs.dim() > 0):
         raise ConfigError(
             "`inputs` must be a floating-point tensor [N, ...].", "Convert it, for example with images.float() / 255."
         )
@@ -186,33 +269,47 @@ def _check_tensors(inputs: Tensor, labels: Tensor) -> None:
         )
     if labels.min() < 0:
         raise ConfigError("A label is negative.", "Number the classes from 0.")
+    finite = inputs.detach().isfinite().reshape(len(inputs), -1).all(1)
+    if not finite.all():
+        bad = (~finite).nonzero()
+        raise ConfigError(
+            f"Input {int(bad[0])} is not finite: it holds nan or inf"
+            + (f", as do {len(bad) - 1:,} others." if len(bad) > 1 else "."),
+            "Leave it out or mend it. A standardisation of a constant image divides by zero.",
+        )
+
+
+def _check_number(name: str, value: int) -> None:
+    problem = RANGES[name].problem(value)
+    if problem is not None:
+        raise ConfigError(f"`{name}` {problem}.", RANGES[name].what, {name: problem})
 
 
 def _check_recipe(recipe: Recipe, n: int) -> None:
-    found = {
+    faults = {
         name: problem
         for name, problem in problems(RunConfig(recipe=recipe), n_train=n).items()
         if name.startswith("recipe.")
     }
-    if found:
-        raise ConfigError(
-            "; ".join(f"{k} {v}" for k, v in found.items()) + ".",
-            f"Correct the recipe; {list(found)[0]} is: {RANGES[list(found)[0]].what}"
-            if list(found)[0] in RANGES
-            else "Correct the recipe.",
-            found,
-        )
+    if faults:
+        first = next(iter(faults))
+        what = f"Correct the recipe; {first} is: {RANGES[first].what}" if first in RANGES else "Correct the recipe."
+        raise ConfigError("; ".join(f"{name} {problem}" for name, problem in faults.items()) + ".", what, faults)
 
 
-def _check_weights(weights: Tensor, data: Examples) -> None:
-    if not isinstance(weights, Tensor) or weights.shape != (data.n,) or not torch.isfinite(weights).all():
-        raise ConfigError(f"`weights` must be a finite tensor [{data.n}].", "One weight an example.")
+def _check_weights(weights: Tensor, n: int) -> None:
+    real = isinstance(weights, Tensor) and not weights.is_complex()
+    if not real or weights.shape != (n,) or not torch.isfinite(weights).all():
+        raise ConfigError(f"`weights` must be a finite tensor [{n}].", "One weight an example.")
 
 
-def _store(mode: str, folder: str | Path | None, device: torch.device, optimizer: Optimizer) -> MemoryStore | DiskStore:
+def _store(
+    mode: str, folder: str | Path | None, stream: Stream, initial: State, optimizer: Optimizer
+) -> MemoryStore | DiskStore:
+    """Where the states go. Files in a folder carry the digest of this training, and of no other."""
     if mode not in REPLAY_MODES:
         raise ConfigError(f"There is no replay mode {mode!r}.", f"Choose one of {', '.join(REPLAY_MODES)}.")
-    if mode == ("disk" if folder is None else "memory"):
+    if (mode == "disk" and folder is None) or (mode == "memory" and folder is not None):
         raise ConfigError(
             f"Replay mode {mode!r} does not go with trajectory_folder={folder!r}.",
             "Disk mode needs a folder, memory mode takes none.",
@@ -222,4 +319,14 @@ def _store(mode: str, folder: str | Path | None, device: torch.device, optimizer
     folder = Path(folder)
     if not folder.is_dir() or any(folder.iterdir()):
         raise ConfigError(f"{folder} is not an empty folder.", "Make one for this training alone.")
-    return DiskStore(folder, "api", device, Writer(), optimizer, full=mode == "recompute")
+    return DiskStore(
+        folder, _digest(stream, initial, optimizer), initial.theta.device, Writer(), optimizer, full=mode == "recompute"
+    )
+
+
+def _digest(stream: Stream, initial: State, optimizer: Optimizer) -> str:
+    """Of all that decides a training: recipe, initial state, data and weights."""
+    data = {"inputs": stream.data.inputs, "labels": stream.data.labels, "weights": stream.weights}
+    return files.json_digest(
+        ["api", dataclasses.asdict(stream.recipe), digest_of(named(initial, optimizer)), digest_of(data)]
+    )

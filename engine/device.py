@@ -168,6 +168,10 @@ def threads(count: int | None) -> Iterator[None]:
             torch.set_num_threads(before)
 
 
+# No TF32; repeatable kernels, not the fastest of a trial; attention by its math kernel, the only one that has a
+# forward derivative (torch 2.13), and not by the fused path of an evaluation, so that both are one function.
+EXACT_FLAGS = (False, True, False, False, False, False, False, True, False)
+
 _exact_users, _exact_mutex = [], threading.Lock()  # of this process: the flags below are its own
 
 
@@ -177,15 +181,8 @@ def exact_arithmetic() -> Iterator[None]:
 
     The flags are the process's: the first thread to enter sets them, the last to leave restores them.
     """
-    cudnn: Any = torch.backends.cudnn  # its flags are properties, which its type does not say
-    matmul = torch.backends.cuda.matmul
     with _exact_mutex:
-        if not _exact_users:
-            before = cudnn.allow_tf32, cudnn.deterministic, cudnn.benchmark, matmul.allow_tf32
-            cudnn.allow_tf32, cudnn.deterministic, cudnn.benchmark = False, True, False
-            matmul.allow_tf32 = False
-        else:
-            before = _exact_users[0]
+        before = _exact_users[0] if _exact_users else _set_flags(EXACT_FLAGS)
         _exact_users.append(before)
     try:
         yield
@@ -193,4 +190,29 @@ def exact_arithmetic() -> Iterator[None]:
         with _exact_mutex:
             before = _exact_users.pop()
             if not _exact_users:
-                cudnn.allow_tf32, cudnn.deterministic, cudnn.benchmark, matmul.allow_tf32 = before
+                _set_flags(before)
+
+
+def _set_flags(values: tuple[bool, ...]) -> tuple[bool, ...]:
+    """Sets torch's flags in the order of `EXACT_FLAGS`, and returns what they were."""
+    cudnn: Any = torch.backends.cudnn  # its flags are properties, which its type does not say
+    cuda: Any = torch.backends.cuda
+    mha: Any = torch.backends.mha
+    before = (
+        cudnn.allow_tf32,
+        cudnn.deterministic,
+        cudnn.benchmark,
+        cuda.matmul.allow_tf32,
+        cuda.flash_sdp_enabled(),
+        cuda.mem_efficient_sdp_enabled(),
+        cuda.cudnn_sdp_enabled(),
+        cuda.math_sdp_enabled(),
+        mha.get_fastpath_enabled(),
+    )
+    cudnn.allow_tf32, cudnn.deterministic, cudnn.benchmark, cuda.matmul.allow_tf32 = values[:4]
+    cuda.enable_flash_sdp(values[4])
+    cuda.enable_mem_efficient_sdp(values[5])
+    cuda.enable_cudnn_sdp(values[6])
+    cuda.enable_math_sdp(values[7])
+    mha.set_fastpath_enabled(values[8])
+    return before

@@ -2,7 +2,7 @@
 
 import streamlit as st
 
-from engine.analysis import lists, suspects
+from engine.analysis import suspects
 from engine.jobs.replay import Replay
 from engine.jobs.what_if import WhatIf
 from engine.targets import AllTests
@@ -126,7 +126,7 @@ def draw(run) -> None:
         ticks.tiles(run, tiles_of(shown[start:][:A_PAGE]), "suspects")
     # Written when it is asked for: of 60,000 images it takes a while.
     st.download_button(
-        "All suspects as CSV", lambda: lists.as_csv(found), f"{run.id}-suspects.csv", icon=":material/download:"
+        "All suspects as CSV", lambda: found.to_csv(index=False), f"{run.id}-suspects.csv", icon=":material/download:"
     )
     with shell.guarded():
         exclude(run)

@@ -7,7 +7,7 @@ import streamlit as st
 from engine.analysis import outward as outward_effects
 from engine.analysis import target_view, trust
 from engine.analysis import what_if as what_ifs
-from engine.analysis.lists import Filter, as_csv, table
+from engine.analysis.lists import Filter, table
 from engine.analysis.ranking import Ranking, rank
 from engine.jobs.what_if import WhatIf
 from engine.runs import notes
@@ -247,7 +247,7 @@ def act(run, dataset, target, chosen, true_label) -> None:
         # Written when it is asked for: of 60,000 images it takes a while.
         st.download_button(
             "List as CSV",
-            lambda: as_csv(table(run.manifest(), dataset, target, chosen, true_label, ticks.kept(run))),
+            lambda: table(run.manifest(), dataset, target, chosen, true_label, ticks.kept(run)).to_csv(index=False),
             f"{run.id}-{target.key.replace(':', '')}.csv",
             icon=":material/download:",
         )

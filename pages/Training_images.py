@@ -47,7 +47,7 @@ def keep_note(run, index: int, key: str) -> None:
 
 
 def outwards(run, dataset) -> None:
-    last, key = len(dataset.train_labels) - 1, f"image-{run.id}"
+    last, key = paging.last(len(dataset.train_labels)), f"image-{run.id}"
     link.follow(key, link.whole("image", 0, last, 0))
     index = st.number_input(f"Training image, from 0 to {last:,}", 0, last, key=key, width=220)
     link.keep(run=run.id, view="image", image=index)

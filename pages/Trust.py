@@ -4,7 +4,7 @@ import json
 
 import streamlit as st
 
-from engine.analysis import lds, lists, trust
+from engine.analysis import lds, trust
 from engine.jobs.smoothness import Smoothness
 from engine.jobs.validation import Validate
 from engine.targets import Target
@@ -138,7 +138,7 @@ def compared(run) -> None:
         )
         st.download_button(
             "Predicted and actual (CSV)",
-            lists.as_csv(trust.outcomes(report)),
+            trust.outcomes(report).to_csv(index=False),
             f"{run.id}-{report['name']}.csv",
             icon=":material/download:",
         )

@@ -50,7 +50,7 @@ def test_all_modes_are_bitwise_equal_on_the_gpu(tmp_path):
 def test_a_targets_memory_is_within_its_estimate():
     preset = config.preset("sample").replace(model="resnet9", width=0.5)
     dataset, where = dataset_registry.load(preset.dataset), torch.device("cuda")
-    model = model_registry.functional(preset, dataset, where)
+    model = model_registry.build(preset, dataset, where)
     stream = Stream(examples(dataset, "train", where, torch.float32), preset.recipe)
     optimizer = optimizer_for(model, preset.recipe)
     state, inputs = initial_state(model, optimizer), stream.at(0)

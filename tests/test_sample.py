@@ -52,7 +52,7 @@ def test_the_scores_of_the_sample_agree_with_retraining(sample):
 def test_leaving_out_the_most_harmful_and_helpful_moves_the_loss_as_the_scores_say(sample):
     """Far from a small random drop: the direction is what can be asked for."""
     run, dataset, cpu = sample, dataset_registry.load(sample.manifest().config.dataset), torch.device("cpu")
-    model = model_registry.functional(run.manifest().config, dataset)
+    model = model_registry.build(run.manifest().config, dataset)
     train_set, test_set = (examples(dataset, split, cpu, torch.float32) for split in datasets_base.SPLITS)
     scores_KN, rows = run.scores().matrix("loss-000"), []
     for k, target in enumerate(run.scores().sidecars()[0]["targets"][:3]):

@@ -164,7 +164,7 @@ def test_on_a_convex_model_the_lds_is_near_one_and_of_shuffled_scores_near_zero(
 
 def test_retraining_with_all_weights_one_is_the_run_bit_for_bit(scored):
     dataset = dataset_registry.load(CONFIG.dataset)
-    model, train_set = model_registry.functional(CONFIG, dataset), examples(dataset, "train", CPU, torch.float32)
+    model, train_set = model_registry.build(CONFIG, dataset), examples(dataset, "train", CPU, torch.float32)
     (state,) = retraining.retrain(model, Stream(train_set, CONFIG.recipe), torch.ones(1, train_set.n))
     stored = read_state(scored.path / "model" / "state.safetensors", {}, "")
     assert torch.equal(state.theta, stored["theta"]) and torch.equal(state.buffers, stored["buffers"])
@@ -172,7 +172,7 @@ def test_retraining_with_all_weights_one_is_the_run_bit_for_bit(scored):
 
 def test_side_by_side_is_one_at_a_time_to_rounding():
     dataset = dataset_registry.load(CONFIG.dataset)
-    model, train_set = model_registry.functional(CONFIG, dataset), examples(dataset, "train", CPU, torch.float32)
+    model, train_set = model_registry.build(CONFIG, dataset), examples(dataset, "train", CPU, torch.float32)
     weights = torch.ones(3, train_set.n)
     for m in range(3):
         weights[m, torch.from_numpy(lds.subset(train_set.n, 0.01, 0, m))] = 0
@@ -218,7 +218,7 @@ def test_a_validation_says_what_retraining_says(run):
     assert (report["subsets"], report["left_out"], report["drop"], report["function"]) == (6, 60, 0.01, "loss")
     assert report["noise_share"] == 0 and report["repeats"] == 1  # bit for bit on a CPU
     dataset = dataset_registry.load(CONFIG.dataset)
-    model, train_set = model_registry.functional(CONFIG, dataset), examples(dataset, "train", CPU, torch.float32)
+    model, train_set = model_registry.build(CONFIG, dataset), examples(dataset, "train", CPU, torch.float32)
     test_set = examples(dataset, "test", CPU, torch.float32)
     from engine.core import targets as phi
     from engine.targets import Target

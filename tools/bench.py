@@ -27,7 +27,7 @@ ROUNDS = 9
 def cost_of_a_target_step(preset: config.RunConfig) -> float:
     """Time of one step backwards for the preset's targets, in training steps a target."""
     dataset, where = dataset_registry.load(preset.dataset), device.choose(preset.device)
-    model = model_registry.functional(preset, dataset, where)
+    model = model_registry.build(preset, dataset, where)
     inputs = Stream(examples(dataset, "train", where, torch.float32), preset.recipe).at(0)
     optimizer, k = optimizer_for(model, preset.recipe), len(preset.targets)
     state = initial_state(model, optimizer)

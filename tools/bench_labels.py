@@ -82,7 +82,7 @@ class Bench:
     ) -> tuple[functional_models.FunctionalModel, State]:
         seed = self.config.recipe.seed if seed is None else seed
         config = self.config.replace(**{"recipe.seed": seed})
-        model = model_registry.functional(config, self.dataset)
+        model = model_registry.build(config, self.dataset)
         return model, train(model, Stream(train_set, config.recipe, weights))
 
     def cross_validated(self) -> np.ndarray:
@@ -103,7 +103,7 @@ class Bench:
     def by_halves(self) -> list[np.ndarray]:
         """Harm [N] to the mean loss over the even test images, and over the odd ones."""
         inputs, labels = self.train_set.batch(np.arange(self.train_set.n))
-        module = model_registry.functional(self.config, self.dataset).module
+        module = model_registry.module(self.config, self.dataset)
         trained = api.train(module, inputs, labels, self.config.recipe, device="cpu")
         return list(api.attribute(trained, *self.test_set.batch(np.arange(self.test_set.n)), targets=self.halves()))
 

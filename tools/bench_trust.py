@@ -93,7 +93,7 @@ Method = Callable[[Material], tuple[Tensor, Callable[[], None]]]  # to scores [K
 
 def material(run: runs.Run, scratch: Path) -> Material:
     dataset, config = dataset_registry.load(run.manifest().config.dataset), run.manifest().config
-    model = model_registry.functional(config, dataset)
+    model = model_registry.build(config, dataset)
     saved = read_state(run.path / "model" / "state.safetensors", {}, "Run the benchmark again.")
     state = state_of(saved, optimizer_for(model, config.recipe))
     names = [t.index for t in map(Target.parse, config.targets) if isinstance(t, TestImage)]
@@ -110,8 +110,7 @@ def material(run: runs.Run, scratch: Path) -> Material:
 
 def plain(config: configs.RunConfig, dataset: datasets_base.Dataset, tensors: dict[str, Tensor]) -> nn.Module:
     """The model as its author wrote it, with native BatchNorm, in evaluation mode."""
-    _, side, _, channels = dataset.train_images.shape
-    module = configs.MODELS.get(config.model)(channels, side, len(dataset.classes), config.width)
+    module = model_registry.module(config, dataset)
     wrong = module.load_state_dict(tensors, strict=False)
     assert not wrong.unexpected_keys and all(k.endswith("num_batches_tracked") for k in wrong.missing_keys), wrong
     return module.eval()
@@ -235,7 +234,7 @@ def trak(m: Material, count: int = 1):
     tensors = [m.model.load(m.state.theta, m.state.buffers)]
     for i in range(1, count):
         other = config.replace(**{"recipe.seed": config.recipe.seed + i})
-        model = model_registry.functional(other, dataset)
+        model = model_registry.build(other, dataset)
         state = train(model, Stream(examples(dataset, "train", torch.device("cpu"), torch.float32), other.recipe))
         tensors.append(model.load(state.theta, state.buffers))
     checkpoints = [plain(config, dataset, each).state_dict() for each in tensors]

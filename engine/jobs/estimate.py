@@ -87,7 +87,7 @@ def estimate(config: RunConfig, root: Path, measure: bool = False) -> Estimate:
         files.check_writable(root)
     dataset = dataset_registry.load(config.dataset)
     device = devices.choose(config.device)
-    model = model_registry.functional(config, dataset)
+    model = model_registry.build(config, dataset)
     n, k = len(dataset.train_labels), len(config.targets)
     item = 8 if config.precision == "float64" else 4
     optimizer = optimizer_for(model, config.recipe)

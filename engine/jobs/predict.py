@@ -18,7 +18,7 @@ def logits(run: Run, images: np.ndarray) -> np.ndarray:
     record = run.manifest()
     config = record.config
     dataset, dtype = dataset_registry.load(config.dataset), getattr(torch, config.precision)
-    model = model_registry.functional(config, dataset)
+    model = model_registry.build(config, dataset)
     tensors = read_state(
         run.path / "model" / "state.safetensors",
         {"training": record.training_digest or ""},

@@ -141,7 +141,7 @@ def opened(run: Run, journal: Journal, cancel: threading.Event) -> Iterator[Sess
         devices.threads(manifest.threads if on_cpu else None),
         contextlib.closing(Writer(journal.disk_space)) as writer,
     ):
-        model = model_registry.functional(config, dataset, device)
+        model = model_registry.build(config, dataset, device)
         optimizer = optimizer_for(model, config.recipe)
         yield Session(
             run=run,

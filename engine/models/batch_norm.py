@@ -1,28 +1,28 @@
-"""Batch normalisation whose running statistics can be replayed."""
+"""Batch normalisation whose running statistics can be replayed.
+
+torch's fused kernel updates the running statistics out of autograd's sight, and its second derivative
+through `grad` of `jvp` is wrong (torch 2.13). The classes below compute the same in elementary
+operations. They subclass what they replace, and an existing module becomes one by its class alone:
+whoever holds it (two places of a model, a list, an `isinstance` in an overridden `train`) holds the
+same module as before.
+"""
 
 import torch
 from torch import Tensor, nn
 
 from engine.errors import ModelError
 
-NATIVE_BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 
-
-class BatchNorm(nn.Module):
+class _Replayable(nn.modules.batchnorm._BatchNorm):
     """Batch normalisation (arXiv 1502.03167) over all dimensions but 1, in elementary operations.
 
     As `nn.BatchNorm*d`: normalises with the biased variance, and
     running' = (1 − momentum) · running + momentum · batch, with the unbiased variance.
     """
 
-    def __init__(self, native: nn.modules.batchnorm._BatchNorm):
-        super().__init__()
-        self.eps, self.momentum = native.eps, native.momentum
-        self.weight, self.bias = native.weight, native.bias
-        self.register_buffer("running_mean", native.running_mean)
-        self.register_buffer("running_var", native.running_var)
-
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, input: Tensor) -> Tensor:
+        x = input
+        self._check_input_dim(x)
         shape = (1, -1) + (1,) * (x.dim() - 2)
         if self.training:
             dims = [d for d in range(x.dim()) if d != 1]
@@ -45,30 +45,46 @@ class BatchNorm(nn.Module):
         return torch.addcmul(shift.view(shape), x, scale.view(shape))
 
 
-def _replace_batch_norms(module: nn.Module, path: str = "", done: dict | None = None) -> nn.Module:
-    done = {} if done is None else done
-    if module in done:
-        return done[module]
-    if isinstance(module, nn.modules.batchnorm._NormBase) and module.track_running_stats:
-        where = f"The module «{path or type(module).__name__}»"
-        if type(module) not in NATIVE_BATCH_NORMS:
+class BatchNorm1d(_Replayable, nn.BatchNorm1d):
+    pass
+
+
+class BatchNorm2d(_Replayable, nn.BatchNorm2d):
+    pass
+
+
+class BatchNorm3d(_Replayable, nn.BatchNorm3d):
+    pass
+
+
+REPLAYABLE = {nn.BatchNorm1d: BatchNorm1d, nn.BatchNorm2d: BatchNorm2d, nn.BatchNorm3d: BatchNorm3d}
+
+
+def make_replayable(module: nn.Module, trains: dict[nn.Module, bool]) -> None:
+    """Changes the class of every native BatchNorm in `module`, wherever it hangs.
+
+    `trains` says of each module whether training runs it in training mode. Raises `ModelError` for a
+    norm whose statistics cannot be replayed.
+    """
+    for path, norm in module.named_modules():
+        if not isinstance(norm, nn.modules.batchnorm._NormBase) or isinstance(norm, _Replayable):
+            continue
+        where = f"The module «{path or type(norm).__name__}»"
+        if not norm.track_running_stats:
+            if isinstance(norm, nn.modules.batchnorm._BatchNorm):
+                raise ModelError(
+                    f"{where} has track_running_stats=False, so an evaluation would "
+                    "depend on the images beside the target.",
+                    "Track the statistics, or use nn.GroupNorm.",
+                )
+            continue
+        if type(norm) not in REPLAYABLE:
             raise ModelError(
-                f"{where} is a {type(module).__name__}, whose running statistics cannot be replayed.",
+                f"{where} is a {type(norm).__name__}, whose running statistics cannot be replayed.",
                 "Use nn.BatchNorm1d, 2d or 3d itself, or a norm without running statistics such as nn.GroupNorm.",
             )
-        if module.momentum is None:
+        if norm.momentum is None and trains[norm]:
             raise ModelError(
                 f"{where} averages its statistics cumulatively (momentum=None).", "Give it a momentum, such as 0.1."
             )
-        done[module] = BatchNorm(module).train(module.training)
-    elif isinstance(module, nn.modules.batchnorm._BatchNorm):
-        raise ModelError(
-            f"The module «{path}» has track_running_stats=False, so an evaluation would "
-            "depend on the images beside the target.",
-            "Track the statistics, or use nn.GroupNorm.",
-        )
-    else:
-        done[module] = module
-        for name, child in module.named_children():
-            setattr(module, name, _replace_batch_norms(child, f"{path}.{name}".strip("."), done))
-    return done[module]
+        norm.__class__ = REPLAYABLE[type(norm)]

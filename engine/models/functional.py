@@ -1,4 +1,4 @@
-"""A module as a pure function of flat vectors, and the two models that ship.
+"""A module as a pure function of flat vectors.
 
 `FunctionalModel` turns any `nn.Module` into
 
@@ -6,37 +6,61 @@
 
 with every trainable parameter in `theta` and every floating-point buffer in `buffers`, so that
 a buffer updated in training (BatchNorm's running statistics) is an output like any other and
-gets an adjoint. Frozen parameters and integer buffers are constants.
+gets an adjoint. Frozen parameters and other buffers are constants.
 
-Native BatchNorm is replaced by `BatchNorm` below. torch 2.13's fused kernel updates the running
-statistics out of autograd's sight, and its second derivative through `grad` of `jvp` is wrong.
-What cannot be replaced (functional calls, subclasses) is found by `engine.check`.
+Native BatchNorm becomes `engine.models.batch_norm`'s. What cannot be replayed (functional calls,
+state or randomness that a step cannot see) is found by `engine.core.check`.
 """
 
+import contextlib
 import copy
 import math
+import threading
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
+from torch.nn.parameter import is_lazy
 
-from engine.errors import ModelError
-from engine.models.batch_norm import _replace_batch_norms
+from engine.errors import ModelError, ReplayError
+from engine.models.batch_norm import make_replayable
+from engine.models.hidden_state import Attributes
+
+COMPLEX = {torch.float16: torch.complex32, torch.float32: torch.complex64, torch.float64: torch.complex128}
 
 
 class FunctionalModel:
     """See the module's docstring. The module given is copied, never changed.
 
     `parameters` P, `buffers` Q. `theta0` [P] and `buffers0` [Q] are the module's own values.
+
+    In training, each part runs in the mode in which it was given: a backbone in `eval()` stays so, and so
+    does what an overridden `train()` puts there. An evaluation runs after `module.eval()`.
+
+    Raises `ModelError` for a module that has no trainable parameter, or one that cannot be replayed
+    whatever its passes do. One call runs at a time: a call puts its tensors into the module.
     """
 
     def __init__(self, module: nn.Module, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32):
-        module = _replace_batch_norms(copy.deepcopy(module)).to(device, dtype)
-        self.module = module
+        _check_parameters(module)
+        own_modes = {path: part.training for path, part in module.named_modules()}
+        module = _copied(module)
+        # A call of train() first, so that what it is overridden to do is done; `and`, so that no part
+        # leaves the evaluation mode that it was given in.
+        module.train()
+        training = {part: part.training and own_modes.get(path, True) for path, part in module.named_modules()}
+        make_replayable(module, training)
+        module.eval()
+        evaluation = {part: part.training for part in module.modules()}
+        self._modes = {True: training, False: evaluation}
+        self._mode: bool | None = None
+        self._attributes: Attributes | None = None  # as they are before a pass in this mode
+        self._lock = threading.RLock()
+        _convert(module, torch.device(device), dtype)
+        self.module, self.dtype = module, dtype
         trainable = {k: p.detach() for k, p in module.named_parameters() if p.requires_grad}
         floats = {k: b.detach() for k, b in module.named_buffers() if b.is_floating_point()}
-        if not trainable:
-            raise ModelError("The model has no trainable parameter.", "Set requires_grad=True on some.")
         self._parameter_shapes = {k: p.shape for k, p in trainable.items()}
         self._buffer_shapes = {k: b.shape for k, b in floats.items()}
         self._constants = {
@@ -49,16 +73,82 @@ class FunctionalModel:
         self.parameters, self.buffers = self.theta0.numel(), self.buffers0.numel()
 
     def __call__(self, theta_P: Tensor, buffers_Q: Tensor, inputs: Tensor, training: bool) -> tuple[Tensor, Tensor]:
+        """Logits [B, C] and the buffers after the pass [Q].
+
+        Whatever else the pass changes is put back. Raises `ModelError`, with the module's name, where the
+        module's own code fails, and where it gives no logits.
+        """
+        with self._lock, self.errors():
+            try:
+                logits, tensors = self.open_pass(theta_P, buffers_Q, inputs, training)
+            finally:
+                self.put_back()
+        if not isinstance(logits, Tensor) or logits.dim() != 2 or logits.shape[0] != inputs.shape[0]:
+            form = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+            raise ModelError(
+                f"The model gives {form} for {inputs.shape[0]} inputs.",
+                f"It must give logits of shape [{inputs.shape[0]}, C].",
+            )
+        if not self._buffer_shapes:
+            return logits, buffers_Q
+        return logits, torch.cat([tensors[k].reshape(-1) for k in self._buffer_shapes])
+
+    def open_pass(
+        self, theta_P: Tensor, buffers_Q: Tensor, inputs: Tensor, training: bool
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """What the module gives, and all its tensors by name as they are afterwards. What it keeps in
+        attributes stays there until `put_back`, as in a loop of the user's own: the check looks at it."""
         tensors = _unflatten(theta_P, self._parameter_shapes)
         # Clones, so that a module that updates a buffer in place does so on this call's own value.
         own = {**_unflatten(buffers_Q, self._buffer_shapes), **self._constants}
         tensors.update((k, tensor.clone()) for k, tensor in own.items())
-        self.module.train(training)
+        self._set_mode(training)
         # functional_call writes reassigned buffers back into this very dictionary.
         logits = functional_call(self.module, tensors, (inputs,))
-        if not self._buffer_shapes:
-            return logits, buffers_Q
-        return logits, torch.cat([tensors[k].reshape(-1) for k in self._buffer_shapes])
+        return logits, tensors
+
+    def put_back(self) -> None:
+        """Undoes what passes left in attributes."""
+        if self._attributes is not None:
+            self._attributes.put_back()
+
+    def _set_mode(self, training: bool) -> None:
+        if training == self._mode:
+            return
+        self.module.train(training)  # for what an override does beside
+        for part, mode in self._modes[training].items():
+            part.training = mode
+        self._mode, self._attributes = training, Attributes(self.module)
+
+    @property
+    def constants(self) -> dict[str, Tensor]:
+        """Frozen parameters and buffers that are no floats, by name."""
+        return dict(self._constants)
+
+    @contextlib.contextmanager
+    def errors(self) -> Iterator[None]:
+        """Failures of the module's own code, and of torch with it, as `ModelError`s that name the module."""
+        try:
+            yield
+        except (ReplayError, MemoryError, torch.OutOfMemoryError, OSError):
+            raise
+        except Exception as error:
+            raise ModelError(
+                f"The model cannot be replayed: {self._where(error)}{type(error).__name__}: {first_line(error)}",
+                "Its passes must be made of operations that torch can differentiate twice, forwards over "
+                "backwards, without randomness such as dropout, and keep to the dtype and device of their inputs.",
+            ) from error
+
+    def _where(self, error: BaseException) -> str:
+        """The innermost module that was running."""
+        names = {id(part): name for name, part in self.module.named_modules()}
+        where, frame = "", error.__traceback__
+        while frame is not None:
+            part = frame.tb_frame.f_locals.get("self")
+            if isinstance(part, nn.Module) and names.get(id(part)):
+                where = f"in «{names[id(part)]}» ({type(part).__name__}), "
+            frame = frame.tb_next
+        return where
 
     def decay_mask(self, decay_norm_bias: bool) -> Tensor:
         """[P]: 1 where weight decay applies. Vectors and scalars are biases and norms."""
@@ -67,16 +157,121 @@ class FunctionalModel:
         ]
         return torch.cat(parts).to(self.theta0)
 
+    def named(self, theta_P: Tensor, buffers_Q: Tensor) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """Views of both vectors by the module's names: parameters, and floating-point buffers."""
+        return _unflatten(theta_P, self._parameter_shapes), _unflatten(buffers_Q, self._buffer_shapes)
+
     def load(self, theta_P: Tensor, buffers_Q: Tensor) -> dict[str, Tensor]:
-        """Parameters and buffers by name, for `nn.Module.load_state_dict(..., strict=False)`."""
-        return {**_unflatten(theta_P, self._parameter_shapes), **_unflatten(buffers_Q, self._buffer_shapes)}
+        """Parameters and buffers by name, for `nn.Module.load_state_dict(..., strict=False)`. Copies."""
+        parameters, buffers = self.named(theta_P, buffers_Q)
+        return {name: tensor.clone() for name, tensor in {**parameters, **buffers}.items()}
 
-    def to(self, device, dtype: torch.dtype) -> "FunctionalModel":
+    def to(self, device: torch.device | str, dtype: torch.dtype) -> "FunctionalModel":
         """A copy on another device or in another precision; on "meta", its shapes alone."""
-        return FunctionalModel(self.module, device, dtype)
+        with self._lock:
+            self._set_mode(True)
+            return FunctionalModel(self.module, device, dtype)
 
 
-def _flatten(tensors: dict[str, Tensor], device, dtype) -> Tensor:
+def first_line(error: BaseException) -> str:
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+
+
+def _check_parameters(module: nn.Module) -> None:
+    if not isinstance(module, nn.Module):
+        raise ModelError(f"The model is a {type(module).__name__}, not an nn.Module.", "Wrap it in one.")
+    for name, tensor in [*module.named_parameters(), *module.named_buffers()]:
+        if is_lazy(tensor):
+            raise ModelError(
+                f"The parameter «{name}» of a lazy module has no shape yet.",
+                "Run the model once on an example, or use a module that is told its sizes.",
+            )
+    trainable = {k: p for k, p in module.named_parameters() if p.requires_grad}
+    if not trainable:
+        raise ModelError("The model has no trainable parameter.", "Set requires_grad=True on some.")
+    for name, parameter in trainable.items():
+        if not parameter.is_floating_point():
+            raise ModelError(f"The parameter «{name}» is {parameter.dtype}.", "Train real, floating-point parameters.")
+        if parameter._backward_hooks or getattr(parameter, "_post_accumulate_grad_hooks", None):
+            raise ModelError(
+                f"The parameter «{name}» has a hook on its gradient, which a step cannot see.",
+                "Remove the hook, or write what it does into the model.",
+            )
+
+
+def _copied(module: nn.Module) -> nn.Module:
+    """A deep copy in which kept activations, which torch refuses to copy, are values without a graph."""
+    memo: dict[int, object] = {}
+    for value in _attribute_tensors(module):
+        if not value.is_leaf:
+            memo[id(value)] = value.detach().clone()
+    try:
+        return copy.deepcopy(module, memo)
+    except (RuntimeError, TypeError, NotImplementedError) as error:
+        raise ModelError(
+            f"The model cannot be copied: {first_line(error)}",
+            "Take open files, locks and kept activations out of its attributes.",
+        ) from error
+
+
+def _attribute_tensors(module: nn.Module) -> Iterator[Tensor]:
+    """Tensors in attributes that are neither parameters nor buffers."""
+
+    def visit(value: object, depth: int) -> Iterator[Tensor]:
+        if isinstance(value, Tensor):
+            yield value
+        elif isinstance(value, nn.Module):
+            return
+        elif depth < 6 and isinstance(value, list | tuple | set):
+            for entry in value:
+                yield from visit(entry, depth + 1)
+        elif depth < 6 and isinstance(value, dict):
+            for entry in value.values():
+                yield from visit(entry, depth + 1)
+        elif depth < 6 and hasattr(value, "__dict__") and not isinstance(value, type):
+            yield from visit(vars(value), depth + 1)
+
+    for part in module.modules():
+        yield from visit({k: v for k, v in vars(part).items() if k not in ("_parameters", "_buffers", "_modules")}, 0)
+
+
+def _convert(module: nn.Module, device: torch.device, dtype: torch.dtype) -> None:
+    """Moves parameters and buffers, and plain tensors in attributes, which `nn.Module.to` leaves behind.
+
+    Attributes change their precision where they have that of the parameters; a table that is kept in
+    another one on purpose stays in it.
+    """
+    own = next(p.dtype for p in module.parameters() if p.requires_grad)
+
+    def moved(tensor: Tensor, always: bool) -> Tensor:
+        if tensor.is_floating_point() and (always or tensor.dtype == own):
+            return tensor.to(device, dtype)
+        if tensor.is_complex() and (always or tensor.dtype == COMPLEX.get(own)):
+            return tensor.to(device, COMPLEX.get(dtype, torch.complex64))
+        return tensor.to(device)
+
+    def visit(value: object, depth: int) -> object:
+        if isinstance(value, Tensor):
+            return moved(value, always=False)
+        if depth > 6:
+            return value
+        if type(value) is list:
+            value[:] = [visit(v, depth + 1) for v in value]
+        elif type(value) is dict:
+            value.update((k, visit(v, depth + 1)) for k, v in list(value.items()))
+        elif type(value) is tuple:
+            return tuple(visit(v, depth + 1) for v in value)
+        return value
+
+    module._apply(lambda tensor: moved(tensor, always=True))
+    hidden = ("_parameters", "_buffers", "_modules")
+    for part in module.modules():
+        for name, value in list(vars(part).items()):
+            if name not in hidden and not name.endswith("_hooks"):
+                vars(part)[name] = visit(value, 0)
+
+
+def _flatten(tensors: dict[str, Tensor], device: torch.device | str, dtype: torch.dtype) -> Tensor:
     if not tensors:
         return torch.empty(0, device=device, dtype=dtype)
     return torch.cat([t.reshape(-1) for t in tensors.values()]).to(device, dtype)

@@ -1,0 +1,775 @@
+"""Models as people write them: exact scores, or a refusal before training that names what is at fault.
+
+Each model that is accepted is trained in float64, and its scores are compared with central differences over
+every example weight. Each situation was met in a public report; the kinds are listed by the names of the tests.
+"""
+
+import copy
+import io
+import itertools
+import random
+import threading
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+import engine
+from engine import Recipe
+from engine.core.check import check_model
+from engine.core.memory import bytes_per_target
+from engine.core.stream import Examples, Stream
+from engine.errors import ConfigError, ModelError
+from engine.models.functional import FunctionalModel
+
+N, H = 18, 1e-5
+RECIPE = Recipe(epochs=2, batch_size=8, peak_lr=0.1, seed=3)
+
+
+def data(n: int = N) -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    inputs = torch.randn(n, 3, 8, 8, generator=generator, dtype=torch.float64)
+    return inputs, torch.randint(0, 3, (n,), generator=generator)
+
+
+def error_of(model: nn.Module, **options) -> float:
+    """Relative error of the scores of three targets against central differences of every weight."""
+    inputs, labels = data()
+    trained = engine.train(model, inputs, labels, RECIPE, device="cpu")
+    scores = engine.attribute(trained, inputs[:3] * 0.9, labels[:3], **options)
+    differences = np.empty_like(scores, dtype=np.float64)
+    for i in range(N):
+        ends = []
+        for sign in (1, -1):
+            weights = torch.ones(N, dtype=torch.float64)
+            weights[i] += sign * H
+            ends.append(engine.evaluate(trained, inputs[:3] * 0.9, labels[:3], state=engine.retrain(trained, weights)))
+        differences[:, i] = (ends[0] - ends[1]) / (2 * H)
+    assert np.abs(scores).max() > 1e-4
+    return float(np.linalg.norm(scores - differences) / np.linalg.norm(differences))
+
+
+def refusal_of(model: nn.Module) -> str:
+    inputs, labels = data()
+    with pytest.raises(ModelError) as error:
+        engine.train(model, inputs, labels, RECIPE, device="cpu")
+    assert error.value.remedy
+    return error.value.what
+
+
+def head(features: int = 192) -> nn.Module:
+    return nn.Sequential(nn.Flatten(), nn.Linear(features, 3))
+
+
+class Model(nn.Module):
+    """A hidden layer, and whatever a subclass does to it."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.first, self.last = nn.Linear(192, 6), nn.Linear(6, 3)
+        self.double()
+
+    def forward(self, x):
+        return self.last(self.between(torch.tanh(self.first(x.flatten(1)))))
+
+    def between(self, h):
+        return h
+
+
+# -- attributes
+
+
+class KeptActivation(Model):
+    def between(self, h):
+        self.seen = h
+        self.cache = {"h": [h, h + 1]}
+        return h
+
+
+class ConstantAttribute(Model):
+    def __init__(self):
+        super().__init__()
+        self.mean = torch.full((6,), 0.3, dtype=torch.float64)
+        self.tables = [torch.from_numpy(np.linspace(0, 1, 6))]
+
+    def between(self, h):
+        return (h - self.mean) * self.tables[0]
+
+
+class BranchOnValues(Model):
+    """Runs on no tensor without values."""
+
+    def between(self, h):
+        return h if float(self.scale) > 0 else -h
+
+    def __init__(self):
+        super().__init__()
+        self.scale = torch.ones((), dtype=torch.float64)
+
+
+@pytest.mark.parametrize("kind", [KeptActivation, ConstantAttribute, BranchOnValues])
+@pytest.mark.parametrize("used_before", [False, True])
+def test_attributes_that_hold_tensors(kind, used_before):
+    model = kind()
+    if used_before:
+        model(data()[0])
+    assert error_of(model) <= 1e-6
+    assert error_of(model, targets_per_pass=1) <= 1e-6
+
+
+def test_the_memory_estimate_is_never_fatal():
+    class Only(Model):
+        def between(self, h):
+            return h * float(h.sum() * 0 + 1) if h.device.type == "meta" else h
+
+    class Never(Model):
+        def between(self, h):
+            raise RuntimeError("not on zeros either")
+
+    shape = (8, 3, 8, 8)
+    expected = bytes_per_target(FunctionalModel(Model(), dtype=torch.float64), shape)
+    measured = bytes_per_target(FunctionalModel(Only(), dtype=torch.float64), shape)
+    assert expected / 4 < measured < 4 * expected
+    assert bytes_per_target(FunctionalModel(Never(), dtype=torch.float64), shape) > expected
+
+
+# -- BatchNorm: frozen, shared, asked about
+
+
+def norms() -> nn.Sequential:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.BatchNorm2d(3), nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.GELU(), head(4 * 36)).double()
+
+
+def test_a_frozen_batch_norm_stays_frozen():
+    model = norms()
+    model[0].eval().requires_grad_(False)
+    inputs, labels = data()
+    trained = engine.train(model, inputs, labels, RECIPE, device="cpu")
+    assert torch.equal(trained.model_state["0.running_mean"], torch.zeros(3, dtype=torch.float64))
+    assert trained.model_state["2.running_mean"].abs().max() > 0
+    assert error_of(model) <= 1e-6
+
+
+@pytest.mark.parametrize("asked", [nn.BatchNorm2d, nn.modules.batchnorm._BatchNorm])
+def test_an_overridden_train_that_freezes_norms_is_respected(asked):
+    class Frozen(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.net = norms()
+
+        def forward(self, x):
+            return self.net(x)
+
+        def train(self, mode=True):
+            super().train(mode)
+            for part in self.modules():
+                if isinstance(part, asked):
+                    part.eval()
+            return self
+
+    inputs, labels = data()
+    state = engine.train(Frozen(), inputs, labels, RECIPE, device="cpu").model_state
+    assert not state["net.0.running_mean"].any() and not state["net.2.running_mean"].any()
+    assert error_of(Frozen()) <= 1e-6
+
+
+def test_one_norm_in_two_places():
+    bn = nn.BatchNorm2d(3)
+    torch.manual_seed(0)
+    assert error_of(nn.Sequential(bn, nn.Conv2d(3, 3, 3), bn, head(108)).double()) <= 1e-6
+
+
+def test_a_norm_that_is_asked_for_its_features_and_hangs_in_a_list_too():
+    class Asks(nn.Module):
+        def __init__(self):
+            super().__init__()
+            torch.manual_seed(0)
+            self.bn, self.out = nn.BatchNorm2d(3), head()
+            self.all = [self.bn]
+
+        def forward(self, x):
+            assert isinstance(self.bn, nn.BatchNorm2d)
+            return self.out(self.all[0](x) / self.bn.num_features)
+
+    assert error_of(Asks().double()) <= 1e-6
+
+
+def test_a_norm_that_hangs_in_a_list_alone_is_refused():
+    class Hidden(Model):
+        def __init__(self):
+            super().__init__()
+            self.hidden = [nn.BatchNorm1d(6).double()]
+
+        def between(self, h):
+            return self.hidden[0](h)
+
+    refusal_of(Hidden())
+
+
+# -- reparametrised weights
+
+
+def test_weight_norm_is_refused_before_training():
+    """torch's kernel for it has no forward derivative."""
+    torch.manual_seed(0)
+    old = nn.Sequential(nn.utils.weight_norm(nn.Conv2d(3, 4, 3)), nn.Tanh(), head(144)).double()
+    new = nn.Sequential(nn.utils.parametrizations.weight_norm(nn.Conv2d(3, 4, 3)), nn.Tanh(), head(144)).double()
+    assert "weight_norm" in refusal_of(old) and "weight_norm" in refusal_of(new)
+    old(data()[0])  # now it holds a weight that torch refuses to copy
+    assert "weight_norm" in refusal_of(old)
+
+
+@pytest.mark.parametrize("wrapped", [nn.utils.spectral_norm, nn.utils.parametrizations.spectral_norm])
+def test_spectral_norm_is_refused(wrapped):
+    torch.manual_seed(0)
+    model = nn.Sequential(wrapped(nn.Conv2d(3, 4, 3)), nn.Tanh(), head(144)).double()
+    refusal_of(model)
+    model(data()[0])
+    refusal_of(model)
+
+
+def test_lazy_modules_are_named():
+    assert "lazy" in refusal_of(nn.Sequential(nn.Flatten(), nn.LazyLinear(3)))
+    assert "lazy" in refusal_of(nn.Sequential(nn.LazyBatchNorm2d(), head()))
+
+
+# -- attention
+
+
+class Attention(nn.Module):
+    def __init__(self, need_weights=False):
+        super().__init__()
+        torch.manual_seed(0)
+        self.patches, self.need = nn.Conv2d(3, 8, 4, 4), need_weights
+        self.attention, self.out = nn.MultiheadAttention(8, 2, batch_first=True), nn.Linear(8, 3)
+        self.double()
+
+    def forward(self, x):
+        x = self.patches(x).flatten(2).transpose(1, 2)
+        return self.out(self.attention(x, x, x, need_weights=self.need)[0].mean(1))
+
+
+class Encoder(Attention):
+    def __init__(self, norm_first=False):
+        super().__init__()
+        self.layer = nn.TransformerEncoderLayer(8, 2, 16, 0.0, batch_first=True, norm_first=norm_first).double()
+
+    def forward(self, x):
+        return self.out(self.layer(self.patches(x).flatten(2).transpose(1, 2)).mean(1))
+
+
+class Direct(Attention):
+    def forward(self, x):
+        x = self.patches(x).flatten(2).transpose(1, 2)[:, None]
+        return self.out(F.scaled_dot_product_attention(x, x, x, is_causal=True)[:, 0].mean(1))
+
+
+@pytest.mark.parametrize(
+    "model",
+    [Attention(False), Attention(True), Encoder(), Encoder(True), Direct()],
+    ids=["without weights", "with weights", "encoder", "norm first", "direct"],
+)
+def test_attention_is_exact(model):
+    assert error_of(model) <= 1e-6
+
+
+def test_torchs_flags_are_put_back():
+    before = torch.backends.cuda.flash_sdp_enabled(), torch.backends.mha.get_fastpath_enabled()
+    error_of(Model())
+    assert (torch.backends.cuda.flash_sdp_enabled(), torch.backends.mha.get_fastpath_enabled()) == before
+    assert before == (True, True)
+
+
+# -- state and randomness that a step cannot see
+
+OWN_TORCH, OWN_NUMPY = torch.Generator().manual_seed(1), np.random.default_rng(1)
+CALLS = itertools.count()
+PASSES = {"n": 0}
+NUMBER = 0
+
+
+class Counter(Model):
+    calls = 0
+
+    def between(self, h):
+        self.calls += 1
+        return h if self.calls < 1000 else h.relu()
+
+
+class ClassCounter(Model):
+    total = 0
+
+    def between(self, h):
+        if self.training:
+            ClassCounter.total += 1
+        return h if ClassCounter.total < 1000 else h.relu()
+
+
+class GlobalCounter(Model):
+    def between(self, h):
+        global NUMBER
+        NUMBER += self.training
+        return h if NUMBER < 1000 else h.relu()
+
+
+class GlobalDict(Model):
+    def between(self, h):
+        PASSES["n"] += 1
+        return h if PASSES["n"] < 1000 else h.relu()
+
+
+class Iterator(Model):
+    def between(self, h):
+        return h if next(CALLS) < 1000 else h.relu()
+
+
+class TensorCounter(Model):
+    def __init__(self):
+        super().__init__()
+        self.calls = torch.zeros(())
+
+    def between(self, h):
+        self.calls = self.calls + 1
+        return h * (self.calls < 1000)
+
+
+class Moving(Model):
+    """A moving average in an attribute."""
+
+    mean = 0.0
+
+    def between(self, h):
+        out = h - self.mean
+        self.mean = 0.9 * self.mean + 0.1 * h.detach().mean(0)
+        return out
+
+
+class Previous(Model):
+    """Of the pass before: the same after each pass over the same images, and yet a state."""
+
+    before = None
+
+    def between(self, h):
+        out = h if self.before is None else h + 0.1 * self.before
+        self.before = h.detach().mean(0)
+        return out
+
+
+class Buffer(Model):
+    """A buffer of a dtype that is no part of the state."""
+
+    def __init__(self, dtype):
+        super().__init__()
+        self.register_buffer("steps", torch.zeros((), dtype=dtype))
+
+    def between(self, h):
+        if self.training:
+            if self.steps.dtype == torch.bool:
+                self.steps.logical_not_()
+            else:
+                self.steps += 1
+        return h * (1 + 1e-3 * self.steps.abs() if self.steps.dtype != torch.bool else 1 + self.steps)
+
+
+class SlowBuffer(Model):
+    """A float buffer that follows the model slowly, out of the gradient's sight."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(6, dtype=torch.float64))
+
+    def between(self, h):
+        out = h - self.mean
+        if self.training:
+            with torch.no_grad():
+                self.mean.lerp_(h.mean(0), 1e-5)
+        return out
+
+
+class Clipped(Model):
+    def between(self, h):
+        with torch.no_grad():
+            self.last.weight.clamp_(-0.1, 0.1)
+        return h
+
+
+class TorchNoise(Model):
+    def between(self, h):
+        return h + 1e-12 * torch.randn(h.shape, generator=OWN_TORCH, dtype=h.dtype)
+
+
+class RareNoise(Model):
+    def between(self, h):
+        return F.dropout(h, 1e-9, self.training)
+
+
+class EvaluationNoise(Model):
+    def between(self, h):
+        return h if self.training else F.dropout(h, 0.5)
+
+
+class PythonNoise(Model):
+    def between(self, h):
+        return h if random.random() > 1e-9 else -h
+
+
+class NumPyNoise(Model):
+    def between(self, h):
+        return h if np.random.rand() > 1e-9 else -h
+
+
+class OwnNumPyNoise(Model):
+    def between(self, h):
+        return h if OWN_NUMPY.random() > 1e-9 else -h
+
+
+class AttributeNoise(Model):
+    def __init__(self):
+        super().__init__()
+        self.source = random.Random(0)
+
+    def between(self, h):
+        return h if self.source.random() > 1e-9 else -h
+
+
+def with_hook() -> nn.Module:
+    model, seen = Model(), {"calls": 0}
+
+    def hook(module, inputs, output):
+        seen["calls"] += 1
+        return output if seen["calls"] < 1000 else -output
+
+    model.first.register_forward_hook(hook)
+    return model
+
+
+def with_gradient_hook() -> nn.Module:
+    model = Model()
+    model.first.weight.register_hook(lambda g: 0.1 * g)
+    return model
+
+
+HIDDEN = {
+    "counter": (Counter, "self.calls"),
+    "class counter": (ClassCounter, "ClassCounter.total"),
+    "global counter": (GlobalCounter, "NUMBER"),
+    "global dict": (GlobalDict, "PASSES"),
+    "iterator": (Iterator, "CALLS"),
+    "tensor counter": (TensorCounter, "self.calls"),
+    "moving average": (Moving, "self.mean"),
+    "the pass before": (Previous, "remembers|self.before"),
+    "int buffer": (lambda: Buffer(torch.int64), "steps"),
+    "complex buffer": (lambda: Buffer(torch.complex128), "steps"),
+    "bool buffer": (lambda: Buffer(torch.bool), "steps"),
+    "slow buffer": (SlowBuffer, "mean"),
+    "clipped weights": (Clipped, "parameters|cannot be replayed"),
+    "torch generator": (TorchNoise, "random"),
+    "rare dropout": (RareNoise, "random"),
+    "noise in evaluation": (EvaluationNoise, "evaluation pass is random"),
+    "python": (PythonNoise, "Python's"),
+    "NumPy": (NumPyNoise, "NumPy's"),
+    "NumPy generator": (OwnNumPyNoise, "OWN_NUMPY"),
+    "generator in an attribute": (AttributeNoise, "self.source"),
+    "hook": (with_hook, "seen"),
+    "gradient hook": (with_gradient_hook, "hook"),
+}
+
+
+@pytest.mark.parametrize("kind", HIDDEN)
+def test_state_and_randomness_that_a_step_cannot_see_are_named(kind):
+    make, said = HIDDEN[kind]
+    import re
+
+    assert re.search(said, refusal_of(make())), kind
+
+
+def test_constant_buffers_of_any_dtype_are_kept():
+    class Constants(Model):
+        def __init__(self):
+            super().__init__()
+            self.register_buffer("order", torch.tensor([5, 4, 3, 2, 1, 0]))
+            self.register_buffer("mask", torch.tensor([True, False] * 3))
+            self.register_buffer("phase", torch.tensor(1 + 2j, dtype=torch.complex128))
+
+        def between(self, h):
+            return (h[:, self.order] * self.mask * self.phase).imag + h
+
+    assert error_of(Constants()) <= 1e-6
+
+
+def test_a_float_buffer_that_counts_is_part_of_the_state():
+    class Counts(Model):
+        def __init__(self):
+            super().__init__()
+            self.register_buffer("steps", torch.zeros((), dtype=torch.float64))
+
+        def between(self, h):
+            if self.training:
+                self.steps = self.steps + 1
+            return h * (1 + 0.1 * self.steps)
+
+    assert error_of(Counts()) <= 1e-6
+
+
+# -- small wrong terms
+
+
+class SmallDetach(nn.Module):
+    def __init__(self, factor: float, where: str = "branch"):
+        super().__init__()
+        torch.manual_seed(0)
+        self.trunk = nn.Sequential(nn.Flatten(), nn.Linear(192, 32), nn.Tanh(), nn.Linear(32, 32), nn.Tanh())
+        self.branch, self.out, self.factor = nn.Linear(32, 32), nn.Linear(32, 3), factor
+        self.double()
+
+    def forward(self, x):
+        h = self.trunk(x)
+        return self.out(h + self.factor * torch.tanh(self.branch(h)).detach() * h)
+
+
+class ZeroAtFirst(SmallDetach):
+    """Its wrong branch has no effect at the initial weights."""
+
+    def __init__(self):
+        super().__init__(1.0)
+        self.gain = nn.Parameter(torch.zeros((), dtype=torch.float64))
+
+    def forward(self, x):
+        h = self.trunk(x)
+        return self.out(h + self.gain * torch.tanh(self.branch(h)).detach() * h)
+
+
+@pytest.mark.parametrize("model", [SmallDetach(1.0), SmallDetach(1e-3), ZeroAtFirst()], ids=["1", "1e-3", "zero"])
+def test_a_small_wrong_term_is_found_and_named(model):
+    assert "does not agree" in refusal_of(model)
+
+
+def test_the_same_term_in_the_gradients_sight_is_accepted():
+    class Right(SmallDetach):
+        def forward(self, x):
+            h = self.trunk(x)
+            return self.out(h + self.factor * torch.tanh(self.branch(h)) * h)
+
+    inputs, labels = data()
+    engine.train(Right(1e-3), inputs, labels, RECIPE, device="cpu")
+
+
+def test_kinks_do_not_refuse_a_right_model():
+    """ReLU and max-pooling, biases of zero and black images: their pre-activations lie on the kink."""
+    for seed in range(3):
+        torch.manual_seed(seed)
+        model = nn.Sequential(
+            nn.Conv2d(3, 16, 3),
+            nn.ReLU(),
+            nn.MaxPool2d(2),
+            nn.Flatten(),
+            nn.Linear(144, 32),
+            nn.ReLU(),
+            nn.Linear(32, 3),
+        )
+        for part in model.modules():
+            if getattr(part, "bias", None) is not None:
+                nn.init.zeros_(part.bias)
+        inputs, labels = data()
+        inputs = inputs.clamp(min=0)
+        inputs[:4] = 0
+        engine.train(model.double(), inputs, labels, RECIPE, device="cpu")
+
+
+# -- errors of the model's own code
+
+
+def test_an_error_names_the_module_it_is_in():
+    class Broken(Model):
+        def __init__(self):
+            super().__init__()
+            self.inner = nn.Sequential(nn.Linear(6, 6), nn.Linear(5, 6)).double()
+
+        def between(self, h):
+            return self.inner(h)
+
+    assert "inner.1" in refusal_of(Broken())
+    inputs, labels = data()
+    with pytest.raises(ModelError, match="inner.1"):
+        engine.train(Broken(), inputs, labels, RECIPE, device="cpu", check=False)
+
+
+def test_a_model_that_cannot_be_differentiated_forwards_is_refused_before_training():
+    class OneWay(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, x):
+            return x * 2
+
+        @staticmethod
+        def backward(ctx, g):
+            return g * 2
+
+    class UsesIt(Model):
+        def between(self, h):
+            return OneWay.apply(h)
+
+    refusal_of(UsesIt())
+
+
+# -- arguments
+
+
+@pytest.mark.parametrize("where", [0, 12])
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_an_input_that_is_not_finite_is_named(where, value):
+    inputs, labels = data()
+    trained = engine.train(Model(), inputs, labels, RECIPE, device="cpu")
+    inputs[where, 0, 0, 0] = value
+    calls = (
+        lambda: engine.train(Model(), inputs, labels, RECIPE, device="cpu"),
+        lambda: engine.attribute(trained, inputs, labels),
+        lambda: engine.evaluate(trained, inputs, labels),
+    )
+    for call in calls:
+        with pytest.raises(ConfigError, match=f"Input {where} is not finite"):
+            call()
+
+
+def test_wrong_arguments_of_attribute_and_train_are_named():
+    inputs, labels = data()
+    trained = engine.train(Model(), inputs, labels, RECIPE, device="cpu")
+    beyond = torch.tensor([0, 1, 3])
+    for function in ("loss", "margin"):
+        for call in (engine.attribute, engine.evaluate):
+            with pytest.raises(ConfigError, match="label of target 2 is 3, and the model has 3 classes"):
+                call(trained, inputs[:3], beyond, function=function)
+    with pytest.raises(ConfigError, match="shape"):
+        engine.attribute(trained, torch.randn(1, 3, 5, 5).double(), labels[:1])
+    for wrong in (-1, 2.5, True, "all"):
+        with pytest.raises(ConfigError, match="targets_per_pass"):
+            engine.attribute(trained, inputs[:1], labels[:1], targets_per_pass=wrong)
+    with pytest.raises(ConfigError, match="whole numbers"):
+        engine.attribute(trained, inputs[:1], labels[:1], targets=[[0.5]])
+    for options in (
+        dict(segment=-3, replay_mode="recompute"),
+        dict(segment=-1),
+        dict(device="mps"),
+        dict(device="gpu"),
+    ):
+        with pytest.raises(ConfigError, match="segment|device"):
+            engine.train(Model(), inputs, labels, RECIPE, **{"device": "cpu", **options})
+
+
+def test_the_callers_tensors_are_copied():
+    inputs, labels = data()
+    weights = torch.ones(N, dtype=torch.float64)
+    trained = engine.train(Model(), inputs, labels, RECIPE, device="cpu", weights=weights)
+    images, of = inputs[:2].clone(), labels[:2].clone()
+    before = engine.attribute(trained, images, of)
+    inputs.add_(0.5), labels.fill_(0), weights.mul_(2)
+    for tensor in trained.model_state.values():
+        tensor.add_(1)
+    assert np.array_equal(engine.attribute(trained, images, of), before)
+
+
+def test_files_of_another_training_are_not_taken_for_its_own(tmp_path):
+    inputs, labels = data()
+
+    def made(name: str, inputs=inputs, seed=1):
+        (tmp_path / name).mkdir()
+        recipe = Recipe(epochs=2, batch_size=8, peak_lr=0.1, seed=seed)
+        return engine.train(Model(), inputs, labels, recipe, device="cpu", trajectory_folder=tmp_path / name)
+
+    first = made("a")
+    expected = engine.attribute(first, inputs[:2], labels[:2])
+    for name, options in {"b": dict(seed=2), "c": dict(inputs=inputs + 0.1)}.items():
+        made(name, **options)
+        for path in sorted((tmp_path / name).iterdir())[1:3]:
+            (tmp_path / "a" / path.name).write_bytes(path.read_bytes())
+        assert np.array_equal(engine.attribute(first, inputs[:2], labels[:2]), expected)  # made again, and said
+        assert first.trajectory.rebuilt
+
+
+def test_a_trained_model_says_that_it_cannot_be_pickled():
+    inputs, labels = data()
+    trained = engine.train(Model(), inputs, labels, RECIPE, device="cpu")
+    for keep in (lambda: torch.save(trained, io.BytesIO()), lambda: copy.deepcopy(trained)):
+        with pytest.raises(ConfigError, match="pickled"):
+            keep()
+    torch.save(trained.model_state, io.BytesIO())
+
+
+# -- threads
+
+
+def test_two_threads_that_build_models_do_not_disturb_each_other():
+    """Beside a thread that draws from torch's own generator, and one that checks models."""
+    from engine import config
+    from engine.datasets import registry as dataset_registry
+    from engine.models import registry
+
+    chosen = config.preset("sample").replace(width=0.25)
+    dataset = dataset_registry.load(chosen.dataset)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(chosen.recipe.seed)
+        expected = FunctionalModel(config.MODELS.get(chosen.model)(1, 28, 10, 0.25)).theta0
+    ended, wrong = threading.Event(), []
+
+    def builds():
+        for _ in range(100):
+            if not torch.equal(registry.build(chosen, dataset).theta0, expected):
+                wrong.append(1)
+
+    def draws():
+        while not ended.is_set():
+            torch.manual_seed(5)
+            torch.rand(7)
+
+    def checks():
+        inputs, labels = data()
+        stream = Stream(Examples(inputs, labels, torch.float64), RECIPE)
+        while not ended.is_set():
+            check_model(FunctionalModel(Model(), dtype=torch.float64), stream)
+
+    others = [threading.Thread(target=target) for target in (draws, checks)]
+    builders = [threading.Thread(target=builds) for _ in range(2)]
+    for thread in [*others, *builders]:
+        thread.start()
+    for thread in builders:
+        thread.join()
+    ended.set()
+    for thread in others:
+        thread.join()
+    assert not wrong
+
+
+def test_building_and_checking_leave_the_generators_alone():
+    torch.manual_seed(11)
+    before = torch.get_rng_state(), random.getstate(), np.random.get_state()[1].tobytes()
+    inputs, labels = data()
+    model = Model()
+    torch.manual_seed(11)
+    check_model(FunctionalModel(model, dtype=torch.float64), Stream(Examples(inputs, labels, torch.float64), RECIPE))
+    assert torch.equal(torch.get_rng_state(), before[0])
+    assert random.getstate() == before[1] and np.random.get_state()[1].tobytes() == before[2]
+
+
+def test_one_trained_model_may_be_asked_by_several_threads():
+    inputs, labels = data()
+    trained = engine.train(norms(), inputs, labels, RECIPE, device="cpu")
+    expected = engine.attribute(trained, inputs[:2], labels[:2]), engine.evaluate(trained, inputs, labels)
+    results: list[bool] = []
+
+    def scores():
+        for _ in range(3):
+            results.append(np.array_equal(engine.attribute(trained, inputs[:2], labels[:2]), expected[0]))
+
+    def values():
+        for _ in range(40):
+            results.append(np.array_equal(engine.evaluate(trained, inputs, labels), expected[1]))
+
+    threads = [threading.Thread(target=target) for target in (scores, values, values)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(results) == 83 and all(results)
