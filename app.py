@@ -1,4 +1,7 @@
-"""Overview: what this is, one button that runs the sample, and the recent runs."""
+"""Overview: what this is, one button that runs the sample, and the recent runs. And the server of all pages.
+
+`streamlit run app.py` finds `app` below and serves it; for each look at the Overview, Streamlit runs the file itself.
+"""
 
 import os
 
@@ -10,11 +13,11 @@ import streamlit as st
 from starlette.middleware import Middleware
 
 from engine import config
-from engine.errors import ReplayError
+from engine.runs.run import Summary
 from ui import formats, hosts, shell
 from ui.text import plain
 
-RECENT = 8
+RECENT = 8  # runs
 TOUR = """
 1. **Run** the sample, or set up a run of your own: a classifier is trained, and its training replayed backwards.
 2. **Look** on *Influence* at the training images that helped and harmed a target most, and on *Trust* at how far to
@@ -23,59 +26,67 @@ TOUR = """
 """
 
 
+def draw() -> None:
+    if started := st.session_state.pop("started", None):
+        st.switch_page("pages/Live.py", query_params={"run": started})
+    st.markdown(
+        "**Which training images made the model say this about that image?** Replay Explorer trains an "
+        "image classifier and then runs its training backwards, exactly, which gives the effect of every "
+        "single training image on every target you choose."
+    )
+    runs = shell.all_runs()
+    with st.expander("New here? Three steps", expanded=not runs):
+        st.markdown(TOUR)
+    draw_sample("Run the sample" if runs else "Start here")
+    draw_recent(runs)
+
+
+def draw_sample(heading: str) -> None:
+    with st.container(border=True):
+        st.subheader(heading)
+        st.write(
+            f"6,000 images of clothes (Fashion-MNIST), a small convolutional network and eight test "
+            f"images to explain: {config.PRESET_TEXT['sample'].split('; ')[1]}."
+        )
+        st.button(
+            "Run the sample", type="primary", icon=":material/play_arrow:", on_click=start_sample, **shell.acting()
+        )
+        st.page_link("pages/Set_up_a_run.py", label="Or set up a run of your own", icon=":material/tune:")
+
+
 def start_sample() -> None:
     with shell.guarded():
-        st.session_state["started"] = shell.manager().start(config.preset("sample"))
+        st.session_state["started"] = shell.queue().start(config.preset("sample"))
 
 
-def draw() -> None:
-    with shell.page("Replay Explorer"):
-        if started := st.session_state.pop("started", None):
-            st.switch_page("pages/Live.py", query_params={"run": started})
+def draw_recent(runs: list[Summary]) -> None:
+    st.subheader("Recent runs")
+    if not runs:
+        st.info("No runs yet. Run the sample, watch it, and look at its influence.", icon=":material/info:")
+    for run in runs[:RECENT]:
+        draw_run(run)
+    if runs[RECENT:]:
+        st.page_link("pages/Runs_and_storage.py", label=f"All {len(runs)} runs", icon=":material/database:")
 
-        st.markdown(
-            "**Which training images made the model say this about that image?** Replay Explorer trains an "
-            "image classifier and then runs its training backwards, exactly, which gives the effect of every "
-            "single training image on every target you choose."
+
+def draw_run(run: Summary) -> None:
+    with st.container(border=True):
+        name, what, live, influence = st.columns([4, 5, 1, 1.3], vertical_alignment="center")
+        name.markdown(f"**{plain(formats.run_label(run))}**")
+        if run.remark:
+            what.caption(plain(run.remark))
+            return
+        scored = "" if run.targets_scored is None else f"{formats.count(run.targets_scored, 'targets')} scored · "
+        what.caption(
+            f"{plain(run.dataset)} · {plain(run.model)} · {scored}test accuracy "
+            f"{formats.percent(run.test_accuracy)} · {formats.age(run.created)}"
         )
-        runs = shell.runs()
-        with st.expander("New here? Three steps", expanded=not runs):
-            st.markdown(TOUR)
-        with st.container(border=True):
-            st.subheader("Run the sample" if runs else "Start here")
-            st.write(
-                f"6,000 images of clothes (Fashion-MNIST), a small convolutional network and eight test "
-                f"images to explain: {config.PRESET_TEXT['sample'].split('; ')[1]}."
-            )
-            st.button(
-                "Run the sample", type="primary", icon=":material/play_arrow:", on_click=start_sample, **shell.acting()
-            )
-            st.page_link("pages/Set_up_a_run.py", label="Or set up a run of your own", icon=":material/tune:")
-
-        st.subheader("Recent runs")
-        if not runs:
-            st.info("No runs yet. Run the sample, watch it, and look at its influence.", icon=":material/info:")
-        for run in runs[:RECENT]:
-            with st.container(border=True):
-                name, what, live, influence = st.columns([4, 5, 1, 1.3], vertical_alignment="center")
-                name.markdown(f"**{plain(formats.run_label(run))}**")
-                try:
-                    record = run.manifest()
-                    what.caption(
-                        f"{plain(record.config.dataset)} · {plain(record.config.model)} · "
-                        f"{formats.count(len(record.score_sets.targets()), 'targets')} scored · test accuracy "
-                        f"{formats.percent(record.test_accuracy)} · {formats.age(record.created)}"
-                    )
-                except ReplayError as error:
-                    what.caption(plain(error.what))
-                    continue
-                live.page_link("pages/Live.py", label="Live", query_params={"run": run.id})
-                influence.page_link("pages/Influence.py", label="Influence", query_params={"run": run.id})
-        if runs[RECENT:]:
-            st.page_link("pages/Runs_and_storage.py", label=f"All {len(runs)} runs", icon=":material/database:")
+        live.page_link("pages/Live.py", label="Live", query_params={"run": run.id})
+        influence.page_link("pages/Influence.py", label="Influence", query_params={"run": run.id})
 
 
-if __name__ == "__main__":  # Streamlit runs the file so, for each look at the page
-    draw()
-else:  # `streamlit run` imports it once, for the server
+if __name__ == "__main__":
+    with shell.page("Replay Explorer"):
+        draw()
+else:
     app = st.App(__file__, middleware=[Middleware(hosts.OnlyOurHosts)])

@@ -3,9 +3,10 @@
 import streamlit as st
 
 from engine.jobs.queue import discard
-from engine.jobs.registry import unfinished
-from engine.runs.manifest import IN_PROGRESS
-from ui import formats, pictures, shell
+from engine.runs.progress import Progress
+from engine.runs.run import Run
+from ui import formats, pictures, progress, run_choice, shell
+from ui.run_choice import RunView
 from ui.text import line, plain
 
 GOES_ON = "What it wrote is kept, and it can be resumed where it stopped: at most one segment of steps is done again."
@@ -13,77 +14,62 @@ TRAINS_AGAIN = (
     "Memory mode loses its states with the process: the training is run again, to the same states, "
     "and scores that a replay had begun go on where they stopped."
 )
+EVENTS = 200  # lines of the log that are shown, the newest
+TRACEBACK = 6000  # characters of it, the last
 
 
-def figures(told) -> None:
-    shell.metrics(
-        {
-            "Phase": plain(formats.phase(told.phase)),
-            "Step": f"{told.step:,} of {told.steps:,}" if told.steps else "—",
-            "Rate": f"{told.rate:.3g} steps/s" if told.rate else "—",
-            "Time left in this phase": formats.duration(told.seconds_left),
-        }
-    )
+# -- every second
 
 
-def curves(told) -> None:
-    loss, rate = st.columns(2)
-    with loss:
-        st.markdown("**Training loss**")
-        now = f"now {told.losses[-1]:.3f} nats" if told.losses else "which appears with the first"
-        pictures.chart(
-            pictures.curve(told.losses, "Batch loss", "nats"),
-            "loss",
-            f"Training loss over {len(told.losses)} steps, {now}",
-        )
-    with rate:
-        st.markdown("**Learning rate**")
-        now = f"now {told.rates[-1]:.2e} a step" if told.rates else "which appears with the first steps"
-        pictures.chart(pictures.curve(told.rates, "Learning rate", "a step"), "rate", f"Learning rate, {now}")
+def draw_now(folder: Run, was_in_progress: bool) -> None:
+    run, now = RunView.of(folder), progress.of(folder)
+    if was_in_progress and not run.manifest.in_progress:
+        st.rerun()  # the whole page: the clock stops, the outcome appears
+    if run.manifest.in_progress:
+        draw_work(run, now)
+    else:
+        draw_outcome(run, now)
+        draw_unfinished(run)
+    draw_figures(now)
 
 
-def meter(told, title: str, lines: dict[str, str], limit: str, powers: bool = False) -> None:
-    now = {name: formats.size(told.meters.get(meter)) for name, meter in lines.items()}
-    st.markdown(f"**{title}**")
-    pictures.legend(now, limit)
-    pictures.chart(
-        pictures.meters({name: told.points(meter) for name, meter in lines.items()}, limit, powers),
-        title,
-        f"{title} over time, now: {', '.join(f'{name} {value}' for name, value in now.items())}",
-    )
+def draw_work(run: RunView, now: Progress) -> None:
+    """What the job in hand is doing, and the button that stops it."""
+    st.markdown("  →  ".join(formats.stages(kind_in_hand(run), now.phase)))
+    phase = plain(formats.phase(now.phase))
+    st.progress(now.fraction, text=f"{phase}: step {now.step:,} of {now.steps:,}" if now.steps else phase)
+    warn_of_full_disk(now)
+    if st.button("Cancel the run", icon=":material/stop_circle:", key="cancel", **shell.acting()):
+        cancel(run)
 
 
-def meters(told) -> None:
-    """Memory and disk over time, each with its limit."""
-    on_gpu = told.meters.get("gpu_total")
-    columns = iter(st.columns(3 if on_gpu else 2))
-    with next(columns):
-        meter(told, "RAM", {"This process": "rss", "Available": "ram_available", "In all": "ram_total"}, "In all")
-    if on_gpu:
-        with next(columns):
-            meter(told, "GPU memory", {"In use": "gpu", "In all": "gpu_total"}, "In all")
-    with next(columns):
-        meter(
-            told,
-            "Disk (logarithmic axis)",
-            {"This run": "disk_used", "Written": "written", "Read": "read", "Free": "disk_free"},
-            "Free",
-            powers=True,
-        )
+def kind_in_hand(run: RunView) -> str:
+    """The kind of the job that was begun last, or will be next."""
+    begun = [event["job"] for event in progress.log(run.folder) if isinstance(event.get("job"), str)]
+    return begun[-1] if begun else run.manifest.jobs[0].kind
 
 
-def space(told) -> None:
+def cancel(run: RunView) -> None:
+    if not shell.queue().cancel(run.id):
+        st.info("Another process works on this run; cancel it there.", icon=":material/info:")
+    elif RunView.of(run.folder).manifest.in_progress:
+        st.info("Stopping at the next step.", icon=":material/info:")
+    else:  # it had only waited
+        st.rerun()
+
+
+def warn_of_full_disk(now: Progress) -> None:
     """Says that the run waits for space, or that it soon will."""
-    if told.paused:
+    if now.paused:
         st.warning(
-            f"**Paused: the disk is full.** {formats.size(told.paused['needed'])} must be free, and "
-            f"{formats.size(told.paused['disk_free'])} were when it stopped. The run keeps what it has and goes on by "
+            f"**Paused: the disk is full.** {formats.size(now.paused['needed'])} must be free, and "
+            f"{formats.size(now.paused['disk_free'])} were when it stopped. The run keeps what it has and goes on by "
             "itself once there is space.",
             icon=":material/hard_drive:",
         )
-    elif formats.disk_low(told.meters.get("disk_free")):
+    elif formats.disk_low(now.meters.get("disk_free")):
         st.warning(
-            f"**The disk is nearly full:** {formats.size(told.meters['disk_free'])} are free. The run waits "
+            f"**The disk is nearly full:** {formats.size(now.meters['disk_free'])} are free. The run waits "
             "where it runs out, and goes on once there is space.",
             icon=":material/hard_drive:",
         )
@@ -92,127 +78,169 @@ def space(told) -> None:
     st.page_link("pages/Runs_and_storage.py", label="Free space in Runs and storage", icon=":material/database:")
 
 
-def resume(run) -> None:
-    record = run.manifest()
-    if not record.resumable:
-        return
-    if st.button("Resume the run", type="primary", icon=":material/resume:", key="resume", **shell.acting()):
-        shell.manager().resume(run.id)
-        st.rerun()
-    if not record.trained:
-        return
-    for number, job in enumerate(unfinished(run)):
-        with st.container(horizontal=True, vertical_alignment="center"):
-            st.text(f"Unfinished: {formats.job(job)}")
-            if st.button("Discard", icon=":material/delete:", key=f"discard-{number}", **shell.acting()):
-                discard(run, number)
-                st.rerun()
+# -- once it has ended
 
 
-def outcome(run, status: str, told) -> None:
-    record = run.manifest()
-    # The manifest has the error too, for where the log was deleted.
-    recorded = {"what": record.error.what, "remedy": record.error.remedy} if record.error else {}
-    error = told.error or (recorded if record.resumable else {})
-    in_memory = record.resumable and any(getattr(job, "mode", "") == "memory" for job in unfinished(run))
-    goes_on = TRAINS_AGAIN if in_memory else GOES_ON
+def draw_outcome(run: RunView, now: Progress) -> None:
+    manifest, status = run.manifest, run.manifest.status
+    goes_on = TRAINS_AGAIN if waits_in_memory(run) else GOES_ON
     if status == "finished":
-        if record.scored:
-            st.success("Finished: the scores are ready.", icon=":material/check:")
-            with st.container(horizontal=True):
-                st.page_link(
-                    "pages/Influence.py",
-                    label="Look at the influence",
-                    icon=":material/image_search:",
-                    query_params={"run": run.id},
-                )
-                st.page_link(
-                    "pages/Trust.py",
-                    label="Look at the trust report",
-                    icon=":material/verified:",
-                    query_params={"run": run.id},
-                )
-        else:
-            st.info("Finished. The scores of this run were deleted.", icon=":material/info:")
+        draw_finished(run)
     elif status == "interrupted":
         st.warning(
             f"Interrupted: the process that worked on this run ended before the run did. {goes_on}",
             icon=":material/warning:",
         )
-    elif status == "cancelled":
-        st.warning(f"Cancelled. {plain(error.get('what', ''))} {goes_on}", icon=":material/warning:")
-    cancelled = record.error is not None and record.error.kind == "cancelled"
-    if status == "finished" and record.resumable and cancelled:
+    # The manifest has the error too, for where the log was deleted.
+    what, remedy = error_of(run, now)
+    if status == "cancelled":
+        st.warning(f"Cancelled. {plain(what)} {goes_on}", icon=":material/warning:")
+    elif status == "finished" and manifest.resumable and manifest.error and manifest.error.kind == "cancelled":
         st.warning(f"The further work was cancelled. {goes_on}", icon=":material/warning:")
-    elif error and (status == "failed" or (status == "finished" and record.resumable)):
-        shell.show_error(error["what"], error["remedy"])
+    elif what and (status == "failed" or (status == "finished" and manifest.resumable)):
+        shell.show_error(what, remedy)
         if status == "failed":
             st.caption(f"Once that is put right: {goes_on}")
-        log = run.path.joinpath("log.txt")
-        if log.is_file():
-            with st.expander("Traceback, from the run's log.txt"):
-                traceback = log.read_text(encoding="utf-8", errors="replace")[-6000:]
-                st.code("\n".join(map(line, traceback.splitlines())))
-    resume(run)
+        draw_traceback(run)
 
 
-def job_in_hand(run) -> str:
-    """The kind of the job that was begun last, or will be next."""
-    begun = [e["job"] for e in shell.log(run) if "job" in e]
-    return begun[-1] if begun else unfinished(run)[0].kind
+def waits_in_memory(run: RunView) -> bool:
+    return run.manifest.resumable and any(job.fields.get("mode") == "memory" for job in run.manifest.jobs)
 
 
-def body(run, was_active: bool) -> None:
-    status = run.status
-    told = shell.progress(run)
-    active = status in IN_PROGRESS
-    if was_active and not active:
-        st.rerun()  # the whole page: the clock stops, the outcome appears
-    if active:
-        st.markdown("  →  ".join(formats.stages(job_in_hand(run), told.phase)))
-        st.progress(
-            told.fraction,
-            text=f"{plain(formats.phase(told.phase))}: step {told.step:,} of {told.steps:,}"
-            if told.steps
-            else plain(formats.phase(told.phase)),
-        )
-        space(told)
-        if st.button("Cancel the run", icon=":material/stop_circle:", key="cancel", **shell.acting()):
-            if shell.manager().cancel(run.id):
-                st.info("Stopping at the next step.", icon=":material/info:")
-            else:
-                st.info("Another process works on this run; cancel it there.", icon=":material/info:")
-    else:
-        outcome(run, status, told)
-    figures(told)
+def error_of(run: RunView, now: Progress) -> tuple[str, str]:
+    """What and remedy of how the last job ended; empty where it ended well."""
+    if now.error:
+        return now.error["what"], now.error["remedy"]
+    if run.manifest.resumable and run.manifest.error:
+        return run.manifest.error.what, run.manifest.error.remedy
+    return "", ""
 
 
-def series(run, active: bool) -> None:
-    told = shell.progress(run)
-    curves(told)
-    meters(told)
-    with st.expander("Event log", expanded=not active):
-        lines = [f"{formats.clock(e['time'])}  {line(formats.sentence(e))}" for e in reversed(shell.log(run)[-200:])]
+def draw_finished(run: RunView) -> None:
+    if not run.manifest.scored:
+        st.info("Finished. The scores of this run were deleted.", icon=":material/info:")
+        return
+    st.success("Finished: the scores are ready.", icon=":material/check:")
+    with st.container(horizontal=True):
+        for page, label, icon in (
+            ("Influence", "Look at the influence", "image_search"),
+            ("Trust", "Look at the trust report", "verified"),
+        ):
+            st.page_link(f"pages/{page}.py", label=label, icon=f":material/{icon}:", query_params={"run": run.id})
+
+
+def draw_traceback(run: RunView) -> None:
+    path = run.folder.path / "log.txt"
+    if path.is_file():
+        with st.expander("Traceback, from the run's log.txt"):
+            text = path.read_text(encoding="utf-8", errors="replace")[-TRACEBACK:]
+            st.code("\n".join(map(line, text.splitlines())))
+
+
+def draw_unfinished(run: RunView) -> None:
+    """What was not finished of the run, to be resumed or, of a trained one, discarded."""
+    if not run.manifest.resumable:
+        return
+    if st.button("Resume the run", type="primary", icon=":material/resume:", key="resume", **shell.acting()):
+        shell.queue().resume(run.id)
+        st.rerun()
+    if not run.manifest.trained:
+        return
+    for number, job in enumerate(run.manifest.jobs):
+        with st.container(horizontal=True, vertical_alignment="center"):
+            st.text(f"Unfinished: {line(formats.job(job))}")
+            if st.button("Discard", icon=":material/delete:", key=f"discard-{number}", **shell.acting()):
+                discard(run.folder, number)
+                st.rerun()
+
+
+# -- figures and charts
+
+
+def draw_figures(now: Progress) -> None:
+    shell.metrics(
+        {
+            "Phase": plain(formats.phase(now.phase)),
+            "Step": f"{now.step:,} of {now.steps:,}" if now.steps else "—",
+            "Rate": f"{now.rate:.3g} steps/s" if now.rate else "—",
+            "Time left in this phase": formats.duration(now.seconds_left),
+        }
+    )
+
+
+def draw_charts(folder: Run, was_in_progress: bool) -> None:
+    now = progress.of(folder)
+    draw_curves(now)
+    draw_meters(now)
+    with st.expander("Event log", expanded=not was_in_progress):
+        events = reversed(progress.log(folder)[-EVENTS:])
+        lines = [f"{formats.clock(event['time'])}  {line(formats.sentence(event))}" for event in events]
         st.code("\n".join(lines) or "Nothing yet", language=None, wrap_lines=True)
 
 
-def guarded(draw, run, active: bool) -> None:
+def draw_curves(now: Progress) -> None:
+    left, right = st.columns(2)
+    with left:
+        st.markdown("**Training loss**")
+        last = f"now {now.losses[-1]:.3f} nats" if now.losses else "which appears with the first"
+        pictures.chart(
+            pictures.curve(now.losses, "Batch loss", "nats"),
+            "loss",
+            f"Training loss over {len(now.losses)} steps, {last}",
+        )
+    with right:
+        st.markdown("**Learning rate**")
+        last = f"now {now.rates[-1]:.2e} a step" if now.rates else "which appears with the first steps"
+        pictures.chart(pictures.curve(now.rates, "Learning rate", "a step"), "rate", f"Learning rate, {last}")
+
+
+def draw_meters(now: Progress) -> None:
+    """Memory and disk over time, each with its limit."""
+    on_gpu = now.meters.get("gpu_total")
+    columns = iter(st.columns(3 if on_gpu else 2))
+    with next(columns):
+        draw_meter(now, "RAM", {"This process": "rss", "Available": "ram_available", "In all": "ram_total"}, "In all")
+    if on_gpu:
+        with next(columns):
+            draw_meter(now, "GPU memory", {"In use": "gpu", "In all": "gpu_total"}, "In all")
+    with next(columns):
+        draw_meter(
+            now,
+            "Disk (logarithmic axis)",
+            {"This run": "disk_used", "Written": "written", "Read": "read", "Free": "disk_free"},
+            "Free",
+            powers=True,
+        )
+
+
+def draw_meter(now: Progress, title: str, lines: dict[str, str], limit: str, powers: bool = False) -> None:
+    """One chart: `lines` are the meters by the name that is shown; that of `limit` bounds the others."""
+    sizes = {name: formats.size(now.meters.get(meter)) for name, meter in lines.items()}
+    st.markdown(f"**{title}**")
+    pictures.legend(sizes, limit)
+    pictures.chart(
+        pictures.meters({name: now.points(meter) for name, meter in lines.items()}, limit, powers),
+        title,
+        f"{title} over time, now: {', '.join(f'{name} {size}' for name, size in sizes.items())}",
+    )
+
+
+def guarded(draw, folder: Run, in_progress: bool) -> None:
     with shell.guarded():
-        draw(run, active)
+        draw(folder, in_progress)
 
 
 with shell.page("Live"):
     # Without a link: the run being worked on, which is not the newest where others wait.
-    worked_on = shell.manager().active()
-    candidates = sorted(shell.runs(), key=lambda run: run.id not in worked_on[:1])
-    run = shell.chosen_run(candidates, "There is no run to watch yet.")
-    config = run.manifest().config
+    run = run_choice.chosen("There is no run to watch yet.", first=shell.queue().active()[:1])
+    config = run.manifest.config
     st.caption(
         f"{plain(config.dataset)} · {plain(config.model)} · {config.recipe.epochs} epochs of batches of "
         f"{config.recipe.batch_size:,} images · {formats.count(len(config.targets), 'targets')} · "
         f"{plain(config.replay_mode)} mode"
     )
-    active = run.status in IN_PROGRESS
+    in_progress = run.manifest.in_progress
     # A browser on the same machine takes its share of the cores to draw charts, so they come less often.
-    for draw, every in ((body, "1s"), (series, "5s")):
-        st.fragment(guarded, run_every=every if active else None)(draw, run, active)
+    for draw, every in ((draw_now, "1s"), (draw_charts, "5s")):
+        st.fragment(guarded, run_every=every if in_progress else None)(draw, run.folder, in_progress)

@@ -2,13 +2,14 @@
 
 import streamlit as st
 
-from engine import files, space
+from engine import space
 from engine.errors import ReplayError
 from engine.jobs.rebuild import Rebuild
 from engine.runs.manifest import IN_PROGRESS
-from engine.runs.run import Run
+from engine.runs.run import Run, Summary, passed_over
 from ui import formats, shell
-from ui.text import line
+from ui.run_choice import RunView
+from ui.text import line, plain
 
 ACTIONS = {
     "Delete checkpoints": (
@@ -27,128 +28,13 @@ REBUILDS = {
 }
 
 
-def free(run, part: str | None, dry_run: bool = False) -> int:
-    storage = run.storage()
-    return storage.delete(dry_run) if part is None else storage.clean((part,), dry_run)
+# -- what fills the disk
 
 
-def free_all(chosen: list, part: str | None) -> tuple[list[int], list[tuple[str, str]]]:
-    """Bytes freed of each run, and what and remedy of each that cannot be: one does not stop the others."""
-    freed, refused = [], []
-    for run in chosen:
-        try:
-            freed.append(free(Run(run.root, run.id), part))  # gone, if deleted in another tab
-        except ReplayError as error:
-            refused.append((error.what, error.remedy))
-    return freed, refused
-
-
-def confirm(action: str, chosen: list) -> None:
-    part, consequence = ACTIONS[action]
-
-    @st.dialog(f"{action}?")
-    def ask() -> None:
-        with shell.guarded():
-            total = sum(free(run, part, dry_run=True) for run in chosen)
-            st.markdown(
-                f"This frees **{formats.size(total)}** ({total:,} bytes) of {formats.count(len(chosen), 'runs')}:"
-            )
-            st.code("\n".join(run.id for run in chosen), language=None)
-            st.write(consequence)
-            yes, no = st.columns(2)
-            if yes.button(
-                f"{action}: free {formats.size(total)}",
-                key="confirm",
-                type="primary",
-                width="stretch",
-                **shell.acting(),
-            ):
-                freed, refused = free_all(chosen, part)
-                if freed:
-                    st.session_state["notice"] = f"{action}: {formats.size(sum(freed))} freed ({sum(freed):,} bytes)."
-                    st.session_state["refused"] = refused
-                    st.rerun()
-                for what, remedy in refused:
-                    shell.show_error(what, remedy)
-            if no.button("Keep", width="stretch"):
-                st.rerun()
-
-    ask()
-
-
-def row(run) -> dict:
-    sizes = run.storage().sizes()
-    shown = {"Run": run.id, "Status": run.status}
-    try:
-        record = run.manifest()
-        shown |= {
-            "Remark": "",
-            "Age": formats.age(record.created),
-            "Test accuracy": formats.percent(record.test_accuracy),
-            "Replays in": formats.replays_in(run),
-        }
-    except ReplayError as error:
-        shown |= {"Remark": line(error.what), "Age": "—", "Test accuracy": "—", "Replays in": "—"}
-    shown["In all"] = formats.size(sum(sizes.values()))
-    return shown | {name: formats.size(sizes[part]) for part, name in formats.PARTS.items()}
-
-
-def trained(runs: list) -> dict:
-    """The runs, by id, whose checkpoints can be made again."""
-    found = {}
-    for run in runs:
-        try:
-            record = run.manifest()
-            if record.trained and record.status not in IN_PROGRESS:
-                found[run.id] = run
-        except ReplayError:
-            continue  # the table says what is wrong with it
-    return found
-
-
-def rebuild(candidates: dict) -> None:
-    st.subheader("Rebuild checkpoints")
-    if not candidates:
-        st.caption("There is no run that was trained to its end and is not in progress.")
-        return
-    which, how = st.columns(2)
-    run = candidates[
-        which.selectbox("Run to rebuild", list(candidates), format_func=lambda i: formats.run_label(candidates[i]))
-    ]
-    mode = how.radio(
-        "Checkpoints for",
-        list(REBUILDS),
-        captions=list(REBUILDS.values()),
-        horizontal=True,
-        format_func=lambda m: f"{m} mode",
-    )
-    record = run.manifest()
-    if record.kept_mode == mode:
-        cost = "This run keeps them: only what is missing or damaged is made again."
-    else:
-        once = formats.duration(record.timings.get("train_seconds"))
-        cost = f"This trains once more ({once} when the run was made), to the same states."
-        replaced = " The checkpoints it keeps now are replaced." if record.kept_mode else ""
-        cost = f"{cost}{replaced}"
-    st.caption(
-        f"{cost} Each segment's first state is checked against the digest recorded in training. "
-        "The scores stay as they are."
-    )
-    if record.resumable:
-        st.warning(
-            "This run has unfinished work, which stays as it is: resume the run on Live to finish it.",
-            icon=":material/warning:",
-        )
-    if st.button("Rebuild checkpoints", icon=":material/history:", **shell.acting()):
-        shell.manager().submit(run.id, Rebuild(mode))
-        st.switch_page("pages/Live.py", query_params={"run": run.id})
-
-
-def folder() -> None:
+def draw_folder(sizes: dict[str, dict[str, int]]) -> None:
     free_bytes = space.disk_free(shell.root())
-    shell.metrics(
-        {"Used by all runs": formats.size(files.size_of(shell.root())), "Free on this disk": formats.size(free_bytes)}
-    )
+    used = sum(sum(parts.values()) for parts in sizes.values())
+    shell.metrics({"Used by all runs": formats.size(used), "Free on this disk": formats.size(free_bytes)})
     if formats.disk_low(free_bytes):
         st.warning(
             f"The disk is nearly full: {formats.size(free_bytes)} are free. Runs in progress wait when it is; "
@@ -156,32 +42,49 @@ def folder() -> None:
             icon=":material/hard_drive:",
         )
     st.caption(
-        f"Folder of all runs: `{shell.root()}`. To have it elsewhere, set `REPLAY_OUTPUTS_DIR`, start the app with "
-        "`streamlit run app.py -- --outputs DIR`, or make `outputs` a symbolic link."
+        f"Folder of all runs: {plain(shell.root())}. To have it elsewhere, set `REPLAY_OUTPUTS_DIR`, start the app "
+        "with `streamlit run app.py -- --outputs DIR`, or make `outputs` a symbolic link."
     )
 
 
-with shell.page("Runs and storage"):
-    for what, remedy in st.session_state.pop("refused", []):
-        shell.show_error(what, remedy)
-    runs = shell.runs()
-    folder()
-    if not runs:
-        st.info("No runs, and so nothing to clean.", icon=":material/info:")
-        st.page_link("app.py", label="Run the sample from the Overview", icon=":material/play_arrow:")
-        st.stop()
-    rows = [row(run) for run in runs]
-    remarks = any(r["Remark"] for r in rows)
-    st.dataframe(rows, hide_index=True, column_config={} if remarks else {"Remark": None})
-    by_id = {run.id: run for run in runs}
-    kept = [i for i in st.session_state.get("chosen", []) if i in by_id]
-    if kept != st.session_state.get("chosen", []):  # deleted here or in another tab
-        st.session_state["chosen"] = kept
+def draw_table(runs: list[Summary], sizes: dict[str, dict[str, int]]) -> None:
+    remarks = any(run.remark for run in runs)
+    st.dataframe(
+        [row_of(run, sizes[run.id]) for run in runs],
+        hide_index=True,
+        column_config={} if remarks else {"Remark": None},
+    )
+    if others := passed_over(shell.root()):
+        with st.expander(f"{formats.count(len(others), 'entries')} of the folder not shown"):
+            st.dataframe([{"Entry": line(name), "Why": line(reason)} for name, reason in others], hide_index=True)
+
+
+def row_of(run: Summary, sizes: dict[str, int]) -> dict[str, str]:
+    sound = not run.remark
+    return {
+        "Run": run.id,
+        "Status": line(run.status),
+        "Remark": line(run.remark),
+        "Age": formats.age(run.created),
+        "Test accuracy": formats.percent(run.test_accuracy),
+        "Replays in": formats.replays_in(run) if sound else "—",
+        "In all": formats.size(sum(sizes.values())),
+        **{name: formats.size(sizes[part]) for part, name in formats.PARTS.items()},
+    }
+
+
+# -- deleting
+
+
+def draw_cleaning(runs: dict[str, Summary]) -> None:
+    chosen = [run_id for run_id in st.session_state.get("chosen", []) if run_id in runs]
+    if chosen != st.session_state.get("chosen", []):  # deleted here or in another tab
+        st.session_state["chosen"] = chosen
     chosen = st.multiselect(
         "Runs to clean",
-        list(by_id),
+        list(runs),
         key="chosen",
-        format_func=lambda i: formats.run_label(by_id[i]) if i in by_id else i,
+        format_func=lambda run_id: formats.run_label(runs[run_id]) if run_id in runs else line(run_id),
         placeholder="Choose one or more runs",
     )
     st.caption(
@@ -191,5 +94,124 @@ with shell.page("Runs and storage"):
     with st.container(horizontal=True):
         for action in ACTIONS:
             if st.button(action, **shell.acting(disabled=not chosen)):
-                confirm(action, [by_id[i] for i in chosen])
-    rebuild(trained(runs))
+                confirm(action, chosen)
+
+
+def confirm(action: str, run_ids: list[str]) -> None:
+    """A dialog with the bytes to be freed, before anything is deleted."""
+    part, consequence = ACTIONS[action]
+
+    @st.dialog(f"{action}?")
+    def ask() -> None:
+        with shell.guarded():
+            total = sum(free(run_id, part, dry_run=True) for run_id in run_ids)
+            st.markdown(
+                f"This frees **{formats.size(total)}** ({total:,} bytes) of {formats.count(len(run_ids), 'runs')}:"
+            )
+            st.code("\n".join(run_ids), language=None)
+            st.write(consequence)
+            yes, no = st.columns(2)
+            label = f"{action}: free {formats.size(total)}"
+            if yes.button(label, key="confirm", type="primary", width="stretch", **shell.acting()):
+                free_all(action, run_ids)
+            if no.button("Keep", width="stretch"):
+                st.rerun()
+
+    ask()
+
+
+def free(run_id: str, part: str | None, dry_run: bool = False) -> int:
+    """Bytes of a part of a run, or of the whole run; of a damaged one too."""
+    storage = Run(shell.root(), run_id).storage()
+    return storage.delete(dry_run) if part is None else storage.clean((part,), dry_run)
+
+
+def free_all(action: str, run_ids: list[str]) -> None:
+    """Deletes, and says what was freed and what each run that could not be cleaned says: one does not stop others."""
+    freed, refusals = [], []
+    for run_id in run_ids:
+        try:
+            freed.append(free(run_id, ACTIONS[action][0]))
+        except ReplayError as error:  # in use, or deleted in another tab
+            refusals.append((error.what, error.remedy))
+    if freed:
+        st.session_state["notice"] = f"{action}: {formats.size(sum(freed))} freed ({sum(freed):,} bytes)."
+        st.session_state["refusals"] = refusals
+        st.rerun()
+    for what, remedy in refusals:
+        shell.show_error(what, remedy)
+
+
+# -- rebuilding
+
+
+def draw_rebuilding(runs: dict[str, Summary]) -> None:
+    st.subheader("Rebuild checkpoints")
+    trained = {run.id: run for run in runs.values() if run.trained and run.status not in IN_PROGRESS}
+    if not trained:
+        st.caption("There is no run that was trained to its end and is not in progress.")
+        return
+    which, how = st.columns(2)
+    run_id = which.selectbox(
+        "Run to rebuild", list(trained), format_func=lambda run_id: formats.run_label(trained[run_id])
+    )
+    mode = how.radio(
+        "Checkpoints for",
+        list(REBUILDS),
+        captions=list(REBUILDS.values()),
+        horizontal=True,
+        format_func=lambda mode: f"{mode} mode",
+    )
+    draw_cost(RunView.of(Run.open(shell.root(), run_id)), mode)
+    if st.button("Rebuild checkpoints", icon=":material/history:", **shell.acting()):
+        shell.submit(run_id, Rebuild(mode))
+
+
+def draw_cost(run: RunView, mode: str) -> None:
+    """What rebuilding takes, and what it leaves as it is."""
+    kept = run.manifest.kept_mode
+    if kept == mode:
+        cost = "This run keeps them: only what is missing or damaged is made again."
+    else:
+        once = formats.duration(run.manifest.timings.get("train_seconds"))
+        replaced = " The checkpoints it keeps now are replaced." if kept else ""
+        cost = f"This trains once more ({once} when the run was made), to the same states.{replaced}"
+    st.caption(
+        f"{cost} Each segment's first state is checked against the digest recorded in training. "
+        "The scores stay as they are."
+    )
+    if run.manifest.resumable:
+        st.warning(
+            "This run has unfinished work, which stays as it is: resume the run on Live to finish it.",
+            icon=":material/warning:",
+        )
+
+
+def draw_unfinished(runs: list[Summary]) -> None:
+    """The runs of which something can be resumed."""
+    resumable = [run for run in runs if run.resumable]
+    if not resumable:
+        return
+    st.subheader("Unfinished work")
+    st.caption("Resume or discard it on Live.")
+    with st.container(horizontal=True):
+        for run in resumable[:12]:
+            st.page_link("pages/Live.py", label=run.id, icon=":material/resume:", query_params={"run": run.id})
+
+
+with shell.page("Runs and storage"):
+    for what, remedy in st.session_state.pop("refusals", []):
+        shell.show_error(what, remedy)
+    runs = shell.all_runs()
+    sizes = {run.id: Run(shell.root(), run.id).storage().sizes() for run in runs}
+    draw_folder(sizes)
+    if not runs:
+        st.info("No runs, and so nothing to clean.", icon=":material/info:")
+        st.page_link("app.py", label="Run the sample from the Overview", icon=":material/play_arrow:")
+        st.stop()
+    by_id = {run.id: run for run in runs}
+    draw_table(runs, sizes)
+    draw_cleaning(by_id)
+    draw_unfinished(runs)
+    with shell.guarded():
+        draw_rebuilding(by_id)

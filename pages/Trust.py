@@ -8,17 +8,18 @@ from engine.analysis import lds, trust
 from engine.jobs.smoothness import Smoothness
 from engine.jobs.validation import Validate
 from engine.targets import Target
-from ui import formats, link, pictures, shell
+from ui import formats, link, pictures, run_choice, shell
+from ui.run_choice import RunView
 from ui.text import line, plain
 
 BOXES = dict(zip(trust.LEVELS, (st.success, st.warning, st.error)))
 ICONS = dict(zip(trust.LEVELS, (":material/verified:", ":material/help:", ":material/dangerous:")))
 FRACTIONS = ("0.01", "0.05", "0.1")
-TILES = 24
+SMALL_TILES = 24  # of the images that a what-if changed
 
 
-def judged(run) -> None:
-    verdict = trust.verdict(run.manifest())
+def draw_verdict(run: RunView) -> None:
+    verdict = trust.verdict(run.manifest)
     BOXES[verdict.level](
         f"**{verdict.level[0].upper()}{verdict.level[1:]}.** {plain(verdict.reason)}", icon=ICONS[verdict.level]
     )
@@ -37,7 +38,7 @@ def judged(run) -> None:
     )
 
 
-def validate(run) -> None:
+def draw_validation_form(run: RunView) -> None:
     st.subheader("Validate by retraining")
     st.markdown(
         "Random subsets of the training images are left out, one retraining each, and what happens to every target is "
@@ -47,7 +48,7 @@ def validate(run) -> None:
     subsets = many.number_input(
         "Subsets", min_value=lds.FEWEST, value=32, step=1, help="One retraining each; 50 give a useful interval."
     )
-    typed = which.multiselect(
+    fractions = which.multiselect(
         "Fractions to leave out",
         FRACTIONS,
         default=FRACTIONS[:1],
@@ -55,40 +56,56 @@ def validate(run) -> None:
         help="Scores are exact for small changes: 0.01 is the usual test.",
     )
     seed = seeded.number_input("Seed", min_value=0, value=0, step=1, help="Decides the subsets.")
-    takes = formats.retraining_time(run.manifest().timings.get("train_seconds"), subsets, len(typed))
+    takes = formats.retraining_time(run.manifest.timings.get("train_seconds"), subsets, len(fractions))
     st.caption(
         f"This takes {takes}. Retrainings that were done before are kept." if takes else "Name at least one fraction."
     )
     with st.container(horizontal=True):
-        start = st.button("Validate", type="primary", icon=":material/play_arrow:", **shell.acting(disabled=not typed))
+        start = st.button(
+            "Validate", type="primary", icon=":material/play_arrow:", **shell.acting(disabled=not fractions)
+        )
         measure = st.button("Measure the smoothness (four trainings)", icon=":material/timeline:", **shell.acting())
-    started = False
     with shell.guarded():
         if start:
-            drops = tuple(dict.fromkeys(formats.fraction(text) for text in typed))
-            shell.manager().submit(run.id, Validate(subsets, drops, seed))
-            started = True
+            drops = tuple(dict.fromkeys(map(formats.fraction, fractions)))
+            shell.submit(run.id, Validate(subsets, drops, seed))
         if measure:
-            shell.manager().submit(run.id, Smoothness())
-            started = True
-    if started:
-        st.switch_page("pages/Live.py", query_params={"run": run.id})
+            shell.submit(run.id, Smoothness())
 
 
-def compared(run) -> None:
+def draw_comparison(run: RunView) -> None:
     st.subheader("Predicted and actual change")
-    reports = {r["name"]: r for r in trust.reports(run.manifest())}
+    reports = {report["name"]: report for report in trust.reports(run.manifest)}
     if not reports:
         st.info("Not validated yet.", icon=":material/info:")
         return
     left, right = st.columns(2)
-    names = {
-        name: line(f"{r['function']}, {formats.percent(r['drop'])} left out, {r['subsets']} subsets, seed {r['seed']}")
-        for name, r in reports.items()
-    }
-    report = reports[left.selectbox("Validation", list(names), format_func=names.get)]
-    titles = {None: "All targets", **{t["key"]: line(t["title"]) for t in report["targets"]}}
+    report = reports[
+        left.selectbox("Validation", list(reports), format_func=lambda name: line(validation_title(reports[name])))
+    ]
+    titles = {None: "All targets", **{target["key"]: line(target["title"]) for target in report["targets"]}}
     key = right.selectbox("Target", list(titles), format_func=titles.get, key=f"scatter-{report['name']}")
+    draw_agreement(report, key)
+    if key is not None:
+        st.page_link(
+            "pages/Influence.py",
+            label=f"Influence on {plain(titles[key])}",
+            icon=":material/image_search:",
+            query_params={"run": run.id, "target": key},
+        )
+    draw_target_table(run, report)
+    draw_downloads(run, report)
+
+
+def validation_title(report: dict) -> str:
+    return (
+        f"{report['function']}, {formats.percent(report['drop'])} left out, {report['subsets']} subsets, "
+        f"seed {report['seed']}"
+    )
+
+
+def draw_agreement(report: dict, key: str | None) -> None:
+    """Figures and points of one validation, of one target or of all."""
     shell.metrics(
         {
             "LDS, mean": formats.figure(report["lds_mean"], 3),
@@ -105,47 +122,45 @@ def compared(run) -> None:
         f"{formats.figure(report['lds_mean'])}",
     )
     st.caption(
-        f"A point is one retraining without {formats.count(report['left_out'], 'images')}; on the dashed line the prediction "
-        f"is exact. Noise: by how much {formats.count(report['repeats'], 'retrainings')} with unchanged weights differed. "
-        f"Computed on {plain(report['device_name'])}."
+        f"A point is one retraining without {formats.count(report['left_out'], 'images')}; on the dashed line the "
+        f"prediction is exact. Noise: by how much {formats.count(report['repeats'], 'retrainings')} with unchanged "
+        f"weights differed. Computed on {plain(report['device_name'])}."
     )
-    if key is not None:
-        st.page_link(
-            "pages/Influence.py",
-            label=f"Influence on {plain(titles[key])}",
-            icon=":material/image_search:",
-            query_params={"run": run.id, "target": key},
-        )
+
+
+def draw_target_table(run: RunView, report: dict) -> None:
     st.dataframe(
         [
             {
-                "Target": line(t["title"]),
-                "LDS": formats.varied(t["lds"], 3),
-                "95 % interval": formats.between(t["low"], t["high"]),
-                "Slope": formats.varied(t["slope"]),
-                "R²": formats.varied(t["r2"]),
-                "Noise (of the variance)": formats.percent(t["noise_share"]),
-                "Influence": link.to("Influence", run=run.id, target=t["key"]),
+                "Target": line(target["title"]),
+                "LDS": formats.varied(target["lds"], 3),
+                "95 % interval": formats.between(target["low"], target["high"]),
+                "Slope": formats.varied(target["slope"]),
+                "R²": formats.varied(target["r2"]),
+                "Noise (of the variance)": formats.percent(target["noise_share"]),
+                "Influence": link.to("Influence", run=run.id, target=target["key"]),
             }
-            for t in report["targets"]
+            for target in report["targets"]
         ],
         hide_index=True,
         column_config={"Influence": st.column_config.LinkColumn(display_text="look")},
     )
+
+
+def draw_downloads(run: RunView, report: dict) -> None:
+    name = f"{run.id}-{report['name']}"
     with st.container(horizontal=True):
-        st.download_button(
-            "Report (JSON)", json.dumps(report, indent=1), f"{run.id}-{report['name']}.json", icon=":material/download:"
-        )
+        st.download_button("Report (JSON)", json.dumps(report, indent=1), f"{name}.json", icon=":material/download:")
         st.download_button(
             "Predicted and actual (CSV)",
-            trust.outcomes(report).to_csv(index=False),
-            f"{run.id}-{report['name']}.csv",
+            formats.csv(trust.outcomes(report)),
+            f"{name}.csv",
             icon=":material/download:",
         )
 
 
-def adjoints(run) -> None:
-    sets = {s["name"]: s for s in run.scores().sidecars() if "norm_steps" in s}
+def draw_adjoints(run: RunView) -> None:
+    sets = {sidecar["name"]: sidecar for sidecar in run.manifest.score_sets.sidecars() if "norm_steps" in sidecar}
     if not sets:
         return
     st.subheader("The adjoint through training")
@@ -155,56 +170,41 @@ def adjoints(run) -> None:
         pictures.norms(sets[name]), "norms", "Norm of the adjoint over the training steps, one line a target"
     )
     st.caption(
-        "One line a target, read from right to left: how far a change of the parameters at that step moves the target in "
-        "the end. A line that climbs by orders of magnitude is chaos."
+        "One line a target, read from right to left: how far a change of the parameters at that step moves the target "
+        "in the end. A line that climbs by orders of magnitude is chaos."
     )
 
 
-def what_ifs(run, dataset) -> None:
-    found = trust.what_ifs(run.manifest())
+def draw_what_ifs(run: RunView) -> None:
     st.subheader("What was tried")
-    if not found:
+    reports = trust.what_ifs(run.manifest)
+    if not reports:
         st.caption("Nothing yet: tick training images, and check them by retraining.")
         with st.container(horizontal=True):
-            st.page_link(
-                "pages/Influence.py",
-                label="Tick on Influence",
-                icon=":material/image_search:",
-                query_params={"run": run.id},
-            )
-            st.page_link(
-                "pages/Find_bad_labels.py",
-                label="Tick on Find bad labels",
-                icon=":material/label_off:",
-                query_params={"run": run.id},
-            )
-    for what in reversed(found):
-        changed = [*what["left_out"], *map(int, what["relabelled"])]
-        said = formats.changed(what)
+            for page, icon in (("Influence", "image_search"), ("Find bad labels", "label_off")):
+                st.page_link(
+                    f"pages/{page.replace(' ', '_')}.py",
+                    label=f"Tick on {page}",
+                    icon=f":material/{icon}:",
+                    query_params={"run": run.id},
+                )
+    for report in reversed(reports):
         with st.expander(
-            f"{plain(said)}: test accuracy {formats.percent(what['test_accuracy_before'])} before, "
-            f"{formats.percent(what['test_accuracy'])} retrained",
+            f"{plain(formats.changed(report))}: test accuracy {formats.percent(report['test_accuracy_before'])} "
+            f"before, {formats.percent(report['test_accuracy'])} retrained",
             icon=":material/science:",
         ):
-            pictures.plain_tiles(dataset.name, "train", changed[:TILES])
-            for target in what["targets"]:
-                title = plain(Target.parse(target["name"]).title(dataset))
+            images = [*report["left_out"], *map(int, report["relabelled"])]
+            pictures.plain_tiles(run.dataset.name, "train", images[:SMALL_TILES])
+            for target in report["targets"]:
+                title = plain(Target.parse(target["name"]).title(run.dataset))
                 st.markdown(f"**{title}** · {plain(target['function'])}")
                 st.table(formats.what_if_table(target))
 
 
-def draw(run) -> None:
-    record = run.manifest()
-    dataset = pictures.dataset(record.config.dataset)
-    if not record.score_sets.targets():
-        shell.no_scores(run)
-        return
-    for part in (judged, validate, compared, adjoints):
-        with shell.guarded():
-            part(run)
-    with shell.guarded():
-        what_ifs(run, dataset)
-
-
 with shell.page("Trust"):
-    draw(shell.chosen_run(shell.runs(), "There is no run to judge yet."))
+    run = run_choice.chosen("There is no run to judge yet.")
+    run_choice.stop_without_scores(run)
+    for draw in (draw_verdict, draw_validation_form, draw_comparison, draw_adjoints, draw_what_ifs):
+        with shell.guarded():
+            draw(run)

@@ -1,6 +1,7 @@
-"""What a page tells of an image beside its picture: tiles of training images, tiles of targets, the target's own panel."""
+"""What a page says of an image beside its picture: tiles of training images, of targets, the target's own panel."""
 
 import functools
+from collections.abc import Sequence
 
 import numpy as np
 import streamlit as st
@@ -12,7 +13,8 @@ from engine.runs import uploads
 from engine.runs.scores import TargetRef
 from engine.targets import FUNCTIONS, UploadedImage, target_function
 from ui import formats, gallery, link, pictures, ticks
-from ui.text import plain
+from ui.run_choice import RunView
+from ui.text import line, plain
 
 PLAIN = 20  # images of a set that are shown
 
@@ -23,110 +25,111 @@ def _used_in(recipe, n: int, indices: tuple[int, ...]) -> list[np.ndarray]:
 
 
 def training(
-    run,
-    dataset,
-    indices,
+    run: RunView,
+    indices: Sequence[int] | np.ndarray,
     lines: list[tuple[str, ...]],
-    extra=None,
+    extra: list[list[tuple[str, str]]] | None = None,
     leave_out: str | None = None,
     first: int | None = None,
 ) -> list[gallery.Tile]:
     """Training images: `lines` of each stand below it; enlarged come its labels, `extra` details, the steps that
     used it, its note, and its scores on the run's targets, less the one of key `leave_out`. `first`: the rank of the
     first, where they are ranked."""
-    record, said = run.manifest(), ticks.kept(run)
-    config = record.config
+    manifest, dataset, said = run.manifest, run.dataset, ticks.read(run)
+    recipe = manifest.config.recipe
     indices = np.asarray(indices, np.int64)
-    targets, scores_KM = outward_effects.scores_on(record, indices)
-    titles = [t.title(dataset) for t in targets]
-    used = _used_in(config.recipe, len(dataset.train_labels), tuple(indices.tolist()))
-    model, total = _model_labels(record, dataset, indices), record.steps
+    targets, scores_KM = outward_effects.scores_on(manifest, indices)
+    used = _used_in(recipe, len(dataset.train_labels), tuple(indices.tolist()))
+    model = _model_labels(run, indices)
     tiles = []
     for m, index in enumerate(indices.tolist()):
-        label = dataset.classes[dataset.train_labels[index]]
+        label = line(dataset.classes[dataset.train_labels[index]])
         bars = [
-            (titles[k], float(scores_KM[k, m]), formats.score(scores_KM[k, m]))
-            for k in range(len(targets))
-            if targets[k].key != leave_out
+            (run.titles[ref.key], float(score), formats.score(score))
+            for ref, score in zip(targets, scores_KM[:, m], strict=True)
+            if ref.key != leave_out
         ]
         details = [
             ("Image", f"train:{index}"),
             ("Given label", label),
             *model[m],
             *(extra[m] if extra else ()),
-            ("Used in steps", formats.steps(used[m], total, config.recipe.epochs)),
+            ("Used in steps", formats.steps(used[m], manifest.steps, recipe.epochs)),
+            *([("Note", line(said.of(index)))] if said.of(index) else ()),
         ]
-        if said.of(index):
-            details.append(("Note", said.of(index)))
+        title = label if first is None else f"{first + m}. {label}"
+        outwards = link.to("Training_images", run=run.id, image=index)
         tiles.append(
             gallery.Tile(
-                "train",
-                index,
-                label if first is None else f"{first + m}. {label}",
-                lines[m],
-                tuple(details),
-                tuple(bars),
-                link.to("Training_images", run=run.id, image=index),
-                "From this image outwards",
+                "train", index, title, lines[m], tuple(details), tuple(bars), outwards, "From this image outwards"
             )
         )
     return tiles
 
 
-def _model_labels(record, dataset, indices) -> list[list[tuple[str, str]]]:
-    if "model/train_logits.npy" not in record.files:  # of a run of an older version
+def _model_labels(run: RunView, indices: np.ndarray) -> list[list[tuple[str, str]]]:
+    if "model/train_logits.npy" not in run.manifest.files:  # of a run of an older version
         return [[("Model's label", "not recorded in this run")]] * len(indices)
-    logp = logit_maths.log_probabilities(record.train_logits()[indices])
-    given = dataset.train_labels[indices]
+    classes, given = run.dataset.classes, run.dataset.train_labels[indices]
+    logp = logit_maths.log_probabilities(run.manifest.train_logits()[indices])
     return [
         [
-            ("Model's label", f"{dataset.classes[row.argmax()]}, {formats.percent(float(np.exp(row.max())))}"),
+            ("Model's label", line(f"{classes[row.argmax()]}, {formats.percent(float(np.exp(row.max())))}")),
             ("Probability of the given label", formats.percent(float(np.exp(row[label])))),
         ]
         for row, label in zip(logp, given, strict=True)
     ]
 
 
-def own_picture(run, view) -> str:
-    return pictures.array_picture(uploads.read(run, view.target.image_id), view.title, 96)
-
-
-def target(run, dataset, view, panel) -> None:
+def target(run: RunView, view: target_view.TargetView, panel) -> None:
     """The target in the sidebar, where it stays in view."""
     with panel:
         st.divider()
         st.markdown(f"**{plain(view.title)}**")
-        indices = view.test_indices.tolist()
-        if view.predicted_label is not None:
-            picture, facts = st.columns([2, 3])
-            with picture:
-                st.html(pictures.picture(dataset.name, "test", indices[0]) if indices else own_picture(run, view))
-        else:
-            pictures.plain_tiles(dataset.name, "test", indices[:PLAIN], 28)
-            facts = st.container()
-            facts.caption(
-                f"The first {len(indices[:PLAIN])} of {formats.count(len(indices), 'test images')}; values are means."
-            )
-        true_label = "several" if view.true_label is None else plain(dataset.classes[view.true_label])
-        lines = [f"True label: **{true_label}**"]
-        if view.predicted_label is not None:
-            right = ":material/check: right" if view.predicted_label == view.true_label else ":material/close: wrong"
-            lines.append(f"Predicted: **{plain(dataset.classes[view.predicted_label])}** {right}")
-        else:
-            lines.append(f"Classified right: **{formats.percent(view.accuracy)}**")
-        facts.markdown("  \n".join(lines))
+        place = _target_pictures(run, view)
+        place.markdown("  \n".join(_target_facts(run, view)))
         st.markdown(
             " · ".join(
                 f"{name} **{formats.figure(view.values[name], 4)}** {function.short_unit}"
                 for name, function in FUNCTIONS.items()
             )
         )
-        shares = target_view.probabilities(run.manifest(), dataset, view.target)
+        shares = target_view.probabilities(run.manifest, run.dataset, view.target)
         pictures.chart(
-            pictures.probabilities(shares, dataset.classes),
+            pictures.probabilities(shares, run.dataset.classes),
             "probabilities",
-            formats.shares_in_words(dataset.classes, shares),
+            formats.shares_in_words(run.dataset.classes, shares),
         )
+
+
+def _target_pictures(run: RunView, view: target_view.TargetView):
+    """Draws the target's image, or some of its images, and returns the place for its facts."""
+    indices = view.test_indices.tolist()
+    if view.predicted_label is None:
+        pictures.plain_tiles(run.dataset.name, "test", indices[:PLAIN], 28)
+        st.caption(
+            f"The first {len(indices[:PLAIN])} of {formats.count(len(indices), 'test images')}; values are means."
+        )
+        return st.container()
+    picture, place = st.columns([2, 3])
+    with picture:
+        st.html(pictures.picture(run.dataset.name, "test", indices[0]) if indices else _own_picture(run, view))
+    return place
+
+
+def _own_picture(run: RunView, view: target_view.TargetView) -> str:
+    assert isinstance(view.target, UploadedImage)  # the only target of one image that is in no split
+    return pictures.array_picture(uploads.read(run.folder, view.target.image_id), view.title, 96)
+
+
+def _target_facts(run: RunView, view: target_view.TargetView) -> list[str]:
+    """Lines of Markdown."""
+    classes = run.dataset.classes
+    true_label = "several" if view.true_label is None else plain(classes[view.true_label])
+    if view.predicted_label is None:
+        return [f"True label: **{true_label}**", f"Classified right: **{formats.percent(view.accuracy)}**"]
+    right = ":material/check: right" if view.predicted_label == view.true_label else ":material/close: wrong"
+    return [f"True label: **{true_label}**", f"Predicted: **{plain(classes[view.predicted_label])}** {right}"]
 
 
 def removal(scores_N, ranking, function: str, panel) -> None:
@@ -140,22 +143,22 @@ def removal(scores_N, ranking, function: str, panel) -> None:
                 )
 
 
-def show_targets(run, dataset, shown: list[tuple[TargetRef, tuple[str, ...]]], key: str) -> None:
+def show_targets(run: RunView, refs: list[tuple[TargetRef, tuple[str, ...]]], key: str) -> None:
     """Targets with the lines below, as tiles that lead to their influence; of a set, its first image."""
-    tiles = []
-    for ref, lines in shown:
+    dataset, tiles = run.dataset, []
+    for ref, lines in refs:
         first = next(iter(ref.target.resolve(dataset.test_labels, len(dataset.classes)).tolist()), -1)
         own = ref.target if isinstance(ref.target, UploadedImage) else None
         tiles.append(
             gallery.Tile(
                 "test",
                 first,
-                ref.target.title(dataset),
+                line(ref.target.title(dataset)),
                 lines,
                 (("Target", ref.name),),
                 link=link.to("Influence", run=run.id, target=ref.key),
                 link_text="Influence on this target",
-                image=uploads.read(run, own.image_id) if own else None,
+                image=uploads.read(run.folder, own.image_id) if own else None,
             )
         )
     gallery.show(dataset.name, tiles, f"targets-{key}")

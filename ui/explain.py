@@ -1,24 +1,32 @@
 """Further targets of a run: which function of them, and how the replay gets its states."""
 
+from collections.abc import Callable
+
 import streamlit as st
 
 from engine.config import REPLAY_MODES
 from engine.jobs.replay import Replay
 from engine.targets import FUNCTIONS
 from ui import shell
+from ui.run_choice import RunView
 
 
-def choose(run, targets: tuple[str, ...], key: str, label: str = "Explain these", make=None) -> None:
+def choose(
+    run: RunView,
+    targets: tuple[str, ...],
+    key: str,
+    label: str = "Explain these",
+    make: Callable[[], tuple[str, ...]] | None = None,
+) -> None:
     """What a replay of `targets` needs, and the button that starts it; `make` gives them only then, where they must
     be made first."""
-    record = run.manifest()
-    ready = [mode for mode, at_once in record.modes().items() if at_once]
+    ready = [mode for mode, at_once in run.manifest.modes().items() if at_once]
     function_side, mode_side = st.columns(2)
     function = function_side.radio("Target function", tuple(FUNCTIONS), horizontal=True, key=f"function-{key}")
     mode = mode_side.selectbox(
         "Replay mode",
         REPLAY_MODES,
-        index=REPLAY_MODES.index(record.kept_mode or "memory"),
+        index=REPLAY_MODES.index(run.manifest.kept_mode or "memory"),
         key=f"mode-{key}-{run.id}",
         format_func=lambda m: f"{m}: begins at once" if m in ready else f"{m}: trains once more first",
     )
@@ -34,5 +42,4 @@ def choose(run, targets: tuple[str, ...], key: str, label: str = "Explain these"
     if st.button(
         label, type="primary", icon=":material/play_arrow:", key=f"explain-{key}", **shell.acting(not (targets or make))
     ):
-        shell.manager().submit(run.id, Replay(make() if make else targets, function, mode))
-        st.switch_page("pages/Live.py", query_params={"run": run.id})
+        shell.submit(run.id, Replay(make() if make else targets, function, mode))

@@ -3,15 +3,18 @@
 import datetime
 import math
 import time
+from typing import TYPE_CHECKING
 
-from engine import space
-from engine.analysis import suspects
+from engine import files, space
 from engine.errors import ConfigError
-from engine.jobs.job import Job
 from engine.jobs.registry import kind_named
-from engine.runs.run import Run
+from engine.runs.job import JobRecord
+from engine.runs.run import Summary
 from engine.targets import FUNCTIONS, target_function
 from ui.text import plain
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 STATUS_MARK = {
     "finished": "✓",
@@ -230,7 +233,10 @@ def steps(numbers, of: int | None, epochs: int) -> str:
     )
     shown = f"{shown} of {of:,}" if of else shown
     if len(numbers) < epochs:
-        shown += f", in {len(numbers)} of {count(epochs, 'epochs')}: in the others it was in the last, incomplete batch, which is dropped"
+        shown += (
+            f", in {len(numbers)} of {count(epochs, 'epochs')}: in the others it was in the last, incomplete batch, "
+            "which is dropped"
+        )
     return shown
 
 
@@ -302,15 +308,11 @@ def what_if_table(what_if: dict) -> list[dict]:
     ]
 
 
-def precision(found) -> str:
-    """Of suspects whose true labels are known: how many of the first 5 % are wrong."""
-    if "true_label" not in found:
-        return ""
-    wrong = (found["given_label"] != found["true_label"]).to_numpy()
-    share = suspects.precision_at(-found["rank"].to_numpy(), wrong, 0.05)
+def known_errors(first: float, chance: float) -> str:
+    """Of suspects whose true labels are known: the shares of wrong labels among the first 5 %, and among all."""
     return (
-        f"This data set's errors are known: {percent(share)} of the first 5 % have a wrong label; by chance it would be "
-        f"{percent(wrong.mean())}."
+        f"This data set's errors are known: {percent(first)} of the first 5 % have a wrong label; by chance it would "
+        f"be {percent(chance)}."
     )
 
 
@@ -326,9 +328,8 @@ def fraction(text) -> float:
     return value
 
 
-def run_label(run: Run) -> str:
-    status = run.status
-    return f"{STATUS_MARK.get(status, '?')} {run.id} · {status}"
+def run_label(run: Summary) -> str:
+    return f"{STATUS_MARK.get(run.status, '?')} {run.id} · {run.status}"
 
 
 def phase(name: str) -> str:
@@ -343,22 +344,26 @@ def stages(kind: str, now: str) -> list[str]:
     return [f"**{plain(phase(name))}**" if name == now else f":gray[{plain(phase(name))}]" for name in names]
 
 
-def job(job: Job) -> str:
-    """A job in a few words."""
-    targets = getattr(job, "targets", ())
-    return f"{job.kind}" + (f" of {count(len(targets), 'targets')}" if targets else "")
+def job(job: JobRecord) -> str:
+    """An unfinished job in a few words."""
+    targets = job.fields.get("targets")
+    return job.kind + (f" of {count(len(targets), 'targets')}" if isinstance(targets, list | tuple) and targets else "")
 
 
 def disk_low(free: float | None) -> bool:
     return free is not None and free < LOW_DISK
 
 
-def replays_in(run: Run) -> str:
+def replays_in(run: Summary) -> str:
     """The modes in which further targets need nothing first."""
-    record = run.manifest()
-    if not record.trained:
+    if not run.trained:
         return "not trained yet"
-    return ", ".join(mode for mode, ready in record.modes().items() if ready) or "after a rebuild"
+    return {"disk": "memory, disk", "recompute": "recompute"}.get(run.kept_mode or "", "after a rebuild")
+
+
+def csv(frame: "pd.DataFrame") -> str:
+    """A table as a spreadsheet may open it: no text in it is taken for a formula."""
+    return files.spreadsheet_safe(frame).to_csv(index=False)
 
 
 def count(number: int, what: str) -> str:

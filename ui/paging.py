@@ -1,6 +1,15 @@
-"""Pages of a list."""
+"""Lists of images: which of them a page of a list shows, and what all such lists have in common."""
 
 import numpy as np
+import streamlit as st
+
+A_PAGE = 24  # images
+EVERY = "All classes"
+
+
+def from_the_first() -> None:
+    """A list that is filtered anew is another list: it begins with its first page."""
+    st.query_params["page"] = "1"
 
 
 def last(n: int) -> int:
@@ -13,10 +22,21 @@ def of_class(labels_N: np.ndarray, label: int | None) -> np.ndarray:
     return np.arange(len(labels_N)) if label is None else np.flatnonzero(labels_N == label)
 
 
-def pages(count: int, a_page: int) -> int:
+def label_number(name: str, classes: tuple[str, ...]) -> int | None:
+    """The label of a class chosen from `EVERY` and `classes`; None for all."""
+    return None if name == EVERY else classes.index(name)
+
+
+def pages(count: int, a_page: int = A_PAGE) -> int:
+    """How many pages a list of `count` has: one at least."""
     return max(1, -(-count // a_page))
 
 
-def of_page(items, page: int, a_page: int):
+def of_page(items, page: int, a_page: int = A_PAGE):
     """The `page`-th (from 1) `a_page` of them."""
     return items[(page - 1) * a_page : page * a_page]
+
+
+def starts(count: int, a_page: int = A_PAGE) -> list[int]:
+    """The position, from 0, of each page's first."""
+    return list(range(0, count, a_page)) or [0]

@@ -14,20 +14,23 @@ import gc
 import os
 import sys
 import threading
+import time
 import traceback
+from pathlib import Path
 
 import streamlit as st
 
 from engine import files, space
-from engine.errors import ConfigError, IntegrityError, ReplayError, StorageError
+from engine.errors import ConfigError, ReplayError
+from engine.jobs.job import Job
 from engine.jobs.queue import JobQueue
-from engine.runs.progress import Progress, follow
-from engine.runs.run import Run, list_runs, outputs_root
-from ui import formats
+from engine.runs.manifest import IN_PROGRESS
+from engine.runs.run import Run, Summary, outputs_root, summaries
+from ui import formats, progress
 from ui.text import line, plain
 
 READ_ONLY = "Read-only: this app shows runs, and starts, deletes and writes nothing (REPLAY_READ_ONLY is set)."
-HEAD = 48  # bytes of a log that tell it from one that was begun later
+A_LOOK = 2.0  # seconds for which a look at all runs holds for the lists of other tabs
 PAGES = (
     ("app.py", "Overview", ":material/home:"),
     ("pages/Set_up_a_run.py", "Set up a run", ":material/tune:"),
@@ -50,28 +53,28 @@ def page(title: str):
     st.set_page_config(
         page_title=f"{title} · Replay Explorer" if title != "Replay Explorer" else title, page_icon="🔁", layout="wide"
     )
-    drawn = False
+    framed = False
     with guarded():
         with st.sidebar:
             st.markdown("**Replay Explorer**")
             for path, label, icon in PAGES:
                 st.page_link(path, label=label, icon=icon)
-            beside = st.container()
+            panel = st.container()
             st.divider()
             if files.read_only():
                 st.caption(READ_ONLY)
         st.title(title)
-        st.session_state["told"] = set()
-        manager()  # here, where its error is shown: a fragment's would be a bare traceback
+        st.session_state["errors shown"] = set()
+        queue()  # here, where its error is shown: a fragment's would be a bare traceback
         with st.sidebar:
             _status_strip()
         if notice := st.session_state.pop("notice", None):
             st.success(notice, icon=":material/check:")
-        drawn = True
-    if not drawn:
+        framed = True
+    if not framed:
         st.stop()
     with guarded():
-        yield beside
+        yield panel
 
 
 @contextlib.contextmanager
@@ -98,9 +101,9 @@ def show_error(what: str, remedy: str, details: str | None = None) -> None:
 
 def show_error_once(what: str, remedy: str) -> None:
     """For what several parts of a page run into."""
-    told = st.session_state.setdefault("told", set())
-    if what not in told:
-        told.add(what)
+    shown = st.session_state.setdefault("errors shown", set())
+    if what not in shown:
+        shown.add(what)
         show_error(what, remedy)
 
 
@@ -118,17 +121,17 @@ def metrics(values: dict[str, str]) -> None:
 
 # The process's one worker for each folder of runs, shared by all tabs and sessions. Not in one of Streamlit's caches:
 # any visitor may clear those, and a second worker would run beside the first, which nobody could cancel any more.
-_managers: dict[str, JobQueue] = {}
-_managers_lock = threading.Lock()
+_queues: dict[str, JobQueue] = {}
+_queues_lock = threading.Lock()
 
 
-def manager() -> JobQueue:
+def queue() -> JobQueue:
     setting = _outputs_setting() or os.environ.get("REPLAY_OUTPUTS_DIR", "")
-    with _managers_lock:
-        if setting not in _managers:
-            queue = _managers[setting] = JobQueue.of(outputs_root(setting))
-            threading.Thread(target=_freeze_modules, args=(queue.loaded,), daemon=True).start()
-        return _managers[setting]
+    with _queues_lock:
+        if setting not in _queues:
+            engine = _queues[setting] = JobQueue.of(outputs_root(setting))
+            threading.Thread(target=_freeze_modules, args=(engine.loaded,), daemon=True).start()
+        return _queues[setting]
 
 
 def _freeze_modules(loaded: threading.Event) -> None:
@@ -152,8 +155,14 @@ def _outputs_setting() -> str | None:
         ) from None
 
 
-def root():
-    return manager().root
+def submit(run_id: str, job: Job) -> None:
+    """Queues a job of a run and goes on to *Live*, which shows it. Raises what is wrong with the job."""
+    queue().submit(run_id, job)
+    st.switch_page("pages/Live.py", query_params={"run": run_id})
+
+
+def root() -> Path:
+    return queue().root
 
 
 @functools.cache
@@ -163,66 +172,42 @@ def device() -> str:
     return describe()
 
 
-def runs() -> list[Run]:
+_looks: dict[Path, tuple[float, int, list[Summary]]] = {}  # by folder: when, the folder's own time, and what it held
+_looks_lock = threading.Lock()  # tabs that open together look once
+
+
+def all_runs(fresh: bool = True) -> list[Summary]:
+    """What a list shows of every run, newest first. Not `fresh`: runs that are new or gone are known, what else
+    changed in the last `A_LOOK` seconds need not be; for lists beside the matter of a page."""
+    folder = root()
+    with _looks_lock:
+        at, changed, runs = _looks.get(folder, (-A_LOOK, 0, []))
+        if fresh or time.monotonic() - at > A_LOOK or changed != _time_of(folder):
+            changed = _time_of(folder)
+            runs = summaries(folder)
+            _looks[folder] = time.monotonic(), changed, runs
+        return list(runs)
+
+
+def _time_of(folder: Path) -> int:
     try:
-        return list_runs(root())
-    except FileNotFoundError:
-        raise StorageError(
-            f"The folder of all runs, {root()}, is gone.", "Put it back (is its disk mounted?), or start the app again."
-        ) from None
+        return folder.stat().st_mtime_ns
+    except OSError:
+        return -1  # `summaries` says what is wrong
 
 
-def chosen_run(candidates: list[Run], empty: str) -> Run:
-    """The run of `?run=`, or one chosen from `candidates`; kept in the URL. Stops where there is none."""
-    asked = st.query_params.get("run")
-    if asked is not None and asked not in [r.id for r in candidates]:
-        with guarded():  # says what is wrong with it; the others can still be chosen
-            candidates = [Run.open(root(), asked), *candidates]
-    if not candidates:
-        st.info(empty, icon=":material/info:")
-        st.page_link("app.py", label="Run the sample from the Overview", icon=":material/play_arrow:")
-        st.stop()
-    ids = [r.id for r in candidates]
-    labels = {r.id: formats.run_label(r) for r in candidates}
-    first = 0 if asked is None else ids.index(asked) if asked in ids else None
-    chosen = st.selectbox(
-        "Run", ids, index=first, format_func=labels.get, key=f"run-{asked}", placeholder="Choose another run"
-    )
-    if chosen is None:
-        st.stop()
-    if chosen != asked:
-        st.query_params["run"] = chosen
-    return next(r for r in candidates if r.id == chosen)
-
-
-def no_scores(run: Run) -> None:
-    """Says so, and where to go on."""
-    # Cleaning sets `scored` to false; before the first replay it is not there at all.
-    deleted = run.manifest().scored is False
-    st.info(
-        "The scores of this run were deleted."
-        if deleted
-        else f"This run has no scores yet; it is {plain(run.status)}.",
-        icon=":material/info:",
-    )
-    st.page_link("pages/Live.py", label="See it on Live", query_params={"run": run.id}, icon=":material/monitoring:")
-
-
-@st.fragment(run_every="2s")
+@st.fragment(run_every=A_LOOK)
 def _status_strip() -> None:
     with guarded():
         _status()
 
 
 def _status() -> None:
+    engine = queue()
     if not files.read_only():
-        # The first page need not wait for torch, which is loaded meanwhile.
-        if manager().failure:
-            st.caption("The engine cannot be loaded; the log of a run says why")
-        else:
-            st.caption(f"Computes on {device()}" if manager().loaded.is_set() else "The engine is being loaded")
+        _engine_state(engine)
     # The jobs of this process in their order; else what others, such as the command line, work on.
-    active = manager().active() or [run.id for run in runs() if run.lock().is_held()]
+    active = engine.active() or [run.id for run in all_runs(fresh=False) if run.status in IN_PROGRESS]
     with contextlib.suppress(ReplayError):  # deleted in another tab between the two looks
         if active:
             _job(Run(root(), active[0]), len(active[1:]))
@@ -231,44 +216,26 @@ def _status() -> None:
     st.caption(f"Disk free: {formats.size(space.disk_free(root()))}")
 
 
+def _engine_state(engine: JobQueue) -> None:
+    # The first page need not wait for torch, which is loaded meanwhile.
+    if engine.failure:
+        st.caption(f"The engine cannot be loaded, so that no run can start: {plain(engine.failure)}")
+    elif engine.loaded.is_set():
+        st.caption(f"Computes on {plain(device())}")
+    else:
+        st.caption("The engine is being loaded")
+
+
 def _job(run: Run, waiting: int) -> None:
-    told = progress(run)
+    now = progress.of(run)
     st.page_link("pages/Live.py", label=f"In progress: {run.id}", query_params={"run": run.id})
     if waiting:
         st.caption(f"{formats.count(waiting, 'runs')} waiting")
-    if told.paused:
+    if now.paused:
         st.caption("Paused: it waits for space on the disk")
-    step = f"step {told.step:,} of {told.steps:,}, " if told.steps else ""
+    step = f"step {now.step:,} of {now.steps:,}, " if now.steps else ""
     st.progress(
-        told.fraction,
-        text=f"{plain(formats.phase(told.phase))}, {step}{formats.duration(told.seconds_left)} left in this phase",
+        now.fraction,
+        text=f"{plain(formats.phase(now.phase))}, {step}{formats.duration(now.seconds_left)} left in this phase",
     )
-    st.caption(formats.memory(told.meters))
-
-
-def progress(run: Run) -> Progress:
-    """The run's progress so far; this session reads each event once."""
-    followed = st.session_state.setdefault("followed", {})
-    path = run.events_log.path
-    head = b""
-    try:
-        # A log that was deleted begins anew; its first line has another time then.
-        with contextlib.suppress(FileNotFoundError), path.open("rb") as file:
-            head = file.read(HEAD)
-        told, offset, log, known = followed.get(run.id, (Progress(), 0, [], head))
-        if known != head:
-            told, offset, log = Progress(), 0, []
-        events, offset = run.events(offset)
-    except OSError as error:
-        raise IntegrityError(
-            f"{path} cannot be read ({error.strerror}).", "Make it readable, or delete the logs in Runs and storage."
-        ) from error
-    told = follow(told, events)
-    log.extend(e for e in events if e["kind"] != "progress")
-    followed[run.id] = told, offset, log, head
-    return told
-
-
-def log(run: Run) -> list[dict]:
-    """The events that are no progress lines, as far as `progress` has read."""
-    return st.session_state["followed"][run.id][2]
+    st.caption(formats.memory(now.meters))

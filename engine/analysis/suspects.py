@@ -69,6 +69,15 @@ def precision_at(suspicion_N: np.ndarray, wrong_N: np.ndarray, share: float) -> 
     return float(wrong_N[np.argsort(-suspicion_N, kind="stable")[:k]].mean())
 
 
+def known_precision(images: pd.DataFrame, share: float = 0.05) -> tuple[float, float] | None:
+    """Of `ranked`: the share of wrong labels among the first `share`, and among all; None where the true labels are
+    not known."""
+    if "true_label" not in images:
+        return None
+    wrong_N = (images["given_label"] != images["true_label"]).to_numpy()
+    return precision_at(-images["rank"].to_numpy(), wrong_N, share), float(wrong_N.mean())
+
+
 def average_precision(suspicion_N: np.ndarray, wrong_N: np.ndarray) -> float:
     """Area under the precision-recall curve, as the mean of the precision at each wrong label found."""
     found = wrong_N[np.argsort(-suspicion_N, kind="stable")].astype(bool)

@@ -1,0 +1,100 @@
+"""The run that a page shows: chosen from all of them, its manifest read once."""
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from functools import cached_property
+
+import streamlit as st
+
+from engine.datasets.base import Dataset
+from engine.runs.manifest import Manifest
+from engine.runs.run import Run, Summary, summary
+from engine.runs.scores import TargetRef
+from ui import formats, pictures, shell
+from ui.text import line, plain
+
+
+@dataclass(frozen=True)
+class RunView:
+    """A run as it was when the page began to be drawn: all of the page shows one state of it."""
+
+    folder: Run  # for what people change meanwhile: notes, ticks, the log
+    manifest: Manifest
+
+    @classmethod
+    def of(cls, folder: Run) -> "RunView":
+        """Raises `RunNotFoundError` or `IntegrityError`."""
+        return cls(folder, folder.manifest())
+
+    @property
+    def id(self) -> str:
+        return self.folder.id
+
+    @cached_property
+    def dataset(self) -> Dataset:
+        return pictures.dataset(self.manifest.config.dataset)
+
+    @cached_property
+    def targets(self) -> dict[str, TargetRef]:
+        """Those that have scores, by their key."""
+        return {ref.key: ref for ref in self.manifest.score_sets.targets()}
+
+    @cached_property
+    def titles(self) -> dict[str, str]:
+        """What a person reads of each target, by its key."""
+        return {key: line(ref.title(self.dataset)) for key, ref in self.targets.items()}
+
+
+def chosen(empty: str, first: Collection[str] = ()) -> RunView:
+    """The run of `?run=`, or one that is chosen, those of `first` before the others; kept in the URL. Stops the page
+    where there is none, with the words `empty`."""
+    runs = {run.id: run for run in sorted(shell.all_runs(fresh=False), key=lambda run: run.id not in first)}
+    asked = st.query_params.get("run")
+    if asked is not None and asked not in runs:
+        with shell.guarded():  # says what is wrong with it; the others can still be chosen
+            runs = {asked: summary(Run.open(shell.root(), asked)), **runs}
+    if not runs:
+        st.info(empty, icon=":material/info:")
+        st.page_link("app.py", label="Run the sample from the Overview", icon=":material/play_arrow:")
+        st.stop()
+    run_id = _selectbox(runs, asked)
+    if run_id is None:
+        st.stop()
+    if run_id != asked:
+        st.query_params["run"] = run_id
+    return RunView.of(Run.open(shell.root(), run_id))
+
+
+def _selectbox(runs: dict[str, Summary], asked: str | None) -> str | None:
+    known = asked if asked in runs else None
+    return st.selectbox(
+        "Run",
+        list(runs),
+        index=0 if asked is None else None if known is None else list(runs).index(known),
+        format_func=lambda run_id: formats.run_label(runs[run_id]),
+        key=f"run-{known if asked is None or known else 'unknown'}",
+        placeholder="Choose another run",
+    )
+
+
+def stop_without_scores(run: RunView) -> None:
+    """Stops a page that shows scores, where the run has none."""
+    if not run.targets:
+        say_no_scores(run)
+        st.stop()
+
+
+def say_no_scores(run: RunView) -> None:
+    """Says so, and where to go on."""
+    # Cleaning sets `scored` to false; before the first replay it is not there at all.
+    st.info(
+        "The scores of this run were deleted."
+        if run.manifest.scored is False
+        else f"This run has no scores yet; it is {plain(run.manifest.status)}.",
+        icon=":material/info:",
+    )
+    link_to_live(run)
+
+
+def link_to_live(run: RunView) -> None:
+    st.page_link("pages/Live.py", label="See it on Live", query_params={"run": run.id}, icon=":material/monitoring:")
