@@ -20,7 +20,7 @@ def agreement(source: tuple, _both: compare.Common) -> compare.Agreement:
 
 def choose_second(a: RunView) -> RunView | None:
     """The run of `?other=`, or the newest of the same data."""
-    others = {run.id: run for run in compare.of_the_same_data(a.manifest, shell.all_runs(fresh=False))}
+    others = {run.id: run for run in compare.of_the_same_data(a.manifest, shell.all_runs())}
     asked = st.query_params.get("other")
     if asked is not None and asked not in others:
         with shell.guarded():

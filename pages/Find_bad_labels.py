@@ -15,8 +15,8 @@ ORDERS = {"harm": "Harm to the target", "loss": "Loss on the label given"}
 WHY = {
     "harm": "Training on the first images harmed the target most. A wrong label is a usual reason; a hard or unusual "
     "image is another, so look before you exclude.",
-    "loss": "The trained model gives the first images' labels the lowest probability. This finds wrong labels well, and "
-    "does not say whether they matter to the target.",
+    "loss": "The trained model gives the first images' labels the lowest probability. This finds wrong labels well, "
+    "and does not say whether they matter to the target.",
 }
 
 

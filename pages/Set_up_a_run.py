@@ -155,7 +155,7 @@ def offered_images(dataset: Dataset) -> tuple[Sequence[int], str]:
         label = which.selectbox("Class", [EVERY, *dataset.classes], format_func=line)
         number = paging.label_number(label, dataset.classes)
         return paging.of_class(dataset.test_labels, number).tolist(), label
-    runs = [run.id for run in shell.all_runs(fresh=False) if run.trained and run.dataset == dataset.name]
+    runs = [run.id for run in shell.all_runs() if run.trained and run.dataset == dataset.name]
     if not runs:
         which.info("No run of this data set has been trained yet.")
         return (), source

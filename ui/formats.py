@@ -79,12 +79,10 @@ LOW_DISK = 5 * space.RESERVE
 def size(count: float | None) -> str:
     if count is None:
         return "—"
-    for unit in ("B", "KB", "MB", "GB"):
-        if abs(count) < 999.5:  # what would be rounded to 1000 belongs to the next unit
-            break
+    unit, *larger = ("B", "KB", "MB", "GB", "TB")
+    while larger and abs(count) >= 999.5:  # what would be rounded to 1000 belongs to the next unit
+        unit, *larger = larger
         count /= 1000
-    else:
-        unit = "TB"
     return f"{count:.0f} {unit}" if unit == "B" else f"{count:.3g} {unit}" if count < 100 else f"{count:.0f} {unit}"
 
 

@@ -128,7 +128,8 @@ def confusion(counts: np.ndarray, classes: tuple[str, ...]) -> go.Figure:
                 [(t, p, n) for p, n in zip(names, row, strict=True)]
                 for t, row in zip(names, counts.tolist(), strict=True)
             ],
-            hovertemplate="true: %{customdata[0]}<br>predicted: %{customdata[1]}<br>%{customdata[2]:,} test images<extra></extra>",
+            hovertemplate="true: %{customdata[0]}<br>predicted: %{customdata[1]}<br>%{customdata[2]:,} test images"
+            "<extra></extra>",
         )
     )
     for update, title in ((figure.update_xaxes, "Predicted label"), (figure.update_yaxes, "True label")):

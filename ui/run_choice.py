@@ -48,7 +48,7 @@ class RunView:
 def chosen(empty: str, first: Collection[str] = ()) -> RunView:
     """The run of `?run=`, or one that is chosen, those of `first` before the others; kept in the URL. Stops the page
     where there is none, with the words `empty`."""
-    runs = {run.id: run for run in sorted(shell.all_runs(fresh=False), key=lambda run: run.id not in first)}
+    runs = {run.id: run for run in sorted(shell.all_runs(), key=lambda run: run.id not in first)}
     asked = st.query_params.get("run")
     if asked is not None and asked not in runs:
         with shell.guarded():  # says what is wrong with it; the others can still be chosen

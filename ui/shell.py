@@ -66,6 +66,7 @@ def page(title: str):
         st.title(title)
         st.session_state["errors shown"] = set()
         queue()  # here, where its error is shown: a fragment's would be a bare traceback
+        all_runs(fresh=True)  # for all of this page
         with st.sidebar:
             _status_strip()
         if notice := st.session_state.pop("notice", None):
@@ -176,9 +177,9 @@ _looks: dict[Path, tuple[float, int, list[Summary]]] = {}  # by folder: when, th
 _looks_lock = threading.Lock()  # tabs that open together look once
 
 
-def all_runs(fresh: bool = True) -> list[Summary]:
-    """What a list shows of every run, newest first. Not `fresh`: runs that are new or gone are known, what else
-    changed in the last `A_LOOK` seconds need not be; for lists beside the matter of a page."""
+def all_runs(fresh: bool = False) -> list[Summary]:
+    """What a list shows of every run, newest first. Every drawing of a page begins with a `fresh` look. Else runs that
+    are new or gone are known, but what changed within `A_LOOK` need not be: the strips of all tabs share one look."""
     folder = root()
     with _looks_lock:
         at, changed, runs = _looks.get(folder, (-A_LOOK, 0, []))
@@ -207,7 +208,7 @@ def _status() -> None:
     if not files.read_only():
         _engine_state(engine)
     # The jobs of this process in their order; else what others, such as the command line, work on.
-    active = engine.active() or [run.id for run in all_runs(fresh=False) if run.status in IN_PROGRESS]
+    active = engine.active() or [run.id for run in all_runs() if run.status in IN_PROGRESS]
     with contextlib.suppress(ReplayError):  # deleted in another tab between the two looks
         if active:
             _job(Run(root(), active[0]), len(active[1:]))
