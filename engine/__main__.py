@@ -69,7 +69,10 @@ def console() -> NoReturn:
         if answers_ctrl_c:
             signal.signal(signal.SIGINT, signal.default_int_handler)  # from here on a run is left in good order
 
-    code = main(on_loaded=on_loaded)
+    try:
+        code = main(on_loaded=on_loaded)
+    except SystemExit as end:  # of argparse, which has printed why
+        code = end.code if isinstance(end.code, int) else USAGE
     if answers_ctrl_c:
         signal.signal(signal.SIGINT, _leave)  # while the interpreter ends
     try:
@@ -81,7 +84,7 @@ def console() -> NoReturn:
         print(f"error: the output cannot be written ({error.strerror}).", file=sys.stderr)
         code = code or FAILED
     if code in (NOBODY_READS, FAILED) and sys.stdout is not None:
-        # What is still in the buffer can go nowhere; the interpreter would try once more, and say so.
+        # What is still in the buffer can go nowhere. The interpreter would try once more as it ends, and say so.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     sys.exit(code)
 

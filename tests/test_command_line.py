@@ -16,6 +16,13 @@ from tests.helpers import ROOT
 CALL = [sys.executable, "-m", "engine"]
 
 
+@pytest.fixture(autouse=True)
+def plain_environment(monkeypatch):
+    """Of the processes that are started: what the person who runs the tests has set must not hide a fault."""
+    for name in ("PYTHONUNBUFFERED", "PYTHONIOENCODING", "PYTHONUTF8", "OMP_WAIT_POLICY"):
+        monkeypatch.delenv(name, raising=False)
+
+
 def engine(*call: str, **environment: str) -> subprocess.CompletedProcess:
     """`python -m engine …` in a process of its own."""
     return subprocess.run([*CALL, *call], cwd=ROOT, env={**os.environ, **environment}, capture_output=True)
@@ -132,13 +139,17 @@ def test_results_are_printed_in_every_encoding(run):
         assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.parametrize("buffered", [True, False], ids=["buffered", "unbuffered"])
 @pytest.mark.parametrize("call", ["info RUN", "list", "storage", "suspects RUN --target test:0.loss", "--help"])
-def test_a_reader_that_leaves_is_no_error(call, run):
+def test_a_reader_that_leaves_is_no_error(call, buffered, run):
     """The reader takes nothing and closes before anything is written: the pipe breaks with the first byte."""
     reading, writing = os.pipe()
     os.close(reading)
     done = subprocess.run(
-        [*CALL, *call.replace("RUN", run.id).split()], cwd=ROOT, stdout=writing, stderr=subprocess.PIPE
+        [sys.executable, *([] if buffered else ["-u"]), *CALL[1:], *call.replace("RUN", run.id).split()],
+        cwd=ROOT,
+        stdout=writing,
+        stderr=subprocess.PIPE,
     )
     os.close(writing)
     assert done.stderr == b"" and done.returncode in (0, 141)
