@@ -6,8 +6,7 @@ Everything is loaded at its first use: importing this package changes nothing in
 pages of the app draw without torch, and the command line answers Ctrl-C from its first moment.
 """
 
-from typing import TYPE_CHECKING
-
+TYPE_CHECKING = False  # for type checkers; `typing` takes longer to load than all of this
 if TYPE_CHECKING:
     from engine.api import Trained, attribute, evaluate, retrain, train
     from engine.config import Recipe

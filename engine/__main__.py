@@ -3,16 +3,21 @@
 Exit codes: 0 done, 1 the run failed, 2 the call or its settings are wrong, 3 no such run, 130 interrupted from the
 keyboard, 141 nobody reads the output any more. engine/arguments.py reads the call, engine/commands.py does it.
 
-Only the standard library is imported at the head: what takes a second to load is loaded where Ctrl-C is answered.
+Only what the interpreter has loaded anyway is imported at the head, even `typing` is not: what takes time to load is
+loaded where Ctrl-C is answered, by `console`.
 """
 
+from __future__ import annotations
+
 import io
-import logging
 import os
 import signal
 import sys
-from collections.abc import Callable
-from typing import NoReturn
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import NoReturn
 
 OK, FAILED, USAGE, NOT_FOUND, INTERRUPTED, NOBODY_READS = 0, 1, 2, 3, 130, 141
 
@@ -22,6 +27,8 @@ def main(arguments: list[str] | None = None, on_loaded: Callable[[], None] = lam
 
     Errors that are foreseen end in one line on stderr. `SystemExit` comes from argparse alone: --help, a wrong call.
     """
+    import logging
+
     from engine import arguments as calls
     from engine import commands
     from engine.errors import ConfigError, ReplayError, RunNotFoundError
