@@ -1,6 +1,10 @@
 """The short form of `make faults`: kills, damage, a full disk, a stopped server; the same scores."""
 
+import pytest
+
 from tools import faults
+
+pytestmark = pytest.mark.slow
 
 
 def test_five_kills_leave_bitwise_the_same_scores(tmp_path):

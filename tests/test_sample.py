@@ -17,6 +17,7 @@ from engine.jobs.validation import Validate
 from engine.models import registry as model_registry
 from engine.runs import run as runs
 
+pytestmark = pytest.mark.slow
 LEFT_OUT, SUBSETS = 60, 12
 TARGETS = tuple(f"test:{i}" for i in range(8))
 

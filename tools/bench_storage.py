@@ -76,9 +76,10 @@ def main() -> None:
     state, full = 4 * PARAMETERS, 8 * PARAMETERS
     segment = segment_length(STEPS, full)
     print(
-        f"\n{PARAMETERS / 1e6:.1f} M parameters, {STEPS:,} steps, from the shapes: memory mode {STEPS * state / 1e9:.0f} GB of "
-        f"memory; disk mode {STEPS * state / 1e9:.0f} GB of disk; recompute mode {-(-STEPS // segment) * full / 1e9:.1f} GB "
-        f"of disk and {segment * state / 1e9:.1f} GB of memory (segments of {segment})"
+        f"\n{PARAMETERS / 1e6:.1f} M parameters, {STEPS:,} steps, from the shapes: "
+        f"memory mode {STEPS * state / 1e9:.0f} GB of memory; disk mode {STEPS * state / 1e9:.0f} GB of disk; "
+        f"recompute mode {-(-STEPS // segment) * full / 1e9:.1f} GB of disk and "
+        f"{segment * state / 1e9:.1f} GB of memory (segments of {segment})"
     )
 
 

@@ -38,13 +38,10 @@ CONTENT = """() => {
   const drawn = main && [...main.querySelectorAll('[data-testid="stElementContainer"]')].filter(e => e.offsetHeight > 0)
   return drawn && main.querySelector('h1') && drawn.length > 1 && performance.now() / 1000
 }"""
-WHOLE = (
-    """() => {
+WHOLE = f"""() => {{
   const app = document.querySelector('[data-testid="stApp"]')
-  return app?.dataset.testScriptState === 'notRunning' && (%s)()
-}"""
-    % CONTENT
-)
+  return app?.dataset.testScriptState === 'notRunning' && ({CONTENT})()
+}}"""
 
 
 def made_up(model, examples, recipe, trajectory, adjoint, on_progress, **settings) -> torch.Tensor:
@@ -149,7 +146,8 @@ def main() -> None:
         sizes = run.scores().matrix("loss-000").shape
     print(
         f"{device.describe()}, {os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') / 1e9:.0f} GB RAM, "
-        f"{platform.system()}; {sizes[1]:,} training images × {sizes[0]} targets\n\n| what | measured | limit |\n|---|---|---|"
+        f"{platform.system()}; {sizes[1]:,} training images × {sizes[0]} targets\n\n"
+        "| what | measured | limit |\n|---|---|---|"
     )
     print("\n".join(f"| {what} | {value} | {limit} |" for what, value, limit in rows))
 

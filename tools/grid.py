@@ -167,8 +167,8 @@ def markdown(rows: list[dict]) -> str:
         "seed",
     )
     lines = [
-        "| batch | peak rate | epochs | width | norm | activation | logits × | weight decay | warm-up | seed | accuracy | growth | metasmoothness "
-        "| LDS (95 % interval) | slope | R² |",
+        "| batch | peak rate | epochs | width | norm | activation | logits × | weight decay | warm-up | seed "
+        "| accuracy | growth | metasmoothness | LDS (95 % interval) | slope | R² |",
         "|" + "---|" * 16,
     ]
     for row in rows:

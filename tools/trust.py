@@ -10,8 +10,8 @@ import argparse
 
 import numpy as np
 
-from engine import __main__ as cli
 from engine import config
+from engine.__main__ import main as command
 from engine.datasets import registry as dataset_registry
 from engine.runs import run as runs
 
@@ -25,21 +25,18 @@ def random_targets(dataset: str) -> tuple[str, ...]:
 
 
 def main() -> None:
-    given = argparse.ArgumentParser()
-    given.add_argument("preset", choices=config.PRESETS)
-    given.add_argument("--outputs")
-    given = given.parse_args()
-    root = str(runs.outputs_root(given.outputs))
-    targets = random_targets(config.preset(given.preset).dataset)
-    steps = [
-        ["run", "--preset", given.preset, "--targets", ",".join(targets)],
+    parser = argparse.ArgumentParser()
+    parser.add_argument("preset", choices=config.PRESETS)
+    parser.add_argument("--outputs")
+    call = parser.parse_args()
+    preset = config.preset(call.preset)
+    run = runs.Run.create(runs.outputs_root(call.outputs), preset.replace(targets=random_targets(preset.dataset)))
+    for name, *options in (
+        ["resume"],  # from its very beginning
         ["smoothness", "--directions", str(DIRECTIONS)],
         ["validate", "--subsets", str(SUBSETS), "--drop", "0.01"],
-    ]
-    for name, *rest in steps:
-        if name != "run":
-            rest = [runs.list_runs(runs.outputs_root(root))[0].id, *rest]  # the newest: the one just made
-        if code := cli.main([name, *rest, "--outputs", root]):
+    ):
+        if code := command([name, run.id, *options, "--outputs", str(run.root)]):
             raise SystemExit(code)
 
 
