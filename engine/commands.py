@@ -222,9 +222,10 @@ def estimate(call: argparse.Namespace) -> int:
     )
     for name, mode in costs.modes.items():
         gpu = f"{mode.gpu / 1e6:,.1f} MB" if mode.gpu else "-"
+        ratio = mode.seconds / costs.train_seconds if mode.seconds and costs.train_seconds else None
         print(
             f"{name:11}{mode.disk / 1e6:>9,.1f} MB{mode.disk_peak / 1e6:>9,.1f} MB{mode.ram / 1e6:>9,.0f} MB"
-            f"{gpu:>12}{mode.seconds:>8,.1f} s{mode.seconds / costs.train_seconds:>12.1f}  "
+            f"{gpu:>12}{mode.seconds:>8,.1f} s{_figure(ratio, 1):>12}  "
             f"{'yes' if not mode.problem else 'no: ' + mode.problem}"
         )
     print(f"\nrecommended: {costs.recommended or 'none of them fits'}")
@@ -321,7 +322,8 @@ def app(call: argparse.Namespace) -> int:
     arguments = [sys.executable, "-m", "streamlit", "run", str(script)]
     arguments += ["--server.port", str(call.port)] if call.port else []
     arguments += ["--", "--outputs", call.outputs] if call.outputs else []
-    sys.stdout.flush()
+    if sys.stdout is not None:
+        sys.stdout.flush()
     os.execv(sys.executable, arguments)
 
 

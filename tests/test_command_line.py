@@ -103,6 +103,15 @@ def test_a_job_that_is_no_job_leaves_the_run_as_it_is(run, capsys):
     assert "Traceback" not in capsys.readouterr().err
 
 
+def test_what_is_passed_over_among_the_runs_is_named_with_its_reason(run, tmp_path, capsys):
+    """F26: a run that was renamed, and one that is a link to another disk."""
+    run.path.rename(run.root / "My_baseline")
+    (run.root / "linked").symlink_to(run.root / "My_baseline")
+    assert main(["list"]) == 0
+    printed = capsys.readouterr().out
+    assert "My_baseline" in printed and "linked" in printed and printed.count("not shown") == 2
+
+
 def test_cleaning_touches_no_run_where_one_of_them_is_none(run, capsys):
     assert main(["clean", run.id, "nope", "--all"]) == 3
     assert run.path.is_dir()
