@@ -38,6 +38,13 @@ class Validate(Job):
         require_trained(run)
         labels = dataset.train_labels
         lds.check_plan(self.subsets, self.drops, self.seed, len(labels))
+        names = [f"{drop:g}" for drop in self.drops]
+        if len(set(names)) < len(names):
+            raise ConfigError(
+                f"A fraction to leave out is named twice: {', '.join(names)}.",
+                "Name each once; six digits tell them apart.",
+                {"drop": "names a fraction twice"},
+            )
         plan = plan_for(run.manifest().config.recipe, len(labels))
         for key, left_out in self.left_out(len(labels)).items():
             lds.check_left_out(left_out, labels, plan, f"Subset {key}")

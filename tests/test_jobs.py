@@ -1,0 +1,673 @@
+"""Jobs: checked before they are recorded, all unfinished ones kept, reopened only by code that computes the same."""
+
+import builtins
+import dataclasses
+import functools
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from engine import files, space
+from engine.__main__ import main
+from engine.analysis import lds, trust
+from engine.core import schedule
+from engine.datasets import registry as datasets
+from engine.errors import CancelledError, ConfigError, DataError, IntegrityError, StorageError
+from engine.jobs import queue, reopen, session
+from engine.jobs.cancel import Cancel
+from engine.jobs.execute import execute
+from engine.jobs.job import Job, Result, next_name
+from engine.jobs.queue import JobQueue
+from engine.jobs.rebuild import Rebuild
+from engine.jobs.registry import JOBS, from_record, kind_named, records, unfinished
+from engine.jobs.replay import Replay
+from engine.jobs.smoothness import Smoothness
+from engine.jobs.train import TrainAndReplay
+from engine.jobs.validation import Validate
+from engine.jobs.what_if import WhatIf
+from engine.models import registry as models
+from engine.models import small_cnn
+from engine.runs import run as runs
+from engine.runs import uploads
+from tests.made_up import SMALL
+
+ROOT = Path(__file__).parents[1]
+
+
+def do(run: runs.Run, job: Job | None = None, **more) -> Result:
+    with run.locked():
+        return execute(run, job, **more)
+
+
+@pytest.fixture
+def interrupted(run) -> runs.Run:
+    """A trained and scored run whose further replay was cancelled at once."""
+    cancel = threading.Event()
+    cancel.set()
+    with run.locked(), pytest.raises(CancelledError):
+        execute(run, Replay(("test:7", "class:1")), cancel)
+    assert [job.kind for job in unfinished(run)] == ["replay"]
+    return run
+
+
+def settled(jobs: JobQueue) -> None:
+    """Returns once the worker has let go of everything: `held` lists what it has, and each says when it is free."""
+    for held in queue._worker.held(jobs.root):
+        assert held.released.wait(120)
+
+
+# -- jobs are values
+
+
+@pytest.mark.parametrize(
+    "job",
+    [
+        TrainAndReplay(("test:0", "class:2"), "loss", "disk"),
+        Replay(("test:1",), "margin", "recompute"),
+        Rebuild("recompute"),
+        Validate(6, (0.01, 0.05), 3),
+        WhatIf.of([5, 3], {7: 1}),
+        Smoothness(3, 1),
+    ],
+)
+def test_a_job_is_the_same_after_its_record_was_written_and_read(job):
+    assert from_record(json.loads(json.dumps(job.record()))) == job
+    assert JOBS[job.kind] is type(job) and job.stages[0] == "prepare" and job.stages[-1] == "done"
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        job.kind = "other"
+
+
+def test_jobs_of_schema_2_are_read():
+    old = {"mode": "", "targets": [], "function": ""}
+    assert from_record({"kind": "validate", **old, "options": {"subsets": 5, "drops": [0.01], "seed": 2}}) == Validate(
+        5, (0.01,), 2
+    )
+    assert from_record(
+        {"kind": "what-if", **old, "options": {"left_out": [3], "relabelled": {"10": 1, "9": 2}}}
+    ) == WhatIf.of([3], {9: 2, 10: 1})
+    assert from_record(
+        {"kind": "replay", "mode": "disk", "targets": ["test:1"], "function": "loss", "options": {}}
+    ) == Replay(("test:1",), "loss", "disk")
+
+
+@pytest.mark.parametrize(
+    "record, said",
+    [
+        ({"kind": "distil"}, "«distil» is no kind of job"),
+        ({"kind": "validate"}, "missing fields: subsets"),
+        ({"kind": "smoothness", "depth": 3}, "unknown or missing fields: depth"),
+    ],
+)
+def test_a_record_that_is_no_known_job_is_named_and_never_replayed(run, record, said):
+    with pytest.raises(ConfigError, match=said):
+        from_record(record)
+    run.update_manifest(jobs=[record])
+    before = run.path.joinpath("manifest.json").read_bytes()
+    with pytest.raises(ConfigError, match=said):
+        do(run)
+    assert run.path.joinpath("manifest.json").read_bytes() == before
+    with pytest.raises(ConfigError, match="no kind of job"):
+        kind_named("distil")
+
+
+def test_a_kind_of_ones_own_is_registered_queued_and_done(run, root, monkeypatch):
+    @dataclasses.dataclass(frozen=True)
+    class Count(Job):
+        kind = "count"
+        stages = ("prepare", "done")
+        upto: int = 3
+
+        def check(self, run, dataset):
+            return self
+
+        def do(self, session):
+            for i in range(self.upto):
+                session.journal.note(f"count {i}")
+            return Result(reports=("counted",))
+
+    monkeypatch.setitem(JOBS, "count", Count)
+    jobs = JobQueue(root)
+    jobs.submit(run.id, Count(2))
+    settled(jobs)
+    assert [e["text"] for e in run.events()[0] if e.get("text", "").startswith("count")] == ["count 0", "count 1"]
+    assert unfinished(run) == ()
+
+
+def test_pages_build_jobs_without_torch():
+    code = "import sys; from engine.jobs import registry, queue; assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
+
+
+def test_names_are_numbered_from_the_names_alone():
+    recorded = ["scores/loss-000.npy", "scores/loss-000.json", "scores/margin-007.npy", "validation/what-if-003.json"]
+    assert next_name(recorded, "scores", "loss") == "loss-008"
+    assert next_name(recorded, "validation", "what-if", among="what-if-") == "what-if-004"
+    assert next_name([], "scores", "loss") == "loss-000"
+
+
+def test_a_damaged_old_sidecar_costs_no_replay(run):
+    (run.path / "scores" / "loss-000.json").write_text("{}")
+    name = do(run, Replay(("test:4",))).scores
+    assert name == "loss-001" and run.scores(name).shape == (1, 6000)
+
+
+# -- checked before they are recorded
+
+
+BAD = [
+    (Replay(("test:5-7",)), "'test:5-7' is no target"),
+    (Replay(()), "No target"),
+    (Replay(("test:1000",)), "out of range"),
+    (Replay(("test:1", "test:1")), "named twice"),
+    (Replay(("test:1",), "accuracy"), "no target function"),
+    (Replay(("test:1",), "loss", "cloud"), "no replay mode"),
+    (Rebuild("memory"), "Nothing is kept in memory"),
+    (Rebuild("cloud"), "no replay mode"),
+    (Validate(4), "from 5"),
+    (Validate(5, ()), "No fraction"),
+    (Validate(5, (float("nan"),)), "not possible"),
+    (Validate(5, (float("inf"),)), "not possible"),
+    (Validate(5, (-0.5,)), "not possible"),
+    (Validate(5, (0.01, 0.01)), "named twice"),
+    (Validate(5, (0.9999,)), "no training image of class"),
+    (Validate(5, (0.01,), -1), "seed"),
+    (WhatIf.of([]), "No image"),
+    (WhatIf.of([6000]), "not there"),
+    (WhatIf.of([3, 3]), "twice"),
+    (WhatIf.of([], {3: 10}), "label 10"),
+    (Smoothness(0), "from 1 to 64"),
+    (Smoothness(2, -1), "seed"),
+]
+
+
+@pytest.mark.parametrize("job, said", BAD, ids=lambda value: str(value)[:40])
+def test_a_job_that_cannot_be_done_changes_nothing(interrupted, job, said):
+    run = interrupted
+    before = {p: p.read_bytes() for p in run.path.rglob("*") if p.is_file()}
+    with pytest.raises(ConfigError, match=said):
+        do(run, job)
+    with pytest.raises(ConfigError, match=said):
+        JobQueue(run.root).submit(run.id, job)
+    assert {p: p.read_bytes() for p in run.path.rglob("*") if p.is_file()} == before
+    assert not run.is_locked() and run.resumable
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        ["attribute", "--targets", "test:5-7"],
+        ["attribute", "--targets", ""],
+        ["attribute", "--targets", ","],
+        ["validate", "--drop", ""],
+        ["validate", "--drop", "nan"],
+        ["validate", "--subsets", "1"],
+        ["smoothness", "--directions", "0"],
+        ["what-if"],
+        ["what-if", "--leave-out", "99999"],
+    ],
+    ids=" ".join,
+)
+def test_a_typo_ends_with_exit_code_2_and_the_pending_replay_goes_on(interrupted, capsys, call):
+    """A run is stopped in a replay, and the next call is wrong: `resume` goes on with the replay."""
+    run, outputs = interrupted, ["--outputs", str(interrupted.root)]
+    manifest = run.path.joinpath("manifest.json").read_bytes()
+    try:
+        code = main([call[0], run.id, *call[1:], *outputs])
+    except SystemExit as wrong:  # argparse refuses some of them itself
+        code = wrong.code
+    assert code == 2 and "Traceback" not in capsys.readouterr().err
+    assert run.path.joinpath("manifest.json").read_bytes() == manifest
+    assert [job.targets for job in unfinished(run)] == [("test:7", "class:1")]
+
+
+def test_resume_after_a_typo_ends_with_the_scores_first_asked_for(interrupted, capsys):
+    outputs = ["--outputs", str(interrupted.root)]
+    assert main(["attribute", interrupted.id, "--targets", "test:5000", *outputs]) == 2
+    assert main(["resume", interrupted.id, *outputs]) == 0
+    assert {"test:7.loss", "class:1.loss"} <= {t.key for t in interrupted.targets()}
+    assert interrupted.status == "finished" and not interrupted.resumable
+
+
+def test_a_bad_job_of_an_older_version_is_taken_off_and_the_others_are_done(interrupted):
+    bad = {
+        "kind": "validate",
+        "mode": "",
+        "targets": [],
+        "function": "",
+        "options": {"subsets": 1, "drops": [float("nan")]},
+    }
+    interrupted.update_manifest(
+        jobs=[{**bad, "options": {**bad["options"], "seed": 0}}, *records(interrupted.manifest)]
+    )
+    assert do(interrupted).scores == "loss-001"
+    assert unfinished(interrupted) == () and interrupted.status == "finished"
+    assert any("was taken off the list" in e.get("text", "") for e in interrupted.events()[0])
+
+
+# -- all unfinished jobs are kept
+
+
+def test_a_check_beside_an_interrupted_replay_leaves_it_to_be_resumed(interrupted):
+    do(interrupted, Smoothness(1))
+    assert trust.smoothness(interrupted) is not None
+    assert [job.kind for job in unfinished(interrupted)] == ["replay"] and interrupted.resumable
+    assert do(interrupted).scores == "loss-001"
+    assert interrupted.status == "finished" and not interrupted.resumable
+    assert {"test:7.loss", "class:1.loss"} <= {t.key for t in interrupted.targets()}
+
+
+def test_resume_does_all_that_is_unfinished_in_order(interrupted):
+    cancel = threading.Event()
+    cancel.set()
+    for job in (Smoothness(1), Replay(("test:9",), "margin")):
+        with interrupted.locked(), pytest.raises(CancelledError):
+            execute(interrupted, job, cancel)
+    assert [job.kind for job in unfinished(interrupted)] == ["replay", "smoothness", "replay"]
+    do(interrupted)
+    started = [e["job"] for e in interrupted.events()[0] if e["kind"] == "started"]
+    assert started[-3:] == ["replay", "smoothness", "replay"]
+    assert unfinished(interrupted) == () and interrupted.score_sets()[-1]["name"] == "margin-002"
+
+
+def test_the_same_job_is_recorded_once(interrupted):
+    cancel = threading.Event()
+    cancel.set()
+    with interrupted.locked(), pytest.raises(CancelledError):
+        execute(interrupted, Replay(("test:7", "class:1")), cancel)
+    assert len(unfinished(interrupted)) == 1
+
+
+def test_an_unfinished_job_can_be_discarded(interrupted, capsys):
+    outputs = ["--outputs", str(interrupted.root)]
+    assert main(["resume", interrupted.id, "--discard", "1", *outputs]) == 2
+    assert main(["resume", interrupted.id, "--discard", "0", *outputs]) == 0
+    assert unfinished(interrupted) == () and interrupted.status == "finished" and not interrupted.resumable
+    assert interrupted.manifest["error"] is None
+    assert main(["resume", interrupted.id, *outputs]) == 2 and "nothing left to do" in capsys.readouterr().err
+
+
+# -- the same code, the same data, the same threads
+
+
+def scaled(channels: int, side: int, classes: int, width: float, scale: float = 1.0):
+    return small_cnn.small_cnn(channels, side, classes, width, scale=scale)
+
+
+def test_a_model_whose_code_has_changed_is_refused(run, monkeypatch):
+    """Logits of twice the scale: no shape and no initial weight changes, and every score would be another."""
+    monkeypatch.setitem(models.BUILDERS, "small-cnn", functools.partial(small_cnn.small_cnn, scale=1.0))
+    for job in (Replay(("test:0",)), Rebuild("recompute"), Validate(5), WhatIf.of([1]), Smoothness(1)):
+        with pytest.raises(IntegrityError, match="answer to test images of run .* is not what it was"):
+            do(run, job)
+    assert [t.key for t in run.targets()] == ["test:0.loss", "class:2.loss"]
+
+
+def test_a_model_that_draws_other_initial_weights_is_refused(run, monkeypatch):
+    monkeypatch.setattr(session, "initial_state", lambda *given, of=session.initial_state: nudged(of(*given)))
+    with pytest.raises(IntegrityError, match="initial state of run .* is not what it was"):
+        do(run, Replay(("test:0",)))
+
+
+def nudged(state):
+    theta = state.theta.clone()
+    theta[0] = torch.nextafter(theta[0], torch.tensor(1.0))
+    return state._replace(theta=theta)
+
+
+def test_another_permutation_of_the_examples_is_refused(run, monkeypatch):
+    monkeypatch.setattr(
+        schedule, "_permutation", lambda n, seed, epoch: np.random.default_rng([seed + 1, epoch]).permutation(n)
+    )
+    with pytest.raises(IntegrityError, match="batch plan of run .* is not what it was"):
+        do(run, Replay(("test:0",)))
+
+
+def test_another_learning_rate_is_refused(run, monkeypatch):
+    exact = schedule.learning_rate
+    for module in (schedule, reopen):
+        monkeypatch.setattr(module, "learning_rate", lambda recipe, t, steps: exact(recipe, t, steps) * (1 + 1e-12))
+    with pytest.raises(IntegrityError, match="learning rate of some step of run .* is not what it was"):
+        do(run, Replay(("test:0",)))
+
+
+def test_what_an_older_version_did_not_record_is_not_compared(run):
+    manifest = {k: v for k, v in run.manifest.items() if k not in ("plan_sha256", "rates_sha256")}
+    run.write_manifest(manifest)
+    assert np.array_equal(run.scores(do(run, Replay(("test:0", "class:2"))).scores), run.scores("loss-000"))
+
+
+def test_a_killed_training_is_resumed_only_by_the_same_code(root, monkeypatch):
+    cancel = threading.Event()
+    run = runs.Run.create(root, SMALL.replace(**{"recipe.epochs": 2}))
+
+    def stop(event):
+        if event["kind"] == "progress" and event["step"] >= 8:
+            cancel.set()
+
+    with pytest.raises(CancelledError):
+        do(run, cancel=cancel, on_event=stop)
+    assert (run.path / "trajectory" / "resume-training.safetensors").exists()
+    with monkeypatch.context() as patch:
+        patch.setattr(
+            schedule, "_permutation", lambda n, seed, epoch: np.random.default_rng([seed + 1, epoch]).permutation(n)
+        )
+        with pytest.raises(IntegrityError, match="batch plan"):
+            do(run)
+    with monkeypatch.context() as patch:
+        patch.setattr(session, "initial_state", lambda *given, of=session.initial_state: nudged(of(*given)))
+        with pytest.raises(IntegrityError, match="initial state"):
+            do(run)
+    assert do(run).scores == "loss-000"
+
+
+def test_a_changed_data_set_is_named(run, monkeypatch):
+    dataset = datasets.load(SMALL.dataset)
+    images = dataset.train_images.copy()
+    images[0, 0, 0, 0] ^= 1
+    monkeypatch.setattr(datasets, "load", lambda name: dataclasses.replace(dataset, train_images=images))
+    with pytest.raises(DataError, match="fashion-mnist-sample has changed"):
+        do(run, Replay(("test:1",)))
+
+
+def test_other_software_is_named_and_its_rounding_allowed(run):
+    run.update_manifest(versions={**run.manifest["versions"], "torch": "1.0"})
+    do(run, Replay(("test:1",)))
+    assert any("torch 1.0, here" in e.get("text", "") for e in run.events()[0])
+
+
+def test_a_job_leaves_the_number_of_threads_as_it_was(run):
+    before = torch.get_num_threads()
+    run.update_manifest(threads=before + 1)
+    counts = []
+    do(run, Replay(("test:1",)), on_event=lambda event: counts.append(torch.get_num_threads()))
+    assert counts[-3] == before + 1 or before + 1 in counts
+    assert torch.get_num_threads() == before
+
+
+# -- retrainings
+
+
+def retrained(run: runs.Run) -> dict[str, Path]:
+    return {p.stem: p for p in (run.path / "validation" / "retrained").glob("*.safetensors")}
+
+
+def test_exchanged_retrainings_are_found_whatever_they_differ_in(run):
+    """Two what-ifs that leave out the same images and differ in their labels alone."""
+    labels = datasets.load(SMALL.dataset).train_labels
+    shirts = np.flatnonzero(labels == 6)[:200]
+    jobs = [WhatIf.of([], {int(i): c for i in shirts}) for c in (0, 1)]
+    for job in jobs:
+        do(run, job)
+    first, second = trust.what_ifs(run)
+    assert first["test_accuracy"] != second["test_accuracy"]
+    one, other = retrained(run).values()
+    content = one.read_bytes()
+    one.write_bytes(other.read_bytes())
+    other.write_bytes(content)
+    for job, right in zip(jobs, (first, second), strict=True):
+        do(run, job)
+        assert trust.what_ifs(run)[-1]["targets"] == right["targets"]
+    notes = [e["text"] for e in run.events()[0] if "of another relabelled" in e.get("text", "")]
+    assert len(notes) == 2
+
+
+def test_a_retraining_of_no_other_labels_is_not_one_of_other_labels(run):
+    """The run's own weights and a relabelling leave out the same images: none."""
+    do(run, WhatIf.of([], {1: 5}))
+    (what_if,) = retrained(run).values()
+    shutil.copy(what_if, what_if.with_name("all-1-0.safetensors"))
+    do(run, Validate(5))
+    assert trust.reports(run)[0]["noise_share"] == 0.0
+    assert any("of another relabelled" in e.get("text", "") for e in run.events()[0])
+
+
+def test_temporary_files_beside_retrainings_are_swept(run):
+    do(run, WhatIf.of([1]))
+    left = run.path / "validation" / "retrained" / f"{files.TEMPORARY}left"
+    left.write_bytes(b"x")
+    os.utime(left, (0, 0))  # a young one may belong to a living process
+    do(run, WhatIf.of([2]))
+    assert not left.exists()
+
+
+def test_a_target_that_does_not_vary_does_not_count_and_the_rest_is_reported(run, capsys, monkeypatch):
+    exact = lds.predicted
+    monkeypatch.setattr(lds, "predicted", lambda scores, left_out: exact(scores * np.array([[1.0], [0.0]]), left_out))
+    assert main(["validate", run.id, "--subsets", "5", "--outputs", str(run.root)]) == 0
+    (report,) = trust.reports(run)
+    assert report["targets_that_vary"] == 1 and report["lds_mean"] == report["targets"][0]["lds"]
+    assert report["targets"][1]["lds"] is None
+    assert "1 of 2 targets" in capsys.readouterr().out
+
+
+def test_no_target_that_varies_is_said(run, capsys, monkeypatch):
+    exact = lds.predicted
+    monkeypatch.setattr(lds, "predicted", lambda scores, left_out: 0 * exact(scores, left_out))
+    assert main(["validate", run.id, "--subsets", "5", "--outputs", str(run.root)]) == 0
+    assert trust.reports(run)[0]["lds_mean"] is None and "LDS - (- to -)" in capsys.readouterr().out
+    assert run.status == "finished" and any("none of 2 targets varied" in e.get("text", "") for e in run.events()[0])
+
+
+def test_a_what_if_of_a_run_with_an_uploaded_target_has_a_dash(run, capsys):
+    name = uploads.keep(run, datasets.load(SMALL.dataset).test_images[3])
+    do(run, Replay((f"image:{name}:2",)))
+    assert main(["what-if", run.id, "--leave-out", "1,2", "--outputs", str(run.root)]) == 0
+    line = next(line for line in capsys.readouterr().out.splitlines() if line.startswith(f"image:{name}"))
+    assert line.split()[-1] == "-" and float(line.split()[-2])
+
+
+# -- the queue
+
+
+def test_one_worker_and_one_queue_a_folder_whatever_the_caches_do(root, tmp_path):
+    other = runs.outputs_root(tmp_path / "other")
+    made = []
+    threads = [threading.Thread(target=lambda: made.append(JobQueue.of(root))) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(set(map(id, made))) == 1 and JobQueue.of(other) is not made[0]
+    engines = [t for t in threading.enumerate() if t.name == "replay-engine"]
+    assert len(engines) == 1
+
+
+def test_jobs_of_two_folders_are_done_one_at_a_time_and_each_can_be_cancelled(made, root, tmp_path, monkeypatch):
+    other = runs.outputs_root(tmp_path / "other")
+    for folder in (root, other):
+        shutil.copytree(made, folder / made.name)
+    begun, go_on = threading.Event(), threading.Event()
+    hold(monkeypatch, begun, go_on)
+    first, second = JobQueue.of(root), JobQueue.of(other)
+    first.submit(made.name, Replay(("test:3",)))
+    assert begun.wait(120)
+    second.submit(made.name, Replay(("test:3",)))
+    assert first.active() == [made.name] == second.active()
+    assert second.cancel(made.name) and second.active() == []
+    assert runs.Run(other, made.name).manifest["error"]["kind"] == "cancelled"
+    go_on.set()
+    settled(first)
+    assert runs.Run(root, made.name).status == "finished"
+
+
+def hold(monkeypatch, begun: threading.Event, go_on: threading.Event) -> None:
+    """The next job waits in its first lines until it is let go."""
+    from engine.jobs import execute as module
+
+    exact = module.opened
+
+    def opened(*given):
+        begun.set()
+        assert go_on.wait(120)
+        return exact(*given)
+
+    monkeypatch.setattr(module, "opened", opened)
+
+
+def test_a_queued_run_is_cancelled_at_once(run, root, monkeypatch):
+    begun, go_on = threading.Event(), threading.Event()
+    hold(monkeypatch, begun, go_on)
+    jobs = JobQueue(root)
+    jobs.submit(run.id, Replay(("test:3",)))
+    assert begun.wait(120)
+    waiting = runs.Run.open(root, jobs.start(SMALL))
+    assert waiting.status == "queued"
+    assert jobs.cancel(waiting.id)
+    # The first job still holds the worker: it was not waited for.
+    assert waiting.status == "cancelled" and not waiting.is_locked() and jobs.active() == [run.id]
+    assert waiting.events()[0][-1]["kind"] == "cancelled" and waiting.resumable
+    go_on.set()
+    settled(jobs)
+    assert run.status == "finished" and waiting.status == "cancelled"
+    jobs.resume(waiting.id)
+    settled(jobs)
+    assert waiting.status == "finished"
+
+
+def test_finished_means_that_the_next_job_is_taken(run, root):
+    """A submission from the very callback in which the manifest says that the run is finished."""
+    jobs, taken = JobQueue(root), []
+    exact = runs.Run.update_manifest
+
+    def submitting(self, **fields):
+        manifest = exact(self, **fields)
+        if fields.get("status") == "finished" and not taken:
+            thread = threading.Thread(target=lambda: taken.append(jobs.submit(run.id, Replay(("test:9",)))))
+            taken.append(thread)
+            thread.start()
+        return manifest
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(runs.Run, "update_manifest", submitting)
+        jobs.submit(run.id, Replay(("test:8",)))
+        settled(jobs)
+    taken[0].join(120)
+    settled(jobs)
+    assert len(taken) == 2 and {"test:8.loss", "test:9.loss"} <= {t.key for t in run.targets()}
+
+
+def test_an_engine_that_cannot_be_loaded_fails_what_is_queued_with_the_reason(run, root, monkeypatch):
+    exact = builtins.__import__
+
+    def broken(name, *more):
+        if name == "engine.jobs.execute":
+            raise ImportError("libtorch_cpu.so: cannot open shared object file")
+        return exact(name, *more)
+
+    worker = queue._Worker()
+    monkeypatch.setattr(queue, "_worker", worker)
+    monkeypatch.setattr(builtins, "__import__", broken)
+    jobs = JobQueue(root)
+    jobs.submit(run.id, Replay(("test:3",)))
+    new = runs.Run.open(root, jobs.start(SMALL))
+    settled(jobs)
+    assert new.status == "failed" and "libtorch_cpu.so" in new.manifest["error"]["what"]
+    assert "libtorch_cpu.so" in run.manifest["error"]["what"] and run.status == "finished" and run.resumable
+    assert "libtorch_cpu.so" in jobs.failure and not jobs.loaded.is_set()
+    monkeypatch.setattr(builtins, "__import__", exact)
+    jobs.resume(new.id)
+    settled(jobs)
+    assert new.status == "finished" and jobs.failure == "" and jobs.loaded.is_set()
+    worker.stop()
+
+
+def test_a_stopped_queue_leaves_its_runs_as_after_a_kill(run, root, monkeypatch):
+    begun, go_on = threading.Event(), threading.Event()
+    hold(monkeypatch, begun, go_on)
+    jobs = JobQueue(root)
+    jobs.submit(run.id, Replay(("test:3",)))
+    assert begun.wait(120)
+    waiting = runs.Run.open(root, jobs.start(SMALL))
+    stopping = threading.Thread(target=jobs.stop)
+    stopping.start()
+    for held in queue._worker.held(root):
+        held.cancel.wait(120)
+    go_on.set()
+    stopping.join(120)
+    assert waiting.status == "interrupted" and waiting.resumable and not waiting.is_locked()
+    assert run.status == "finished" and run.resumable and run.manifest["error"] is None
+    assert not (run.path / "log.txt").exists() and run.events()[0][-1]["kind"] != "failed"
+    jobs.resume(run.id)  # the worker is started again
+    settled(jobs)
+    assert run.status == "finished" and not run.resumable
+
+
+def test_an_interrupted_training_is_no_failure(root):
+    cancel = Cancel()
+    run = runs.Run.create(root, SMALL)
+    with pytest.raises(CancelledError):
+        do(run, cancel=cancel, on_event=lambda e: cancel.interrupt() if e.get("phase") == "train" else None)
+    assert run.status == "interrupted" and run.resumable and run.manifest["error"] is None
+    assert do(run).scores == "loss-000"
+
+
+@pytest.mark.parametrize("mode", ["disk", "memory"])
+@pytest.mark.parametrize("phase", ["train", "replay"])
+def test_a_process_whose_main_function_returns_ends_within_a_step(root, mode, phase):
+    """As Streamlit does on SIGTERM: main returns, and the interpreter ends beside the worker."""
+    code = f"""
+import sys, threading
+from pathlib import Path
+from engine.jobs.queue import JobQueue
+from engine.runs.events import EventLog
+from engine.runs.run import Run
+from tests.made_up import SMALL
+
+reached, append = threading.Event(), EventLog.append
+def told(self, kind, **fields):
+    if kind == "phase" and fields["phase"] == {phase!r}:
+        reached.set()
+    return append(self, kind, **fields)
+EventLog.append = told
+run_id = JobQueue.of(Path({str(root)!r})).start(SMALL.replace(replay_mode={mode!r}, **{{"recipe.epochs": 40}}))
+assert reached.wait(120)
+print(run_id)
+"""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert (
+        done.returncode != -signal.SIGABRT and "Traceback" not in done.stderr and "terminate called" not in done.stderr
+    )
+    run = runs.Run.open(root, done.stdout.strip())
+    assert run.status == "interrupted" and run.resumable and run.manifest.get("error") is None
+    assert not (run.path / "log.txt").exists()
+
+
+def test_a_disk_that_is_full_at_a_jobs_start_pauses_it(run, root, monkeypatch):
+    """Also where the submission cannot be recorded: the worker records it, once there is space."""
+    full = threading.Event()
+    full.set()
+    exact = files.write_bytes
+
+    def refusing(path, content):
+        if full.is_set() and path.parent.name == run.id:
+            raise StorageError(f"No space left to write {path}.", "Free space.", passing=True)
+        return exact(path, content)
+
+    monkeypatch.setattr(files, "write_bytes", refusing)
+    monkeypatch.setattr(space, "LOOK_AGAIN", 0.01)
+    paused = threading.Event()
+    append = run.events_log.append
+
+    def told(self, kind, **fields):
+        if kind == "paused":
+            paused.set()
+        return append(kind, **fields)
+
+    monkeypatch.setattr(type(run.events_log), "append", told)
+    jobs = JobQueue(root)
+    jobs.submit(run.id, Replay(("test:3",)))
+    assert paused.wait(120) and unfinished(run) == ()
+    full.clear()
+    settled(jobs)
+    assert "test:3.loss" in {t.key for t in run.targets()} and run.status == "finished"
