@@ -19,6 +19,7 @@ import torch
 from engine import files, space
 from engine.__main__ import main
 from engine.analysis import lds, trust
+from engine.config import MODELS
 from engine.core import schedule
 from engine.datasets import registry as datasets
 from engine.errors import CancelledError, ConfigError, DataError, IntegrityError, StorageError
@@ -34,17 +35,17 @@ from engine.jobs.smoothness import Smoothness
 from engine.jobs.train import TrainAndReplay
 from engine.jobs.validation import Validate
 from engine.jobs.what_if import WhatIf
-from engine.models import registry as models
 from engine.models import small_cnn
 from engine.runs import run as runs
 from engine.runs import uploads
+from engine.runs.job import JobRecord, fields_of_schema_2
 from tests.made_up import SMALL
 
 ROOT = Path(__file__).parents[1]
 
 
 def do(run: runs.Run, job: Job | None = None, **more) -> Result:
-    with run.locked():
+    with run.lock():
         return execute(run, job, **more)
 
 
@@ -53,7 +54,7 @@ def interrupted(run) -> runs.Run:
     """A trained and scored run whose further replay was cancelled at once."""
     cancel = threading.Event()
     cancel.set()
-    with run.locked(), pytest.raises(CancelledError):
+    with run.lock(), pytest.raises(CancelledError):
         execute(run, Replay(("test:7", "class:1")), cancel)
     assert [job.kind for job in unfinished(run)] == ["replay"]
     return run
@@ -80,37 +81,43 @@ def settled(jobs: JobQueue) -> None:
     ],
 )
 def test_a_job_is_the_same_after_its_record_was_written_and_read(job):
-    assert from_record(json.loads(json.dumps(job.record()))) == job
+    assert from_record(JobRecord.from_json(json.loads(json.dumps(job.record().to_json())))) == job
     assert JOBS[job.kind] is type(job) and job.stages[0] == "prepare" and job.stages[-1] == "done"
     with pytest.raises(dataclasses.FrozenInstanceError):
         job.kind = "other"
 
 
-def test_jobs_of_schema_2_are_read():
-    old = {"mode": "", "targets": [], "function": ""}
-    assert from_record({"kind": "validate", **old, "options": {"subsets": 5, "drops": [0.01], "seed": 2}}) == Validate(
-        5, (0.01,), 2
-    )
-    assert from_record(
-        {"kind": "what-if", **old, "options": {"left_out": [3], "relabelled": {"10": 1, "9": 2}}}
-    ) == WhatIf.of([3], {9: 2, 10: 1})
-    assert from_record(
-        {"kind": "replay", "mode": "disk", "targets": ["test:1"], "function": "loss", "options": {}}
-    ) == Replay(("test:1",), "loss", "disk")
+@pytest.mark.parametrize(
+    "kind, slots, job",
+    [
+        ("validate", {"options": {"subsets": 5, "drops": [0.01], "seed": 2}}, Validate(5, (0.01,), 2)),
+        ("what-if", {"options": {"left_out": [3], "relabelled": {"10": 1, "9": 2}}}, WhatIf.of([3], {9: 2, 10: 1})),
+        ("replay", {"mode": "disk", "targets": ["test:1"], "function": "loss"}, Replay(("test:1",), "loss", "disk")),
+        ("rebuild", {"mode": "recompute"}, Rebuild("recompute")),
+        (
+            "run",
+            {"mode": "disk", "targets": ["test:1"], "function": "loss"},
+            TrainAndReplay(("test:1",), "loss", "disk"),
+        ),
+    ],
+)
+def test_jobs_of_schema_2_are_read(kind, slots, job):
+    old = {"kind": kind, "mode": "", "targets": [], "function": "", "options": {}, **slots}
+    assert from_record(JobRecord(kind, fields_of_schema_2(old))) == job
 
 
 @pytest.mark.parametrize(
     "record, said",
     [
-        ({"kind": "distil"}, "«distil» is no kind of job"),
-        ({"kind": "validate"}, "missing fields: subsets"),
-        ({"kind": "smoothness", "depth": 3}, "unknown or missing fields: depth"),
+        (JobRecord("distil"), "«distil» is no kind of job"),
+        (JobRecord("validate"), "missing fields: subsets"),
+        (JobRecord("smoothness", {"depth": 3}), "unknown or missing fields: depth"),
     ],
 )
 def test_a_record_that_is_no_known_job_is_named_and_never_replayed(run, record, said):
     with pytest.raises(ConfigError, match=said):
         from_record(record)
-    run.update_manifest(jobs=[record])
+    run.update_manifest(jobs=(record,))
     before = run.path.joinpath("manifest.json").read_bytes()
     with pytest.raises(ConfigError, match=said):
         do(run)
@@ -157,7 +164,7 @@ def test_names_are_numbered_from_the_names_alone():
 def test_a_damaged_old_sidecar_costs_no_replay(run):
     (run.path / "scores" / "loss-000.json").write_text("{}")
     name = do(run, Replay(("test:4",))).scores
-    assert name == "loss-001" and run.scores(name).shape == (1, 6000)
+    assert name == "loss-001" and run.scores().matrix(name).shape == (1, 6000)
 
 
 # -- checked before they are recorded
@@ -198,7 +205,7 @@ def test_a_job_that_cannot_be_done_changes_nothing(interrupted, job, said):
     with pytest.raises(ConfigError, match=said):
         JobQueue(run.root).submit(run.id, job)
     assert {p: p.read_bytes() for p in run.path.rglob("*") if p.is_file()} == before
-    assert not run.is_locked() and run.resumable
+    assert not run.lock().is_held() and run.manifest().resumable
 
 
 @pytest.mark.parametrize(
@@ -233,21 +240,13 @@ def test_resume_after_a_typo_ends_with_the_scores_first_asked_for(interrupted, c
     outputs = ["--outputs", str(interrupted.root)]
     assert main(["attribute", interrupted.id, "--targets", "test:5000", *outputs]) == 2
     assert main(["resume", interrupted.id, *outputs]) == 0
-    assert {"test:7.loss", "class:1.loss"} <= {t.key for t in interrupted.targets()}
-    assert interrupted.status == "finished" and not interrupted.resumable
+    assert {"test:7.loss", "class:1.loss"} <= {t.key for t in interrupted.scores().targets()}
+    assert interrupted.status == "finished" and not interrupted.manifest().resumable
 
 
 def test_a_bad_job_of_an_older_version_is_taken_off_and_the_others_are_done(interrupted):
-    bad = {
-        "kind": "validate",
-        "mode": "",
-        "targets": [],
-        "function": "",
-        "options": {"subsets": 1, "drops": [float("nan")]},
-    }
-    interrupted.update_manifest(
-        jobs=[{**bad, "options": {**bad["options"], "seed": 0}}, *records(interrupted.manifest)]
-    )
+    bad = JobRecord("validate", {"subsets": 1, "drops": [0.01], "seed": 0})
+    interrupted.update_manifest(jobs=(bad, *records(interrupted.manifest())))
     assert do(interrupted).scores == "loss-001"
     assert unfinished(interrupted) == () and interrupted.status == "finished"
     assert any("was taken off the list" in e.get("text", "") for e in interrupted.events()[0])
@@ -258,30 +257,30 @@ def test_a_bad_job_of_an_older_version_is_taken_off_and_the_others_are_done(inte
 
 def test_a_check_beside_an_interrupted_replay_leaves_it_to_be_resumed(interrupted):
     do(interrupted, Smoothness(1))
-    assert trust.smoothness(interrupted) is not None
-    assert [job.kind for job in unfinished(interrupted)] == ["replay"] and interrupted.resumable
+    assert trust.smoothness(interrupted.manifest()) is not None
+    assert [job.kind for job in unfinished(interrupted)] == ["replay"] and interrupted.manifest().resumable
     assert do(interrupted).scores == "loss-001"
-    assert interrupted.status == "finished" and not interrupted.resumable
-    assert {"test:7.loss", "class:1.loss"} <= {t.key for t in interrupted.targets()}
+    assert interrupted.status == "finished" and not interrupted.manifest().resumable
+    assert {"test:7.loss", "class:1.loss"} <= {t.key for t in interrupted.scores().targets()}
 
 
 def test_resume_does_all_that_is_unfinished_in_order(interrupted):
     cancel = threading.Event()
     cancel.set()
     for job in (Smoothness(1), Replay(("test:9",), "margin")):
-        with interrupted.locked(), pytest.raises(CancelledError):
+        with interrupted.lock(), pytest.raises(CancelledError):
             execute(interrupted, job, cancel)
     assert [job.kind for job in unfinished(interrupted)] == ["replay", "smoothness", "replay"]
     do(interrupted)
     started = [e["job"] for e in interrupted.events()[0] if e["kind"] == "started"]
     assert started[-3:] == ["replay", "smoothness", "replay"]
-    assert unfinished(interrupted) == () and interrupted.score_sets()[-1]["name"] == "margin-002"
+    assert unfinished(interrupted) == () and interrupted.scores().sidecars()[-1]["name"] == "margin-002"
 
 
 def test_the_same_job_is_recorded_once(interrupted):
     cancel = threading.Event()
     cancel.set()
-    with interrupted.locked(), pytest.raises(CancelledError):
+    with interrupted.lock(), pytest.raises(CancelledError):
         execute(interrupted, Replay(("test:7", "class:1")), cancel)
     assert len(unfinished(interrupted)) == 1
 
@@ -290,25 +289,21 @@ def test_an_unfinished_job_can_be_discarded(interrupted, capsys):
     outputs = ["--outputs", str(interrupted.root)]
     assert main(["resume", interrupted.id, "--discard", "1", *outputs]) == 2
     assert main(["resume", interrupted.id, "--discard", "0", *outputs]) == 0
-    assert unfinished(interrupted) == () and interrupted.status == "finished" and not interrupted.resumable
-    assert interrupted.manifest["error"] is None
+    assert unfinished(interrupted) == () and interrupted.status == "finished" and not interrupted.manifest().resumable
+    assert interrupted.manifest().error is None
     assert main(["resume", interrupted.id, *outputs]) == 2 and "nothing left to do" in capsys.readouterr().err
 
 
 # -- the same code, the same data, the same threads
 
 
-def scaled(channels: int, side: int, classes: int, width: float, scale: float = 1.0):
-    return small_cnn.small_cnn(channels, side, classes, width, scale=scale)
-
-
 def test_a_model_whose_code_has_changed_is_refused(run, monkeypatch):
     """Logits of twice the scale: no shape and no initial weight changes, and every score would be another."""
-    monkeypatch.setitem(models.BUILDERS, "small-cnn", functools.partial(small_cnn.small_cnn, scale=1.0))
+    monkeypatch.setitem(MODELS._things, "small-cnn", functools.partial(small_cnn.small_cnn, scale=1.0))
     for job in (Replay(("test:0",)), Rebuild("recompute"), Validate(5), WhatIf.of([1]), Smoothness(1)):
         with pytest.raises(IntegrityError, match="answer to test images of run .* is not what it was"):
             do(run, job)
-    assert [t.key for t in run.targets()] == ["test:0.loss", "class:2.loss"]
+    assert [t.key for t in run.scores().targets()] == ["test:0.loss", "class:2.loss"]
 
 
 def test_a_model_that_draws_other_initial_weights_is_refused(run, monkeypatch):
@@ -340,9 +335,9 @@ def test_another_learning_rate_is_refused(run, monkeypatch):
 
 
 def test_what_an_older_version_did_not_record_is_not_compared(run):
-    manifest = {k: v for k, v in run.manifest.items() if k not in ("plan_sha256", "rates_sha256")}
-    run.write_manifest(manifest)
-    assert np.array_equal(run.scores(do(run, Replay(("test:0", "class:2"))).scores), run.scores("loss-000"))
+    run.update_manifest(plan_sha256=None, rates_sha256=None)
+    name = do(run, Replay(("test:0", "class:2"))).scores
+    assert np.array_equal(run.scores().matrix(name), run.scores().matrix("loss-000"))
 
 
 def test_a_killed_training_is_resumed_only_by_the_same_code(root, monkeypatch):
@@ -379,17 +374,23 @@ def test_a_changed_data_set_is_named(run, monkeypatch):
 
 
 def test_other_software_is_named_and_its_rounding_allowed(run):
-    run.update_manifest(versions={**run.manifest["versions"], "torch": "1.0"})
+    run.update_manifest(versions={**run.manifest().versions, "torch": "1.0"})
     do(run, Replay(("test:1",)))
     assert any("torch 1.0, here" in e.get("text", "") for e in run.events()[0])
 
 
-def test_a_job_leaves_the_number_of_threads_as_it_was(run):
+def test_a_job_computes_with_its_runs_threads_and_leaves_the_number_as_it_was(root):
     before = torch.get_num_threads()
-    run.update_manifest(threads=before + 1)
+    run = runs.Run.create(root, SMALL.replace(width=0.25))
+    torch.set_num_threads(before + 1)
+    try:
+        do(run)
+    finally:
+        torch.set_num_threads(before)
+    assert run.manifest().threads == before + 1
     counts = []
-    do(run, Replay(("test:1",)), on_event=lambda event: counts.append(torch.get_num_threads()))
-    assert counts[-3] == before + 1 or before + 1 in counts
+    do(run, Replay(("test:1",)), on_event=lambda event: counts.append((event["kind"], torch.get_num_threads())))
+    assert ("progress", before + 1) in counts and ("finished", before) in counts
     assert torch.get_num_threads() == before
 
 
@@ -407,7 +408,7 @@ def test_exchanged_retrainings_are_found_whatever_they_differ_in(run):
     jobs = [WhatIf.of([], {int(i): c for i in shirts}) for c in (0, 1)]
     for job in jobs:
         do(run, job)
-    first, second = trust.what_ifs(run)
+    first, second = trust.what_ifs(run.manifest())
     assert first["test_accuracy"] != second["test_accuracy"]
     one, other = retrained(run).values()
     content = one.read_bytes()
@@ -415,7 +416,7 @@ def test_exchanged_retrainings_are_found_whatever_they_differ_in(run):
     other.write_bytes(content)
     for job, right in zip(jobs, (first, second), strict=True):
         do(run, job)
-        assert trust.what_ifs(run)[-1]["targets"] == right["targets"]
+        assert trust.what_ifs(run.manifest())[-1]["targets"] == right["targets"]
     notes = [e["text"] for e in run.events()[0] if "of another relabelled" in e.get("text", "")]
     assert len(notes) == 2
 
@@ -426,7 +427,7 @@ def test_a_retraining_of_no_other_labels_is_not_one_of_other_labels(run):
     (what_if,) = retrained(run).values()
     shutil.copy(what_if, what_if.with_name("all-1-0.safetensors"))
     do(run, Validate(5))
-    assert trust.reports(run)[0]["noise_share"] == 0.0
+    assert trust.reports(run.manifest())[0]["noise_share"] == 0.0
     assert any("of another relabelled" in e.get("text", "") for e in run.events()[0])
 
 
@@ -443,7 +444,7 @@ def test_a_target_that_does_not_vary_does_not_count_and_the_rest_is_reported(run
     exact = lds.predicted
     monkeypatch.setattr(lds, "predicted", lambda scores, left_out: exact(scores * np.array([[1.0], [0.0]]), left_out))
     assert main(["validate", run.id, "--subsets", "5", "--outputs", str(run.root)]) == 0
-    (report,) = trust.reports(run)
+    (report,) = trust.reports(run.manifest())
     assert report["targets_that_vary"] == 1 and report["lds_mean"] == report["targets"][0]["lds"]
     assert report["targets"][1]["lds"] is None
     assert "1 of 2 targets" in capsys.readouterr().out
@@ -453,7 +454,7 @@ def test_no_target_that_varies_is_said(run, capsys, monkeypatch):
     exact = lds.predicted
     monkeypatch.setattr(lds, "predicted", lambda scores, left_out: 0 * exact(scores, left_out))
     assert main(["validate", run.id, "--subsets", "5", "--outputs", str(run.root)]) == 0
-    assert trust.reports(run)[0]["lds_mean"] is None and "LDS - (- to -)" in capsys.readouterr().out
+    assert trust.reports(run.manifest())[0]["lds_mean"] is None and "LDS - (- to -)" in capsys.readouterr().out
     assert run.status == "finished" and any("none of 2 targets varied" in e.get("text", "") for e in run.events()[0])
 
 
@@ -493,7 +494,7 @@ def test_jobs_of_two_folders_are_done_one_at_a_time_and_each_can_be_cancelled(ma
     second.submit(made.name, Replay(("test:3",)))
     assert first.active() == [made.name] == second.active()
     assert second.cancel(made.name) and second.active() == []
-    assert runs.Run(other, made.name).manifest["error"]["kind"] == "cancelled"
+    assert runs.Run(other, made.name).manifest().error.kind == "cancelled"
     go_on.set()
     settled(first)
     assert runs.Run(root, made.name).status == "finished"
@@ -523,8 +524,8 @@ def test_a_queued_run_is_cancelled_at_once(run, root, monkeypatch):
     assert waiting.status == "queued"
     assert jobs.cancel(waiting.id)
     # The first job still holds the worker: it was not waited for.
-    assert waiting.status == "cancelled" and not waiting.is_locked() and jobs.active() == [run.id]
-    assert waiting.events()[0][-1]["kind"] == "cancelled" and waiting.resumable
+    assert waiting.status == "cancelled" and not waiting.lock().is_held() and jobs.active() == [run.id]
+    assert waiting.events()[0][-1]["kind"] == "cancelled" and waiting.manifest().resumable
     go_on.set()
     settled(jobs)
     assert run.status == "finished" and waiting.status == "cancelled"
@@ -540,7 +541,7 @@ def test_finished_means_that_the_next_job_is_taken(run, root):
 
     def submitting(self, **fields):
         manifest = exact(self, **fields)
-        if fields.get("status") == "finished" and not taken:
+        if fields.get("status_said") == "finished" and not taken:
             thread = threading.Thread(target=lambda: taken.append(jobs.submit(run.id, Replay(("test:9",)))))
             taken.append(thread)
             thread.start()
@@ -552,7 +553,7 @@ def test_finished_means_that_the_next_job_is_taken(run, root):
         settled(jobs)
     taken[0].join(120)
     settled(jobs)
-    assert len(taken) == 2 and {"test:8.loss", "test:9.loss"} <= {t.key for t in run.targets()}
+    assert len(taken) == 2 and {"test:8.loss", "test:9.loss"} <= {t.key for t in run.scores().targets()}
 
 
 def test_an_engine_that_cannot_be_loaded_fails_what_is_queued_with_the_reason(run, root, monkeypatch):
@@ -570,8 +571,8 @@ def test_an_engine_that_cannot_be_loaded_fails_what_is_queued_with_the_reason(ru
     jobs.submit(run.id, Replay(("test:3",)))
     new = runs.Run.open(root, jobs.start(SMALL))
     settled(jobs)
-    assert new.status == "failed" and "libtorch_cpu.so" in new.manifest["error"]["what"]
-    assert "libtorch_cpu.so" in run.manifest["error"]["what"] and run.status == "finished" and run.resumable
+    assert new.status == "failed" and "libtorch_cpu.so" in new.manifest().error.what
+    assert "libtorch_cpu.so" in run.manifest().error.what and run.status == "finished" and run.manifest().resumable
     assert "libtorch_cpu.so" in jobs.failure and not jobs.loaded.is_set()
     monkeypatch.setattr(builtins, "__import__", exact)
     jobs.resume(new.id)
@@ -593,12 +594,12 @@ def test_a_stopped_queue_leaves_its_runs_as_after_a_kill(run, root, monkeypatch)
         held.cancel.wait(120)
     go_on.set()
     stopping.join(120)
-    assert waiting.status == "interrupted" and waiting.resumable and not waiting.is_locked()
-    assert run.status == "finished" and run.resumable and run.manifest["error"] is None
+    assert waiting.status == "interrupted" and waiting.manifest().resumable and not waiting.lock().is_held()
+    assert run.status == "finished" and run.manifest().resumable and run.manifest().error is None
     assert not (run.path / "log.txt").exists() and run.events()[0][-1]["kind"] != "failed"
     jobs.resume(run.id)  # the worker is started again
     settled(jobs)
-    assert run.status == "finished" and not run.resumable
+    assert run.status == "finished" and not run.manifest().resumable
 
 
 def test_an_interrupted_training_is_no_failure(root):
@@ -606,7 +607,7 @@ def test_an_interrupted_training_is_no_failure(root):
     run = runs.Run.create(root, SMALL)
     with pytest.raises(CancelledError):
         do(run, cancel=cancel, on_event=lambda e: cancel.interrupt() if e.get("phase") == "train" else None)
-    assert run.status == "interrupted" and run.resumable and run.manifest["error"] is None
+    assert run.status == "interrupted" and run.manifest().resumable and run.manifest().error is None
     assert do(run).scores == "loss-000"
 
 
@@ -628,7 +629,7 @@ def told(self, kind, **fields):
         reached.set()
     return append(self, kind, **fields)
 EventLog.append = told
-run_id = JobQueue.of(Path({str(root)!r})).start(SMALL.replace(replay_mode={mode!r}, **{{"recipe.epochs": 40}}))
+run_id = JobQueue.of(Path({str(root)!r})).start(SMALL.replace(replay_mode={mode!r}, **{{"recipe.epochs": 4}}))
 assert reached.wait(120)
 print(run_id)
 """
@@ -639,7 +640,7 @@ print(run_id)
         done.returncode != -signal.SIGABRT and "Traceback" not in done.stderr and "terminate called" not in done.stderr
     )
     run = runs.Run.open(root, done.stdout.strip())
-    assert run.status == "interrupted" and run.resumable and run.manifest.get("error") is None
+    assert run.status == "interrupted" and run.manifest().resumable and run.manifest().error is None
     assert not (run.path / "log.txt").exists()
 
 
@@ -670,4 +671,4 @@ def test_a_disk_that_is_full_at_a_jobs_start_pauses_it(run, root, monkeypatch):
     assert paused.wait(120) and unfinished(run) == ()
     full.clear()
     settled(jobs)
-    assert "test:3.loss" in {t.key for t in run.targets()} and run.status == "finished"
+    assert "test:3.loss" in {t.key for t in run.scores().targets()} and run.status == "finished"
