@@ -4,7 +4,7 @@ import streamlit as st
 
 from engine.analysis import logits as logit_maths
 from engine.analysis import test_images as test_lists
-from engine.runs import uploads
+from engine.runs import raster, uploads
 from engine.runs.scores import TargetRef
 from engine.targets import UploadedImage
 from ui import explain, formats, gallery, link, paging, pictures, run_choice, shell
@@ -169,7 +169,7 @@ def draw_own_image(run: RunView) -> None:
         key=f"own-{run.id}",
         max_upload_size=MOST_MEGABYTES,
         help=f"PNG, JPEG, WebP, BMP, TIFF or GIF, up to {MOST_MEGABYTES} MB and "
-        f"{formats.megapixels(uploads.MOST_PIXELS)}. It stays on this machine, with the run.",
+        f"{formats.megapixels(raster.MOST_PIXELS)}. It stays on this machine, with the run.",
     )
     if file is None:
         st.caption("Ask which training images made the model see what it sees in it.")

@@ -2,11 +2,15 @@
 
 import io
 import shutil
+import struct
+import subprocess
+import sys
+import zlib
 
 import numpy as np
 import pytest
 import streamlit as st
-from PIL import Image
+from PIL import Image, ImageOps
 
 from engine import config as configs
 from engine.analysis import logits as logit_maths
@@ -23,7 +27,7 @@ from engine.jobs.what_if import WhatIf
 from engine.runs import run as runs
 from engine.runs import uploads
 from engine.targets import Target, UploadedImage
-from tests.helpers import said, show, sound
+from tests.helpers import ROOT, said, show, sound
 from tests.made_up import SMALL
 
 GREY, COLOUR = (28, 28, 1), (28, 28, 3)
@@ -120,6 +124,276 @@ def test_files_that_are_no_images_are_named(content, message):
     with pytest.raises(DataError, match=message) as caught:
         uploads.prepare(content, GREY, invert=False)
     assert caught.value.remedy
+
+
+# -- files that ask for much
+
+
+NOISE = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+
+
+def chunk(name: bytes, data: bytes) -> bytes:
+    return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+
+
+def with_chunks(*chunks: bytes) -> bytes:
+    """A PNG of noise with further chunks behind its header."""
+    whole = encoded(Image.fromarray(NOISE))
+    return whole[:33] + b"".join(chunks) + whole[33:]
+
+
+def film(kind: str, frames: int) -> bytes:
+    pictures = [Image.new("RGB", (16, 16), (i % 256, i // 256, 7)) for i in range(frames)]
+    return encoded(pictures[0], kind, save_all=True, append_images=pictures[1:])
+
+
+def exif_of_many_tags(size: int) -> bytes:
+    """EXIF of 5,000 tags which all point to the same bytes: each reader that copies them takes gigabytes."""
+    entries = b"".join(struct.pack("<HHII", 0x9000 + i, 7, size, 60_010) for i in range(5000))
+    return b"Exif\0\0" + b"II*\0\x08\0\0\0" + struct.pack("<H", 5000) + entries + bytes(size)
+
+
+def gif_with_comments(size: int) -> bytes:
+    whole = encoded(Image.new("P", (16, 16)), "GIF")
+    at = whole.index(b",", 13 + 6)
+    return whole[:at] + b"!\xfe" + (b"\xff" + b"x" * 255) * (size // 256) + b"\0" + whole[at:]
+
+
+def tiff_with_values(count: int, tag: int = 273) -> bytes:
+    """A TIFF whose tag holds so many numbers."""
+    entries = [(256, 3, 1, 4), (257, 3, 1, 4), (258, 3, 1, 8), (259, 3, 1, 1), (262, 3, 1, 1), (277, 3, 1, 1)]
+    entries = sorted([*entries, (tag, 4, count, 200), (279, 4, 1, 16)])
+    folder = struct.pack("<H", len(entries)) + b"".join(struct.pack("<HHII", *e) for e in entries) + bytes(4)
+    return (b"II*\0\x08\0\0\0" + folder).ljust(200, b"\0") + b"\x10\0\0\0" * count
+
+
+LARGE = {
+    "1 bit, 20 × 60,000": lambda: encoded(Image.new("1", (20, 60_000))),
+    "1 bit, 60,000 × 20": lambda: encoded(Image.new("1", (60_000, 20))),
+    "1 bit, 400 × 100,000": lambda: encoded(Image.new("1", (400, 100_000))),
+    "1 × 40 million": lambda: encoded(Image.new("1", (1, 40_000_000))),
+    "1 bit TIFF, 20 × 60,000": lambda: encoded(Image.new("1", (20, 60_000)), "TIFF", compression="group4"),
+    "40 MP in colour": lambda: encoded(Image.new("RGB", (8000, 5000), (9, 99, 199))),
+    "40 MP with transparency": lambda: encoded(Image.new("RGBA", (8000, 5000), (9, 99, 199, 9))),
+    "40 MP palette": lambda: encoded(Image.new("P", (8000, 5000))),
+    "40 MP, 16 bits": lambda: encoded(Image.fromarray(np.full((5000, 8000), 40_000, np.uint16))),
+    "40 MP JPEG": lambda: encoded(Image.new("RGB", (8000, 5000), (9, 99, 199)), "JPEG"),
+    "40 MP CMYK JPEG": lambda: encoded(Image.new("CMYK", (8000, 5000), (9, 99, 199, 9)), "JPEG"),
+    "25 MP progressive JPEG": lambda: encoded(Image.new("RGB", (5000, 5000)), "JPEG", progressive=True, subsampling=0),
+    "40 MP progressive JPEG": lambda: encoded(Image.new("RGB", (8000, 5000)), "JPEG", progressive=True, subsampling=0),
+    "11 MP WebP": lambda: encoded(Image.new("RGBA", (3300, 3300), (9, 99, 199, 9)), "WEBP", lossless=True),
+    "40 MP WebP": lambda: encoded(Image.new("RGB", (8000, 5000)), "WEBP"),
+    "40 MP GIF": lambda: encoded(Image.new("P", (8000, 5000)), "GIF"),
+    "20 MP TIFF": lambda: encoded(Image.new("RGB", (5000, 4000)), "TIFF", compression="tiff_lzw"),
+    "40 MP CMYK TIFF": lambda: encoded(Image.new("CMYK", (8000, 5000)), "TIFF", compression="tiff_deflate"),
+    "48 MB of noise": lambda: encoded(Image.fromarray(np.tile(NOISE, (62, 62, 1))), "BMP"),
+    "GIF of 3,000 frames": lambda: film("GIF", 3000),
+    "WebP of 500 frames": lambda: film("WEBP", 500),
+    "TIFF of 500 pages": lambda: film("TIFF", 500),
+    "moving PNG": lambda: film("PNG", 50),
+    "EXIF of 25 GB": lambda: with_chunks(chunk(b"eXIf", exif_of_many_tags(5_000_000)[6:])),
+    "JPEG EXIF": lambda: encoded(Image.fromarray(NOISE), "JPEG", exif=exif_of_many_tags(1000)),
+    "texts": lambda: with_chunks(*40 * [chunk(b"zTXt", b"a\0\0" + zlib.compress(bytes(1_000_000)))]),
+    "profile": lambda: with_chunks(chunk(b"iCCP", b"a\0\0" + zlib.compress(bytes(400_000_000)))),
+    "a million chunks": lambda: with_chunks(*1_000_000 * [chunk(b"teSt", b"")]),
+    "GIF comments": lambda: gif_with_comments(40_000_000),
+    "2 million strips": lambda: tiff_with_values(2_000_000),
+    "2 million numbers": lambda: tiff_with_values(2_000_000, 65_000),
+    "JPEG of 9,000 scans": lambda: (
+        encoded(Image.new("L", (4000, 4000)), "JPEG", progressive=True)[:-2]
+        + 9000 * (b"\xff\xda\0\x08\x01\x01\0\x01\x05\0\0")
+        + b"\xff\xd9"
+    ),
+    "51 MB": lambda: encoded(Image.fromarray(NOISE)) + bytes(51_000_000),
+}
+
+MEASURED = """
+import sys, time
+from engine.errors import DataError
+from engine.runs import uploads
+content = open(sys.argv[1], "rb").read()
+for work in (lambda: uploads.prepare(content, (28, 28, 1), False), lambda: uploads.thumbnail(content)):
+    began, result = time.process_time(), "taken"
+    try:
+        work()
+    except DataError as error:
+        result = "refused"
+    print(result, time.process_time() - began)
+print(*[line.split()[1] for line in open("/proc/self/status") if line.startswith("VmHWM")])
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", LARGE)
+def test_no_file_takes_300_megabytes_or_three_seconds(tmp_path, name):
+    """In a process of its own, whose high-water mark is its own: at f4cbe6d 20 × 60,000 took 3.8 GB."""
+    (tmp_path / "file").write_bytes(LARGE[name]())
+    command = [sys.executable, "-c", MEASURED, str(tmp_path / "file")]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    *works, peak = done.stdout.splitlines()
+    assert int(peak) * 1024 <= 300e6, done.stdout
+    assert all(float(work.split()[1]) <= 3 for work in works), done.stdout
+    refused = {"1 × 40 million", "40 MP progressive JPEG", "40 MP WebP", "40 MP CMYK TIFF", "51 MB", "a million chunks"}
+    refused |= {"2 million strips", "2 million numbers", "JPEG of 9,000 scans"}
+    assert {work.split()[0] for work in works} == {"refused" if name in refused else "taken"}, done.stdout
+
+
+@pytest.mark.parametrize("size", [(20, 600), (600, 20), (400, 100_000), (3000, 2), (28, 29), (1, 1), (3, 2)])
+def test_what_is_shrunk_first_is_where_padding_first_had_it(size):
+    prepared = uploads.prepare(encoded(Image.new("L", size, 255)), GREY, invert=False).image[..., 0]
+    scale = 28 / max(size)
+    inner = [max(1, round(side * scale)) for side in size]
+    expected = np.zeros((28, 28), np.uint8)
+    left, top = (28 - inner[0]) // 2, (28 - inner[1]) // 2
+    expected[top : top + inner[1], left : left + inner[0]] = 255
+    assert np.array_equal(prepared, expected)
+
+
+# -- files that are odd, or broken
+
+
+@pytest.mark.parametrize("kind", ["PNG", "WEBP", "JPEG"])
+@pytest.mark.parametrize(
+    "exif",
+    [
+        b"Exif\0\0\0\x08\0\x02\x01\x12\0\x03",
+        b"xx\0\x08\0\x02\x01\x12\0\x03",
+        b"Exif\0\0",
+        b"Exif\0\0II*\0\xff\xff\xff\xff",
+        b"Exif\0\0II*\0\x08\0\0\0\xff\xff\x12\x01",
+        b"Exif\0\0MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0\x63\0\0",
+    ],
+)
+def test_broken_exif_is_as_none(kind, exif):
+    plain, content = encoded(Image.fromarray(NOISE), kind), encoded(Image.fromarray(NOISE), kind, exif=exif)
+    assert (uploads.prepare(content, COLOUR, False).image == uploads.prepare(plain, COLOUR, False).image).all()
+    assert uploads.thumbnail(content) == uploads.thumbnail(plain)
+    assert not any("EXIF" in note for note in uploads.prepare(content, COLOUR, False).done)
+
+
+@pytest.mark.parametrize("orientation", [0, 9, 99, 65535])
+def test_an_orientation_that_is_none_turns_nothing(orientation):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    for kind in ("PNG", "JPEG", "TIFF", "WEBP"):
+        prepared = uploads.prepare(encoded(Image.fromarray(NOISE), kind, exif=exif), COLOUR, False)
+        assert (prepared.image == uploads.prepare(encoded(Image.fromarray(NOISE), kind), COLOUR, False).image).all()
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "TIFF", "WEBP"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_every_orientation_is_turned_as_pillow_turns_it(kind, orientation):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    stored = Image.fromarray(np.kron(NOISE[:4, :6], np.ones((7, 7, 1), np.uint8)))
+    options = {"quality": 100, "subsampling": 0} if kind == "JPEG" else {"lossless": True} if kind == "WEBP" else {}
+    content = encoded(stored, kind, exif=exif, **options)
+    expected = ImageOps.exif_transpose(Image.open(io.BytesIO(content)))
+    shown = Image.open(io.BytesIO(uploads.thumbnail(content))).convert("RGB")
+    assert shown.size == expected.size and (np.asarray(shown) == np.asarray(expected.convert("RGB"))).all()
+    assert ("EXIF" in uploads.prepare(content, GREY, False).done[0]) == (orientation != 1)
+
+
+def colour_of(content: bytes) -> list[int]:
+    image = uploads.prepare(content, COLOUR, invert=False).image
+    assert uploads.thumbnail(content) and isinstance(uploads.is_light(content), bool)
+    return image[14, 14].tolist()
+
+
+@pytest.mark.parametrize(
+    "image, kind, expected",
+    [
+        (Image.new("LAB", (28, 28), (137, 128, 128)), "TIFF", [128, 128, 128]),
+        (Image.new("LAB", (28, 28), (50, 20, 20)), "TIFF", None),
+        (Image.new("CMYK", (28, 28), (0, 255, 255, 0)), "TIFF", [255, 0, 0]),
+        (Image.new("CMYK", (28, 28), (0, 255, 255, 0)), "JPEG", [254, 0, 0]),
+        (Image.new("YCbCr", (28, 28), (76, 85, 255)), "TIFF", [254, 0, 0]),
+        (Image.new("RGBX", (28, 28), (9, 99, 199, 0)), "TIFF", [9, 99, 199]),
+        (Image.new("I;16", (28, 28), 25700), "TIFF", [100, 100, 100]),
+        (Image.new("I;16B", (28, 28), 25700), "TIFF", [100, 100, 100]),
+        (Image.new("I", (28, 28), 25700), "TIFF", [100, 100, 100]),
+        (Image.new("I", (28, 28), 25700), "PNG", [100, 100, 100]),
+        (Image.new("I", (28, 28), 70000), "TIFF", "more than 16 bits"),
+        (Image.new("I", (28, 28), -1), "TIFF", "more than 16 bits"),
+        (Image.new("F", (28, 28), 0.5), "TIFF", "floating-point"),
+        (Image.new("1", (28, 28), 1), "TIFF", [255, 255, 255]),
+        (Image.new("LA", (28, 28), (200, 0)), "PNG", [0, 0, 0]),
+        (Image.new("PA", (28, 28), (1, 255)), "TIFF", None),
+        (Image.new("RGBA", (28, 28), (255, 0, 0, 0)), "WEBP", [0, 0, 0]),
+        (Image.new("RGBA", (28, 28), (255, 0, 0, 0)), "TIFF", [0, 0, 0]),
+        (Image.new("RGBA", (28, 28), (255, 0, 0, 0)).quantize(), "PNG", [0, 0, 0]),
+        (Image.new("RGBA", (28, 28), (255, 0, 0, 0)), "GIF", [0, 0, 0]),
+    ],
+    ids=lambda value: getattr(value, "mode", None),
+)
+def test_pixels_of_every_kind_are_converted_or_named(image, kind, expected):
+    try:
+        content = encoded(image, kind)
+    except (OSError, KeyError, ValueError):
+        pytest.skip(f"Pillow writes no {kind} of {image.mode}")
+    if isinstance(expected, str):
+        with pytest.raises(DataError, match=expected):
+            uploads.prepare(content, GREY, invert=False)
+    else:
+        colour = colour_of(content)
+        assert expected is None or np.abs(np.subtract(colour, expected)).max() <= 2, colour
+
+
+def test_transparency_of_a_grey_or_colour_png_is_seen():
+    for image, transparent in (
+        (Image.new("L", (28, 28), 200), 200),
+        (Image.new("RGB", (28, 28), (9, 9, 9)), (9, 9, 9)),
+    ):
+        prepared = uploads.prepare(encoded(image, transparency=transparent), GREY, invert=False)
+        assert not prepared.image.any() and "Transparent parts laid over black." in prepared.done
+
+
+@pytest.mark.parametrize(
+    "kind", ["ICO", "PPM", "TGA", "PCX", "SGI", "ICNS", "IM", "MSP", "XBM", "DDS", "JPEG2000", "EPS", "PDF"]
+)
+def test_formats_that_the_product_does_not_name_are_never_opened(kind, monkeypatch):
+    image = Image.new("1" if kind in ("MSP", "XBM") else "RGB", (32, 32))
+    content = encoded(image, kind)
+    monkeypatch.setattr(Image, "open", lambda *arguments, **options: pytest.fail("opened"))
+    with pytest.raises(DataError, match="no image that can be read"):
+        uploads.prepare(content, GREY, invert=False)
+
+
+def test_only_the_reader_of_the_files_own_kind_is_asked(monkeypatch):
+    asked, opened = [], Image.open
+    monkeypatch.setattr(Image, "open", lambda *a, **k: asked.append(k["formats"]) or opened(*a, **k))
+    for kind in ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF"):
+        uploads.prepare(encoded(Image.fromarray(NOISE), kind), GREY, invert=False)
+    assert asked == [["PNG"], ["JPEG"], ["WEBP"], ["BMP"], ["TIFF"], ["GIF"]]
+
+
+def test_hundreds_of_broken_files_end_in_a_picture_or_a_sentence():
+    rng, exif = np.random.default_rng(7), Image.Exif()
+    exif[0x0112] = 6
+    picture = Image.fromarray(NOISE)
+    seeds = [encoded(picture, kind, exif=exif) for kind in ("PNG", "JPEG", "TIFF", "WEBP")]
+    seeds += [encoded(picture, "JPEG", progressive=True), encoded(picture, "TIFF", compression="tiff_lzw")]
+    seeds += [encoded(picture, "TIFF", compression="jpeg"), encoded(picture, "BMP"), film("GIF", 3), film("WEBP", 3)]
+    seeds += [encoded(picture.convert(mode), "TIFF") for mode in ("CMYK", "LAB", "P", "1", "YCbCr")]
+    seeds += [encoded(picture.quantize(), "PNG"), film("TIFF", 3), film("PNG", 3), tiff_with_values(3)]
+    outcomes = {"taken": 0, "refused": 0}
+    for number in range(800):
+        content = bytearray(seeds[number % len(seeds)])
+        head = min(len(content), 400)
+        for _ in range(rng.integers(1, 6)):
+            at = int(rng.integers(head if rng.random() < 0.7 else len(content)))
+            content[at] = int(rng.choice([0, 1, 0x7F, 0x80, 0xFF, rng.integers(256)]))
+        if rng.random() < 0.2:
+            content = content[: rng.integers(len(content))]
+        try:
+            prepared = uploads.prepare(bytes(content), COLOUR, invert=bool(number % 2))
+            uploads.thumbnail(bytes(content))
+            assert prepared.image.shape == COLOUR and prepared.image.dtype == np.uint8
+            outcomes["taken"] += 1
+        except DataError as error:
+            assert error.remedy and len(str(error)) < 600
+            outcomes["refused"] += 1
+    assert min(outcomes.values()) > 100, outcomes
 
 
 # -- as targets
