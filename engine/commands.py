@@ -245,7 +245,7 @@ def list_suspects(call: argparse.Namespace) -> int:
 def _write_csv(path: Path, table: pd.DataFrame) -> None:
     files.check_writable(path)
     try:
-        table.to_csv(path, index=False)
+        files.spreadsheet_safe(table).to_csv(path, index=False)
     except OSError as error:
         raise ConfigError(
             f"--csv {path} cannot be written ({error.strerror or error}).",

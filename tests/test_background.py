@@ -58,6 +58,8 @@ import atexit, threading
 from engine.trajectory.background import Background
 from engine.trajectory.writer import Writer
 
+atexit.register(lambda: worker.join())    # before there is any thread of ours: hooks run in reverse
+
 def job():
     threading.main_thread().join()
     writer, reader = Writer(), Background("reader")        # made late, too
@@ -70,7 +72,6 @@ def job():
 done, early = [], Writer()
 worker = threading.Thread(target=job, daemon=True)
 worker.start()
-atexit.register(worker.join)
 """
     process = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=120)
     assert process.returncode == 0 and process.stdout.strip() == "[0, 1, 2, 3, 4, 5, 6]", process.stderr

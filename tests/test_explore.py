@@ -1,9 +1,11 @@
 """Scores from all sides, by brute force: filters, ranks, steps, sums over classes, two runs, and what people note."""
 
+import csv
 import threading
 from types import SimpleNamespace
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from engine import files
@@ -19,6 +21,7 @@ from engine.errors import ConfigError, IntegrityError, RunNotFoundError
 from engine.runs import notes
 from engine.runs.run import Run, summary
 from engine.runs.scores import TargetRef
+from tests.helpers import ROOT
 from tests.made_up import SAMPLE, run_of
 from ui import formats
 
@@ -348,3 +351,16 @@ def test_a_checksum_is_looked_at_again_only_where_the_file_changed(tmp_path, mon
     assert files.sha256_of(path) == first and not opened
     path.write_bytes(b"two")
     assert files.sha256_of(path) == "new"
+
+
+def test_tables_for_spreadsheets_quote_notes_and_names_of_classes():
+    """A cell that begins like a formula is one to a spreadsheet, whoever wrote it."""
+    frame = pd.DataFrame({"label": ["=1+1", "@x"], "score": [-0.5, 1.5], "note": ["-2", "fine"], "=head": ["+", ""]})
+    rows = list(csv.reader(lists.as_csv(frame).splitlines()))
+    assert rows == [["label", "score", "note", "'=head"], ["'=1+1", "-0.5", "'-2", "'+"], ["'@x", "1.5", "fine", ""]]
+
+
+def test_no_page_writes_a_csv_past_the_quoting():
+    for path in [*ROOT.glob("pages/*.py"), *ROOT.glob("ui/*.py"), ROOT / "engine" / "commands.py"]:
+        for at in path.read_text().split("to_csv(")[:-1]:
+            assert at.endswith("spreadsheet_safe(table)."), path.name

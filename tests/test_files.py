@@ -4,6 +4,7 @@ import errno
 import io
 import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -303,6 +304,20 @@ def test_a_deletion_that_fails_says_so_and_what_it_freed_is_measured(tmp_path, m
         files.remove_inside(tmp_path, folder)
     monkeypatch.undo()
     assert (folder / "b").exists()
+
+
+def test_what_another_process_writes_meanwhile_is_not_counted_as_freed(tmp_path, monkeypatch):
+    folder, rmtree = tmp_path / "trajectory", shutil.rmtree
+    folder.mkdir()
+    (folder / "a").write_bytes(bytes(100))
+
+    def meanwhile(path):
+        rmtree(path)
+        path.mkdir()
+        (path / "b").write_bytes(bytes(30))
+
+    monkeypatch.setattr(shutil, "rmtree", meanwhile)
+    assert files.remove_inside(tmp_path, folder) == 70
 
 
 # -- sweeping

@@ -189,6 +189,34 @@ def test_rebuilt_states_that_differ_are_an_error_each_time_and_are_not_kept(mode
     assert sorted(p.name for p in tmp_path.iterdir()) == kept[mode]
 
 
+def test_a_segment_whose_end_differs_is_not_replayed_from_either(tmp_path):
+    """Its states were in memory before the digest at its end was looked at."""
+    of = trained(replay_mode="recompute", trajectory_folder=tmp_path, segment=3)
+    forward = of.trajectory.forward
+
+    def astray(*args):
+        state = forward(*args)
+        return state._replace(theta=state.theta * (1 + 1e-7))
+
+    of.trajectory.forward = astray
+    for _ in range(2):
+        with pytest.raises(IntegrityError, match="before step 9"):
+            of.trajectory.get(8)
+
+
+def test_a_state_that_was_read_ahead_is_read_again_once_it_is_replaced(tmp_path):
+    store = DiskStore(tmp_path, "a", torch.device("cpu"), Writer(), SGD)
+    state = State(torch.ones(3), (torch.ones(3),), torch.ones(1))
+    for t in (0, 1):
+        store.put(t, state)
+    store.flush()
+    store.get(1)  # and ahead of time, 0
+    store.put(0, state._replace(theta=torch.zeros(3)))
+    store.flush()
+    assert torch.equal(store.get(0).theta, torch.zeros(3))
+    store.close()
+
+
 @pytest.mark.parametrize("harm", ["value", "name", "shape"])
 def test_a_digest_covers_values_names_and_shapes(harm):
     state = State(torch.ones(3), (torch.ones(3),), torch.ones(1))

@@ -21,7 +21,7 @@ def groups(record: Manifest, dataset: Dataset, function: str) -> dict[str, list[
 
 def group_scores(record: Manifest, targets: list[TargetRef]) -> np.ndarray:
     """The mean of some targets' scores, float64 [N]: those of their mean, for scores are linear in the target."""
-    return sum(np.asarray(row_N, np.float64) for row_N in record.score_sets.rows(targets)) / len(targets)
+    return np.sum([np.asarray(row_N, np.float64) for row_N in record.score_sets.rows(targets)], axis=0) / len(targets)
 
 
 def class_matrix(record: Manifest, dataset: Dataset, function: str) -> tuple[list[str], np.ndarray]:

@@ -15,28 +15,40 @@ well, negative where it is worse than that. Intervals are 95 % percentile interv
 subsets (and over targets, for the mean). No torch.
 """
 
+import math
 from dataclasses import dataclass
+from numbers import Real
 
 import numpy as np
 
+from engine.core.schedule import BatchPlan
 from engine.errors import ConfigError
 
 FEWEST = 5  # subsets; a rank correlation of fewer says nothing
 
 RESAMPLES = 2000
 
+PIECE = 1 << 21  # values that are ranked at a time; each takes about 100 bytes on the way
+
 INTERVAL = 2.5, 97.5  # percentiles
 
 
 @dataclass(frozen=True)
 class Agreement:
-    """Of one target, or the mean over targets. NaN where predictions or outcomes do not vary."""
+    """Of one target. NaN where its predictions or its outcomes do not vary."""
 
     lds: float
     low: float  # of the 95 % interval
     high: float
     slope: float
     r2: float
+
+
+@dataclass(frozen=True)
+class MeanAgreement(Agreement):
+    """The mean over the targets that vary. NaN where none does."""
+
+    targets: int  # that count
 
 
 def subset(n: int, drop: float, seed: int, m: int) -> np.ndarray:
@@ -47,10 +59,14 @@ def subset(n: int, drop: float, seed: int, m: int) -> np.ndarray:
 
 
 def size_of_drop(n: int, drop: float) -> int:
-    size = round(drop * n)
-    if not 0 < drop < 1 or not 0 < size < n:
+    """The number of images that a fraction leaves out; `ConfigError` for one that is no number, or leaves out none or
+    all."""
+    fraction = isinstance(drop, Real) and not isinstance(drop, bool) and 0 < drop < 1  # NaN is in no range
+    size = round(drop * n) if fraction else 0
+    if not 0 < size < n:
+        shown = f"{drop:g}" if isinstance(drop, float) or fraction else "this"
         raise ConfigError(
-            f"Leaving out {drop:g} of {n:,} training images is not possible.",
+            f"Leaving out {shown} of {n:,} training images is not possible.",
             "Choose a fraction that leaves out at least one image and keeps at least one, such as 0.01.",
             {"drop": "must leave out at least one image and keep at least one"},
         )
@@ -58,6 +74,7 @@ def size_of_drop(n: int, drop: float) -> int:
 
 
 def check_plan(subsets: int, drops: tuple[float, ...], seed: int, n: int) -> None:
+    """Raises `ConfigError` where a validation of `n` training images cannot be done so."""
     if isinstance(subsets, bool) or not isinstance(subsets, int) or not FEWEST <= subsets <= 10_000:
         raise ConfigError(
             f"A rank correlation needs from {FEWEST} to 10,000 subsets, not {subsets}.",
@@ -78,7 +95,7 @@ def check_plan(subsets: int, drops: tuple[float, ...], seed: int, n: int) -> Non
         size_of_drop(n, drop)
 
 
-def check_left_out(left_out: np.ndarray, labels_N: np.ndarray, plan, what: str) -> None:
+def check_left_out(left_out: np.ndarray, labels_N: np.ndarray, plan: BatchPlan, what: str) -> None:
     """Raises `ConfigError` where examples are named that do not exist, or a class or a batch
     would be left empty. `plan` is the batch plan of the training."""
     left_out, n = np.asarray(left_out), len(labels_N)
@@ -87,15 +104,15 @@ def check_left_out(left_out: np.ndarray, labels_N: np.ndarray, plan, what: str) 
             f"{what} names training images twice, or some that are not there.",
             f"The training images are train:0 to train:{n - 1}.",
         )
-    kept = np.ones(n, bool)
-    kept[left_out] = False
-    gone = np.setdiff1d(labels_N, labels_N[kept])
-    if len(gone):
-        raise ConfigError(f"{what} leaves no training image of class {gone[0]}.", "Leave out fewer images.")
+    stays_N = np.ones(n, bool)
+    stays_N[left_out] = False
+    empty = np.setdiff1d(labels_N, labels_N[stays_N])
+    if len(empty):
+        raise ConfigError(f"{what} leaves no training image of class {empty[0]}.", "Leave out fewer images.")
     # A batch without an example needs a whole batch's worth of them: seldom looked for.
     if len(left_out) >= plan.batch_size:
         for t in range(len(plan)):
-            if not kept[plan[t]].any():
+            if not stays_N[plan[t]].any():
                 raise ConfigError(f"{what} leaves the batch of step {t + 1} empty.", "Leave out fewer images.")
 
 
@@ -116,9 +133,9 @@ def ranks(values: np.ndarray) -> np.ndarray:
     last = np.flip(
         np.minimum.accumulate(np.flip(np.where(np.concatenate([differs, edge], -1), at, at.shape[-1]), -1), -1), -1
     )
-    found = np.empty(values.shape)
-    np.put_along_axis(found, order, (first + last) / 2 + 1, -1)
-    return found
+    result = np.empty(values.shape)
+    np.put_along_axis(result, order, (first + last) / 2 + 1, -1)
+    return result
 
 
 def spearman(a: np.ndarray, b: np.ndarray) -> np.ndarray:
@@ -128,37 +145,54 @@ def spearman(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     return np.divide((a * b).sum(-1), scale, out=np.full(scale.shape, np.nan), where=scale > 0)
 
 
-def agreement(predicted_KM: np.ndarray, actual_KM: np.ndarray, seed: int = 0) -> tuple[list[Agreement], Agreement]:
-    """For each target, and their mean, whose interval is over subsets and targets both."""
-    k, m = predicted_KM.shape
+def agreement(predicted_KM: np.ndarray, actual_KM: np.ndarray, seed: int = 0) -> tuple[list[Agreement], MeanAgreement]:
+    """For each target, and their mean, whose interval is over subsets and targets both. A target whose predictions or
+    outcomes do not vary has no correlation, and does not count in the mean."""
+    m = predicted_KM.shape[1]
     lds = spearman(predicted_KM, actual_KM)
     rng = np.random.default_rng(seed)
     drawn_RM = rng.integers(m, size=(RESAMPLES, m))
     resampled = np.stack([_resampled(p, a, drawn_RM) for p, a in zip(predicted_KM, actual_KM, strict=True)])  # [K, R]
     low, high = _interval(resampled)
-    fits = [_fit(p, a) for p, a in zip(predicted_KM, actual_KM, strict=True)]
-    each = [Agreement(*map(float, row), *fit) for row, fit in zip(zip(lds, low, high, strict=True), fits, strict=True)]
+    fits = np.array([_fit(p, a) for p, a in zip(predicted_KM, actual_KM, strict=True)])  # [K, 2]
+    each = [
+        Agreement(float(of), float(l), float(h), float(slope), float(r2))
+        for of, l, h, (slope, r2) in zip(lds, low, high, fits, strict=True)
+    ]
+    counts = ~np.isnan(lds)
+    if not counts.any():
+        return each, MeanAgreement(math.nan, math.nan, math.nan, math.nan, math.nan, targets=0)
+    resampled, fits, k = resampled[counts], fits[counts], int(counts.sum())
     targets_RK = rng.integers(k, size=(RESAMPLES, k))
-    means = np.take_along_axis(resampled, targets_RK.T, axis=0).mean(0)
-    low, high = _interval(means)
-    slopes, r2s = zip(*fits, strict=True)
-    return each, Agreement(float(lds.mean()), float(low), float(high), float(np.mean(slopes)), float(np.mean(r2s)))
+    low, high = _interval(_mean(np.take_along_axis(resampled, targets_RK.T, axis=0)))
+    slope, r2 = _mean(fits)
+    return each, MeanAgreement(float(lds[counts].mean()), float(low), float(high), float(slope), float(r2), k)
 
 
-def _resampled(predicted_M, actual_M, drawn_RM) -> np.ndarray:
-    # In pieces: the comparison of every pair takes M² booleans a resample.
-    pieces = np.array_split(drawn_RM, max(1, drawn_RM.size * drawn_RM.shape[1] // (1 << 24)))
+def _mean(values: np.ndarray) -> np.ndarray:
+    """Along the first axis, of what is a number; NaN where nothing is: a resample may be of one subset alone."""
+    known = ~np.isnan(values)
+    count = known.sum(0)
+    return np.divide(np.where(known, values, 0).sum(0), count, out=np.full(values.shape[1:], math.nan), where=count > 0)
+
+
+def _resampled(predicted_M: np.ndarray, actual_M: np.ndarray, drawn_RM: np.ndarray) -> np.ndarray:
+    """The correlation of each resample [R], in pieces, so that ten thousand subsets fit into memory."""
+    pieces = np.array_split(drawn_RM, max(1, -(-drawn_RM.size // PIECE)))
     return np.concatenate([spearman(predicted_M[d], actual_M[d]) for d in pieces])
 
 
 def _interval(values: np.ndarray) -> np.ndarray:
-    """Percentiles along the last axis; a resample of one subset alone has no correlation."""
-    if np.isnan(values).all():
-        return np.full((2, *values.shape[:-1]), np.nan)
-    return np.nanpercentile(values, INTERVAL, axis=-1)
+    """Percentiles along the last axis, of what is a number: [2, ...]; NaN where nothing is."""
+    ends = np.full((2, *values.shape[:-1]), math.nan)
+    known = ~np.isnan(values).all(-1)
+    if known.any():
+        ends[:, known] = np.nanpercentile(values[known], INTERVAL, axis=-1)
+    return ends
 
 
 def _fit(predicted_M: np.ndarray, actual_M: np.ndarray) -> tuple[float, float]:
+    """Slope and R²; NaN where either does not vary."""
     x, y = predicted_M - predicted_M.mean(), actual_M - actual_M.mean()
     if not (x**2).sum() or not (y**2).sum():
         return float("nan"), float("nan")

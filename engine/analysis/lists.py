@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
+from engine import files
 from engine.datasets.base import Dataset
 from engine.errors import ConfigError
 from engine.runs.manifest import Manifest
@@ -65,6 +66,11 @@ def table(
             "note": [notes.of(i) for i in indices.tolist()],
         }
     )
+
+
+def as_csv(frame: pd.DataFrame) -> str:
+    """A table as text for other tools, quoted for spreadsheets: notes and names of classes are other people's text."""
+    return files.spreadsheet_safe(frame).to_csv(index=False)
 
 
 def without(scores_N: np.ndarray, left_out: np.ndarray) -> float:

@@ -16,7 +16,7 @@ with `@register`.
 import abc
 import re
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, TypeVar
 
 import numpy as np
 
@@ -93,8 +93,10 @@ class Target(abc.ABC):
 
 KINDS: dict[str, type[Target]] = {}
 
+Kind = TypeVar("Kind", bound=Target)
 
-def register(cls: type[Target]) -> type[Target]:
+
+def register(cls: type[Kind]) -> type[Kind]:
     """Makes `Target.parse` know a kind of target. Two kinds must not match one text."""
     if KINDS.setdefault(cls.kind, cls) is not cls:
         raise ConfigError(f"There are two kinds of target «{cls.kind}».", "Give one of them another name.")

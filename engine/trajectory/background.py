@@ -47,7 +47,8 @@ class Background:
                 break
             if task is not None:
                 task[0].cancel()
-        self._end()
+        self._end.detach()
+        self._tasks.put(None)  # not by the finalizer, which does nothing any more once the process ends
         self._thread.join()
 
 
