@@ -33,8 +33,8 @@ def pages(count: int, a_page: int = A_PAGE) -> int:
 
 
 def of_page(items, page: int, a_page: int = A_PAGE):
-    """The `page`-th (from 1) `a_page` of them."""
-    return items[(page - 1) * a_page : page * a_page]
+    """What stands on a page, counted from 1: nothing beyond the last, and before the first."""
+    return items[(page - 1) * a_page : page * a_page] if page >= 1 else items[:0]
 
 
 def starts(count: int, a_page: int = A_PAGE) -> list[int]:
