@@ -5,7 +5,8 @@ import math
 import time
 from typing import TYPE_CHECKING
 
-from engine import files, space
+from engine import space
+from engine.analysis import lists
 from engine.errors import ConfigError
 from engine.jobs.registry import kind_named
 from engine.runs.job import JobRecord
@@ -361,7 +362,7 @@ def replays_in(run: Summary) -> str:
 
 def csv(frame: "pd.DataFrame") -> str:
     """A table as a spreadsheet may open it: no text in it is taken for a formula."""
-    return files.spreadsheet_safe(frame).to_csv(index=False)
+    return lists.as_csv(frame)
 
 
 def count(number: int, what: str) -> str:
