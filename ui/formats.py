@@ -392,5 +392,5 @@ def sentence(event: dict) -> str:
     if kind in ("failed", "cancelled"):
         return f"{kind.capitalize()}: {event.get('what', '')}"
     if kind == "unreadable":
-        return "A line of the log cannot be read: it was changed, or cut when its process was killed"
+        return event["what"]
     return kind.capitalize()

@@ -4,8 +4,6 @@ from dataclasses import dataclass, field
 
 from engine.runs import events as log
 
-METERS = ("rss", "ram_total", "ram_available", "gpu", "gpu_total", "disk_used", "disk_free", "written", "read")
-
 DRAWN = 600  # points of a series that are worth drawing
 
 
@@ -13,7 +11,7 @@ DRAWN = 600  # points of a series that are worth drawing
 class Progress:
     """A run as its events tell it. Times in seconds, sizes in bytes, `rate` in steps a second."""
 
-    phase: str = "queued"  # queued, prepare, train, evaluate, replay, rebuild, done
+    phase: str = "queued"  # queued, prepare, train, evaluate, replay, rebuild, retrain, done
     step: int = 0
     steps: int = 0
     rate: float | None = None
@@ -23,9 +21,9 @@ class Progress:
     rates: list[float] = field(default_factory=list)  # learning rate of each
     meters: dict[str, float | None] = field(default_factory=dict)
     series: dict[str, list[tuple[float, float]]] = field(default_factory=dict)  # (time, bytes)
-    last_time: float | None = None
     error: dict | None = None  # what, remedy
     paused: dict | None = None  # while it waits for space: needed, disk_free
+    damage: list[str] = field(default_factory=list)  # what is wrong with the log, each thing once
 
     def points(self, meter: str) -> tuple[list[float], list[float]]:
         """Minutes since the first look, and bytes; thinned to what can be seen."""
@@ -40,7 +38,6 @@ def follow(progress: Progress, events: list[dict]) -> Progress:
     that is resumed after `done` steps drops what was drawn of the steps that are run again."""
     for event in events:
         kind = event["kind"]
-        progress.last_time = event.get("time") or progress.last_time
         if kind == "started":
             progress.error = progress.paused = None
             progress.series = {}  # another process, or another day: its meters begin anew
@@ -54,6 +51,9 @@ def follow(progress: Progress, events: list[dict]) -> Progress:
                 progress.losses, progress.rates = progress.losses[:done], progress.rates[:done]
         elif kind == "progress":
             _advance(progress, event)
+        elif kind == "unreadable":
+            if event["what"] not in progress.damage:
+                progress.damage.append(event["what"])
         elif kind == "paused":
             progress.paused = {"needed": event["needed"], "disk_free": event["disk_free"]}
         elif kind == "continued":
@@ -74,7 +74,7 @@ def _advance(progress: Progress, event: dict) -> None:
         progress.seconds_left = (progress.steps - progress.step) / progress.rate
     progress.losses.extend(event.get("losses", []))
     progress.rates.extend(event.get("rates", []))
-    for meter in METERS:
+    for meter in log.METERS:
         if event.get(meter) is not None:
             progress.meters[meter] = event[meter]
             progress.series.setdefault(meter, []).append((event["time"], event[meter]))

@@ -32,6 +32,7 @@ from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
+import engine
 from engine import files
 from engine.config import RunConfig
 from engine.errors import ConfigError, ReplayError, RunNotFoundError, StorageError
@@ -182,7 +183,7 @@ class Run:
 
     def update_manifest(self, **changes) -> Manifest:
         """Changes fields of the manifest, for a caller who holds the run."""
-        manifest = dataclasses.replace(self.manifest(), **changes)
+        manifest = dataclasses.replace(self.manifest(), **changes, written_by=engine.__version__)
         self.write_manifest(manifest)
         return manifest
 

@@ -187,7 +187,7 @@ class Storage:
 
 
 def _remove(path: Path, left: list[OSError]) -> None:
-    """Deletes a file or a folder with all in it; adds to `left` what cannot be. Links in it go, not what they lead to."""
+    """Deletes a file or a folder with all in it; adds to `left` what cannot be. Links go, not what they lead to."""
 
     def refused(act, name, info) -> None:
         if not isinstance(info[1], FileNotFoundError):  # another process may be deleting it too

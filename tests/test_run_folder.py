@@ -1,0 +1,517 @@
+"""A run's folder between processes and in bad hands: locks, the log, notes, deletions, lists of many."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from engine import files
+from engine.__main__ import main
+from engine.errors import (
+    ConfigError,
+    IntegrityError,
+    ReplayError,
+    RunBusyError,
+    RunNotFoundError,
+    StorageError,
+)
+from engine.runs import lock, manifest, notes, storage
+from engine.runs import run as runs
+from engine.runs.events import EventLog
+from engine.runs.progress import Progress, follow
+from tests.helpers import ROOT
+from tests.made_up import SAMPLE, run_of
+
+N = 6000
+
+
+@pytest.fixture
+def root(tmp_path) -> Path:
+    return runs.outputs_root(tmp_path / "outputs")
+
+
+@pytest.fixture
+def run(root) -> runs.Run:
+    return run_of(root, "one", {("test:0", "test:1"): ("loss", np.ones((2, N)))})
+
+
+def started(code: str, *arguments: str) -> subprocess.Popen:
+    return subprocess.Popen(
+        [sys.executable, "-c", code, *arguments], cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+
+
+# -- the lock
+
+
+def test_looking_makes_nobody_fail(run):
+    """Another thread looks without a pause; every acquisition succeeds all the same."""
+    stop = threading.Event()
+
+    def look() -> None:
+        while not stop.is_set():
+            runs.Run(run.root, run.id).lock().is_held()
+
+    lookers = [threading.Thread(target=look) for _ in range(2)]
+    for looker in lookers:
+        looker.start()
+    try:
+        for _ in range(200):
+            os.close(run.lock().acquire())
+    finally:
+        stop.set()
+        for looker in lookers:
+            looker.join()
+
+
+def test_a_lock_that_is_let_go_in_a_moment_is_waited_for(run, monkeypatch):
+    monkeypatch.setattr(lock, "PATIENCE", 60.0)
+    held = run.lock().acquire()
+    waiting = threading.Event()
+    pause = lock.time.sleep
+
+    def sleep(seconds: float) -> None:
+        waiting.set()
+        pause(seconds)
+
+    monkeypatch.setattr(lock.time, "sleep", sleep)
+
+    def let_go() -> None:
+        waiting.wait()
+        os.close(held)
+
+    holder = threading.Thread(target=let_go)
+    holder.start()
+    taken = lock.FileLock(run.path / ".lock", ("busy", ""), patience=60.0).acquire()
+    holder.join()
+    os.close(taken)
+
+
+def test_a_lock_held_by_another_process_is_seen_and_freed_by_its_death(run):
+    code = (
+        "import sys; from pathlib import Path; from engine.runs.run import Run; "
+        "Run.open(Path(sys.argv[1]), sys.argv[2]).lock().acquire(); print('held', flush=True); sys.stdin.read()"
+    )
+    with started(code, str(run.root), run.id) as process:
+        assert process.stdout.readline() == "held\n"
+        assert run.lock().is_held()
+        with pytest.raises(RunBusyError, match="in use by a job in progress"):
+            run.lock().acquire()
+        process.kill()
+    assert not run.lock().is_held()
+    os.close(run.lock().acquire())
+
+
+def test_a_file_system_without_locks_is_named(run, monkeypatch):
+    def refuse(handle, kind):
+        raise OSError(38, "Function not implemented")
+
+    monkeypatch.setattr(lock.fcntl, "flock", refuse)
+    with pytest.raises(StorageError, match="has no file locks") as error:
+        run.lock().acquire()
+    assert "local disk" in error.value.remedy and str(run.path) in error.value.what
+    assert not run.lock().is_held()
+
+
+@pytest.mark.parametrize("make", [Path.mkdir, os.mkfifo, lambda p: p.symlink_to("/dev/zero")])
+def test_what_stands_in_the_place_of_a_lock_blocks_nothing(run, make):
+    path = run.path / ".lock"
+    path.unlink(missing_ok=True)
+    make(path)
+    assert not run.lock().is_held() and run.status == "finished"
+    with pytest.raises(StorageError):
+        run.lock().acquire()
+    run.storage().delete()
+    assert not run.path.exists()
+
+
+# -- the manifest, read once
+
+
+def test_a_record_is_one_view_whatever_happens_to_the_run(run):
+    record = run.manifest()
+    targets = record.score_sets.targets()
+    run.storage().clean(("logs",))
+    run.update_manifest(status_said="failed")
+    assert record.status == "finished" and record.score_sets.targets() == targets
+    assert run.manifest().status == "failed"
+
+
+def test_a_manifest_that_was_read_before_is_not_read_again_and_a_changed_one_is(run, monkeypatch):
+    read = []
+    exact = files.read_json
+    monkeypatch.setattr(files, "read_json", lambda path, *a, **k: read.append(path.name) or exact(path, *a, **k))
+    long_ago = time.time_ns() - 10**12
+    os.utime(run.path / "manifest.json", ns=(long_ago, long_ago))
+    first = run.manifest()
+    assert run.manifest() == first and read == ["manifest.json"]
+    assert run.manifest().config == run.manifest().config and read[1:] == ["config.json"] * 2, "its files are"
+    text = (run.path / "manifest.json").read_text()
+    (run.path / "manifest.json").write_text(text.replace('"finished"', '"failed!!"'))
+    os.utime(run.path / "manifest.json", ns=(long_ago, long_ago))  # the same size, and the same time
+    with pytest.raises(IntegrityError, match="has changed"):
+        run.manifest()
+
+
+def test_creation_that_fails_leaves_nothing(root, monkeypatch):
+    exact = files.write_json
+
+    def full(path, value):
+        if path.name == "manifest.json":
+            raise StorageError("No space left.", "Free some.")
+        return exact(path, value)
+
+    monkeypatch.setattr(files, "write_json", full)
+    with pytest.raises(StorageError, match="No space"):
+        runs.Run.create(root, SAMPLE)
+    assert list(root.iterdir()) == []
+
+
+# -- lists
+
+
+def test_a_damaged_run_is_listed_with_its_reason_and_the_others_as_ever(root, run):
+    for name, damage in {
+        "folder": lambda p: p.mkdir(),
+        "pipe": os.mkfifo,
+        "not-utf-8": lambda p: p.write_bytes(b"\xff\xfe"),
+        "nested": lambda p: p.write_text("[" * 100_000),
+        "link": lambda p: p.symlink_to(run.path / "manifest.json"),
+        "device": lambda p: p.symlink_to("/dev/zero"),
+        "gone": lambda p: None,
+        "number": lambda p: p.write_text("NaN"),
+    }.items():
+        (root / name).mkdir()
+        damage(root / name / "manifest.json")
+    listed = {summary.id: summary for summary in runs.summaries(root)}
+    assert listed.pop("one").status == "finished" and len(listed) == 8
+    for summary in listed.values():
+        assert summary.status == "damaged" and "manifest.json" in summary.remark, summary
+        assert main(["clean", summary.id, "--all", "--outputs", str(root)]) == 0
+    assert [summary.id for summary in runs.summaries(root)] == ["one"]
+
+
+def test_what_is_passed_over_is_named(root, run, capsys):
+    (root / "My_baseline").mkdir()
+    (root / "baseline").symlink_to(run.path)
+    (root / "notes.txt").write_text("")
+    assert [name for name, _ in runs.passed_over(root)] == ["My_baseline", "baseline"]
+    assert main(["list", "--outputs", str(root)]) == 0
+    said = capsys.readouterr().out
+    assert "My_baseline" in said and "no run id" in said and "'baseline' (it is a link" in said
+    assert main(["info", "baseline", "--outputs", str(root)]) == 3
+    assert "is a link" in capsys.readouterr().err
+
+
+def test_five_hundred_runs_are_listed_without_a_look_at_what_is_in_them(root, run, monkeypatch):
+    """A look that was had before takes no reading at all, and less than 0.3 s of the processor."""
+    run.update_manifest(**run.totals())
+    for number in range(500):
+        folder = root / f"copy-{number:03d}"
+        folder.mkdir()
+        for name in ("manifest.json", "config.json"):
+            shutil.copy(run.path / name, folder / name)
+        os.utime(folder / "manifest.json", (1e9, 1e9))
+    os.utime(run.path / "manifest.json", (1e9, 1e9))
+    first = runs.summaries(root)
+    assert len(first) == 501 and {s.targets_scored for s in first} == {2} and all(s.sizes for s in first)
+    read = []
+    exact = files.read_bytes
+    monkeypatch.setattr(files, "read_bytes", lambda path, *a, **k: read.append(path) or exact(path, *a, **k))
+    began = time.process_time()
+    assert runs.summaries(root) == first
+    assert read == [] and time.process_time() - began < 0.3
+
+
+# -- disk
+
+
+def test_sizes_of_fifty_thousand_states_are_known_again_without_counting(run, monkeypatch):
+    folder = run.path / "trajectory"
+    for number in range(2000):
+        (folder / f"step-{number:07d}").write_bytes(b"x" * 10)
+    assert run.storage().sizes()["trajectory"] == 20_000
+    os.utime(folder, (1e9, 1e9))
+    looks = []
+    exact = storage._look
+    monkeypatch.setattr(storage, "_look", lambda path: looks.append(path) or exact(path))
+    assert [run.storage().sizes()["trajectory"] for _ in range(3)] == [20_000] * 3
+    assert looks.count(str(folder)) == 1
+    (folder / "one-more").write_bytes(b"y")
+    assert run.storage().sizes()["trajectory"] == 20_001
+
+
+def test_what_could_not_be_deleted_is_not_said_to_be_freed(run, monkeypatch):
+    folder = run.path / "trajectory"
+    (folder / "a").write_bytes(b"x" * 100)
+    (folder / "b").write_bytes(b"x" * 900)
+    stays(monkeypatch, "b")
+    with pytest.raises(StorageError, match=r"b cannot be deleted .*; 100 bytes were freed"):
+        run.storage().clean(("trajectory",))
+    assert run.storage().sizes()["trajectory"] == 900 and run.manifest().kept_mode is None
+    cleaned = [e for e in run.events()[0] if e["kind"] == "cleaned"]
+    assert cleaned[-1]["bytes"] == 100
+
+
+def stays(monkeypatch, name: str) -> None:
+    """The system refuses to delete files of this name: root may delete what its owner may not."""
+    exact = os.unlink
+
+    def unlink(path, *args, **kwargs):
+        if os.path.basename(path) == name:
+            raise PermissionError(1, "Operation not permitted", str(path))
+        return exact(path, *args, **kwargs)
+
+    monkeypatch.setattr(os, "unlink", unlink)
+
+
+def test_a_deletion_that_fails_half_way_is_listed_and_finished_by_the_next_look(run, root, monkeypatch, capsys):
+    (run.path / "trajectory" / "stubborn").write_bytes(b"x" * 900)
+    with monkeypatch.context() as refused:
+        stays(refused, "stubborn")
+        with pytest.raises(StorageError, match="one is half-deleted: .*stubborn cannot be deleted"):
+            run.storage().delete()
+        (summary,) = runs.summaries(root)
+        assert summary.id == "one" and summary.status == "half-deleted" and "stubborn" in summary.remark
+        assert [r.id for r in runs.list_runs(root)] == ["one"] and run.status == "half-deleted"
+        assert run.storage().sizes()["trajectory"] == 900
+        with pytest.raises(RunNotFoundError, match="half-deleted"):
+            runs.Run.open(root, "one")
+        assert main(["list", "--outputs", str(root)]) == 0 and "half-deleted" in capsys.readouterr().out
+        assert main(["clean", "one", "--all", "--outputs", str(root)]) == 1
+    assert runs.summaries(root) == [] and list(root.iterdir()) == []
+
+
+def test_half_deleted_runs_are_shown_and_left_alone_in_read_only_mode(run, root, monkeypatch):
+    run.path.rename(root / f"{storage.DELETED}one")
+    monkeypatch.setenv("REPLAY_READ_ONLY", "1")
+    (summary,) = runs.summaries(root)
+    assert summary.status == "half-deleted" and (root / f"{storage.DELETED}one" / "manifest.json").exists()
+
+
+def test_a_deletion_beside_a_starting_server_ends_well(run, root):
+    """Another process sweeps for as long as this one deletes."""
+    code = (
+        "import sys; from pathlib import Path; from engine.runs import run as runs\n"
+        "print('ready', flush=True)\n"
+        "while not (Path(sys.argv[1]) / 'stop').exists(): runs.summaries(Path(sys.argv[1]))"
+    )
+    for number in range(300):
+        (run.path / "trajectory" / f"step-{number}").write_bytes(b"x")
+    with started(code, str(root)) as process:
+        assert process.stdout.readline() == "ready\n"
+        assert run.storage().delete() > 300
+        (root / "stop").touch()
+        assert process.wait() == 0
+    assert [p.name for p in root.iterdir()] == ["stop"]
+
+
+@pytest.mark.parametrize("part", ["trajectory", "scores", "validation"])
+def test_a_linked_folder_never_leads_into_another_run(run, root, part):
+    other = run_of(root, "other", {("test:0",): ("loss", np.ones((1, N)))})
+    (other.path / part / "precious").write_bytes(b"x")
+    shutil.rmtree(run.path / part)
+    (run.path / part).symlink_to(other.path / part)
+    with pytest.raises(StorageError, match="is a link"):
+        run.storage().clean((part,))
+    assert main(["clean", run.id, "--parts", part, "--outputs", str(root)]) == 1
+    run.storage().delete()
+    assert (other.path / part / "precious").exists() and not run.path.exists()
+
+
+def test_a_linked_log_is_not_replaced(run, tmp_path):
+    outside = tmp_path / "outside"
+    outside.write_text("")
+    path = run.path / "events.jsonl"
+    path.unlink(missing_ok=True)
+    path.symlink_to(outside)
+    with pytest.raises(StorageError):
+        run.events_log.append("note", text="x")
+    with pytest.raises(StorageError, match="is a link"):
+        run.storage().clean(("logs",))
+    assert outside.read_text() == ""
+
+
+# -- the log
+
+
+def log_of(path: Path, run_id: str = "one", events: int = 6) -> EventLog:
+    log = EventLog(path / f"{run_id}.jsonl", run_id)
+    for number in range(events):
+        log.append("note", text=f"event {number} of {run_id}")
+    return log
+
+
+def said(events: list[dict]) -> list[str]:
+    return [e["text"].split()[1] if e["kind"] == "note" else e["what"] for e in events]
+
+
+def test_a_sound_log_has_no_damage(tmp_path):
+    log = log_of(tmp_path)
+    assert said(log.read()[0]) == list("012345")
+    at, offset = [], 0
+    for number in range(6, 9):  # read on while it grows
+        events, offset = log.read(offset)
+        at += said(events)
+        log.append("note", text=f"event {number} of one")
+    assert at == list("01234567") and said(log.read(offset)[0]) == ["8"]
+
+
+@pytest.mark.parametrize(
+    "damage, shown, word",
+    [
+        (lambda lines: lines[:2] + lines[1:], "0", "twice"),
+        (lambda lines: lines[:4] + lines[2:], "0", "twice"),
+        (lambda lines: lines[:2] + lines[3:], "01345", "missing"),
+        (lambda lines: lines[2:], "2345", "missing"),
+        (lambda lines: [*lines[:2], lines[3], lines[2], *lines[4:]], "013245", "another order"),
+        (lambda lines: [*lines[:2], bytes(len(lines[2]) - 1) + b"\n", *lines[3:]], "01345", "changed"),
+        (lambda lines: [*lines[:2], lines[2][:20] + b"\n", *lines[3:]], "01345", "changed"),
+        (lambda lines: [*lines[:2], lines[2].replace(b"event", b"Event"), *lines[3:]], "01345", "changed"),
+        (lambda lines: [*lines[:5], lines[5][:30]], "01234", "cut"),
+        (lambda lines: [*lines[:3], b"[" * 100_000 + b"\n", *lines[3:]], "012345", "changed"),
+        (lambda lines: [*lines, bytes(5000)], "012345", "cut"),
+    ],
+)
+def test_damage_of_the_log_is_said_and_the_rest_shown(tmp_path, damage, shown, word):
+    log = log_of(tmp_path)
+    log.path.write_bytes(b"".join(damage(log.path.read_bytes().splitlines(keepends=True))))
+    os.utime(log.path, (1e9, 1e9))  # nobody is writing
+    events = log.read()[0]
+    told = follow(Progress(), events)
+    notes_of = "".join(e["text"].split()[1] for e in events if e["kind"] == "note")
+    assert notes_of == (shown if shown != "0" else "012345")
+    assert told.damage and any(word in what for what in told.damage), told.damage
+
+
+def test_the_log_of_another_run_is_not_shown_as_this_ones(tmp_path):
+    ours, theirs = log_of(tmp_path), log_of(tmp_path, "other")
+    shutil.copy(theirs.path, ours.path)
+    (event,) = ours.read()[0]
+    assert event["kind"] == "unreadable" and "of another run, other" in event["what"]
+    mixed = log_of(tmp_path / "x" if (tmp_path / "x").mkdir() is None else tmp_path)
+    lines = mixed.path.read_bytes().splitlines(keepends=True)
+    mixed.path.write_bytes(b"".join([*lines[:3], theirs.path.read_bytes(), *lines[3:]]))
+    events = mixed.read()[0]
+    assert [e["kind"] for e in events] == ["note"] * 3 + ["unreadable"] + ["note"] * 3
+
+
+def test_a_run_whose_folder_was_renamed_keeps_its_log(run, root):
+    run.events_log.append("note", text="before")
+    run.path.rename(root / "renamed")
+    renamed = runs.Run.open(root, "renamed")
+    renamed.events_log.append("note", text="after")
+    assert [e.get("text") for e in renamed.events()[0]][-2:] == ["before", "after"]
+    assert follow(Progress(), renamed.events()[0]).damage == []
+
+
+@pytest.mark.parametrize(
+    "event",
+    [
+        {"kind": "progress"},
+        {"kind": "phase", "phase": ["train"], "steps": 3},
+        {"kind": "progress", "phase": "train", "step": "many", "steps": 3},
+        {"kind": "progress", "phase": "train", "step": 1, "steps": 3, "losses": "abc"},
+        {"kind": "progress", "phase": "train", "step": 1, "steps": 3, "rss": {}},
+        {"kind": "cleaned", "parts": [[1]], "bytes": 1},
+        {"kind": 5},
+        {"kind": "paused"},
+    ],
+)
+def test_an_event_without_its_fields_is_damage_whatever_its_checksum(tmp_path, event):
+    log = log_of(tmp_path)
+    log.append(**{"kind": "note", "text": "x"} | {k: v for k, v in event.items()})
+    events, _ = log.read()
+    assert events[-1]["kind"] == "unreadable" and len(events) == 7
+    follow(Progress(), events)
+
+
+def test_a_retraining_is_a_phase_as_the_others():
+    told = follow(
+        Progress(),
+        [
+            {"kind": "phase", "phase": "retrain", "steps": 8},
+            {"kind": "progress", "phase": "retrain", "step": 2, "steps": 8, "rate": 2.0, "time": 0.0},
+        ],
+    )
+    assert told.phase == "retrain" and told.fraction == 0.25 and told.seconds_left == 3.0
+
+
+@pytest.mark.parametrize("make", [Path.mkdir, os.mkfifo, lambda p: p.symlink_to("/dev/zero")])
+def test_what_stands_in_the_place_of_the_log_is_named(run, make):
+    path = run.path / "events.jsonl"
+    path.unlink(missing_ok=True)
+    make(path)
+    with pytest.raises(IntegrityError, match=r"events\.jsonl"):
+        run.events()
+    assert run.status == "finished"
+
+
+# -- notes
+
+
+def test_ticks_of_two_processes_are_all_kept(run):
+    code = (
+        "import sys; from pathlib import Path; from engine.runs import notes; from engine.runs.run import Run\n"
+        "run, first = Run.open(Path(sys.argv[1]), 'one'), int(sys.argv[2])\n"
+        "print('ready', flush=True); sys.stdin.readline()\n"
+        "for i in range(150): notes.tick(run, {first + 2 * i: True}, 6000)\n"
+    )
+    processes = [started(code, str(run.root), str(first)) for first in (0, 1)]
+    for process in processes:
+        assert process.stdout.readline() == "ready\n"
+    for process in processes:
+        process.stdin.write("\n")
+        process.stdin.flush()
+    for process in processes:
+        assert process.wait() == 0
+        process.stdin.close()
+        process.stdout.close()
+    assert notes.read(run).ticked == tuple(range(300))
+
+
+@pytest.mark.parametrize(
+    "content, problem",
+    [
+        ({"ticked": [6000], "notes": {}}, "no training image 6000"),
+        ({"ticked": [], "notes": {"6000": "x"}}, "no training image 6000"),
+        ({"ticked": [], "notes": {"007": "x"}}, "on no training image"),
+        ({"ticked": [], "notes": {"9" * 5000: "x"}}, "on no training image"),
+        ({"ticked": [], "notes": {"run": "x" * 10_001}}, "more than 10,000"),
+        ({"ticked": {"1": 2}, "notes": {}}, "not whole numbers"),
+        ({"ticked": [True], "notes": {}}, "not whole numbers"),
+    ],
+)
+def test_notes_that_cannot_be_are_named(run, content, problem):
+    (run.path / "notes.json").write_text(json.dumps(content))
+    with pytest.raises(IntegrityError, match=problem):
+        notes.read(run, N)
+
+
+def test_half_a_character_is_no_note(run):
+    (run.path / "notes.json").write_text('{"ticked": [], "notes": {"run": "\\ud800"}}')
+    with pytest.raises(IntegrityError, match="notes.json is damaged"):
+        notes.read(run)
+    (run.path / "notes.json").unlink()
+    with pytest.raises(ConfigError, match="lone surrogate"):
+        notes.write_note(run, notes.RUN, "x\ud800")
+    with pytest.raises(ConfigError, match="no training image 6000"):
+        notes.write_note(run, 6000, "x", N)
+    assert notes.read(run) == notes.Notes()
+
+
+@pytest.mark.parametrize("make", [Path.mkdir, os.mkfifo, lambda p: p.symlink_to("/dev/zero")])
+def test_what_stands_in_the_place_of_notes_is_named(run, make):
+    make(run.path / "notes.json")
+    with pytest.raises(IntegrityError, match=r"notes\.json"):
+        notes.read(run)
+    with pytest.raises(ReplayError):
+        notes.tick(run, {1: True}, N)
+    assert manifest.SCHEMA == 3 and run.status == "finished"
