@@ -29,9 +29,9 @@ def draw_now(folder: Run, was_in_progress: bool) -> None:
         draw_work(run, now)
     else:
         draw_outcome(run, now)
+        draw_unfinished(run)
     for what in now.damage:
         st.warning(f"{plain(what)} The rest of the log is shown.", icon=":material/warning:")
-        draw_unfinished(run)
     draw_figures(now)
 
 
