@@ -1,5 +1,6 @@
 """Fixtures of all tests, which run in temporary outputs folders and may write there, whatever the environment says."""
 
+import os
 import shutil
 import sys
 from collections.abc import Iterator
@@ -10,6 +11,8 @@ import pytest
 from engine.runs import run as runs
 from tests.helpers import PROBES, tab_is_sound
 from tests.made_up import SMALL
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as the app computes; read when torch is loaded
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

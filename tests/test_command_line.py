@@ -129,8 +129,8 @@ def test_a_csv_that_cannot_be_written_is_a_sentence(target, run, tmp_path, monke
 # -- terminals and pipes
 
 
-@pytest.mark.parametrize("encoding", ["latin-1", "ascii", "cp1252", "utf-8"])
-@pytest.mark.parametrize("call", [["run", "--help"], ["estimate", "--help"], ["--help"]])
+@pytest.mark.parametrize("encoding", ["latin-1", "ascii", "cp1252"])
+@pytest.mark.parametrize("call", [["run", "--help"], ["--help"]], ids=" ".join)
 def test_help_is_printed_in_every_encoding(call, encoding):
     done = engine(*call, PYTHONIOENCODING=encoding, PYTHONUTF8="0")
     assert done.returncode == 0, done.stderr
