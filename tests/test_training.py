@@ -10,7 +10,7 @@ from torch import nn
 
 import engine
 from engine.config import MODELS, Recipe
-from engine.core.schedule import BatchPlan, learning_rate, plan_for
+from engine.core.schedule import BatchPlan, learning_rate, plan_for, rates_were_others
 from engine.core.state import Adjoint
 from engine.core.step import step_back
 from engine.core.training import optimizer_for
@@ -73,6 +73,24 @@ def test_one_cycle_is_torchs(steps, warmup):
         assert learning_rate(recipe, t, steps) == pytest.approx(torchs.get_last_lr()[0], rel=1e-9)
         optimizer.step()
         torchs.step()
+
+
+def test_old_rates_are_known_to_be_others():
+    """Runs that did not record their rates are not replayed with torch's, where these differ from theirs."""
+
+    def old_rate(recipe: Recipe, t: int, steps: int) -> float:
+        turn, last, peak = recipe.warmup * steps - 1, steps - 1, recipe.peak_lr
+        if t <= turn and turn > 0:
+            return learning_rate(recipe, t, steps)
+        turn, end = max(turn, 0.0), peak / 25 / 1e4
+        fraction = (t - turn) / (last - turn) if last > turn else 0.0
+        return end + (peak - end) / 2 * (1 + np.cos(np.pi * fraction))
+
+    for steps in (1, 2, 3, 4, 9, 40):
+        for warmup in (0.0, 0.1, 0.25, 0.3, 0.5, 0.9):
+            recipe = dataclasses.replace(RECIPE, schedule="one-cycle", warmup=warmup)
+            same = all(old_rate(recipe, t, steps) == learning_rate(recipe, t, steps) for t in range(steps))
+            assert rates_were_others(recipe, steps) == (not same), (steps, warmup)
 
 
 def test_cosine_is_torchs_and_warm_up_is_linear():

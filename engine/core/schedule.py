@@ -42,6 +42,12 @@ def learning_rate(recipe: Recipe, t: int, steps: int) -> float:
     return peak
 
 
+def rates_were_others(recipe: Recipe, steps: int) -> bool:
+    """Whether runs that did not record their rates were trained with other ones: of a one-cycle whose warm-up is
+    shorter than a step, the peak lay at step 0, where torch's lies before it."""
+    return recipe.schedule == "one-cycle" and (recipe.warmup * steps < 1 or steps == 1)
+
+
 def _cosine(start: float, end: float, fraction: float) -> float:
     return end + (start - end) / 2 * (1 + math.cos(math.pi * fraction))
 

@@ -24,7 +24,7 @@ from engine import device as devices
 from engine import files
 from engine.config import Recipe
 from engine.core import targets
-from engine.core.schedule import BatchPlan, learning_rate
+from engine.core.schedule import BatchPlan, learning_rate, rates_were_others
 from engine.core.state import State
 from engine.errors import IntegrityError
 from engine.jobs.session import Session
@@ -114,6 +114,9 @@ def check_start(session: Session, initial: str | None) -> None:
         raise _other(session, "initial state", "the model's code, or how its weights are drawn,")
     if manifest.plan_sha256 not in (None, plan_digest(session.stream.plan)):
         raise _other(session, "batch plan", "how the examples are ordered")
+    unrecorded = initial is not None and manifest.rates_sha256 is None
+    if unrecorded and rates_were_others(session.config.recipe, session.steps):
+        raise _other(session, "learning rate of some step", "the learning-rate schedule")
     if manifest.rates_sha256 not in (None, rates_digest(session.config.recipe, session.steps)):
         raise _other(session, "learning rate of some step", "the learning-rate schedule")
 
