@@ -22,8 +22,9 @@ from engine.analysis import lds, trust
 from engine.config import MODELS
 from engine.core import schedule
 from engine.datasets import registry as datasets
+from engine.datasets.base import Sizes
 from engine.errors import CancelledError, ConfigError, DataError, IntegrityError, StorageError
-from engine.jobs import queue, reopen, session
+from engine.jobs import estimate, predict, queue, reopen, session
 from engine.jobs.cancel import Cancel
 from engine.jobs.execute import execute
 from engine.jobs.job import Job, Result, next_name
@@ -35,6 +36,7 @@ from engine.jobs.smoothness import Smoothness
 from engine.jobs.train import TrainAndReplay
 from engine.jobs.validation import Validate
 from engine.jobs.what_if import WhatIf
+from engine.models import registry as models
 from engine.models import small_cnn
 from engine.runs import run as runs
 from engine.runs import uploads
@@ -379,19 +381,24 @@ def test_other_software_is_named_and_its_rounding_allowed(run):
     assert any("torch 1.0, here" in e.get("text", "") for e in run.events()[0])
 
 
-def test_a_job_computes_with_its_runs_threads_and_leaves_the_number_as_it_was(root):
-    before = torch.get_num_threads()
-    run = runs.Run.create(root, SMALL.replace(width=0.25))
-    torch.set_num_threads(before + 1)
-    try:
-        do(run)
-    finally:
-        torch.set_num_threads(before)
-    assert run.manifest().threads == before + 1
-    counts = []
-    do(run, Replay(("test:1",)), on_event=lambda event: counts.append((event["kind"], torch.get_num_threads())))
-    assert ("progress", before + 1) in counts and ("finished", before) in counts
-    assert torch.get_num_threads() == before
+def test_a_job_computes_with_its_runs_threads_and_leaves_the_number_as_it_was(run):
+    before, counts = torch.get_num_threads(), []
+
+    @dataclasses.dataclass(frozen=True)
+    class Count(Job):
+        kind = "count-threads"
+        stages = ("prepare", "done")
+
+        def check(self, run, dataset):
+            return self
+
+        def do(self, session):
+            counts.append(torch.get_num_threads())
+            return Result()
+
+    run.update_manifest(threads=before + 1)
+    do(run, Count())
+    assert counts == [before + 1] and torch.get_num_threads() == before
 
 
 # -- retrainings
@@ -672,3 +679,48 @@ def test_a_disk_that_is_full_at_a_jobs_start_pauses_it(run, root, monkeypatch):
     full.clear()
     settled(jobs)
     assert "test:3.loss" in {t.key for t in run.scores().targets()} and run.status == "finished"
+
+
+# -- before a run, and after it
+
+
+def test_sizes_follow_from_integers_alone():
+    config = SMALL.replace(**{"recipe.epochs": 3, "recipe.batch_size": 1000, "targets": ("test:0", "class:2")})
+    sizes = estimate.sizes_of(config, Sizes(6000, 1000, 10), state=1000, full=2000)
+    assert (sizes.steps, sizes.segment) == (18, 5)
+    assert sizes.kept == {"memory": 0, "disk": 18 * 1512, "recompute": 4 * 2512}
+    assert sizes.states == {"memory": 18_000, "disk": 8_000, "recompute": 5_000}
+    assert sizes.resume == 2 * 2000 + 4 * 2 * 6000
+    assert sizes.rest > 2000 + 4 * 7000 * 10 + 4 * 2 * 6000
+    wider = estimate.sizes_of(config.replace(precision="float64"), Sizes(6000, 1000, 10), state=1000, full=2000)
+    assert wider.resume == 2 * 2000 + 8 * 2 * 6000
+
+
+def test_nothing_is_measured_on_a_gpu_that_a_job_uses(run):
+    estimate.check_device_is_free("cuda", run.root)
+    with run.lock():
+        estimate.check_device_is_free("cpu", run.root)  # there it is slower, and no more
+        with pytest.raises(ConfigError, match=f"in use by run {run.id}"):
+            estimate.check_device_is_free("cuda", run.root)
+
+
+def test_a_model_is_built_once_for_all_that_it_predicts(run, monkeypatch):
+    built, build = [], models.build
+    monkeypatch.setattr(models, "build", lambda *given: built.append(given) or build(*given))
+    predict._trained.cache_clear()
+    images = datasets.load(SMALL.dataset).test_images[:3]
+    expected, answers = run.manifest().test_logits()[:3], []
+    threads = [threading.Thread(target=lambda: answers.append(predict.logits(run, images))) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(built) == 1 and len(answers) == 4
+    for answer in answers:
+        np.testing.assert_allclose(answer, expected, atol=1e-5)
+    path = run.path / "model" / "state.safetensors"
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(IntegrityError, match="has changed"):
+        predict.logits(run, images)

@@ -7,11 +7,13 @@ the very model, data and targets, forwards and backwards, and a few writes where
 """
 
 import contextlib
+import functools
 import statistics
 import tempfile
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import psutil
 
@@ -21,6 +23,7 @@ from engine.core.schedule import plan_for
 from engine.datasets import base as datasets_base
 from engine.datasets import registry as dataset_registry
 from engine.errors import ConfigError
+from engine.runs.run import list_runs
 from engine.targets import Target
 from engine.trajectory.segments import segment_length
 
@@ -31,6 +34,8 @@ SMALL_FILES, A_DIGEST = 12_000, 85  # bytes of configuration, manifest and log; 
 RESERVE_RAM = 1 << 30  # bytes left to the system and others
 
 PROBED = 3  # measured steps; the first ones, which allocate, are not among them
+
+WRITTEN_AT_ONCE = 8  # states on their way to a disk or from it: those that wait, are written, and are read ahead
 
 
 @dataclass(frozen=True)
@@ -65,111 +70,151 @@ class Estimate:
 
 
 @dataclass(frozen=True)
-class _Probe:
-    step: float  # seconds of a training step
+class Sizes:
+    """Bytes that follow from the configuration and the model's shapes alone, by replay mode where they differ."""
+
+    steps: int
+    segment: int  # steps from one full checkpoint to the next
+    kept: dict[str, int]  # on disk, of the trajectory
+    rest: int  # on disk, of everything else
+    resume: int  # of what a killed run goes on from
+    states: dict[str, int]  # in memory at once, of the trajectory
+
+
+@dataclass(frozen=True)
+class Probe:
+    """What was measured: seconds, and bytes at the peak of the process and of the GPU."""
+
+    step: float  # of a training step
     back: float  # of a step backwards with all targets
     write: float  # of a state's file, written and synced
     other: float  # of the check before, the evaluation after
-    ram: int  # peak of the process
+    ram: int
     gpu: int
 
 
 def estimate(config: RunConfig, root: Path, measure: bool = False) -> Estimate:
     """`measure` takes some seconds, and the device. Raises `ConfigError`, `DataError`; needs torch."""
     from engine import device as devices
-    from engine.core.memory import bytes_per_target, chunk_that_fits
     from engine.core.training import initial_state, optimizer_for
     from engine.models import registry as model_registry
     from engine.trajectory.state_files import HEADER, bytes_of, file_tensors
-    from engine.trajectory.writer import WAITING
 
+    dataset, device = dataset_registry.load(config.dataset), devices.choose(config.device)
     if measure:
         files.check_writable(root)
-    dataset = dataset_registry.load(config.dataset)
-    device = devices.choose(config.device)
+        check_device_is_free(device.type, root)
     model = model_registry.build(config, dataset)
-    n, k = len(dataset.train_labels), len(config.targets)
-    item = 8 if config.precision == "float64" else 4
     optimizer = optimizer_for(model, config.recipe)
     initial = initial_state(model, optimizer)
-    state, full = (bytes_of(file_tensors(initial, optimizer, full)) - HEADER for full in (False, True))
-    steps = len(plan_for(config.recipe, n))
-    segment = segment_length(steps, full + HEADER, config.segment, round(config.checkpoint_mb * 1e6))
-    checkpoints = -(-steps // segment)
-
-    # Disk: what each mode keeps of the steps; final state, logits and scores; what a killed run goes on from.
-    kept = {"memory": 0, "disk": steps * (state + HEADER), "recompute": checkpoints * (full + HEADER)}
-    rest = (
-        full
-        + 4 * (n + len(dataset.test_labels)) * len(dataset.classes)
-        + 4 * k * n
-        + SIDECAR
-        + SIDECAR_TARGET * k
-        + SMALL_FILES
-        + A_DIGEST * (checkpoints + 1)
-    )
-    resume = max(full, k * full + item * k * n)  # two of them: the last, until the next is whole
-
-    # Memory beside the trajectory: the tangents of a pass, adjoints (old and new), scores, pixels.
-    height, width, channels = dataset.train_images.shape[1:]
-    per_target = bytes_per_target(model, (config.recipe.batch_size, channels, height, width))
-    chunk = min(config.targets_per_pass or chunk_that_fits(per_target, k, device), k)
-    working = chunk * per_target + 4 * k * full + item * k * n + dataset.train_images.size
-    states = {
-        "memory": steps * state,
-        "disk": min(WAITING + state, steps * state, 8 * state),
-        "recompute": segment * state,
-    }
+    state, full = (bytes_of(file_tensors(initial, optimizer, whole)) - HEADER for whole in (False, True))
+    sizes = sizes_of(config, dataset.sizes, state, full)
+    chunk, working = _pass_memory(config, dataset, model, device, full)
+    probe = _probe(config, dataset, model, device, chunk, root, working) if measure else None
     on_gpu = device.type == "cuda"
-    probe = _probe(config, model, dataset, device, chunk, root, working) if measure else None
-    pass_ram = probe.ram if probe else 0 if on_gpu else working
-    pass_gpu = probe.gpu if probe else working if on_gpu else 0
-
     free = {
         "disk": space.disk_free(root),
         "ram": psutil.virtual_memory().available,
         "gpu": devices.memory_free(device) if on_gpu else 0,
     }
-    own = psutil.Process().memory_info().rss if probe else 0  # part of the peak, and taken already
-    modes = {}
-    for name in REPLAY_MODES:
-        seconds = None
-        if probe:
-            # A writer that is slower than the steps makes them wait; reading is as fast as writing at least.
-            waiting = max(0.0, probe.write - probe.step) + max(0.0, probe.write - probe.back) if name == "disk" else 0.0
-            again = probe.step if name == "recompute" else 0.0
-            seconds = probe.other + steps * (probe.step + probe.back + waiting + again)
-        # What is written is copied out of the device, laid out as a file, and handed on.
-        ram, gpu = pass_ram + 3 * resume + (0 if on_gpu else states[name]), pass_gpu + (states[name] if on_gpu else 0)
-        disk, disk_peak = kept[name] + rest, kept[name] + rest + 2 * resume
-        short = [
-            f"{what} {need / 1e6:,.0f} MB needed, {has / 1e6:,.0f} MB free"
-            for what, need, has in (
-                ("disk:", disk_peak + space.RESERVE, free["disk"]),
-                ("RAM:", ram - own + RESERVE_RAM, free["ram"]),
-                ("GPU memory:", gpu, free["gpu"]),
-            )
-            if need > has
-        ]
-        modes[name] = Mode(disk, disk_peak, ram, gpu, seconds, "; ".join(short))
+    modes = {name: _mode(name, sizes, probe, working, on_gpu, free) for name in REPLAY_MODES}
     return Estimate(
         model.parameters,
         model.buffers,
-        steps,
-        segment,
+        sizes.steps,
+        sizes.segment,
         state + HEADER,
         free["disk"],
         free["ram"],
         free["gpu"],
         str(device),
         devices.describe(device),
-        steps * probe.step if probe else None,
+        sizes.steps * probe.step if probe else None,
         modes,
-        _recommend(modes, free, states),
+        recommend(modes, free, sizes.states),
     )
 
 
-def _recommend(modes: dict[str, Mode], free: dict[str, int], states: dict[str, int]) -> str | None:
+def check_device_is_free(kind: str, root: Path) -> None:
+    """Raises `ConfigError` where a job in progress uses the GPU that a measurement would: it might push the job out
+    of memory. On a CPU the times are too long, and no more."""
+    if kind != "cuda":
+        return
+    busy = [run.id for run in list_runs(root) if run.lock().is_held()]
+    if busy:
+        raise ConfigError(
+            f"The GPU is in use by run {busy[0]}, so nothing is measured on it now.",
+            "Wait until it has finished; the sizes that are shown follow from the shapes.",
+        )
+
+
+def sizes_of(config: RunConfig, data: datasets_base.Sizes, state: int, full: int) -> Sizes:
+    """`state` bytes are kept of a step that is only replayed, `full` of one that training can go on from."""
+    from engine.trajectory.state_files import HEADER
+    from engine.trajectory.writer import WAITING
+
+    n, k, item = data.n_train, len(config.targets), 8 if config.precision == "float64" else 4
+    steps = len(plan_for(config.recipe, n))
+    segment = segment_length(steps, full + HEADER, config.segment, round(config.checkpoint_mb * 1e6))
+    checkpoints = -(-steps // segment)
+    logits, scores = 4 * (n + data.n_test) * data.n_classes, 4 * k * n
+    sidecars = SIDECAR + SIDECAR_TARGET * k + SMALL_FILES + A_DIGEST * (checkpoints + 1)
+    return Sizes(
+        steps,
+        segment,
+        kept={"memory": 0, "disk": steps * (state + HEADER), "recompute": checkpoints * (full + HEADER)},
+        rest=full + logits + scores + sidecars,
+        resume=max(full, k * full + item * k * n),  # two of them: the last, until the next is whole
+        states={
+            "memory": steps * state,
+            "disk": min(WAITING + state, steps * state, WRITTEN_AT_ONCE * state),
+            "recompute": segment * state,
+        },
+    )
+
+
+def _pass_memory(config: RunConfig, dataset, model, device, full: int) -> tuple[int, int]:
+    """Targets a pass, and the bytes that a pass takes beside the trajectory: tangents, adjoints (old and new),
+    scores, pixels."""
+    from engine.core.memory import bytes_per_target, chunk_that_fits
+
+    height, width, channels = dataset.image_shape
+    n, k, item = dataset.sizes.n_train, len(config.targets), model.theta0.element_size()
+    per_target = bytes_per_target(model, (config.recipe.batch_size, channels, height, width))
+    chunk = min(config.targets_per_pass or chunk_that_fits(per_target, k, device), k)
+    return chunk, chunk * per_target + 4 * k * full + item * k * n + dataset.train_images.size
+
+
+def _mode(name: str, sizes: Sizes, probe: Probe | None, working: int, on_gpu: bool, free: dict[str, int]) -> Mode:
+    """One mode's bytes and seconds, beside what is free."""
+    own = psutil.Process().memory_info().rss if probe else 0  # part of the peak, and taken already
+    pass_ram = probe.ram if probe else 0 if on_gpu else working
+    pass_gpu = probe.gpu if probe else working if on_gpu else 0
+    # What is written is copied out of the device, laid out as a file, and handed on.
+    ram = pass_ram + 3 * sizes.resume + (0 if on_gpu else sizes.states[name])
+    gpu = pass_gpu + (sizes.states[name] if on_gpu else 0)
+    disk = sizes.kept[name] + sizes.rest
+    disk_peak = disk + 2 * sizes.resume
+    needs = (
+        ("disk:", disk_peak + space.RESERVE, free["disk"]),
+        ("RAM:", ram - own + RESERVE_RAM, free["ram"]),
+        ("GPU memory:", gpu, free["gpu"]),
+    )
+    short = [f"{what} {need / 1e6:,.0f} MB needed, {has / 1e6:,.0f} MB free" for what, need, has in needs if need > has]
+    return Mode(disk, disk_peak, ram, gpu, _seconds(name, sizes.steps, probe), "; ".join(short))
+
+
+def _seconds(name: str, steps: int, probe: Probe | None) -> float | None:
+    """Of training and replay."""
+    if probe is None:
+        return None
+    # A writer that is slower than the steps makes them wait; reading is as fast as writing at least.
+    waiting = max(0.0, probe.write - probe.step) + max(0.0, probe.write - probe.back) if name == "disk" else 0.0
+    again = probe.step if name == "recompute" else 0.0
+    return probe.other + steps * (probe.step + probe.back + waiting + again)
+
+
+def recommend(modes: dict[str, Mode], free: dict[str, int], states: dict[str, int]) -> str | None:
     """Disk where it fits easily, for further targets need no training then; else what fits."""
     fits = [name for name, mode in modes.items() if not mode.problem]
     if "disk" in fits and modes["disk"].disk_peak <= free["disk"] / 2:
@@ -193,16 +238,15 @@ def _memory_errors(device):
         ) from error
 
 
-def _probe(config: RunConfig, model, dataset, device, chunk: int, root: Path, working: int) -> _Probe:
+def _probe(config: RunConfig, dataset, model, device, chunk: int, root: Path, working: int) -> Probe:
+    """A few steps of the very model, data and targets, forwards and backwards, and a few writes at `root`."""
     import torch
 
     from engine import device as devices
-    from engine.core import targets as phi
+    from engine.core import targets as target_values
     from engine.core.check import check_model
-    from engine.core.step import step, step_back
     from engine.core.stream import Stream, examples
     from engine.core.training import initial_state, optimizer_for
-    from engine.trajectory.state_files import file_tensors, write_state
 
     free = devices.memory_free(device)
     if working > free:
@@ -211,51 +255,66 @@ def _probe(config: RunConfig, model, dataset, device, chunk: int, root: Path, wo
             f"{free / 1e6:,.0f} MB are free on {device}.",
             "Carry fewer targets per pass, use a smaller batch or a narrower model.",
         )
-
-    def timed(act) -> tuple[float, object]:
-        began = time.perf_counter()
-        result = act()
-        if device.type == "cuda":
-            torch.cuda.synchronize()
-        return time.perf_counter() - began, result
-
-    recipe, dtype = config.recipe, getattr(torch, config.precision)
-    peak = devices.Peak(device, reset=True)
+    peak, dtype = devices.Peak(device, reset=True), getattr(torch, config.precision)
     model = model.to(device, dtype)
     train, test = (examples(dataset, split, device, dtype) for split in datasets_base.SPLITS)
-    optimizer, stream = optimizer_for(model, recipe), Stream(train, recipe)
+    optimizer, stream = optimizer_for(model, config.recipe), Stream(train, config.recipe)
     sets = [Target.parse(t).resolve(dataset.test_labels, len(dataset.classes)) for t in config.targets]
+    clock = functools.partial(_timed, device)
     with devices.exact_arithmetic(), _memory_errors(device):
-        other = timed(lambda: check_model(model, stream))[0]
-        state, forward, back = initial_state(model, optimizer), [], []
+        checking, _ = clock(check_model, model, stream)
+        forward, state = _forwards(clock, model, optimizer, stream, initial_state(model, optimizer))
+        evaluating, _ = clock(target_values.logits, model, state, test)
+        asking, adjoint = clock(target_values.adjoints, model, state, test, sets, config.target_function)
+        back = _backwards(clock, model, optimizer, stream, state, adjoint, chunk)
+        write = _writing(clock, state, optimizer, root)
+    taken, other = peak.bytes(), checking + evaluating * (1 + train.n / test.n) + asking
+    return Probe(forward, back, write, other, taken["rss"], taken.get("gpu", 0))
 
-        def forwards(t: int):
-            return step(model, optimizer, state, stream.at(t))[0]
 
-        for i in range(min(4 * PROBED, stream.steps + 2)):
-            seconds, state = timed(lambda: forwards(i % stream.steps))
-            forward.append(seconds)
-        other += timed(lambda: phi.logits(model, state, test))[0] * (1 + train.n / test.n)
-        seconds, adjoint = timed(lambda: phi.adjoints(model, state, test, sets, config.target_function))
-        other += seconds
-        scores = adjoint.theta.new_zeros(len(sets), train.n)
-        for i in range(PROBED + 1):
-            # At a rate of 0 the adjoint stays what it is, over as many steps as are measured.
-            inputs = replace(stream.at(i % stream.steps), lr=0.0)
-            seconds, (adjoint, score) = timed(lambda: step_back(model, optimizer, state, inputs, adjoint, chunk))
-            scores[:, inputs.index_B] += score
-            back.append(seconds)
-        with tempfile.TemporaryDirectory(prefix=files.TEMPORARY, dir=root) as folder:
-            tensors = file_tensors(state, optimizer, full=False)
-            write = statistics.median(
-                timed(lambda: write_state(Path(folder) / "probe", tensors, {}))[0] for _ in range(PROBED)
-            )
-    taken = peak.bytes()
-    return _Probe(
-        statistics.median(forward[2:] or forward),
-        statistics.median(back[1:]),
-        write,
-        other,
-        taken["rss"],
-        taken.get("gpu", 0),
-    )
+def _timed(device, act, *arguments) -> tuple[float, Any]:
+    """Seconds, and what `act` returns."""
+    import torch
+
+    began = time.perf_counter()
+    result = act(*arguments)
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter() - began, result
+
+
+def _forwards(clock, model, optimizer, stream, state) -> tuple[float, Any]:
+    """Seconds of a training step, and the state after those that were measured."""
+    from engine.core.step import step
+
+    def one(state, t: int):
+        return step(model, optimizer, state, stream.at(t))[0]
+
+    seconds = []
+    for i in range(min(4 * PROBED, stream.steps + 2)):
+        taken, state = clock(one, state, i % stream.steps)
+        seconds.append(taken)
+    return statistics.median(seconds[2:] or seconds), state
+
+
+def _backwards(clock, model, optimizer, stream, state, adjoint, chunk: int) -> float:
+    """Seconds of a step backwards with all targets."""
+    from engine.core.step import step_back
+
+    scores, seconds = adjoint.theta.new_zeros(adjoint.theta.shape[0], stream.data.n), []
+    for i in range(PROBED + 1):
+        # At a rate of 0 the adjoint stays what it is, over as many steps as are measured.
+        inputs = replace(stream.at(i % stream.steps), lr=0.0)
+        taken, (adjoint, score) = clock(step_back, model, optimizer, state, inputs, adjoint, chunk)
+        scores[:, inputs.index_B] += score
+        seconds.append(taken)
+    return statistics.median(seconds[1:])
+
+
+def _writing(clock, state, optimizer, root: Path) -> float:
+    """Seconds of a state's file."""
+    from engine.trajectory.state_files import file_tensors, write_state
+
+    tensors = file_tensors(state, optimizer, full=False)
+    with tempfile.TemporaryDirectory(prefix=files.TEMPORARY, dir=root) as folder:
+        return statistics.median(clock(write_state, Path(folder) / "probe", tensors, {})[0] for _ in range(PROBED))
