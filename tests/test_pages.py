@@ -3,6 +3,8 @@
 import os
 import shutil
 import sys
+import time
+from pathlib import Path
 
 import pytest
 import streamlit as st
@@ -403,3 +405,51 @@ def test_live_without_a_link_shows_the_run_worked_on_rather_than_the_newest(made
     shutil.copytree(made, newer)
     monkeypatch.setattr(JobQueue, "active", lambda self: [run.id])
     assert show("pages/Live.py").query_params["run"] == run.id
+
+
+# -- what a page reads
+
+
+@pytest.fixture
+def reads(monkeypatch) -> list[str]:
+    """Ids of the runs whose manifests are read from the disk, one for each reading; nothing is known from before."""
+    ids = []
+    read = runs._manifest
+
+    def counted(path):
+        ids.append(path.parent.name)
+        return read(path)
+
+    monkeypatch.setattr(runs, "_manifest", counted)
+    runs._known_manifest.cache_clear()
+    return ids
+
+
+def settled(path: Path) -> None:
+    """As if nothing had changed for an hour, so that a file's time tells whether it did."""
+    for each in (path, *path.rglob("*")):
+        os.utime(each, (time.time() - 3600,) * 2)
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_a_page_reads_the_manifest_of_each_run_once(page, made, run, root, reads):
+    for i in range(3):
+        shutil.copytree(made, root / f"other-{i}")
+    for path in root.iterdir():
+        settled(path)
+    show(page, run=run.id)
+    assert sorted(reads) == sorted([run.id, *(f"other-{i}" for i in range(3))])
+    reads.clear()
+    show(page, run=run.id)
+    assert reads == []
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_a_page_takes_one_view_of_its_run_even_while_that_changes(page, run, monkeypatch):
+    """A manifest that is being written is read by the look at all runs, by the page, and by nothing else; on Live the
+    part that moves takes a view of its own, each second, and the log asks once whose it is."""
+    views = []
+    read = runs.Run._read
+    monkeypatch.setattr(runs.Run, "_read", lambda self: views.append(self.id) or read(self))
+    show(page, run=run.id)
+    assert len(views) <= (4 if page == "pages/Live.py" else 2)

@@ -14,6 +14,7 @@ HEAD = 48  # bytes of a log that tell it from one that was begun later
 class _Reading:
     """How far a session has read one log."""
 
+    run: Run  # asks its manifest once whose log this is
     head: bytes
     offset: int = 0
     progress: Progress = field(default_factory=Progress)
@@ -35,11 +36,12 @@ def _readings() -> dict[str, _Reading]:
 
 
 def _read(run: Run) -> _Reading:
-    head = run.events_log.head(HEAD)
     reading = _readings().get(run.id)
+    run = run if reading is None else reading.run
+    head = run.events_log.head(HEAD)
     # A log that was deleted begins anew; its first line has another time then.
     if reading is None or reading.head != head:
-        reading = _Reading(head)
+        reading = _Reading(run, head)
     events, reading.offset = run.events(reading.offset)
     reading.progress = follow(reading.progress, events)
     reading.log += [event for event in events if event["kind"] != "progress"]
