@@ -253,6 +253,19 @@ def test_a_folder_that_cannot_be_filled_is_not_left_behind(tmp_path):
     assert (tmp_path / "run").is_dir(), "one that was there before stays"
 
 
+@pytest.mark.parametrize("kind", ["folder", "pipe", "socket", "link to nothing", "link to a file"])
+def test_nothing_is_appended_to_what_is_no_regular_file(kind, tmp_path):
+    path, readme = tmp_path / "log.txt", (ROOT / "README.md").read_bytes()
+    files.append(path, b"one ")
+    files.append(path, b"two")
+    assert path.read_bytes() == b"one two"
+    path.unlink()
+    OTHER_KINDS[kind][0](path)
+    with pytest.raises(StorageError, match="log.txt"):
+        files.append(path, b"three")
+    assert (ROOT / "README.md").read_bytes() == readme
+
+
 # -- links
 
 

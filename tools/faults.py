@@ -1,20 +1,22 @@
-"""Kills, corruptions, full disks and stopped servers: `make faults`. The scores must not change.
+"""Kills, damage, odd files, links, full disks, refusing file systems and stopped servers: `make faults`. The scores
+must not change.
 
 A short form is part of the tests (`tests/test_faults.py`); this module does the harm.
 """
 
 import itertools
-import json
 import os
 import random
 import resource
 import shutil
 import signal
+import socket
+import stat
 import subprocess
 import sys
 import tempfile
 import time
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +27,6 @@ from engine.analysis import target_view
 from engine.datasets import registry as dataset_registry
 from engine.errors import ReplayError
 from engine.jobs import execute as work
-from engine.jobs.queue import JobQueue
 from engine.jobs.replay import Replay
 from engine.runs import run as runs
 from engine.targets import Target
@@ -65,15 +66,15 @@ def settings(config: configs.RunConfig) -> list[str]:
 
 
 @contextmanager
-def engine(root: Path, *words: str, limit: int | None = None):
+def engine(root: Path, *words: str, limit: int | None = None, before: tuple[str, ...] = ()):
     """`python -m engine` as a process of its own, killed at the end where it still runs; `limit`
-    is the largest file, in bytes, that it may write."""
+    is the largest file, in bytes, that it may write; `before` is a command that runs it."""
 
     def small_files():
         resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
 
     process = subprocess.Popen(
-        [sys.executable, "-m", "engine", *words, "--outputs", str(root)],
+        [*before, sys.executable, "-m", "engine", *words, "--outputs", str(root)],
         cwd=ROOT,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -106,7 +107,7 @@ def kills(count: int, seed: int, folder: Path, say=print) -> list[dict]:
     """SIGKILL at `count` random moments of training and replay, over all modes, each followed by a
     resume which may be killed again. Returns a row a kill; raises where a score differs."""
     dice, rows = random.Random(seed), []
-    expected = new_run(runs.outputs_root(folder / "whole"), KILLED).scores("loss-000").copy()
+    expected = new_run(runs.outputs_root(folder / "whole"), KILLED).scores().matrix("loss-000").copy()
     for number in itertools.count():
         if len(rows) >= count:
             return rows
@@ -198,7 +199,7 @@ def corruptions(count: int, seed: int, folder: Path, look, say=print) -> list[di
     dice, rows = random.Random(seed), []
     whole = runs.outputs_root(folder / "whole")
     originals = [new_run(whole, SHORT.replace(replay_mode=mode)) for mode in ("disk", "recompute")]
-    expected = originals[0].scores("loss-000").copy()
+    expected = originals[0].scores().matrix("loss-000").copy()
     originals.append(_interrupted(folder))
     for number in range(count):
         original = originals[number % 3]
@@ -251,11 +252,11 @@ def _read_all(run: runs.Run, expected: np.ndarray) -> list[str]:
     for read in (
         lambda: run.status,
         lambda: run.manifest().config,
-        run.manifest(),
+        run.manifest,
         run.events,
         lambda: run.scores().targets(),
         lambda: run.manifest().modes(),
-        run.storage().sizes,
+        lambda: run.storage().sizes(),
         lambda: run.manifest().resumable,
         lambda: target_view.view(run.manifest(), dataset, Target.parse("test:0")),
         lambda: _same(run, expected),
@@ -311,6 +312,197 @@ def _notes(run: runs.Run) -> list[str]:
     return [e["text"] for e in run.events()[0] if e["kind"] == "note"]
 
 
+# -- files of other kinds, links
+
+
+@contextmanager
+def no_hang(seconds: int = 120):
+    """Whoever opens a pipe or reads a device without an end is found out, not waited for."""
+
+    def hangs(*_):
+        raise AssertionError(f"nothing came back for {seconds} s")
+
+    before = signal.signal(signal.SIGALRM, hangs)
+    signal.alarm(seconds)
+    try:
+        yield
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
+
+
+def _socket(path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as server:
+        here = os.getcwd()
+        os.chdir(path.parent)  # the name of a socket has a hundred characters at most
+        server.bind(path.name)
+        os.chdir(here)
+
+
+def _holes(path: Path) -> None:
+    path.touch()
+    os.truncate(path, 1 << 42)
+
+
+# What may stand in the place of a run's file. None of them may hang, end raw, or change a score.
+KINDS = {
+    "folder": lambda p: p.mkdir(),
+    "pipe": os.mkfifo,
+    "socket": _socket,
+    "device": lambda p: os.mknod(p, 0o666 | stat.S_IFCHR, os.makedev(1, 5)),  # /dev/zero
+    "endless link": lambda p: p.symlink_to("/dev/zero"),
+    "link to itself": lambda p: p.symlink_to(p.name),
+    "holes": _holes,
+    "deep": lambda p: p.write_bytes(b"[" * 200_000),
+    "not UTF-8": lambda p: p.write_bytes(b'{"a": "\xff\xfe"}'),
+    "not finite": lambda p: p.write_bytes(b'{"schema": 2, "status": NaN, "checksum": 1e999}'),
+    "half a character": lambda p: p.write_bytes(b'{"ticked": [], "notes": {"run": "\\ud800"}}'),
+}
+NAMES = (
+    "manifest.json",
+    "config.json",
+    "events.jsonl",
+    "notes.json",
+    "log.txt",
+    ".lock",
+    "scores/loss-000.json",
+    "scores/loss-000.npy",
+    "model/state.safetensors",
+    "model/digests.json",
+    "model/test_logits.npy",
+    "trajectory/step-0000005.safetensors",
+)
+
+
+def odd_files(cases: list[tuple[str, str]], folder: Path, look, say=print) -> list[dict]:
+    """For each (kind, name): a file of another kind in place of a run's own, read by all readers, drawn by
+    `look(root, run)`, replayed and deleted. Returns a row a case; raises for a hang, another score, another error
+    than a `ReplayError`."""
+    original = new_run(runs.outputs_root(folder / "whole-odd"), SHORT)
+    expected, rows = original.scores().matrix("loss-000").copy(), []
+    for number, (kind, name) in enumerate(cases):
+        if kind == "device" and os.geteuid() != 0:
+            continue
+        root = runs.outputs_root(folder / f"odd-{number}")
+        shutil.copytree(original.path, root / original.id)
+        run = runs.Run(root, original.id)
+        victim = run.path / name
+        victim.unlink(missing_ok=True)
+        KINDS[kind](victim)
+        with no_hang():
+            said = _read_all(run, expected)
+            look(root, run)
+            said.append(_replay(run, expected, False))
+            try:
+                run.storage().delete()
+            except ReplayError as error:
+                said.append(f"not deleted: {error}")
+        outcome = "; ".join(dict.fromkeys(filter(None, said))) or "harmless: all scores as before"
+        rows.append({"kind": kind, "file": name, "outcome": outcome, "deleted": not run.path.exists()})
+        say(f"{kind:16} {name:36} {outcome[:150]}")
+        shutil.rmtree(root)
+    return rows
+
+
+def _tree(folder: Path) -> dict[str, bytes]:
+    return {p.relative_to(folder).as_posix(): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+
+
+def links(parts: tuple[str, ...], folder: Path, say=print) -> list[str]:
+    """A folder of a run that leads into another run: rebuilding, replaying, cleaning and deleting leave the other
+    run as it is, byte for byte."""
+    original = new_run(runs.outputs_root(folder / "whole-links"), SHORT)
+    outcomes = []
+    for part in parts:
+        root = runs.outputs_root(folder / f"linked-{part}")
+        for name in ("a", "b"):
+            shutil.copytree(original.path, root / name)
+        run, other = root / "a", root / "b"
+        shutil.rmtree(run / part)
+        (run / part).symlink_to(f"../b/{part}")
+        before = _tree(other)
+        for words in (
+            ("rebuild", "a", "--mode", "recompute"),
+            ("attribute", "a", "--targets", "test:2"),
+            ("clean", "a", "--parts", part if part != "model" else "trajectory"),
+            ("clean", "a", "--all"),
+        ):
+            with engine(root, *words) as process:
+                said, _ = process.communicate()
+            assert "Traceback" not in said, said
+            assert _tree(other) == before, f"`{' '.join(words)}` changed another run through a linked {part}/"
+            outcomes.append(f"{words[0]:9} with a linked {part + '/':12} {said.strip().splitlines()[-1][:150]}")
+            say(outcomes[-1])
+    return outcomes
+
+
+# -- two processes, and file systems that refuse
+
+
+def two_processes(folder: Path) -> str:
+    """While one process works on a run, another can neither work on it, clean it nor delete it, and says so."""
+    root = runs.outputs_root(folder / "two")
+    with engine(root, "run", *settings(KILLED)) as first:
+        run = the_run(root)
+        _wait(run, first, 1)
+        others = [("resume", run.id), ("attribute", run.id, "--targets", "test:1"), ("clean", run.id, "--all")]
+        with ExitStack() as stack:
+            said = [stack.enter_context(engine(root, *words)).communicate()[0] for words in others]
+        assert first.poll() is None, "the first process was done before the others asked"
+        assert all("error:" in text and "Traceback" not in text for text in said), said
+        words, _ = first.communicate()
+        assert first.returncode == 0, words
+    assert np.array_equal(run.scores().matrix("loss-000"), whole(folder)), "another process changed the scores"
+    return f"{len(others)} other processes were refused while one worked on the run"
+
+
+# Call, error, from which call on; whether a run ends well all the same.
+REFUSALS = (
+    ("fsync", "EINVAL", 1, True),  # a file system that cannot sync
+    ("fsync", "EIO", 1, False),
+    ("fsync", "EIO", 9, False),
+    ("flock", "ENOLCK", 1, False),
+    ("flock", "EOPNOTSUPP", 1, False),
+    ("?chmod,?fchmod,?fchmodat", "EPERM", 1, True),  # one whose files have no modes
+    ("?rename,?renameat,?renameat2", "ESTALE", 1, False),
+    ("?rename,?renameat,?renameat2", "EROFS", 6, False),
+    ("?mkdir,?mkdirat", "EROFS", 2, False),
+    ("?mkdir,?mkdirat", "EDQUOT", 4, False),
+)
+
+
+def refused_calls(cases, folder: Path, say=print) -> list[str]:
+    """A run on a file system that refuses a call (strace puts the error in its place): it ends with the same scores,
+    or with one sentence that names the path; no folder without a manifest stays, and what was begun is resumed."""
+    if shutil.which("strace") is None:
+        return ["skipped: strace is not installed"]
+    original, outcomes = new_run(runs.outputs_root(folder / "whole-calls"), SHORT), []
+    expected = original.scores().matrix("loss-000").copy()
+    for number, (calls, code, first, works) in enumerate(cases):
+        root = runs.outputs_root(folder / f"refused-{number}")
+        inject = ("strace", "-f", "-qq", "--seccomp-bpf", "-o", os.devnull, "-e", f"trace={calls}", "-e")
+        inject += (f"inject={calls}:error={code}:when={first}+",)
+        with engine(root, "run", *settings(SHORT), before=inject) as process:
+            said, _ = process.communicate()
+        name = f"{calls.split(',')[0].lstrip('?')} with {code} from call {first} on"
+        left = list(root.iterdir())
+        if works:
+            assert process.returncode == 0, (name, said)
+        else:
+            assert process.returncode == 1 and str(root) in said and "Traceback" not in said, (name, said)
+            assert all((path / "manifest.json").exists() for path in left), (name, left)
+            assert not list(root.rglob(".tmp-*")), name
+        for run in runs.list_runs(root):
+            if run.status != "finished":
+                with engine(root, "resume", run.id) as process:
+                    words, _ = process.communicate()
+                    assert process.returncode == 0, (name, words)
+            assert np.array_equal(run.scores().matrix("loss-000"), expected), name
+        outcomes.append(f"{name}: {'works' if works else [s for s in said.splitlines() if 'error:' in s][-1][:150]}")
+        say(outcomes[-1])
+    return outcomes
+
+
 # -- space, and servers
 
 
@@ -336,7 +528,7 @@ def full_disk(folder: Path) -> str:
     """A disk that fills up while the run writes, and is freed: the run pauses and goes on. Where no
     disk can be mounted, a limit on file sizes: the run fails, and is resumed without it."""
     root = runs.outputs_root(folder / "whole-disk")
-    expected = new_run(root, SHORT).scores("loss-000").copy()
+    expected = new_run(root, SHORT).scores().matrix("loss-000").copy()
     with small_disk(folder / "small", space.RESERVE + 40_000_000) as disk:
         if disk is not None:
             ballast = disk / "ballast"
@@ -366,32 +558,45 @@ def full_disk(folder: Path) -> str:
     return "no disk can be mounted here; a limit on file sizes: failed with its remedy, resumed, same scores"
 
 
-def stopped_server(folder: Path) -> str:
-    """A server that is asked to stop (SIGTERM) in the middle of a run; the next one resumes it."""
-    root = runs.outputs_root(folder / "served")
-    code = (
-        "import json, sys, time; from pathlib import Path; from engine import config; from engine.jobs import queue; "
-        "queue.JobQueue.of(Path(sys.argv[1])).start(config.from_dict(json.loads(sys.argv[2]))); time.sleep(600)"
-    )
-    process = subprocess.Popen([sys.executable, "-c", code, str(root), json.dumps(KILLED.to_dict())], cwd=ROOT)
-    try:
-        run = the_run(root)
-        phase, step = _wait(run, process, 110)
-        process.terminate()
-        process.wait(30)
-    finally:
-        process.kill()
-    assert run.status == "interrupted"
-    manager = JobQueue(root)
-    manager.resume(run.id)
-    while manager.active():
-        time.sleep(0.1)
-    whole = new_run(runs.outputs_root(folder / "unserved"), KILLED)
-    assert run.status == "finished" and np.array_equal(
-        run.scores().matrix("loss-000"), whole.scores().matrix("loss-000")
-    )
-    _check_lost(run, "disk")
-    return f"a server stopped at {phase} step {step}: resumed by the next one, same scores"
+def stopped_server(folder: Path, which: signal.Signals, phase: str, mode: str, expected: np.ndarray) -> str:
+    """The app's real server, asked to stop by a signal while it works on a run that a person resumed in a real
+    browser: the run is interrupted and not failed, the process ends without a traceback or an abort, and the run is
+    resumed to the same scores. `phase` is "train" or "replay"."""
+    from tools import serve  # needs a browser, which the rest here does not
+
+    root = runs.outputs_root(folder / f"served-{which.name}-{phase}-{mode}")
+    run = runs.Run.create(root, KILLED.replace(replay_mode=mode))  # as one that was queued when its server died
+    errors = folder / "server.txt"
+    with serve.chromium() as browser:
+        page = browser.new_page()
+        with serve.serving(root, errors=errors) as (url, process):
+            page.goto(f"{url}/Live?run={run.id}")
+            page.get_by_role("button", name="Resume the run").click()
+            while steps_done(run)[0] != phase or steps_done(run)[1] <= SEGMENT:
+                assert process.poll() is None and run.status not in ("failed", "finished"), run.status
+                page.wait_for_timeout(20)  # the browser lives, too
+            process.send_signal(which)
+            code = process.wait(120)
+            phase, step = steps_done(run)
+            page.goto("about:blank")
+    said = errors.read_text()
+    # 0, or that of the signal; Streamlit's command line answers Ctrl-C with 1 and one word. An abort is -6.
+    clean = (0, -which, 128 + which, 1) if which == signal.SIGINT and "Aborted!" in said else (0, -which, 128 + which)
+    assert code in clean, (code, said)
+    assert "Traceback" not in said and "terminate called" not in said and "Error" not in said, said
+    assert run.status == "interrupted" and not run.manifest().error, (run.status, run.manifest().error)
+    assert not {"failed", "cancelled"} & {e["kind"] for e in run.events()[0]} and not (run.path / "log.txt").exists()
+    with engine(root, "resume", run.id) as process:
+        words, _ = process.communicate()
+        assert process.returncode == 0, words
+    assert run.status == "finished" and np.array_equal(run.scores().matrix("loss-000"), expected)
+    _check_lost(run, mode)
+    return f"a server stopped by {which.name} at {phase} step {step} in {mode} mode: exit code {code}, same scores"
+
+
+def whole(folder: Path) -> np.ndarray:
+    """The scores of `KILLED`, made without a fault."""
+    return new_run(runs.outputs_root(folder / "whole"), KILLED).scores().matrix("loss-000").copy()
 
 
 def peak_memory(folder: Path, steps: int, mode: str = "disk") -> int:
@@ -436,8 +641,18 @@ def main() -> None:
             f"{len(rows)} corruptions: {len(rows) - harmless} detected, {harmless} harmless; no changed score, "
             "no page without a message"
         )
+        everything = [(kind, name) for kind in KINDS for name in NAMES]
+        odd = odd_files(everything, folder / "odd", draw_pages)
+        print(f"{len(odd)} files of other kinds: no hang, no other error, no changed score")
+        links(("trajectory", "scores", "validation", "model"), folder / "links")
+        print(two_processes(folder / "two"))
+        refused_calls(REFUSALS, folder / "calls")
         print(full_disk(folder / "disk"))
-        print(stopped_server(folder / "server"))
+        expected = whole(folder)
+        for which, phase, mode in itertools.product(
+            (signal.SIGTERM, signal.SIGINT), ("train", "replay"), configs.REPLAY_MODES
+        ):
+            print(stopped_server(folder, which, phase, mode, expected))
         short, long = (peak_memory(folder / "peak", steps) for steps in (100, 1600))
         held = peak_memory(folder / "peak", 1600, "memory")
         print(

@@ -16,8 +16,9 @@ ROOT = Path(__file__).parents[1]
 
 
 @contextmanager
-def serving(outputs: Path, *options: str, **environment: str):
-    """The app by itself, with options of `streamlit run` and settings of its own; yields the URL and the process."""
+def serving(outputs: Path, *options: str, errors: Path | None = None, **environment: str):
+    """The app by itself, with options of `streamlit run` and settings of its own; yields the URL and the process.
+    What the server says on its standard error is shown, or goes to the file `errors`."""
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = free.getsockname()[1]
@@ -26,6 +27,7 @@ def serving(outputs: Path, *options: str, **environment: str):
         cwd=ROOT,
         env={**os.environ, "REPLAY_OUTPUTS_DIR": str(outputs), **environment},
         stdout=subprocess.DEVNULL,
+        stderr=errors.open("wb") if errors is not None else None,
     )
     base = options[options.index("--server.baseUrlPath") + 1] if "--server.baseUrlPath" in options else ""
     url = f"http://localhost:{port}/{base}".rstrip("/")

@@ -122,14 +122,15 @@ def _record_failure(run: Run, error: BaseException, cancel: threading.Event, on_
         if kind == "failed":
             _log_traceback(run, error)
         run.update_manifest(status_said=status, error=said)
-    except (OSError, ReplayError):
-        logger.exception("Run %s failed (%s), and its folder could not be told.", run.id, what)
+    except (OSError, ReplayError) as refusal:  # whoever waits for the job is told of the first error all the same
+        logger.error("Run %s failed (%s), and its folder could not be told: %s", run.id, what, refusal)
 
 
 def _log_traceback(run: Run, error: BaseException) -> None:
     stamp = time.strftime("%Y-%m-%d %H:%M:%S %z")
-    with contextlib.suppress(OSError), (run.path / "log.txt").open("a", encoding="utf-8") as log:
-        log.write(f"{stamp}\n{''.join(traceback.format_exception(error))}\n")
+    text = f"{stamp}\n{''.join(traceback.format_exception(error))}\n"
+    with contextlib.suppress(StorageError):
+        files.append(run.path / "log.txt", text.encode("utf-8", "backslashreplace"))
 
 
 def _outcome(error: BaseException, cancel: threading.Event) -> str:

@@ -141,7 +141,7 @@ def finalize(session: "Session", mode: str) -> None:
     if mode != "memory":
         session.journal.update(trajectory=dataclasses.replace(session.run.manifest().trajectory, kept=mode))
         for path in folder.glob("full-*" if mode == "disk" else "step-*"):
-            path.unlink(missing_ok=True)
+            files.remove_inside(session.run.path, path)
 
 
 def _with_uploads(session: "Session", targets: tuple[str, ...]) -> "tuple[Examples, list[np.ndarray]]":

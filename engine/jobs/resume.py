@@ -17,6 +17,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from engine import files
 from engine.core.optim.base import Optimizer
 from engine.core.state import Adjoint, Recorder, State
 from engine.errors import IntegrityError
@@ -59,7 +60,7 @@ class ResumePoint:
         self._written = self._writer.write(size, write)
 
     def delete(self) -> None:
-        self.path.unlink(missing_ok=True)
+        files.remove_inside(self.path.parent, self.path)
 
 
 def load_training(
