@@ -266,7 +266,7 @@ def _read_all(run: runs.Run, expected: np.ndarray) -> list[str]:
         except ReplayError as error:
             assert error.what and error.remedy, repr(error)
             said.append(f"{error.what} {error.remedy}")
-    said += ["a line of the log cannot be read" for e in run.events()[0] if e["kind"] == "unreadable"]
+    said += ["a line of the log cannot be read" for e in _events(run) if e["kind"] == "unreadable"]
     return said
 
 
@@ -309,7 +309,15 @@ def draw_pages(root: Path, run: runs.Run) -> None:
 
 
 def _notes(run: runs.Run) -> list[str]:
-    return [e["text"] for e in run.events()[0] if e["kind"] == "note"]
+    return [e["text"] for e in _events(run) if e["kind"] == "note"]
+
+
+def _events(run: runs.Run) -> list[dict]:
+    """None where the log is no file: `_read_all` has said so."""
+    try:
+        return run.events()[0]
+    except ReplayError:
+        return []
 
 
 # -- files of other kinds, links
