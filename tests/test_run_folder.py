@@ -326,6 +326,20 @@ def test_a_linked_folder_never_leads_into_another_run(run, root, part):
     assert (other.path / part / "precious").exists() and not run.path.exists()
 
 
+@pytest.mark.parametrize("mode", ["disk", "recompute"])
+def test_no_job_works_through_a_link_on_another_runs_states(root, mode):
+    """Both kinds of files are there, so that each mode has something to delete, and nothing that it must write."""
+    for name in ("a", "b"):
+        shutil.copytree(Path(__file__).parent / "fixtures" / "schema-2" / "finished", root / name)
+    states = root / "b" / "trajectory"
+    (states / "step-0000000.safetensors").write_bytes(b"x")
+    shutil.rmtree(root / "a" / "trajectory")
+    (root / "a" / "trajectory").symlink_to(states)
+    before = {path.name: path.read_bytes() for path in states.iterdir()}
+    assert main(["rebuild", "a", "--mode", mode, "--outputs", str(root)]) == 1
+    assert {path.name: path.read_bytes() for path in states.iterdir()} == before
+
+
 def test_a_linked_log_is_not_replaced(run, tmp_path):
     outside = tmp_path / "outside"
     outside.write_text("")

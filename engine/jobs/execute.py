@@ -46,6 +46,7 @@ def execute(
     the folder is touched; of what comes later the folder has been told.
     """
     files.check_writable(run.path)
+    files.check_no_links(run.path)  # a job replaces and deletes files: a link could lead into another run
     cancel = cancel or threading.Event()
     if job is not None:
         jobs = (job.check(run, dataset_registry.load(run.manifest().config.dataset)),)
