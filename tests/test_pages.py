@@ -453,3 +453,47 @@ def test_a_page_takes_one_view_of_its_run_even_while_that_changes(page, run, mon
     monkeypatch.setattr(runs.Run, "_read", lambda self: views.append(self.id) or read(self))
     show(page, run=run.id)
     assert len(views) <= (4 if page == "pages/Live.py" else 2)
+
+
+# -- numbers in links
+
+NUMBERS = (
+    "9" * 5000,
+    "0" * 16 + "19999",
+    "-" + "1" * 5000,
+    "+1",
+    "٣",
+    "²",
+    "1.5",
+    "nan",
+    "inf",
+    "-inf",
+    "1e9999",
+    "1_0",
+    "",
+)
+IN_LINKS = (
+    ("pages/Influence.py", ("page", "k", "low", "high"), {"target": "class:2.loss"}),
+    ("pages/Training_images.py", ("image",), {}),
+    ("pages/Training_images.py", ("page",), {"view": "browse"}),
+    ("pages/Test_images.py", ("page", "from", "to", "wrong"), {}),
+    ("pages/Find_bad_labels.py", ("from",), {}),
+)
+
+
+@pytest.mark.parametrize("number", NUMBERS, ids=lambda number: number[:8] or "empty")
+@pytest.mark.parametrize("page, names, query", IN_LINKS, ids=lambda value: value if isinstance(value, str) else "")
+def test_a_number_in_a_link_that_is_none_is_said_and_stops_no_page(page, names, query, number, run):
+    app = show(page, run=run.id, **query, **dict.fromkeys(names, number))
+    for name in names:
+        finite = name in ("low", "high") and number in ("1.5", "+1", "0" * 16 + "19999")
+        assert finite or f"asks for {name} «" in said(app)
+
+
+def test_a_parameter_that_is_repeated_counts_once(run):
+    app = show("pages/Training_images.py", run=run.id, image=["5", "7", "9" * 5000])
+    assert "asks for image «999" in said(app)
+    assert show("pages/Training_images.py", run=[run.id, run.id], image=["5", "7"]).query_params["image"] in (
+        "7",
+        ["7"],
+    )
