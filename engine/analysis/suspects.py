@@ -9,8 +9,8 @@ precision 0.90 against 0.47, `make bench-labels`); harm tells which of them matt
 import numpy as np
 import pandas as pd
 
-from engine.analysis import logits as logit_maths
-from engine.datasets import registry as dataset_registry
+from engine import datasets
+from engine.analysis.logits import log_probabilities
 from engine.errors import ConfigError
 from engine.runs.manifest import Manifest
 from engine.targets import FUNCTIONS, AllTests, ClassOfTests, target_function
@@ -41,10 +41,10 @@ def ranked(record: Manifest, key: str | None = None, by: str = "harm") -> pd.Dat
     if by not in ORDERS:
         raise ConfigError(f"Suspects are not ordered by «{by}».", f"Choose one of {', '.join(ORDERS)}.")
     target = record.score_sets.target(target_key(record, key))
-    dataset = dataset_registry.load(record.config.dataset)
+    dataset = datasets.load(record.config.dataset)
     score = np.asarray(record.score_sets.row(target), np.float64)
     harm = target_function(target.function).harmful_sign * score
-    logp = logit_maths.log_probabilities(record.train_logits())
+    logp = log_probabilities(record.train_logits())
     given = logp[np.arange(len(harm)), dataset.train_labels]
     order = np.argsort(given if by == "loss" else -harm, kind="stable")
     names = np.array(dataset.classes)

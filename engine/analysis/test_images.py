@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from engine.analysis import logits as logit_maths
+from engine.analysis.logits import log_probabilities
 
 # -- the test images
 
@@ -28,7 +28,7 @@ def test_images(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Indices of the test images that the filter keeps, in one of `ORDERS`, int64 [M]; and of every test image the
     predicted class int64 [N] and the confidence float64 [N]. "wrong first": the most confident mistakes first."""
-    logp = logit_maths.log_probabilities(logits)
+    logp = log_probabilities(logits)
     predicted, confidence = logp.argmax(1), np.exp(logp.max(1))
     mistaken = predicted != labels
     kept = (confidence >= chosen.low) & (confidence <= chosen.high) & (mistaken | (not chosen.wrong))
