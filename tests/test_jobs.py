@@ -401,6 +401,30 @@ def test_a_job_computes_with_its_runs_threads_and_leaves_the_number_as_it_was(ru
     assert counts == [before + 1] and torch.get_num_threads() == before
 
 
+@pytest.mark.parametrize("mode", ["disk", "memory", "recompute"])
+def test_lost_folders_are_made_again_and_what_was_in_them_is_trained_again(run, mode):
+    """As after git, rsync or zip, which drop empty folders, or a person who needed the space."""
+    shutil.rmtree(run.path / "trajectory")
+    shutil.rmtree(run.path / "validation")
+    name = do(run, Replay(("test:0", "class:2"), "loss", mode)).scores
+    assert np.array_equal(run.scores().matrix(name), run.scores().matrix("loss-000"))
+    do(run, WhatIf.of([1]))
+    assert trust.what_ifs(run.manifest())
+
+
+def test_a_linked_trajectory_is_refused_and_what_it_leads_to_stays(run, made):
+    other = run.root / "20000101-000000-other-0000"
+    shutil.copytree(made, other)
+    before = {p.name: p.read_bytes() for p in (other / "trajectory").iterdir()}
+    shutil.rmtree(run.path / "trajectory")
+    (run.path / "trajectory").symlink_to(other / "trajectory")
+    for job in (Rebuild("recompute"), Replay(("test:1",)), WhatIf.of([1])):
+        with pytest.raises(StorageError, match="is a link"):
+            do(run, job)
+    assert {p.name: p.read_bytes() for p in (other / "trajectory").iterdir()} == before
+    assert run.status == "finished" and unfinished(run) == ()
+
+
 # -- retrainings
 
 

@@ -25,6 +25,7 @@ from engine.jobs.registry import records, unfinished
 from engine.jobs.session import opened
 from engine.runs.manifest import ErrorRecord
 from engine.runs.run import Run
+from engine.runs.storage import FOLDERS
 
 logger = logging.getLogger(__name__)
 
@@ -57,6 +58,7 @@ def execute(
     journal = Journal(run, cancel, on_event)
     try:
         with devices.exact_arithmetic():
+            files.check_no_links(run.path)
             if job is not None:
                 journal.add_job(jobs[0])
             result = _do_all(run, jobs, journal, cancel)
@@ -83,9 +85,11 @@ def _do_all(run: Run, jobs: tuple[Job, ...], journal: Journal, cancel: threading
     """Each in turn. A recorded one that can never be done is taken off the record, and said."""
     result: Result | None = None
     impossible: ConfigError | None = None
+    files.sweep(run.path)
+    for folder in FOLDERS:
+        files.make_folder(run.path / folder)
     for job in jobs:
         journal.event("started", job=job.kind)
-        files.sweep(run.path)
         journal.save(SPARE_BYTES, lambda: files.write_bytes(run.path / SPARE, bytes(SPARE_BYTES)))
         recorded = job
         try:

@@ -42,8 +42,7 @@ def retrained(session: Session, changes: dict[str, Change], width: int) -> dict[
     Changes that are trained side by side must agree in their labels. Raises `DivergedError` that names the key.
     """
     journal, folder = session.journal, session.run.path / "validation" / "retrained"
-    folder.mkdir(exist_ok=True)
-    files.sweep(folder)
+    files.make_folder(folder)
     headers = {key: _header(session, change) for key, change in changes.items()}
     logits = {}
     for key in changes:
