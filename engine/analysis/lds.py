@@ -156,8 +156,8 @@ def agreement(predicted_KM: np.ndarray, actual_KM: np.ndarray, seed: int = 0) ->
     low, high = _interval(resampled)
     fits = np.array([_fit(p, a) for p, a in zip(predicted_KM, actual_KM, strict=True)])  # [K, 2]
     each = [
-        Agreement(float(of), float(l), float(h), float(slope), float(r2))
-        for of, l, h, (slope, r2) in zip(lds, low, high, fits, strict=True)
+        Agreement(float(of), float(lowest), float(highest), float(slope), float(r2))
+        for of, lowest, highest, (slope, r2) in zip(lds, low, high, fits, strict=True)
     ]
     counts = ~np.isnan(lds)
     if not counts.any():

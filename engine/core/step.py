@@ -70,7 +70,7 @@ def step_back(
         def gradient(theta, epsilon):
             return grad(pseudo_loss, argnums=(0, 1), has_aux=True)(theta, state.buffers, epsilon, adjoint_b)
 
-        _, (tangents, loss_tangent) = jvp(gradient, (state.theta, zero), (v_P, one))
+        tangents, loss_tangent = jvp(gradient, (state.theta, zero), (v_P, one))[1]
         return *tangents, loss_tangent
 
     with _one_forward_mode:

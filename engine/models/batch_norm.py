@@ -20,6 +20,10 @@ class _Replayable(nn.modules.batchnorm._BatchNorm):
     running' = (1 − momentum) · running + momentum · batch, with the unbiased variance.
     """
 
+    momentum: float  # never None, and statistics that are tracked: others are refused
+    running_mean: Tensor
+    running_var: Tensor
+
     def forward(self, input: Tensor) -> Tensor:
         x = input
         self._check_input_dim(x)

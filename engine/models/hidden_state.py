@@ -179,7 +179,7 @@ def _print(value: object, depth: int = 0, seen: tuple[int, ...] = ()) -> object:
             return str(value.dtype), tuple(value.shape)
         raw = value.cpu().resolve_conj().resolve_neg().contiguous().flatten()
         raw = raw.view(torch.uint8) if raw.numel() else raw
-        return str(value.dtype), tuple(value.shape), hashlib.sha256(raw.numpy()).hexdigest()
+        return str(value.dtype), tuple(value.shape), hashlib.sha256(raw.numpy().data).hexdigest()
     if isinstance(value, np.ndarray):
         if value.dtype == object:
             return tuple(_print(v, depth + 1) for v in value.flat) if depth < _DEPTH else "…"
