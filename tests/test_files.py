@@ -18,6 +18,7 @@ import pytest
 
 from engine import files
 from engine.errors import ConfigError, IntegrityError, StorageError
+from engine.jobs.queue import JobQueue
 
 ROOT = Path(__file__).parents[1]
 
@@ -368,6 +369,15 @@ def test_a_sweep_finds_old_temporaries_at_any_depth_and_spares_the_young_and_the
     assert old and young[2].exists()
     files.sweep(outside, older_than=0)
     assert not (outside / "run/.tmp-b").exists() and not (outside / ".tmp-probe2").exists() and young[2].exists()
+
+
+def test_a_server_that_starts_sweeps_the_folder_of_all_runs(tmp_path):
+    """An estimate that was killed leaves a folder there, and so does a run that was being made."""
+    for name in (f"{files.TEMPORARY}old", f"{files.TEMPORARY}young"):
+        (tmp_path / name).mkdir()
+    os.utime(tmp_path / f"{files.TEMPORARY}old", (0, 0))
+    JobQueue(tmp_path)
+    assert [p.name for p in tmp_path.iterdir()] == [f"{files.TEMPORARY}young"]
 
 
 def test_a_sweep_takes_no_file_from_under_a_writer(tmp_path):

@@ -28,6 +28,7 @@ from engine.datasets import registry as dataset_registry
 from engine.errors import ReplayError
 from engine.jobs import execute as work
 from engine.jobs.replay import Replay
+from engine.jobs.resume import RESUME_REPLAY
 from engine.runs import run as runs
 from engine.targets import Target
 
@@ -241,7 +242,7 @@ def _interrupted(folder: Path) -> runs.Run:
         pass
     finally:
         work._record_failure = record
-    assert run.status == "interrupted" and (run.path / "trajectory" / work.RESUME_REPLAY).exists()
+    assert run.status == "interrupted" and (run.path / "trajectory" / RESUME_REPLAY).exists()
     return run
 
 

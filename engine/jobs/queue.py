@@ -167,6 +167,7 @@ class JobQueue:
         self.root = Path(root)
         if not files.read_only():  # then no job is ever taken
             runs.sweep(self.root)
+            files.sweep(self.root, recursive=False)  # runs that were being made, and what an estimate tried out
             _worker.start()
 
     @classmethod
