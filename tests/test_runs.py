@@ -96,6 +96,7 @@ def test_a_finished_run_holds_what_it_says(run):
     assert told.meters["rss"] > 0 and told.meters["disk_free"] > 0
 
 
+@pytest.mark.slow
 def test_the_estimate_is_the_size_that_a_run_has(run, root):
     """Bytes within 5 %; 48 steps, so that the states outweigh the small files."""
     for mode in configs.REPLAY_MODES:
@@ -157,6 +158,7 @@ def test_further_targets_need_no_training_and_repeat_bitwise(run):
 
 
 @pytest.mark.parametrize("mode", configs.REPLAY_MODES)
+@pytest.mark.slow
 def test_a_run_replays_in_every_mode_whatever_it_kept_with_bitwise_the_same_scores(mode, run, root):
     other = execute(root, run.manifest().config.replace(replay_mode=mode))
     expected = run.scores().matrix("loss-000")
@@ -176,6 +178,7 @@ def test_a_run_replays_in_every_mode_whatever_it_kept_with_bitwise_the_same_scor
     assert len([e for e in other.events()[0] if e["kind"] == "phase" and e["phase"] == "train"]) == 1
 
 
+@pytest.mark.slow
 def test_a_run_without_trajectory_says_what_it_can_do_and_is_rebuilt_by_one_call(run):
     before = {p.name: p.stat().st_size for p in (run.path / "trajectory").iterdir()}
     run.storage().clean(("trajectory",))
@@ -204,6 +207,7 @@ def test_a_rebuild_that_gives_other_states_is_an_error_that_says_so(run, monkeyp
     assert run.manifest().kept_mode is None and "is not the one" in run.manifest().error.what
 
 
+@pytest.mark.slow
 def test_a_damaged_step_is_trained_again_and_said(run):
     (run.path / "trajectory" / "step-0000003.safetensors").write_bytes(b"")
     name = attribute(run, *SMALL.targets)
@@ -212,6 +216,7 @@ def test_a_damaged_step_is_trained_again_and_said(run):
     assert any("step-0000003.safetensors is damaged" in t and "to rebuild 1 of them" in t for t in notes)
 
 
+@pytest.mark.slow
 def test_the_checkpoints_go_by_themselves_where_that_was_asked(root):
     run = execute(root, SMALL.replace(clean_when_done=True))
     assert (
@@ -222,6 +227,7 @@ def test_the_checkpoints_go_by_themselves_where_that_was_asked(root):
     )
 
 
+@pytest.mark.slow
 def test_a_given_space_is_kept_to(root):
     config = SMALL.replace(replay_mode="recompute", checkpoint_mb=0.4, **{"recipe.epochs": 2})
     run = execute(root, config)
@@ -388,6 +394,7 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path, monkeypatch):
         runs.outputs_root(closed)
 
 
+@pytest.mark.slow
 def test_no_space_left_fails_with_its_remedy(tmp_path):
     """A file-size limit of the system stands for the full disk: the same refusal to write."""
     code = (
@@ -461,6 +468,7 @@ def test_a_half_done_deletion_is_finished_and_temporary_files_go(run, root):
     assert not list(run.path.rglob(".tmp-*"))
 
 
+@pytest.mark.slow
 def test_a_cancelled_run_goes_on_where_it_stopped(root, made):
     cancel, steps = threading.Event(), []
 
@@ -546,6 +554,7 @@ def wait(run: runs.Run, *statuses: str) -> None:
         time.sleep(0.05)
 
 
+@pytest.mark.slow
 def test_jobs_queue_run_one_at_a_time_cancel_and_outlive_errors(root):
     manager = JobQueue(root)
     first = runs.Run.open(root, manager.start(SMALL))

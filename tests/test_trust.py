@@ -140,6 +140,7 @@ def test_on_a_convex_model_the_scores_predict_retraining_to_second_order(convex)
         assert 3.5 < coarse / fine < 4.5
 
 
+@pytest.mark.slow
 def test_on_a_convex_model_the_lds_is_near_one_and_of_shuffled_scores_near_zero(convex):
     trained, inputs, labels = convex
     scores, before = api.attribute(trained, inputs, labels), api.evaluate(trained, inputs, labels)
@@ -162,6 +163,7 @@ def test_on_a_convex_model_the_lds_is_near_one_and_of_shuffled_scores_near_zero(
 # -- retraining
 
 
+@pytest.mark.slow
 def test_retraining_with_all_weights_one_is_the_run_bit_for_bit(scored):
     dataset = dataset_registry.load(CONFIG.dataset)
     model, train_set = model_registry.build(CONFIG, dataset), examples(dataset, "train", CPU, torch.float32)
@@ -212,6 +214,7 @@ def test_metasmoothness_is_one_for_a_straight_answer_and_low_for_noise():
 # -- validation of a run
 
 
+@pytest.mark.slow
 def test_a_validation_says_what_retraining_says(run):
     validated(run, 6)
     (report,) = trust.reports(run.manifest())
@@ -255,6 +258,7 @@ def counted(monkeypatch) -> list[int]:
     return trained
 
 
+@pytest.mark.slow
 def test_finished_retrainings_are_never_trained_twice(run, monkeypatch):
     trained = counted(monkeypatch)
     cancel = threading.Event()
@@ -291,6 +295,7 @@ def test_finished_retrainings_are_never_trained_twice(run, monkeypatch):
     assert sum(trained) == 11 and trust.reports(run.manifest())[0]["targets"] == before
 
 
+@pytest.mark.slow
 def test_several_fractions_and_functions_have_a_report_each(run):
     with run.lock():
         work.execute(run, Replay(("test:0",), "margin", "disk"))
@@ -303,6 +308,7 @@ def test_several_fractions_and_functions_have_a_report_each(run):
     ]
 
 
+@pytest.mark.slow
 def test_a_validation_needs_no_trajectory(run):
     run.storage().clean(("trajectory",))
     validated(run, 5)
@@ -350,6 +356,7 @@ def test_a_drop_that_leaves_an_empty_batch_is_named():
         lds.check_left_out(np.flatnonzero(labels), labels, plan, "This")
 
 
+@pytest.mark.slow
 def test_a_report_that_was_changed_or_belongs_to_another_training_is_refused(run):
     validated(run, 5)
     path = run.path / "validation" / "lds-loss-0.01-0.json"
@@ -455,6 +462,7 @@ def test_the_noisy_sample_has_five_percent_wrong_labels_and_knows_them():
     assert clean.true_train_labels is None
 
 
+@pytest.mark.slow
 def test_the_most_harmful_images_are_the_wrong_labels(root):
     run = runs.Run.create(
         root,

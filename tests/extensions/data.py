@@ -12,9 +12,7 @@ def dummy_images() -> datasets.Dataset:
         arrays[f"{split}_labels"] = labels
         bright = 60 * labels[:, None, None, None]
         arrays[f"{split}_images"] = (rng.integers(0, 120, (n, 6, 6, 3)) + bright).astype(np.uint8)
-    return datasets.Dataset(
-        "dummy-images", "Dummy images", "made by a test", ("a", "b", "c"), **arrays
-    )
+    return datasets.Dataset("dummy-images", "Dummy images", "made by a test", ("a", "b", "c"), **arrays)
 
 
 datasets.register("dummy-images", dummy_images)
