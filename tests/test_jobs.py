@@ -19,7 +19,7 @@ import torch
 from engine import files, space
 from engine.__main__ import main
 from engine.analysis import lds, trust
-from engine.config import MODELS
+from engine.config import MODELS, OPTIMIZERS
 from engine.core import schedule
 from engine.datasets import registry as datasets
 from engine.datasets.base import Sizes
@@ -334,6 +334,17 @@ def test_another_learning_rate_is_refused(run, monkeypatch):
         monkeypatch.setattr(module, "learning_rate", lambda recipe, t, steps: exact(recipe, t, steps) * (1 + 1e-12))
     with pytest.raises(IntegrityError, match="learning rate of some step of run .* is not what it was"):
         do(run, Replay(("test:0",)))
+
+
+@pytest.mark.parametrize("mode", ["disk", "memory"])
+def test_an_optimizer_that_computes_otherwise_is_refused(run, monkeypatch, mode):
+    """Another momentum: the states on the disk are those of before, and the step backwards would not be."""
+    exact = OPTIMIZERS.get("sgd")
+    monkeypatch.setitem(
+        OPTIMIZERS._things, "sgd", lambda recipe, mask: exact(dataclasses.replace(recipe, momentum=0.5), mask)
+    )
+    with pytest.raises(IntegrityError, match="state after 2 steps of run .* is not what it was"):
+        do(run, Replay(("test:0",), "loss", mode))
 
 
 def test_what_an_older_version_did_not_record_is_not_compared(run):

@@ -9,6 +9,9 @@ rate that has changed since gives scores that are wrong without a sign. So these
     the logits             of the first `LOGITS` test images, recomputed, with model/test_logits.npy: bit for bit
                            on the hardware and torch that wrote them, else as far as rounding goes
 
+Before a replay that reads every state from the disk, where nothing is computed again, the first `STEPS` steps are
+run too, and compared with the states that training left: loss and optimizer are code as well.
+
 `IntegrityError` names the first that differs, and in what else the run and this process differ.
 """
 
@@ -25,13 +28,17 @@ from engine import files
 from engine.config import Recipe
 from engine.core import targets
 from engine.core.schedule import BatchPlan, learning_rate, rates_were_others
-from engine.core.state import State
+from engine.core.state import State, Trajectory
+from engine.core.step import step
 from engine.errors import IntegrityError
 from engine.jobs.session import Session
 from engine.trajectory.digests import Digests
+from engine.trajectory.modes import EveryState
 from engine.trajectory.state_files import digest_of, named, read_state, state_of
 
 LOGITS = 8  # test images whose logits are compared
+
+STEPS = 2  # the second is the first whose momentum is not zero
 
 CLOSE = 1e-3  # of the largest logit: what other kernels may change by rounding
 
@@ -119,6 +126,21 @@ def check_start(session: Session, initial: str | None) -> None:
         raise _other(session, "learning rate of some step", "the learning-rate schedule")
     if manifest.rates_sha256 not in (None, rates_digest(session.config.recipe, session.steps)):
         raise _other(session, "learning rate of some step", "the learning-rate schedule")
+
+
+def check_steps(session: Session, trajectory: Trajectory) -> None:
+    """Runs the first steps and compares them, bit for bit, with the states of a trajectory that keeps every one."""
+    if not isinstance(trajectory, EveryState) or session.steps <= STEPS or differences(session):
+        return  # what is trained again is compared with the digests; other hardware rounds otherwise
+    try:
+        kept = trajectory.store.get(STEPS)
+    except IntegrityError:  # it is made again when it is asked for, and then compared with the digests
+        return
+    state = session.initial
+    for t in range(STEPS):
+        state, _ = step(session.model, session.optimizer, state, session.stream.at(t))
+    if not (torch.equal(state.theta, kept.theta) and torch.equal(state.buffers, kept.buffers)):
+        raise _other(session, f"state after {STEPS} steps", "how a step computes (loss, optimizer, data)")
 
 
 def _check_logits(session: Session, final: State) -> None:

@@ -45,10 +45,11 @@ class Replay(Job):
         return dataclasses.replace(self, mode=run.manifest().mode_for(self.mode or None))
 
     def do(self, session: "Session") -> Result:
-        from engine.jobs.reopen import reopen
+        from engine.jobs.reopen import check_steps, reopen
 
         trained = reopen(session)
         with contextlib.closing(session.trajectory(self.mode, trained.digests)) as trajectory:
+            check_steps(session, trajectory)
             name = score(session, self, trained, trajectory)
         finalize(session, self.mode)
         return Result(scores=name)

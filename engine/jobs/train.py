@@ -42,7 +42,7 @@ class TrainAndReplay(Job):
         return self
 
     def do(self, session: "Session") -> Result:
-        from engine.jobs.reopen import reopen
+        from engine.jobs.reopen import check_steps, reopen
 
         replay = Replay(self.targets, self.function, self.mode)
         if session.manifest.trained:
@@ -52,6 +52,8 @@ class TrainAndReplay(Job):
             trained, trajectory = train(session, self.mode)
             opened = contextlib.closing(trajectory)
         with opened as trajectory:
+            if session.manifest.trained:
+                check_steps(session, trajectory)
             name = score(session, replay, trained, trajectory)
         finalize(session, self.mode)
         if session.config.clean_when_done:
