@@ -313,6 +313,34 @@ def test_a_deletion_beside_a_starting_server_ends_well(run, root):
     assert [p.name for p in root.iterdir()] == ["stop"]
 
 
+def test_who_looks_while_a_run_is_deleted_keeps_off_it(run, root, monkeypatch):
+    exact, looks = storage._remove, []
+
+    def remove(path: Path, left: list) -> None:
+        if not looks:
+            looks.append(runs.summaries(root))
+        exact(path, left)
+
+    monkeypatch.setattr(storage, "_remove", remove)
+    assert run.storage().delete() > 0
+    ((summary,),) = looks
+    assert summary.status == "half-deleted" and "in use" in summary.remark
+    assert list(root.iterdir()) == []
+
+
+def test_what_another_process_deletes_at_the_same_time_is_no_failure(run, root, monkeypatch):
+    (run.path / "trajectory" / "step").write_bytes(b"x")
+    exact = os.unlink
+
+    def unlink(path, *args, **kwargs):
+        exact(path, *args, **kwargs)
+        exact(path, *args, **kwargs)  # what the slower of two meets
+
+    monkeypatch.setattr(os, "unlink", unlink)
+    assert run.storage().delete() > 0
+    assert list(root.iterdir()) == []
+
+
 @pytest.mark.parametrize("part", ["trajectory", "scores", "validation"])
 def test_a_linked_folder_never_leads_into_another_run(run, root, part):
     other = run_of(root, "other", {("test:0",): ("loss", np.ones((1, N)))})
