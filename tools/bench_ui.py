@@ -1,8 +1,9 @@
-"""How fast the app shows a large run: `make bench-ui`. Prints Markdown, with the hardware and what was measured.
+"""How fast the app shows a large run, or one among many: `make bench-ui`, `python -m tools.bench_ui 500`.
 
 The run: the 60,000 training images of Fashion-MNIST, really trained on for one epoch, with scores of 50 targets
-(at random, with heavy tails: replaying them would take minutes, and no page looks otherwise for it). The app:
-a server of its own, in Debian's chromium, both warm. Limits that are missed are marked; none stands in a test.
+(at random, with heavy tails: replaying them would take minutes, and no page looks otherwise for it). An argument is
+the number of runs in the folder, copies of it. The app: a server of its own, in Debian's chromium, both warm.
+Prints Markdown, with the hardware and what was measured. Limits that are missed are marked; none stands in a test.
 """
 
 import os
@@ -20,6 +21,7 @@ from playwright.sync_api import Page
 
 from engine import config as configs
 from engine import device
+from engine.core import replay as replaying
 from engine.datasets import registry as dataset_registry
 from engine.jobs import execute as work
 from engine.runs import run as runs
@@ -44,18 +46,19 @@ WHOLE = f"""() => {{
 }}"""
 
 
-def made_up(model, examples, recipe, trajectory, adjoint, on_progress, **settings) -> torch.Tensor:
+def made_up(model, stream, trajectory, adjoint, on_progress=None, **settings) -> torch.Tensor:
     """In place of the replay, and with its result's shape: scores float32 [K, N]."""
-    rng = np.random.default_rng(0)
-    scores = torch.from_numpy(1e-6 * rng.standard_t(3, (len(adjoint.theta), len(examples)))).float()
+    rng, images = np.random.default_rng(0), len(dataset_registry.load(CONFIG.dataset).train_labels)
+    scores = torch.from_numpy(1e-6 * rng.standard_t(3, (len(adjoint.theta), images))).float()
     for done in range(1, trajectory.steps + 1):
-        on_progress(done, adjoint, scores)
+        if on_progress is not None:
+            on_progress(done, adjoint, scores)
     return scores
 
 
 def make_run(root: Path) -> runs.Run:
     run = runs.Run.create(root, CONFIG)
-    with run.lock(), mock.patch.object(work, "replay", made_up):
+    with run.lock(), mock.patch.object(replaying, "replay", made_up):
         work.execute(run)
     return run
 
@@ -96,57 +99,56 @@ def against(value: float, limit: float, text: str) -> str:
     return text if value <= limit else f"{text}: MISSED"
 
 
-def main() -> None:
+def copies(run: runs.Run, count: int) -> None:
+    """More runs in the folder, with the same files but for the states, which no list looks at one by one."""
+    for number in range(1, count):
+        states = shutil.ignore_patterns("*.safetensors")
+        shutil.copytree(run.path, run.root / f"{run.id}-{number}", ignore=states if number > 1 else None)
+
+
+def page_rows(page: Page, url: str, run: runs.Run) -> list[tuple[str, str, str]]:
+    """Each page, warm."""
     rows = []
+    for path, label, _ in PAGES:
+        link = f"{url}/{'' if path == 'app.py' else Path(path).stem}?run={run.id}"
+        opened(page, link)
+        first, whole = map(statistics.median, zip(*(opened(page, link) for _ in range(ROUNDS))))
+        shown = against(first, FIRST_CONTENT, f"{first:.2f} s ({whole:.2f} s)")
+        rows.append((f"{label}: first content (all of it)", shown, f"{FIRST_CONTENT} s"))
+    return rows
+
+
+def switch_row(page: Page, url: str, run: runs.Run) -> tuple[str, str, str]:
+    """Another target on Influence."""
+    opened(page, f"{url}/Influence?run={run.id}")
+    dataset = dataset_registry.load(CONFIG.dataset)
+    titles = [f"{Target.parse(target).title(dataset)} · loss" for target in TARGETS]
+    times = [switched(page, title) for title in titles[1 : SWITCHES + 1]]
+    took = statistics.median(times)
+    shown = against(took, SWITCH, f"{took:.2f} s ({max(times):.2f} s)")
+    return f"Influence: another target, median of {SWITCHES} (longest)", shown, f"{SWITCH} s"
+
+
+def main() -> None:
+    count = int(sys.argv[1]) if len(sys.argv) > 1 else 2
     with tempfile.TemporaryDirectory() as folder, chromium() as browser:
         root = runs.outputs_root(folder)
         run = make_run(root)
-        shutil.copytree(run.path, root / f"{run.id}-2")  # for the comparison of two runs
+        copies(run, count)
         page = browser.new_page(viewport={"width": 1440, "height": 900})
         page.set_default_timeout(60_000)
         with server(root, page) as (url, process):
-
-            def link(path: str) -> str:
-                name = "" if path == "app.py" else Path(path).stem
-                return f"{url}/{name}?run={run.id}"
-
-            opened(page, link("app.py"))
-            page.wait_for_timeout(8000)  # torch is loaded behind the first page
+            opened(page, url)
+            page.get_by_text("Computes on").wait_for()  # torch is loaded behind the first page
             before = memory(process.pid)
-            for path, label, _ in PAGES:
-                opened(page, link(path))  # now it is warm
-                first, whole = map(statistics.median, zip(*(opened(page, link(path)) for _ in range(ROUNDS))))
-                rows.append(
-                    (
-                        f"{label}: first content (all of it)",
-                        against(first, FIRST_CONTENT, f"{first:.2f} s ({whole:.2f} s)"),
-                        f"{FIRST_CONTENT} s",
-                    )
-                )
-            opened(page, link("pages/Influence.py"))
-            dataset = dataset_registry.load(CONFIG.dataset)
-            titles = [f"{Target.parse(target).title(dataset)} · loss" for target in TARGETS]
-            times = [switched(page, title) for title in titles[1 : SWITCHES + 1]]
-            took = statistics.median(times)
-            rows.append(
-                (
-                    f"Influence: another target, median of {SWITCHES} (longest)",
-                    against(took, SWITCH, f"{took:.2f} s ({max(times):.2f} s)"),
-                    f"{SWITCH} s",
-                )
-            )
+            rows = [*page_rows(page, url, run), switch_row(page, url, run)]
             grown = memory(process.pid) - before
-            rows.append(
-                (
-                    f"Memory of the server, {before / 1e6:.0f} MB with its first page, after all of this",
-                    against(grown, GROWTH, f"+{grown / 1e6:.0f} MB"),
-                    f"+{GROWTH / 1e6:.0f} MB",
-                )
-            )
+            what = f"Memory of the server, {before / 1e6:.0f} MB with its first page, after all of this"
+            rows.append((what, against(grown, GROWTH, f"+{grown / 1e6:.0f} MB"), f"+{GROWTH / 1e6:.0f} MB"))
         sizes = run.scores().matrix("loss-000").shape
     print(
         f"{device.describe()}, {os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') / 1e9:.0f} GB RAM, "
-        f"{platform.system()}; {sizes[1]:,} training images × {sizes[0]} targets\n\n"
+        f"{platform.system()}; {sizes[1]:,} training images × {sizes[0]} targets, {count} runs\n\n"
         "| what | measured | limit |\n|---|---|---|"
     )
     print("\n".join(f"| {what} | {value} | {limit} |" for what, value, limit in rows))
