@@ -122,8 +122,9 @@ def confirm(action: str, run_ids: list[str]) -> None:
 
 def free(run_id: str, part: str | None, dry_run: bool = False) -> int:
     """Bytes of a part of a run, or of the whole run; of a damaged one too."""
-    storage = Run(shell.root(), run_id).storage()
-    return storage.delete(dry_run) if part is None else storage.clean((part,), dry_run)
+    if part is None:
+        return Run(shell.root(), run_id).storage().delete(dry_run)
+    return Run.open(shell.root(), run_id).storage().clean((part,), dry_run)
 
 
 def free_all(action: str, run_ids: list[str]) -> None:
