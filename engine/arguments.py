@@ -186,7 +186,7 @@ def _add_trained(commands, one_run: argparse.ArgumentParser) -> None:
         "resume", parents=[one_run], help="go on with a run that was killed, cancelled or failed"
     )
     resume.add_argument(
-        "--discard", type=int, metavar="N", help="do nothing, and take unfinished job N, from 0, off the list"
+        "--discard", type=whole(0), metavar="N", help="do nothing, and take unfinished job N, from 0, off the list"
     )
     rebuild = commands.add_parser(
         "rebuild",

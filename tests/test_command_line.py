@@ -42,6 +42,7 @@ def engine(*call: str, **environment: str) -> subprocess.CompletedProcess:
         *(["validate", "RUN", "--seed", text] for text in ("-1", "x", str(2**31))),
         *(["smoothness", "RUN", "--directions", text] for text in ("0", "-1", "2.5", "inf")),
         ["smoothness", "RUN", "--seed", "-1"],
+        *(["resume", "RUN", "--discard", text] for text in ("-1", "one", "")),
         *(["suspects", "RUN", "--count", text] for text in ("-1", "many", "1.0")),
         *(["attribute", "RUN", "--targets", text] for text in ("", ",", " , ")),
         *(["run", "--targets", text] for text in ("", ",")),
