@@ -589,11 +589,33 @@ def test_finished_means_that_the_next_job_is_taken(run, root):
             thread.start()
         return manifest
 
+    # The worker is slow to let go of the lock: it waits until the submission waits for it.
+    asked, release = threading.Event(), queue._Held.release
+
+    class WaitedFor(threading.Event):
+        def wait(self, timeout=None):
+            asked.set()
+            return super().wait(timeout)
+
+    def slowly(held):
+        asked.wait(10)
+        release(held)
+
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(runs.Run, "update_manifest", submitting)
+        patch.setattr(queue._Held, "release", slowly)
+        add = queue._worker.add
+
+        def watched(held):
+            held.released = WaitedFor()
+            add(held)
+
+        patch.setattr(queue._worker, "add", watched)
         jobs.submit(run.id, Replay(("test:8",)))
-        settled(jobs)
-    taken[0].join(120)
+        while not taken:
+            (held,) = queue._worker.held(root)
+            threading.Event.wait(held.released, 0.01)
+        taken[0].join(120)
     settled(jobs)
     assert len(taken) == 2 and {"test:8.loss", "test:9.loss"} <= {t.key for t in run.scores().targets()}
 
