@@ -238,6 +238,7 @@ def test_a_typo_ends_with_exit_code_2_and_the_pending_replay_goes_on(interrupted
     assert [job.targets for job in unfinished(run)] == [("test:7", "class:1")]
 
 
+@pytest.mark.slow
 def test_resume_after_a_typo_ends_with_the_scores_first_asked_for(interrupted, capsys):
     outputs = ["--outputs", str(interrupted.root)]
     assert main(["attribute", interrupted.id, "--targets", "test:5000", *outputs]) == 2
@@ -257,6 +258,7 @@ def test_a_bad_job_of_an_older_version_is_taken_off_and_the_others_are_done(inte
 # -- all unfinished jobs are kept
 
 
+@pytest.mark.slow
 def test_a_check_beside_an_interrupted_replay_leaves_it_to_be_resumed(interrupted):
     do(interrupted, Smoothness(1))
     assert trust.smoothness(interrupted.manifest()) is not None
@@ -266,6 +268,7 @@ def test_a_check_beside_an_interrupted_replay_leaves_it_to_be_resumed(interrupte
     assert {"test:7.loss", "class:1.loss"} <= {t.key for t in interrupted.scores().targets()}
 
 
+@pytest.mark.slow
 def test_resume_does_all_that_is_unfinished_in_order(interrupted):
     cancel = threading.Event()
     cancel.set()
@@ -353,6 +356,7 @@ def test_what_an_older_version_did_not_record_is_not_compared(run):
     assert np.array_equal(run.scores().matrix(name), run.scores().matrix("loss-000"))
 
 
+@pytest.mark.slow
 def test_a_killed_training_is_resumed_only_by_the_same_code(root, monkeypatch):
     cancel = threading.Event()
     run = runs.Run.create(root, SMALL.replace(**{"recipe.epochs": 2}))

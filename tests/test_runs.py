@@ -147,6 +147,7 @@ def test_ranking_by_partition_equals_sorting(function, sign):
     assert rank(np.array([0.0, 1.0]), "loss", 12).helpful.size == 0
 
 
+@pytest.mark.slow
 def test_further_targets_need_no_training_and_repeat_bitwise(run):
     name = attribute(run, "test:0")
     first = run.scores().matrix("loss-000")[0]

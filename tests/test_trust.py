@@ -172,6 +172,7 @@ def test_retraining_with_all_weights_one_is_the_run_bit_for_bit(scored):
     assert torch.equal(state.theta, stored["theta"]) and torch.equal(state.buffers, stored["buffers"])
 
 
+@pytest.mark.slow
 def test_side_by_side_is_one_at_a_time_to_rounding():
     dataset = dataset_registry.load(CONFIG.dataset)
     model, train_set = model_registry.build(CONFIG, dataset), examples(dataset, "train", CPU, torch.float32)
