@@ -443,7 +443,7 @@ def test_an_image_of_ones_own_is_uploaded_explained_and_shown(page, root, tmp_pa
         page.locator('input[type="file"]').set_input_files(tmp_path / "no.png")
         expect(page.get_by_text("The file is no image that can be read.")).to_be_visible()
         page.locator('input[type="file"]').set_input_files(tmp_path / "own.png")
-        expect(page.get_by_text("Resized from 60 × 60 to 28 × 28 pixels")).to_be_visible()
+        expect(page.get_by_text("Resized from 60 × 40 to 28 × 28 pixels")).to_be_visible()
         idle(page)
         page.get_by_role("button", name="Explain this image").click()
         settled(page, "Live")
