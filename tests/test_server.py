@@ -109,7 +109,7 @@ def test_a_visitor_clears_no_caches():
 
 
 def test_the_engine_outlives_the_caches(root):
-    engine = shell.manager()
+    engine = shell.queue()
     st.cache_resource.clear()
     st.cache_data.clear()
-    assert shell.manager() is engine
+    assert shell.queue() is engine
