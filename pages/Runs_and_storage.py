@@ -122,9 +122,12 @@ def confirm(action: str, run_ids: list[str]) -> None:
 
 def free(run_id: str, part: str | None, dry_run: bool = False) -> int:
     """Bytes of a part of a run, or of the whole run; of a damaged one too."""
+    run = Run(shell.root(), run_id)
     if part is None:
-        return Run(shell.root(), run_id).storage().delete(dry_run)
-    return Run.open(shell.root(), run_id).storage().clean((part,), dry_run)
+        return run.storage().delete(dry_run)
+    if not dry_run:
+        run = Run.open(run.root, run_id)  # raises where it was deleted in another tab meanwhile
+    return run.storage().clean((part,), dry_run)
 
 
 def free_all(action: str, run_ids: list[str]) -> None:
