@@ -10,7 +10,7 @@ SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 WORKERS ?= 2
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 
-.PHONY: run check test bench bench-ui bench-storage bench-trust bench-labels trust trust-gpu trust-grid faults data screenshots browser clean
+.PHONY: run check test bench bench-ui bench-storage bench-data bench-trust bench-labels trust trust-gpu trust-grid faults data screenshots browser clean
 
 run: .venv/app.stamp
 	$(BIN)/streamlit run app.py
@@ -36,6 +36,10 @@ bench-ui: .venv/test.stamp browser
 # What each replay mode takes on disk, in memory and in time; about five minutes.
 bench-storage: .venv/test.stamp
 	$(BIN)/python -m tools.bench_storage
+
+# 100,000 images of 64 × 64 × 3 of one's own, from their files to the comparison of two runs.
+bench-data: .venv/test.stamp
+	$(BIN)/python -m tools.bench_data
 
 # The presets' agreement with retraining: about five minutes on two cores; half an hour on an H200, where the full
 # Fashion-MNIST is at hand. And that of a grid of recipes (docs/trust.md): minutes on a GPU, hours on two cores.

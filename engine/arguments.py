@@ -16,6 +16,8 @@ from engine.targets import FUNCTIONS
 EPILOG = """examples:
   python -m engine run --preset sample --targets test:0,test:1
   python -m engine run --preset sample --set recipe.epochs=4 --set target_function=margin
+  python -m engine run --data folder:photos --set recipe.batch_size=100
+  python -m engine data folder:photos
   python -m engine estimate --preset resnet9 --set recipe.epochs=20
   python -m engine attribute RUN --targets class:6,test:all --function margin
   python -m engine resume RUN
@@ -126,6 +128,7 @@ def parser() -> argparse.ArgumentParser:
     one_run.add_argument("run", metavar="RUN")
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
     _add_configured(commands, common)
+    _add_data(commands, common)
     _add_trained(commands, one_run)
     _add_checks(commands, one_run)
     _add_house_keeping(commands, common, one_run)
@@ -138,6 +141,11 @@ def _add_configured(commands, common: argparse.ArgumentParser) -> None:
     """What begins with a preset."""
     settings = argparse.ArgumentParser(add_help=False, parents=[common])
     settings.add_argument("--preset", default="sample", help=f"one of {', '.join(config.PRESETS)} (sample)")
+    settings.add_argument(
+        "--data",
+        metavar="NAME",
+        help="data set: its name, or folder:DIR, table:FILE, arrays:FILE.npz, torchvision:NAME, hf:NAME_OR_DIR",
+    )
     settings.add_argument("--targets", type=names, metavar="T,T,…", help="targets, such as test:0,class:3")
     settings.add_argument("--function", choices=tuple(FUNCTIONS), help="target function (loss)")
     settings.add_argument("--mode", choices=config.REPLAY_MODES, help="where the trajectory is kept")
@@ -160,6 +168,12 @@ def _add_configured(commands, common: argparse.ArgumentParser) -> None:
             epilog=_settings(),
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
+
+
+def _add_data(commands, common: argparse.ArgumentParser) -> None:
+    data = commands.add_parser("data", parents=[common], help="prepare a data set, and say what is in it")
+    data.add_argument("data", metavar="NAME", help="as for run --data; docs/data.md lists kinds and options")
+    data.add_argument("--delete", action="store_true", help="delete what was prepared for it; its own files stay")
 
 
 def _settings() -> str:

@@ -7,6 +7,7 @@ import logging
 import os
 import re
 import sys
+import time
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -18,6 +19,8 @@ from engine import config as configs
 from engine import files, space
 from engine.analysis import suspects, trust
 from engine.datasets import registry as datasets
+from engine.datasets import store
+from engine.datasets.base import SPLITS, Dataset
 from engine.errors import ConfigError
 from engine.jobs.job import Job, Result
 from engine.jobs.queue import discard
@@ -31,6 +34,8 @@ from engine.runs import run as runs
 from engine.runs import storage as storages
 
 logger = logging.getLogger(__name__)
+
+PROBLEMS = 20  # of a data set, that `data` prints
 
 
 def load_torch() -> None:
@@ -337,12 +342,60 @@ def _opened(call: argparse.Namespace) -> runs.Run:
 def _configured(call: argparse.Namespace) -> configs.RunConfig:
     """The preset with the call's changes, checked against its data set."""
     changes = dict(_setting(text) for text in call.settings)
-    for name, value in (("target_function", call.function), ("replay_mode", call.mode), ("targets", call.targets)):
+    called = (
+        ("dataset", call.data),
+        ("target_function", call.function),
+        ("replay_mode", call.mode),
+        ("targets", call.targets),
+    )
+    for name, value in called:
         if value is not None:
             changes[name] = value
     config = configs.preset(call.preset).replace(**changes)
-    dataset = datasets.load(config.dataset)
+    config = config.replace(dataset=datasets.canonical(config.dataset))
+    dataset = _prepared(config.dataset)
     return configs.check(config, *dataset.sizes)
+
+
+def _prepared(name: str) -> Dataset:
+    """The data set; where its files are decoded, how far that is stands on one line of the terminal."""
+    shown = 0.0
+
+    def report(done: int, of: int, seconds_left: float | None) -> None:
+        nonlocal shown
+        now = time.monotonic()
+        if sys.stderr.isatty() and (now - shown > 0.2 or done == of):
+            shown = now
+            left = "" if seconds_left is None else f", {seconds_left:.0f} s left"
+            end = "\n" if done == of else ""
+            print(f"\rPreparing the data: {done:,} of {of:,}{left}    ", end=end, file=sys.stderr, flush=True)
+
+    return datasets.load(name, report)
+
+
+def data(call: argparse.Namespace) -> int:
+    """Prepares a data set and prints what is in it, and what is wrong with it."""
+    name = datasets.canonical(call.data)
+    if call.delete:
+        print(f"freed {datasets.delete(_prepared(name).name):,} bytes")
+        return 0
+    dataset = _prepared(name)
+    height, width, channels = dataset.image_shape
+    print(f"{dataset.name}\n{dataset.title}; {dataset.source}")
+    print(f"{width} × {height} pixels, {'grey' if channels == 1 else 'colour'}; fingerprint {dataset.fingerprint[:16]}")
+    for note in store.notes(dataset):
+        print(note)
+    print(f"{'class':40}{'training':>10}{'test':>10}")
+    rows = zip(dataset.classes, *(dataset.counts(split).tolist() for split in SPLITS), strict=True)
+    for name, train, test in rows:
+        print(f"{name[:39]:40}{train:10,}{test:10,}")
+    print(f"{'all':40}{dataset.sizes.n_train:10,}{dataset.sizes.n_test:10,}")
+    problems = store.problems(dataset)
+    for problem in problems[:PROBLEMS]:
+        print(f"{problem['kind']}: {problem['file']}: {problem['detail']}")
+    if problems[PROBLEMS:]:
+        print(f"and {len(problems) - PROBLEMS:,} more in {dataset.folder}/problems.json")
+    return 0
 
 
 def _setting(text: str) -> tuple[str, object]:
@@ -373,6 +426,7 @@ class Command(NamedTuple):
 
 COMMANDS = {
     "run": Command(run, trains=True),
+    "data": Command(data),
     "estimate": Command(estimate, trains=True),
     "attribute": Command(attribute, trains=True),
     "resume": Command(resume, trains=True),

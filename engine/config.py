@@ -27,6 +27,7 @@ import numpy as np
 
 import engine
 from engine.datasets.registry import DATASETS
+from engine.datasets.registry import problem as dataset_problem
 from engine.errors import ConfigError
 from engine.registry import Registry
 from engine.targets import FUNCTIONS, Target, UploadedImage
@@ -194,6 +195,7 @@ class Choice:
 
     names_now: Callable[[], Iterable[str]]
     what: str
+    other: Callable[[str], str | None] | None = None  # judges names that are not listed, where there may be such
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -201,6 +203,14 @@ class Choice:
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.names)
+
+    def problem(self, value: object) -> str | None:
+        """What is wrong with a value, as the end of a sentence; None where it is allowed."""
+        if value in self.names:
+            return None
+        if self.other is not None and isinstance(value, str):
+            return self.other(value)
+        return f"must be one of {', '.join(self.names)}, not {_shown(value)}"
 
 
 def _shown(value: object) -> str:
@@ -246,7 +256,12 @@ RANGES = {
 CHOICES = {
     "recipe.optimizer": Choice(lambda: OPTIMIZERS, "How a gradient becomes a step."),
     "recipe.schedule": Choice(lambda: SCHEDULES, "How the learning rate goes over the steps."),
-    "dataset": Choice(lambda: DATASETS, "The images to train on and to explain."),
+    "dataset": Choice(
+        lambda: DATASETS,
+        "The images to train on and to explain: one of these, or folder:DIR, table:FILE, arrays:FILE.npz, "
+        "torchvision:NAME, hf:NAME_OR_DIR (docs/data.md).",
+        dataset_problem,
+    ),
     "model": Choice(lambda: MODELS, "The network."),
     "target_function": Choice(lambda: FUNCTIONS, "What is measured of a target."),
     "replay_mode": Choice(
@@ -320,8 +335,8 @@ def problems(
         if (problem := allowed.problem(get(config, name))) is not None:
             at_fault[name] = problem
     for name, choice in CHOICES.items():
-        if get(config, name) not in choice.names:
-            at_fault[name] = f"must be one of {', '.join(choice.names)}, not {_shown(get(config, name))}"
+        if (problem := choice.problem(get(config, name))) is not None:
+            at_fault[name] = problem
     for name in FLAGS:
         if not isinstance(get(config, name), bool):
             at_fault[name] = f"must be true or false, not {_shown(get(config, name))}"

@@ -8,12 +8,13 @@ import streamlit as st
 from engine import config as configs
 from engine.analysis import target_view
 from engine.config import RunConfig
+from engine.datasets import store
 from engine.datasets.base import Dataset
 from engine.errors import DataError
 from engine.jobs import estimate
 from engine.runs.run import Run
 from engine.targets import FUNCTIONS, Target, TestImage
-from ui import formats, paging, pictures, shell
+from ui import formats, link, paging, pictures, shell
 from ui.paging import EVERY
 from ui.text import line, plain
 
@@ -56,18 +57,25 @@ NOT_OF_SIZE = ("preset", "replay_mode", "clean_when_done")  # the estimate cover
 
 
 def choose_settings() -> RunConfig:
+    data = link.one_of("dataset", prepared(), None)
     preset = st.segmented_control(
         "Start from",
         [*configs.PRESETS, OWN],
-        default="sample",
+        default="sample" if data is None else OWN,
         required=True,
         format_func=lambda name: "Own settings" if name == OWN else name.capitalize(),
     )
     if preset == OWN:
         start = configs.preset("sample").replace(preset=OWN)
+        start = start if data is None else start.replace(dataset=data)
         return start.replace(**own_settings(start))
     st.caption(configs.PRESET_TEXT[preset])
     return configs.preset(preset)
+
+
+def prepared() -> tuple[str, ...]:
+    """Data sets that people brought, on the page Data."""
+    return tuple(one.name for one in store.prepared_sets())
 
 
 def own_settings(start: RunConfig) -> dict[str, object]:
@@ -89,8 +97,8 @@ def field(name: str, config: RunConfig, problems: dict[str, str]) -> object:
     """One widget for one setting, its problem beside it."""
     value, label, key = configs.get(config, name), formats.LABELS.get(name, name), f"set-{name}"
     if name in configs.CHOICES:
-        choices = list(configs.CHOICES[name])
-        setting = st.selectbox(label, choices, index=choices.index(value), key=key)
+        choices = [*configs.CHOICES[name], *(prepared() if name == "dataset" else ())]
+        setting = st.selectbox(label, choices, index=choices.index(value), key=key, format_func=line)
     elif name in configs.FLAGS:
         setting = st.checkbox(label, value, key=key)
     elif configs.RANGES[name].kind is int:

@@ -4,10 +4,11 @@ import streamlit as st
 
 from engine.analysis import logits as logit_maths
 from engine.analysis import test_images as test_lists
-from engine.runs import raster, uploads
+from engine.datasets import raster
+from engine.runs import uploads
 from engine.runs.scores import TargetRef
 from engine.targets import UploadedImage
-from ui import explain, formats, gallery, link, paging, pictures, run_choice, shell
+from ui import cards, explain, formats, gallery, link, paging, pictures, run_choice, shell
 from ui.paging import EVERY, from_the_first
 from ui.run_choice import RunView
 from ui.text import line, plain
@@ -124,6 +125,7 @@ def tile_of(run: RunView, index: int, predicted: int, confidence: float, ref: Ta
         (
             ("Image", f"test:{index}"),
             ("True label", true_label),
+            *cards.file_of(run.dataset, "test", index),
             ("Predicted label", f"{predicted_label}, {share}"),
         ),
         link=link.to("Influence", run=run.id, target=ref.key) if ref else "",
@@ -168,20 +170,20 @@ def draw_own_image(run: RunView) -> None:
         "Image file",
         key=f"own-{run.id}",
         max_upload_size=MOST_MEGABYTES,
-        help=f"PNG, JPEG, WebP, BMP, TIFF or GIF, up to {MOST_MEGABYTES} MB and "
-        f"{formats.megapixels(raster.MOST_PIXELS)}. It stays on this machine, with the run.",
+        help=f"{raster.KINDS} Up to {MOST_MEGABYTES} MB and {formats.megapixels(raster.MOST_PIXELS)}. It stays on this "
+        "machine, with the run.",
     )
     if file is None:
         st.caption("Ask which training images made the model see what it sees in it.")
         return
-    content, key = file.getvalue(), f"{run.id}-{file.file_id}"
+    content, key, form = file.getvalue(), f"{run.id}-{file.file_id}", run.dataset.form
     invert = st.toggle(
         "Dark on a light ground: invert it",
-        uploads.is_light(content),
+        form is None and uploads.is_light(content),
         key=f"invert-{key}",
-        help="The images of this data set are light on black.",
+        help="For a data set of things that are light on black.",
     )
-    prepared = uploads.prepare(content, run.dataset.test_images.shape[1:], invert)
+    prepared = uploads.prepare(content, run.dataset.image_shape, invert, form)
     draw_preparation(content, prepared)
     ask_about(run, prepared.image, key)
 

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).parents[1]
 PAGES = {
     "app.py": "Replay Explorer",
+    "pages/Data.py": "Data",
     "pages/Set_up_a_run.py": "Set up a run",
     "pages/Live.py": "Live",
     "pages/Influence.py": "Influence",

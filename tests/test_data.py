@@ -167,8 +167,8 @@ def fashion(folder: Path, packed: bool = False, seed: int = 0) -> dict[str, np.n
 def data_dir(tmp_path, monkeypatch, request) -> Path:
     monkeypatch.setenv("REPLAY_DATA_DIR", str(tmp_path / "data"))
     monkeypatch.setattr(fashion_mnist, "DEBIAN", tmp_path / "debian")
-    datasets.load.cache_clear()
-    request.addfinalizer(datasets.load.cache_clear)
+    datasets.registry.clear()
+    request.addfinalizer(datasets.registry.clear)
     return tmp_path / "data"
 
 
@@ -193,8 +193,8 @@ def test_the_four_files_are_read_mapped_and_need_neither_torch_nor_torchvision(d
 @pytest.mark.skipif(not fashion_mnist.DEBIAN.is_dir(), reason="needs Debian's dataset-fashion-mnist")
 def test_the_sample_is_drawn_from_the_whole(tmp_path, monkeypatch, request):
     monkeypatch.setenv("REPLAY_DATA_DIR", str(tmp_path))
-    datasets.load.cache_clear()
-    request.addfinalizer(datasets.load.cache_clear)
+    datasets.registry.clear()
+    request.addfinalizer(datasets.registry.clear)
     whole, sample = datasets.load("fashion-mnist"), datasets.load("fashion-mnist-sample")
     assert mapped(whole.train_images) and whole.sizes == (60000, 10000, 10)
     with np.load(fashion_mnist.SAMPLE) as arrays:
@@ -216,7 +216,7 @@ def test_a_folder_that_lacks_the_files_is_not_passed_over_in_silence(data_dir, c
     raw = data_dir / "FashionMNIST" / "raw"
     fashion(raw)
     (raw / fashion_mnist.IDX[3]).unlink()
-    datasets.load.cache_clear()
+    datasets.registry.clear()
     with pytest.raises(DataError, match=f"only some of.*{fashion_mnist.IDX[3]} is missing"):
         datasets.load("fashion-mnist")
 
@@ -294,7 +294,7 @@ def test_a_registered_data_set_is_checked(monkeypatch, changes, why):
     monkeypatch.setattr(datasets.DATASETS, "_things", {})
     datasets.register("tiny", tiny)
     assert datasets.load("tiny").sizes == (20, 6, 9) and datasets.load("tiny") is datasets.load("tiny")
-    datasets.load.cache_clear()
+    datasets.registry.clear()
     datasets.register("wrong", lambda: tiny(name="wrong", **changes))
     with pytest.raises(DataError, match=why):
         datasets.load("wrong")
@@ -305,7 +305,7 @@ def test_a_registered_data_set_is_checked(monkeypatch, changes, why):
         datasets.register("fashion-mnist", tiny)
     with pytest.raises(ConfigError, match="no data set «nowhere»"):
         datasets.load("nowhere")
-    datasets.load.cache_clear()
+    datasets.registry.clear()
 
 
 def test_the_embedded_samples_are_what_they_were():

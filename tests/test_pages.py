@@ -293,7 +293,7 @@ def test_set_up_says_where_a_missing_data_set_comes_from(monkeypatch, tmp_path):
 
     monkeypatch.setattr(fashion_mnist, "DEBIAN", tmp_path / "none")
     monkeypatch.setenv("REPLAY_DATA_DIR", str(tmp_path / "data"))
-    registry.load.cache_clear()
+    registry.clear()
     app = show("pages/Set_up_a_run.py")
     app.button_group[0].set_value("resnet9").run()
     assert not app.exception and "dataset-fashion-mnist" in said(app)

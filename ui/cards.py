@@ -9,6 +9,7 @@ import streamlit as st
 from engine.analysis import lists, target_view
 from engine.analysis import logits as logit_maths
 from engine.analysis import outward as outward_effects
+from engine.datasets.base import Dataset
 from engine.runs import uploads
 from engine.runs.scores import TargetRef
 from engine.targets import FUNCTIONS, UploadedImage, target_function
@@ -52,6 +53,7 @@ def training(
         details = [
             ("Image", f"train:{index}"),
             ("Given label", label),
+            *file_of(run.dataset, "train", index),
             *model[m],
             *(extra[m] if extra else ()),
             ("Used in steps", formats.steps(used[m], manifest.steps, recipe.epochs)),
@@ -65,6 +67,12 @@ def training(
             )
         )
     return tiles
+
+
+def file_of(dataset: Dataset, split: str, index: int) -> tuple[tuple[str, str], ...]:
+    """The image's source file, for the details beside it; none where it comes from no file of its own."""
+    file = dataset.file_name(split, index)
+    return (("File", line(file)),) if file else ()
 
 
 def _model_labels(run: RunView, indices: np.ndarray) -> list[list[tuple[str, str]]]:

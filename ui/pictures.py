@@ -10,7 +10,9 @@ import streamlit as st
 
 from engine.datasets import base as datasets_base
 from engine.datasets import registry as dataset_registry
+from engine.errors import DataError
 from engine.runs import uploads
+from engine.runs.manifest import Manifest
 from ui import formats
 from ui.text import line, markup
 
@@ -19,14 +21,37 @@ COLOURS, GREY = ("#3f83c4", "#cf8632", "#4a9d78"), "#8a939c"  # to be told apart
 SIGNED = [[0, "#2c6cb0"], [0.5, "#f3f3f1"], [1, "#c4701c"]]  # below zero, zero, above
 
 
-@st.cache_resource(show_spinner="Reading the images …")
 def dataset(name: str) -> datasets_base.Dataset:
-    return dataset_registry.load(name)
+    """A data set that is ready. Pages decode no files: a name that comes in a link or with another's run must not
+    make the server read a folder."""
+    if not dataset_registry.is_prepared(name):
+        raise DataError(
+            f"The data set {name} is not prepared on this machine.", "Add it on the page Data, and come back."
+        )
+    with st.spinner("Reading the images …"):
+        return dataset_registry.load(name)
+
+
+def dataset_of(record: Manifest) -> datasets_base.Dataset:
+    """A run's data set. Raises `DataError` where its files are not those that the run was made with: what the scores
+    are of is then no longer what would be shown."""
+    found = dataset(record.config.dataset)
+    if record.data_fingerprint not in (None, found.fingerprint):
+        raise DataError(
+            f"The data set {found.name} has changed since this run was made."
+            f"{dataset_registry.changes(record.config.dataset, record.data_fingerprint)}",
+            "Restore its files, and look at them again on the page Data; or start a new run.",
+        )
+    return found
+
+
+def image_url(dataset_name: str, split: str, index: int) -> str:
+    """PNG of an image as a data URL; the browser enlarges it with its pixels kept square."""
+    return _image_url(dataset_name, dataset_registry.load(dataset_name).fingerprint, split, index)
 
 
 @functools.lru_cache(maxsize=4000)  # of texts that nobody changes, so without st.cache_data's copies
-def image_url(dataset_name: str, split: str, index: int) -> str:
-    """PNG of an image as a data URL; the browser enlarges it with its pixels kept square."""
+def _image_url(dataset_name: str, fingerprint: str, split: str, index: int) -> str:
     return data_url(dataset_registry.load(dataset_name).images(split)[index])
 
 
@@ -38,7 +63,8 @@ def data_url(image: np.ndarray) -> str:
 def alt(dataset_name: str, split: str, index: int) -> str:
     shown = dataset_registry.load(dataset_name)
     label = shown.classes[shown.labels(split)[index]]
-    return f"{'Training' if split == 'train' else 'Test'} image {index}, label {label}"
+    file = shown.file_name(split, index)
+    return f"{'Training' if split == 'train' else 'Test'} image {index}, label {label}{f', {file}' if file else ''}"
 
 
 def picture(dataset_name: str, split: str, index: int) -> str:

@@ -32,7 +32,7 @@ class RunView:
 
     @cached_property
     def dataset(self) -> Dataset:
-        return pictures.dataset(self.manifest.config.dataset)
+        return pictures.dataset_of(self.manifest)
 
     @cached_property
     def targets(self) -> dict[str, TargetRef]:

@@ -33,6 +33,7 @@ READ_ONLY = "Read-only: this app shows runs, and starts, deletes and writes noth
 A_LOOK = 2.0  # seconds for which a look at all runs holds for the lists of other tabs
 PAGES = (
     ("app.py", "Overview", ":material/home:"),
+    ("pages/Data.py", "Data", ":material/folder_open:"),
     ("pages/Set_up_a_run.py", "Set up a run", ":material/tune:"),
     ("pages/Live.py", "Live", ":material/monitoring:"),
     ("pages/Influence.py", "Influence", ":material/image_search:"),

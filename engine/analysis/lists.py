@@ -59,6 +59,7 @@ def table(
         {
             "target": target.key,
             "index": indices,
+            **files_of(dataset, indices),
             "label": names[dataset.train_labels[indices]],
             "score": scores_N[indices],
             "unit": target_function(target.function).unit,
@@ -71,6 +72,12 @@ def table(
 def as_csv(frame: pd.DataFrame) -> str:
     """A table as text for other tools, quoted for spreadsheets: notes and names of classes are other people's text."""
     return files.spreadsheet_safe(frame).to_csv(index=False)
+
+
+def files_of(dataset: Dataset, indices: np.ndarray) -> dict[str, list[str]]:
+    """A column `file` of training images' source files; none where they come from no files of their own."""
+    names = dataset.train_names
+    return {"file": [str(names[index]) for index in indices.tolist()]} if names else {}
 
 
 def without(scores_N: np.ndarray, left_out: np.ndarray) -> float:

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from engine import datasets
+from engine.analysis.lists import files_of
 from engine.analysis.logits import log_probabilities
 from engine.errors import ConfigError
 from engine.runs.manifest import Manifest
@@ -51,6 +52,7 @@ def ranked(record: Manifest, key: str | None = None, by: str = "harm") -> pd.Dat
     columns = {
         "rank": np.arange(1, len(order) + 1),
         "index": order,
+        **files_of(dataset, order),
         "given_label": names[dataset.train_labels[order]],
         "model_label": names[logp.argmax(1)[order]],
         "probability": np.exp(given[order]),

@@ -7,14 +7,19 @@ sees, is kept with each run and compared before a replay.
 
 import functools
 import hashlib
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
+from engine.datasets.decode import ImageForm
 from engine.errors import DataError
 
 SPLITS = ("train", "test")
+
+PIECE = 4 << 20  # bytes of images that are looked at together
 
 ARRAYS = ("train_images", "train_labels", "test_images", "test_labels")
 
@@ -33,7 +38,9 @@ class Dataset:
 
     `name` is that of the registry; `title` and `source` say to people what it is and where it was read. `classes` are
     in the order of the labels. All of these are plain text, and never Markdown or HTML. `true_train_labels` int64 [N]
-    stand where it is known that some labels are wrong.
+    stand where it is known that some labels are wrong. Where the images were made of files, `train_names` and
+    `test_names` are these files, `form` says how they became images, and `folder` is where they are prepared
+    (`engine.datasets.store`).
     """
 
     name: str
@@ -45,12 +52,20 @@ class Dataset:
     test_images: np.ndarray
     test_labels: np.ndarray
     true_train_labels: np.ndarray | None = None
+    train_names: Sequence[str] | None = None
+    test_names: Sequence[str] | None = None
+    form: ImageForm | None = None
+    folder: Path | None = None
 
     def images(self, split: str) -> np.ndarray:
         return self.train_images if split == "train" else self.test_images
 
     def labels(self, split: str) -> np.ndarray:
         return self.train_labels if split == "train" else self.test_labels
+
+    def counts(self, split: str) -> np.ndarray:
+        """Images of each class, int64 [classes]."""
+        return np.bincount(self.labels(split), minlength=len(self.classes))
 
     @property
     def sizes(self) -> Sizes:
@@ -61,6 +76,17 @@ class Dataset:
         """[H, W, C] of every image."""
         height, width, channels = self.train_images.shape[1:]
         return height, width, channels
+
+    def file_name(self, split: str, index: int) -> str | None:
+        """The image's source file; None where it comes from no file of its own."""
+        names = self.train_names if split == "train" else self.test_names
+        return names[index] if names else None
+
+    def with_known(self, fingerprint: str, counts: np.ndarray) -> "Dataset":
+        """This value, its fingerprint and its `histogram` known already. They are no fields, so that a copy by
+        `dataclasses.replace` never inherits them."""
+        vars(self).update(fingerprint=fingerprint, _counts=counts)
+        return self
 
     @functools.cached_property
     def fingerprint(self) -> str:
@@ -84,13 +110,15 @@ class Dataset:
     @functools.cached_property
     def _moments(self) -> tuple[np.ndarray, np.ndarray]:
         # From 256 counts a channel: exact, and no float copy of the images.
-        level = np.arange(256) / 255
-        channels = range(self.train_images.shape[-1])
-        counts = np.stack([np.bincount(self.train_images[..., c].ravel(), minlength=256) for c in channels])
+        level, counts = np.arange(256) / 255, self._counts
         mean = counts @ level / counts.sum(1)
         varies = (counts > 0).sum(1) > 1  # the difference below need not be exactly 0 where nothing does
         variance = np.where(varies, counts @ level**2 / counts.sum(1) - mean**2, 1.0)
         return mean, np.sqrt(variance)
+
+    @functools.cached_property
+    def _counts(self) -> np.ndarray:
+        return histogram(self.train_images)
 
     def check(self) -> "Dataset":
         """The same data set; `DataError` where it is not what the class says, in shapes, types or labels."""
@@ -108,3 +136,21 @@ class Dataset:
 
     def _refuse(self, why: str) -> None:
         raise DataError(f"The data set «{self.name}» cannot be used: {why}.", "Correct the function that loads it.")
+
+
+def histogram(images: np.ndarray) -> np.ndarray:
+    """How many pixels of uint8 images [N, H, W, C] have each of the 256 levels, int64 [C, 256]; counted in pieces, so
+    that a memory map is never whole in memory."""
+    channels = images.shape[-1]
+    counts = np.zeros((channels, 256), np.int64)
+    for piece in pieces(images):
+        for channel in range(channels):
+            counts[channel] += np.bincount(piece[..., channel].ravel(), minlength=256)
+    return counts
+
+
+def pieces(images: np.ndarray) -> Iterator[np.ndarray]:
+    """Consecutive rows, about `PIECE` bytes at a time."""
+    rows = max(1, PIECE // max(1, images[:1].nbytes))
+    for start in range(0, len(images), rows):
+        yield images[start : start + rows]

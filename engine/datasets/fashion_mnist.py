@@ -79,12 +79,16 @@ def whole() -> Dataset:
         splits = read_fashion_mnist(sources)
         return dict(zip(ARRAYS, (*splits["train"], *splits["test"]), strict=True))
 
+    arrays = prepared("fashion-mnist", digest, read)
     return Dataset(
         "fashion-mnist",
         "Fashion-MNIST (60,000 training images)",
         f"Fashion-MNIST, Zalando SE, MIT licence, arXiv 1708.07747; read from {sources[0].parent}",
         CLASSES,
-        **prepared("fashion-mnist", digest, read),
+        arrays["train_images"],
+        arrays["train_labels"],
+        arrays["test_images"],
+        arrays["test_labels"],
     )
 
 

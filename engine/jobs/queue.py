@@ -189,6 +189,7 @@ class JobQueue:
 
     def start(self, config: RunConfig) -> str:
         """Checks the configuration, makes the run's folder, queues it, and returns its id."""
+        config = config.replace(dataset=dataset_registry.canonical(config.dataset))
         dataset = dataset_registry.load(config.dataset)
         check(config, *dataset.sizes)
         run = Run.create(self.root, config)

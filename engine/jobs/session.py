@@ -125,11 +125,12 @@ def opened(run: Run, journal: Journal, cancel: threading.Event) -> Iterator[Sess
     """
     manifest = run.manifest()
     config = manifest.config
-    dataset = dataset_registry.load(config.dataset)
+    dataset = dataset_registry.reload(config.dataset)
     check(config, *dataset.sizes)
     if manifest.data_fingerprint not in (None, dataset.fingerprint):
         raise DataError(
-            f"The data set {dataset.name} has changed since run {run.id} was made.",
+            f"The data set {dataset.name} has changed since run {run.id} was made."
+            f"{dataset_registry.changes(config.dataset, str(manifest.data_fingerprint))}",
             "Restore it, or start a new run.",
         )
     device = devices.choose(config.device)

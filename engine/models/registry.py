@@ -11,12 +11,14 @@ from engine.models.generators import OwnGenerator
 
 
 def module(config: RunConfig, dataset: Dataset) -> nn.Module:
-    """What the named builder makes of (channels, pixels a side, classes, factor on the widths).
+    """What the named builder makes of (channels, pixels a side, classes, factor on the widths); for rectangles the
+    side is (height, width).
 
     Its initial weights are decided by the recipe's seed alone, in any thread: they must come from torch's
     random operations. Raises `ConfigError` where there is no model of this name, and what its builder raises.
     """
-    _, side, _, channels = dataset.train_images.shape
+    height, width, channels = dataset.image_shape
+    side = height if height == width else (height, width)
     with OwnGenerator(config.recipe.seed):
         return MODELS.get(config.model)(channels, side, len(dataset.classes), config.width)
 

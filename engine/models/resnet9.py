@@ -26,7 +26,7 @@ class GlobalAverage(nn.Module):
 
 def resnet9(
     channels: int,
-    side: int,
+    side: int | tuple[int, int],
     classes: int,
     width: float,
     norm=nn.BatchNorm2d,
@@ -41,9 +41,10 @@ def resnet9(
     BatchNorm the size of a weight sets how fast it turns, and small ones make the first steps chaotic
     (metasmoothness −0.10 with torch's, 0.99 with these, at the preset's rate)."""
     a, b, c, d = (max(1, round(n * width)) for n in (64, 128, 256, 512))
-    if side < 16:
+    shorter = min(side) if isinstance(side, tuple) else side
+    if shorter < 16:
         raise ModelError(
-            f"ResNet-9 halves its images three times and these have {side} pixels a side.", "Choose small-cnn."
+            f"ResNet-9 halves its images three times and these have {shorter} pixels a side.", "Choose small-cnn."
         )
 
     def conv(inputs: int, outputs: int) -> list[nn.Module]:

@@ -10,13 +10,13 @@ import io
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from engine import files
+from engine.datasets import raster
+from engine.datasets.decode import ImageForm, decode
 from engine.errors import ConfigError, IntegrityError
-from engine.runs import raster
 from engine.runs.run import Run
 
 ID = re.compile(r"[0-9a-f]{16}")
@@ -46,50 +46,17 @@ def thumbnail(content: bytes) -> bytes:
     return buffer.getvalue()
 
 
-def prepare(content: bytes, shape: tuple[int, int, int], invert: bool) -> Prepared:
-    """Upright, opaque, of `shape` [H, W, C] (C of 1 or 3) and of eight bits a channel: shrunk, and then padded.
+def prepare(content: bytes, shape: tuple[int, int, int], invert: bool, form: ImageForm | None = None) -> Prepared:
+    """Upright, opaque, of `shape` [H, W, C] (C of 1 or 3) and of eight bits a channel: as `form` says, which is that
+    of the data set's own files; else shrunk, and then padded, over what is black in the end.
 
     `invert` is for dark things on a light ground, where the data set has light ones on black. Raises `DataError`
     for what is no image, is damaged, or would take too much (looked at before anything is decoded).
     """
-    from PIL import Image, ImageOps
-
-    decoded = raster.decode(content)
-    picture, done = decoded.image, list(decoded.notes)
-    ground = 255 if invert else 0  # black in the end
-    if picture.has_transparency_data:
-        picture = picture.convert("RGBA")
-        below = Image.new("RGBA", picture.size, (ground, ground, ground, 255))
-        picture = Image.alpha_composite(below, picture)
-        done.append(f"Transparent parts laid over {'white' if invert else 'black'}.")
-    height, width, channels = shape
-    mode, name = ("L", "grey") if channels == 1 else ("RGB", "colour")
-    if channels == 1 and _has_colours(picture):
-        done.append("Colours turned to grey (ITU-R 601 luma).")
-    picture = picture.convert(mode)
-    oblong = decoded.size[0] * height != decoded.size[1] * width
-    if oblong:
-        done.append(f"Padded with {'white' if invert else 'black'} to {'a square' if width == height else 'shape'}.")
-    if decoded.size != (width, height):
-        done.append(f"Resized from {decoded.size[0]:,} × {decoded.size[1]:,} to {width} × {height} pixels (Lanczos).")
-        scale = min(width / decoded.size[0], height / decoded.size[1])
-        inner = [max(1, round(side * scale)) for side in decoded.size] if oblong else [width, height]
-        picture = picture.resize((inner[0], inner[1]), Image.Resampling.LANCZOS, reducing_gap=3.0)
-        if oblong:
-            whole = Image.new(mode, (width, height), ground if channels == 1 else (ground,) * 3)
-            whole.paste(picture, ((width - inner[0]) // 2, (height - inner[1]) // 2))
-            picture = whole
-    if invert:
-        picture = ImageOps.invert(picture)
-        done.append("Inverted: dark on light became light on dark.")
-    return Prepared(
-        np.array(picture, np.uint8).reshape(shape), tuple(done) or (f"Taken as it is: {width} × {height}, {name}.",)
-    )
-
-
-def _has_colours(picture: Any) -> bool:
-    red, green, blue = picture.convert("RGB").split()
-    return red.tobytes() != green.tobytes() or green.tobytes() != blue.tobytes()
+    decoded = decode(content, form or ImageForm(*shape, "pad", (255, 255, 255) if invert else (0, 0, 0)))
+    if not invert:
+        return Prepared(decoded.image, decoded.notes)
+    return Prepared(255 - decoded.image, (*decoded.notes, "Inverted: dark on light became light on dark."))
 
 
 def png(image: np.ndarray) -> bytes:

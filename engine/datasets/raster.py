@@ -2,7 +2,7 @@
 
 A file of a few hundred bytes may ask for gigabytes. So before Pillow sees one:
 
-* its first bytes must be those of one of `FORMATS`, and no other reader of Pillow is ever asked;
+* its first bytes must be those of one of `STARTS`, and no other reader of Pillow is ever asked;
 * its headers are walked through here: numbers of chunks, tags and scans are limited, and what is not needed for the
   picture (EXIF, colour profiles, comments, further frames) is cut away unread, but for the camera's orientation;
 * the memory that decoding will take is reckoned from the header, and refused above `MOST_MEMORY`.
@@ -60,19 +60,48 @@ class Header:
 @dataclass(frozen=True)
 class Picture:
     """`image` is a `PIL.Image.Image` of mode L, LA, RGB or RGBA, upright, its longer side at least `ENOUGH` or as it
-    was; `size` that of the file, upright; `notes` a sentence for each thing that was done."""
+    was; `size` that of the file, upright; `extent` the same in pixels of `image`, whose last ones may lie partly
+    outside of it; `notes` a sentence for each thing that was done."""
 
     image: Any
     size: tuple[int, int]
+    extent: tuple[float, float]
     notes: tuple[str, ...]
 
 
-def decode(content: bytes) -> Picture:
-    """The first frame, upright and in eight bits. Raises `DataError` for what is no image, is damaged, or too large."""
+def decode(content: bytes, shorter: int = 0) -> Picture:
+    """The first frame, upright and in eight bits; shrunk where it is large, but its shorter side not below `shorter`.
+
+    Raises `DataError` for what is no image, is damaged, or too large.
+    """
     with _said("The file is no image that can be read.", KINDS):
         header = _header(content)
     with _said("The image is damaged ({error}).", "Save it again, or take another file."):
-        return _decoded(header)
+        return _decoded(header, shorter)
+
+
+def size_of(content: bytes) -> tuple[int, int]:
+    """Width and height, upright, as the header says; nothing is decoded. Raises `DataError` as `decode`."""
+    from PIL import Image
+
+    with _said("The file is no image that can be read.", KINDS):
+        header = _header(content)
+        if header.size is not None:
+            _check_size(header, header.size, header.bytes_a_pixel or 4)
+        image = Image.open(io.BytesIO(header.content), formats=[_kind(header.content)])
+        _check_size(header, image.size, header.bytes_a_pixel or _bytes_a_pixel(image.mode))
+        return (image.size[1], image.size[0]) if _orientation(header, image) >= 5 else image.size
+
+
+def _orientation(header: Header, image: Any) -> int:
+    noted = image.format in ("PNG", "WEBP") and "exif" in image.info
+    return _orientation_of(image.info["exif"]) if noted else header.orientation
+
+
+def _factor(size: tuple[int, int], shorter: int) -> int:
+    """How many pixels become one before any other work."""
+    factor = max(size) // ENOUGH
+    return max(1, min(factor, min(size) // shorter) if shorter else factor)
 
 
 @contextlib.contextmanager
@@ -88,7 +117,7 @@ def _said(what: str, remedy: str) -> Iterator[None]:
         raise DataError(what.format(error=reason) if "{error}" in what else what, remedy) from None
 
 
-def _decoded(header: Header) -> Picture:
+def _decoded(header: Header, shorter: int) -> Picture:
     from PIL import Image
 
     if header.size is not None:
@@ -98,21 +127,20 @@ def _decoded(header: Header) -> Picture:
     size, notes = image.size, []
     if header.frames > 1:
         notes.append(f"The first of {header.frames:,}{' or more' if header.frames == MOST_PARTS else ''} frames.")
-    factor = max(1, max(size) // ENOUGH)
+    factor = _factor(size, shorter)
     if image.format == "JPEG" and factor > 1:
         image.draft(None, (max(1, size[0] // factor), max(1, size[1] // factor)))  # decoded to an eighth at the least
     image.load()
-    orientation = header.orientation
-    if image.format in ("PNG", "WEBP") and "exif" in image.info:
-        orientation = _orientation_of(image.info["exif"])
+    orientation = _orientation(header, image)
     if image.mode.startswith("I"):
         notes.append("16 bits a pixel scaled to 8.")
-    image = _small(image)
+    extent, image = _of_blocks(image.size, shorter), _small(image, shorter)
     if orientation != 1:
         notes.append("Turned upright, as the camera noted (EXIF).")
         image = _turned(image, orientation)
-        size = (size[1], size[0]) if orientation >= 5 else size
-    return Picture(image, size, tuple(notes))
+        if orientation >= 5:
+            size, extent = (size[1], size[0]), (extent[1], extent[0])
+    return Picture(image, size, extent, tuple(notes))
 
 
 def _check_size(header: Header, size: tuple[int, int], bytes_a_pixel: float) -> None:
@@ -143,15 +171,27 @@ def _turned(image: Any, orientation: int) -> Any:
     return image.transpose(turns[orientation])
 
 
-def _small(image: Any) -> Any:
+def _blocks(size: tuple[int, int], shorter: int) -> tuple[int, int]:
+    """Width and height of the blocks of pixels that become one."""
+    factor = _factor(size, shorter)
+    if factor < 2 or size[0] * size[1] <= AT_ONCE:
+        return 1, 1
+    return min(factor, size[0]), min(factor, size[1])
+
+
+def _of_blocks(size: tuple[int, int], shorter: int) -> tuple[float, float]:
+    across, down = _blocks(size, shorter)
+    return size[0] / across, size[1] / down
+
+
+def _small(image: Any, shorter: int) -> Any:
     """In one of the four modes; averaged over blocks of whole pixels where it is large."""
     from PIL import Image
 
     width, height = image.size
-    factor = max(image.size) // ENOUGH
-    if factor < 2 or width * height <= AT_ONCE:
+    across, down = _blocks(image.size, shorter)
+    if (across, down) == (1, 1):
         return _plain(image)
-    across, down = min(factor, width), min(factor, height)
     rows = max(1, AT_ONCE // (width * down)) * down
     small = None
     for top in range(0, height, rows):

@@ -1,0 +1,289 @@
+"""Prepared data sets: decoded once, written as memory-mapped arrays, found again while their sources stay as they were.
+
+A `Source` (a folder of images, a table, arrays, …) says which files it is of and writes its images into a `Builder`.
+`load` keeps them as
+
+    prepared/<stem>-<key>/   train_images.npy  train_labels.npy  test_images.npy  test_labels.npy
+                             names.json        the source file of each image, by split
+                             files.json        path, size, time and SHA-256 of each source file
+                             problems.json     unreadable files, empty classes, duplicates, …
+                             earlier/*.json    files.json of what stood here before, by fingerprint
+                             prepared.json     classes, form, fingerprint, histogram, checksums of the files above
+
+in a temporary folder that is renamed when it is whole. One process prepares a data set at a time (a lock), the others
+wait and find it. Images pass through in pieces: no split is ever whole in memory.
+"""
+
+import contextlib
+import fcntl
+import hashlib
+import logging
+import os
+import secrets
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from engine import files
+from engine.datasets.base import ARRAYS, Dataset
+from engine.datasets.builder import SCHEMA, Builder, path_of
+from engine.datasets.decode import ImageForm
+from engine.datasets.names import printable
+from engine.datasets.prepared import data_folder
+from engine.datasets.source import Progress, Source, nothing, read
+from engine.errors import IntegrityError, StorageError
+
+logger = logging.getLogger(__name__)
+
+EARLIER = 8  # versions whose files are remembered
+
+
+def load(source: Source, on_progress: Progress = nothing) -> Dataset:
+    """The prepared data set of a source, prepared now where that has not been done, or where a file of the source
+    is another than it was then.
+
+    Raises `DataError` where the source makes no data set, `StorageError` or `ReadOnlyError` where nothing can be
+    written; then nothing is left behind. `on_progress` may raise, which cancels.
+    """
+    folder = folder_of(source.name)
+    dataset = _prepared(folder, source)
+    if dataset is not None:
+        return dataset
+    files.check_writable(folder)
+    with _locked(folder):
+        dataset = _prepared(folder, source)  # another process may have made it while we waited
+        manifest = _manifest(folder)
+        if dataset is None and manifest is not None and _same_content(folder, manifest, source):
+            files.write_json(folder / "prepared.json", manifest | {"quick": source.quick})
+            dataset = _prepared(folder, source)
+        if dataset is None:
+            _build(folder, source, on_progress)
+            dataset = _prepared(folder, source)
+    if dataset is None:
+        raise IntegrityError(f"{folder} was damaged right after it was written.", "Check the disk, and load again.")
+    return dataset
+
+
+def _prepared(folder: Path, source: Source) -> Dataset | None:
+    """None where nothing is prepared, or it is of other files, or it is damaged: it is made anew."""
+    manifest = _manifest(folder)
+    if manifest is None or manifest["quick"] != source.quick:
+        return None
+    try:
+        return _dataset(folder, manifest, source)
+    except (IntegrityError, KeyError, TypeError, ValueError) as error:
+        logger.warning("What was prepared for %s is made anew: %s", printable(source.name), error)
+        return None
+
+
+def folder_of(name: str) -> Path:
+    """Where the data set of this canonical name is prepared."""
+    place = name.partition(":")[2].partition("?")[0].rstrip("/")
+    stem = "".join(c if c.isascii() and (c.isalnum() or c in "-_") else "-" for c in Path(place).name)[:40]
+    return data_folder() / "prepared" / f"{stem or 'data'}-{hashlib.sha256(name.encode()).hexdigest()[:16]}"
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A data set that is prepared in the data folder."""
+
+    name: str
+    title: str
+    folder: Path
+    n_train: int
+    n_test: int
+    n_classes: int
+
+
+def prepared_sets() -> list[Prepared]:
+    """All that are prepared, by title; what cannot be read is left out, for it is made anew when it is asked for."""
+    found = []
+    with contextlib.suppress(OSError):
+        for folder in sorted((data_folder() / "prepared").iterdir()):
+            manifest = None if folder.name.startswith(".") else _manifest(folder)
+            if manifest is not None:
+                counts = manifest["counts"]
+                found.append(
+                    Prepared(
+                        str(manifest["name"]),
+                        str(manifest["title"]),
+                        folder,
+                        int(counts["train"]),
+                        int(counts["test"]),
+                        len(manifest["classes"]),
+                    )
+                )
+    return sorted(found, key=lambda one: (one.title, one.name))
+
+
+def is_prepared(name: str) -> bool:
+    return _manifest(folder_of(name)) is not None
+
+
+def delete(name: str) -> int:
+    """Deletes what was prepared for a data set and returns the bytes freed. Its sources stay."""
+    folder = folder_of(name)
+    size = files.size_of(folder)
+    with _disk_errors(folder), _locked(folder):
+        if folder.exists() or folder.is_symlink():
+            _remove(folder)
+    return size
+
+
+def changes(name: str, fingerprint: str, most: int = 5) -> list[str]:
+    """Sentences that say which source files differ from those that the data set had when its fingerprint was
+    `fingerprint`; empty where that is not known."""
+    folder = folder_of(name)
+    try:
+        before, now = _read(folder / "earlier" / f"{fingerprint[:32]}.json"), _read(folder / "files.json")
+        old, new = (dict(zip(side["paths"], side["sha256"], strict=True)) for side in (before, now))
+    except (IntegrityError, KeyError, TypeError, ValueError):
+        return []
+    shown = {path: printable(path_of(path)) for path in (*old, *new)}
+    lines = [f"{shown[path]} has another content" for path in old if path in new and new[path] != old[path]]
+    lines += [f"{shown[path]} is gone" for path in old if path not in new]
+    lines += [f"{shown[path]} is new" for path in new if path not in old]
+    return lines if len(lines) <= most else [*lines[:most], f"and {len(lines) - most:,} more files"]
+
+
+def problems(dataset: Dataset) -> list[dict]:
+    """What was noticed while a data set was prepared: records with `kind`, `file` and `detail`, and for duplicates
+    those of `engine.datasets.duplicates`. Empty for a data set that was not prepared."""
+    if dataset.folder is None:
+        return []
+    manifest = _manifest(dataset.folder) or {}
+    sha256 = manifest.get("sha256", {}).get("problems.json")
+    return _read(dataset.folder / "problems.json", sha256)
+
+
+def notes(dataset: Dataset) -> list[str]:
+    """What was decided from the files: sentences."""
+    manifest = None if dataset.folder is None else _manifest(dataset.folder)
+    return [] if manifest is None else list(manifest["notes"])
+
+
+def _read(path: Path, sha256: str | None = None):
+    """A JSON file of a prepared data set; millions of names are more than other JSON files may hold."""
+    remedy = f"Delete the folder {path.parent}, and load the data set again."
+    return files.read_json(path, remedy, sha256, limit=files.MOST_BYTES_OF_ARRAYS)
+
+
+def _manifest(folder: Path) -> dict | None:
+    """prepared.json, or None where there is none, or one of another schema."""
+    try:
+        manifest = files.read_json(folder / "prepared.json", "")
+    except IntegrityError:
+        return None
+    whole = isinstance(manifest, dict) and manifest.get("schema") == SCHEMA
+    return manifest if whole and all((folder / name).is_file() for name in manifest["sha256"]) else None
+
+
+def _dataset(folder: Path, manifest: dict, source: Source) -> Dataset:
+    """The arrays as memory maps, each file compared with its checksum once a process."""
+    remedy = f"Delete the folder {folder}, and load the data set again."
+    sha256 = manifest["sha256"]
+    arrays = {key: np.asarray(files.read_npy(folder / f"{key}.npy", sha256[f"{key}.npy"], remedy)) for key in ARRAYS}
+    names = _read(folder / "names.json", sha256["names.json"])
+    form = manifest["form"]
+    dataset = Dataset(
+        source.name,
+        source.title,
+        source.description,
+        tuple(manifest["classes"]),
+        **arrays,
+        train_names=names["train"],
+        test_names=names["test"],
+        form=ImageForm(**form | {"ground": tuple(form["ground"])}),
+        folder=folder,
+    )
+    return dataset.with_known(manifest["fingerprint"], np.array(manifest["histogram"]))
+
+
+def _same_content(folder: Path, manifest: dict, source: Source) -> bool:
+    """Whether the files of the source have the content that they had, although sizes or times were read anew (a
+    copy, a touch). Only those with another stamp are read."""
+    try:
+        table = _read(folder / "files.json", manifest["sha256"]["files.json"])
+        before = {
+            path_of(path): row
+            for path, *row in zip(table["paths"], table["sizes"], table["mtimes"], table["sha256"], strict=True)
+        }
+    except (IntegrityError, KeyError, TypeError, ValueError):
+        return False
+    if manifest.get("listing") != source.listing or before.keys() != {s.path for s in source.stamps}:
+        return False
+    for stamp in source.stamps:
+        size, mtime, sha256 = before[stamp.path]
+        if size != stamp.size:
+            return False
+        if mtime != stamp.mtime_ns and hashlib.sha256(read(source.root, stamp)).hexdigest() != sha256:
+            return False
+    return True
+
+
+# -- building
+
+
+def _build(folder: Path, source: Source, on_progress: Progress) -> None:
+    parent = folder.parent
+    with _disk_errors(folder):
+        for left in parent.glob(f"{files.TEMPORARY}{folder.name}-*"):  # by a process that died: we hold the lock
+            files.remove_inside(parent, left)
+        temporary = parent / f"{files.TEMPORARY}{folder.name}-{secrets.token_hex(4)}"
+        with files.new_folder(temporary):
+            builder = Builder(temporary, source)
+            try:
+                source.write(builder, on_progress)
+                builder.finish(_earlier(folder))
+            finally:
+                builder.close()
+            if folder.exists() or folder.is_symlink():
+                _remove(folder)
+            os.rename(temporary, folder)
+
+
+@contextlib.contextmanager
+def _disk_errors(path: Path) -> Iterator[None]:
+    """`files.disk_errors`, with the remedy for the folder of data."""
+    try:
+        with files.disk_errors(path):
+            yield
+    except StorageError as error:
+        raise StorageError(
+            error.what, "Free space, or set REPLAY_DATA_DIR to a folder that can be written.", passing=error.passing
+        ) from error
+
+
+def _earlier(folder: Path) -> dict[str, bytes]:
+    """The lists of files of this data set's earlier versions, and of the present one, by their fingerprints."""
+    lists: dict[str, bytes] = {}
+    manifest = _manifest(folder)
+    with contextlib.suppress(OSError):
+        known = sorted((folder / "earlier").glob("*.json"), key=lambda path: path.stat().st_mtime_ns)
+        lists = {path.name: path.read_bytes() for path in known[-EARLIER:]}
+    if manifest is not None:
+        lists[f"{manifest['fingerprint'][:32]}.json"] = (folder / "files.json").read_bytes()
+    return lists
+
+
+def _remove(folder: Path) -> None:
+    """Out of sight first, so that nobody meets half a folder. Maps that are open stay valid."""
+    files.check_inside(data_folder(), folder)
+    doomed = folder.with_name(f"{files.TEMPORARY}{folder.name}-{secrets.token_hex(4)}")
+    folder.rename(doomed)
+    files.remove_inside(doomed.parent, doomed)
+
+
+@contextlib.contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    with _disk_errors(folder):
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        handle = os.open(folder.parent / f".lock-{folder.name}", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+    try:
+        with _disk_errors(folder):
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)

@@ -1,0 +1,192 @@
+"""The page Data: adding by path, archive and name, what is shown, what a link may not do, deleting."""
+
+import io
+import shutil
+import threading
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from engine.datasets import preparing, registry, store
+from engine.datasets.names import DatasetName
+from engine.errors import CancelledError, ConfigError, DataError, ReadOnlyError, ReplayError
+from tests.helpers import button, said, show, sound, tiles
+from tests.images import folder
+
+pytestmark = pytest.mark.usefixtures("root")
+
+
+@pytest.fixture(autouse=True)
+def data(tmp_path, monkeypatch) -> Path:
+    monkeypatch.setenv("REPLAY_DATA_DIR", str(tmp_path / "data"))
+    monkeypatch.setattr(preparing, "preparations", preparing.Preparations())
+    registry.clear()
+    return tmp_path / "data" / "prepared"
+
+
+@pytest.fixture
+def pets(tmp_path) -> Path:
+    root = folder(tmp_path / "pets", {"cat": 20, "<b>dog<b> ![x](http:⁄⁄evil.example)": 20})
+    (root / "cat" / "broken.png").write_bytes(b"no")
+    shutil.copy(root / "cat" / "000.png", root / "cat" / "same.png")
+    return root
+
+
+def finish() -> None:
+    for preparation in preparing.preparations.all():
+        assert preparation.finished.wait(60)
+
+
+def shown(app) -> str:
+    return "\n".join(element.value for kind in (app.markdown, app.caption, app.subheader) for element in kind)
+
+
+def test_a_folder_is_added_by_its_path_and_shown(pets):
+    app = show("pages/Data.py")
+    app.text_input[0].set_value(str(pets)).run()
+    sound(button(app, "Add").click().run())
+    finish()
+    app = sound(app.run())
+    name = f"folder:{pets}"
+    assert app.selectbox(key="data-choice").value == name and app.query_params["data"] == name
+    metrics = {metric.label: metric.value for metric in app.metric}
+    assert metrics["Training images"] == "33" and metrics["Pixels"] == "12 × 10" and metrics["Colour"] == "RGB"
+    titles = [expander.label for expander in app.expander]
+    assert "Files that cannot be read: 1" in titles and "Images that are the same: 1" in titles
+    drawn = tiles(app, "data-samples")
+    assert len(drawn) == 24 and dict(drawn[0]["details"])["File"].endswith(".png")
+    assert {tile["lines"][0] for tile in tiles(app, "data-duplicates")} == {"group 1"}
+    assert "![x]" not in shown(app) and "<b>" not in shown(app)
+
+
+def test_options_of_the_form_are_options_of_the_name(pets):
+    app = show("pages/Data.py")
+    app.text_input[0].set_value(str(pets)).run()
+    next(t for t in app.text_input if t.label == "Side in pixels").set_value("16x8").run()
+    next(s for s in app.selectbox if s.label == "Fit").set_value("pad").run()
+    sound(button(app, "Add").click().run())
+    finish()
+    app = sound(app.run())
+    assert app.selectbox(key="data-choice").value == f"folder:{pets}?side=16x8&fit=pad"
+
+
+@pytest.mark.parametrize(
+    "place, said_of_it", [("/nowhere/at/all", "There is no folder"), ("", None), ("x" * 300, "There is no folder")]
+)
+def test_what_cannot_be_added_is_said(place, said_of_it):
+    app = show("pages/Data.py")
+    app.text_input[0].set_value(place).run()
+    if said_of_it is None:
+        assert button(app, "Add").disabled
+        return
+    button(app, "Add").click().run()
+    finish()
+    assert said_of_it in said(sound(app.run()))
+
+
+def test_a_link_makes_the_server_read_nothing(pets, data, tmp_path):
+    for page, parameter in (("pages/Data.py", "data"), ("pages/Set_up_a_run.py", "dataset")):
+        app = show(page, **{parameter: f"folder:{pets}"})
+        assert "is not to be had here" in said(app) and not data.exists()
+
+
+def test_progress_and_cancelling(pets, data, monkeypatch):
+    begun, go_on = threading.Event(), threading.Event()
+
+    def slow(name: str, on_progress) -> object:
+        on_progress(1, 4, 3.0)
+        begun.set()
+        assert go_on.wait(60)
+        on_progress(2, 4, 2.0)
+        raise AssertionError("not cancelled")
+
+    monkeypatch.setattr(registry, "reload", slow)
+    preparation = preparing.add(f"folder:{pets}")
+    assert preparing.add(f"folder:{pets}") is preparation and begun.wait(60)
+    app = show("pages/Data.py")
+    (bar,) = [element for element in app.main.get("progress")]
+    assert bar.proto.value == 25 and bar.proto.text == "1 of 4, 3 s left"
+    sound(button(app, "Cancel").click().run())
+    go_on.set()
+    assert preparation.finished.wait(60) and isinstance(preparation.error, CancelledError)
+    app = sound(app.run())
+    assert "was cancelled" in said(app)
+    sound(button(app, "Dismiss").click().run())
+    assert preparing.preparations.all() == []
+
+
+def test_an_error_that_nobody_foresaw_is_shown_with_its_traceback(pets, monkeypatch):
+    monkeypatch.setattr(registry, "reload", lambda name, on_progress: 1 / 0)
+    preparation = preparing.add(f"folder:{pets}")
+    assert preparation.finished.wait(60) and "ZeroDivisionError" in preparation.details
+    assert "ZeroDivisionError" in said(show("pages/Data.py"))
+
+
+def archive_of(root: Path) -> io.BytesIO:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as packed:
+        for path in sorted(root.rglob("*.png")):
+            packed.write(path, Path("pets") / path.relative_to(root))
+    buffer.seek(0)
+    return buffer
+
+
+def test_an_archive_becomes_a_folder(pets):
+    preparation = preparing.add_archive(archive_of(pets), "my pets.zip", (("side", "8"),))
+    assert preparation.finished.wait(60) and preparation.error is None
+    dataset = registry.load(preparation.name)
+    assert dataset.image_shape == (8, 8, 3) and dataset.sizes.n_train == 33
+    assert dataset.fingerprint == registry.load(f"folder:{pets}?side=8").fingerprint
+    with pytest.raises(ConfigError, match="side must be"):
+        preparing.add_archive(archive_of(pets), "my pets.zip", (("side", "no"),))
+
+
+def test_read_only_mode_adds_and_deletes_nothing(pets, monkeypatch):
+    registry.load(f"folder:{pets}")
+    monkeypatch.setenv("REPLAY_READ_ONLY", "1")
+    app = show("pages/Data.py", data=f"folder:{pets}")
+    assert button(app, "Add").disabled and button(app, "Look").disabled
+    for act in (
+        lambda: preparing.add(f"folder:{pets}"),
+        lambda: preparing.add_archive(archive_of(pets), "x.zip", ()),
+        lambda: registry.delete(f"folder:{pets}"),
+    ):
+        with pytest.raises(ReadOnlyError):
+            act()
+
+
+def test_prepared_files_are_deleted_and_the_sources_stay(pets, data):
+    dataset = registry.load(f"folder:{pets}")
+    app = show("pages/Data.py", data=dataset.name)
+    sound(button(app, "Delete them").click().run())
+    assert "freed" in said(app) and not dataset.folder.exists() and len(list(pets.rglob("*.png"))) == 42
+    assert app.selectbox(key="data-choice").value == "fashion-mnist-sample"
+
+
+def test_a_changed_folder_is_looked_at_again(pets):
+    before = registry.load(f"folder:{pets}")
+    (pets / "cat" / "001.png").unlink()
+    assert registry.load(f"folder:{pets}") is before
+    app = show("pages/Data.py", data=before.name)
+    sound(button(app, "Look at its files again").click().run())
+    finish()
+    sound(app.run())
+    after = registry.load(f"folder:{pets}")
+    assert after.sizes.n_train + after.sizes.n_test == before.sizes.n_train + before.sizes.n_test - 1
+    assert registry.changes(before.name, before.fingerprint) == " cat/001.png is gone."
+
+
+def test_a_run_is_set_up_with_it(pets):
+    dataset = registry.load(f"folder:{pets}")
+    app = show("pages/Set_up_a_run.py", dataset=dataset.name)
+    assert app.selectbox(key="set-dataset").value == dataset.name
+    assert [prepared.name for prepared in store.prepared_sets()] == [dataset.name]
+
+
+def test_a_run_whose_data_are_not_prepared_here_says_so(pets):
+    from ui import pictures
+
+    with pytest.raises(DataError, match="not prepared on this machine"):
+        pictures.dataset(f"folder:{pets}")
+    assert not isinstance(registry.problem(str(DatasetName("folder", str(pets)))), ReplayError)
