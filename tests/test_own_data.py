@@ -11,10 +11,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from engine import config as configs
 from engine.__main__ import main
 from engine.datasets import registry
 from engine.errors import DataError
 from engine.jobs import execute as work
+from engine.jobs.queue import JobQueue
 from engine.jobs.replay import Replay
 from engine.runs import run as runs
 from tests.helpers import ROOT, said, show, tiles
@@ -45,7 +47,9 @@ def made(pets: Path, mode: str = "disk", *further: str) -> runs.Run:
 def test_a_folder_is_trained_replayed_and_browsed_with_its_file_names(pets, tmp_path, monkeypatch):
     monkeypatch.chdir(pets.parent)
     run = made(Path("pets"))
-    assert run.manifest().config.dataset == f"folder:{pets}", "the path that it was started with means nothing elsewhere"
+    assert run.manifest().config.dataset == f"folder:{pets}", (
+        "the path that it was started with means nothing elsewhere"
+    )
     dataset = registry.load(run.manifest().config.dataset)
     assert dataset.image_shape == (16, 24, 3)
     scores = run.scores().matrix("loss-000")
@@ -138,3 +142,13 @@ def test_no_split_is_copied_where_a_batch_is_enough(tmp_path):
         int(subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout) for _ in range(2)
     ]
     assert max(peaks) < 80_000, peaks  # kB; threads keep some of what batches took
+
+
+def test_a_run_of_the_app_keeps_the_absolute_path(pets, monkeypatch):
+    """Queued alone: what is looked at is the configuration that the run's folder gets."""
+    monkeypatch.chdir(pets.parent)
+    monkeypatch.setattr(JobQueue, "_enqueue", lambda self, run, job: None)
+    config = configs.preset("sample").replace(dataset="folder:pets", **{"recipe.batch_size": 20})
+    queue = JobQueue(runs.outputs_root())
+    run = runs.Run.open(queue.root, queue.start(config))
+    assert run.manifest().config.dataset == f"folder:{pets}"
