@@ -42,7 +42,7 @@ def grown():
         table.update(content)
     for name in FILES:
         del sys.modules[f"tests.extensions.{name}"]
-    datasets.load.cache_clear()
+    datasets.registry.clear()
 
 
 @pytest.fixture(scope="module")
