@@ -61,7 +61,7 @@ def reload(name: str, on_progress: Progress = nothing) -> Dataset:
     """The data set as its files are now: for what trains or replays. A folder that has not changed costs a look at
     its names, sizes and times; then, and for registered names, the value is the one that `load` gave."""
     if name in DATASETS:
-        return load(name, on_progress)
+        return load(name)
     dataset = _load(name, on_progress)
     with _mutex:
         known = _loaded.get(name)
