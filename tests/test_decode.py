@@ -146,6 +146,22 @@ def test_shrinking_agrees_with_pillows_own():
         assert np.abs(ours - theirs).mean() < 1.5 and np.abs(ours - theirs).max() < 12
 
 
+def test_a_crop_of_a_long_picture_keeps_its_detail():
+    """Shrinking by the longer side would leave 200 of 600 rows, where 512 are asked for."""
+    noise = Image.fromarray(np.random.default_rng(0).integers(0, 255, (600, 4000), np.uint8))
+    theirs = np.asarray(noise.crop((1700, 0, 2300, 600)).resize((512, 512), Image.Resampling.LANCZOS), int)
+    ours = decode(encoded(noise), ImageForm(512, 512, 1)).image[..., 0].astype(int)
+    assert np.abs(ours - theirs)[4:-4, 4:-4].mean() < 3
+
+
+def test_blocks_that_lie_partly_outside_shift_nothing():
+    """1,030 columns in blocks of 19 are 54.2 of them, not 55."""
+    steps = np.linspace(0, 255, 1030).astype(np.uint8)
+    picture = Image.fromarray(np.repeat(steps[None], 20_000, 0))
+    ours = decode(encoded(picture, compress_level=1), ImageForm(8, 8, 1, "stretch")).image[0, :, 0].astype(int)
+    assert np.abs(ours - np.asarray(picture.resize((8, 8), Image.Resampling.LANCZOS), int)[0]).max() <= 1
+
+
 def test_bands_leave_no_seams():
     """A picture of several bands, whose height is no multiple of the factors, shrinks as in one piece."""
     rows = np.linspace(0, 255, 5003).astype(np.uint8)
