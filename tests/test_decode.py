@@ -159,7 +159,7 @@ def test_blocks_that_lie_partly_outside_shift_nothing():
     steps = np.linspace(0, 255, 1030).astype(np.uint8)
     picture = Image.fromarray(np.repeat(steps[None], 20_000, 0))
     ours = decode(encoded(picture, compress_level=1), ImageForm(8, 8, 1, "stretch")).image[0, :, 0].astype(int)
-    assert np.abs(ours - np.asarray(picture.resize((8, 8), Image.Resampling.LANCZOS), int)[0]).max() <= 1
+    assert np.abs(ours - np.asarray(picture.resize((8, 8), Image.Resampling.LANCZOS), int)[0]).max() <= 2
 
 
 def test_bands_leave_no_seams():
