@@ -14,7 +14,7 @@ from starlette.middleware import Middleware
 
 from engine import config
 from engine.runs.run import Summary
-from ui import formats, hosts, shell
+from ui import formats, hosts, shell, stopping
 from ui.text import plain
 
 RECENT = 8  # runs
@@ -89,4 +89,4 @@ if __name__ == "__main__":
     with shell.page("Replay Explorer"):
         draw()
 else:
-    app = st.App(__file__, middleware=[Middleware(hosts.OnlyOurHosts)])
+    app = st.App(__file__, lifespan=stopping.in_order, middleware=[Middleware(hosts.OnlyOurHosts)])
