@@ -11,6 +11,7 @@ from engine import files
 from engine.datasets.base import Dataset
 from engine.errors import ConfigError, IntegrityError
 from engine.targets import Target
+from engine.targets.names import canonical
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,7 @@ class TargetRef:
     @cached_property
     def target(self) -> Target:
         """What it asks about, as a value."""
-        return Target.parse(self.name)
+        return Target.parse(canonical(self.name))  # a record of schema 2 may hold another text of it
 
     def title(self, dataset: Dataset) -> str:
         """What a person reads: the target, and the function of it."""
