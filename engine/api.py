@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from engine import device as devices
 from engine import files
-from engine.config import DEVICES, RANGES, REPLAY_MODES, Recipe, RunConfig, problems
+from engine.config import CHOICES, DEVICES, LISTS, RANGES, REPLAY_MODES, Recipe, RunConfig, problems
 from engine.core import targets as target_values
 from engine.core import training
 from engine.core.check import check_model
@@ -80,7 +80,7 @@ def train(
     segment: int = 0,
     check: bool = True,
 ) -> Trained:
-    """Trains a copy of `model` with SGD and cross-entropy loss, keeping what a replay needs.
+    """Trains a copy of `model` with the recipe's optimizer and cross-entropy loss, keeping what a replay needs.
 
     `inputs` [N, ...], finite and floating-point (its dtype is the precision of everything); `labels` int64
     [N], from 0 up; `weights` [N] of the examples, 1 each where not given. All are copied. `device` is "auto",
@@ -90,11 +90,11 @@ def train(
     `model.train()` before, and `.eval()` on what is to stay frozen; an overridden `train` is respected.
     Attention runs through torch's math kernel, which is exact; dropout is refused.
 
-    The trajectory, 4 bytes × (parameters + buffers) a step in float32, is kept on the device
-    (`replay_mode` "memory"), in `trajectory_folder`, which must exist and be empty ("disk", the default
-    where a folder is given), or only every `segment`-th step with the optimizer's state, on the device or
-    in the folder, and the rest trained again while replaying ("recompute"; `segment` 0 takes √T of T
-    steps). The scores are the same bit for bit.
+    The trajectory, 4 bytes × (parameters + buffers) a step in float32, with Adam's moments 4 bytes ×
+    (3 × parameters + buffers), is kept on the device (`replay_mode` "memory"), in `trajectory_folder`,
+    which must exist and be empty ("disk", the default where a folder is given), or only every `segment`-th
+    step with the optimizer's state, on the device or in the folder, and the rest trained again while
+    replaying ("recompute"; `segment` 0 takes √T of T steps). The scores are the same bit for bit.
 
     `check` first compares the model's derivatives with finite differences on eight examples, and looks for
     state and randomness that a step cannot see.
@@ -119,6 +119,7 @@ def train(
     stream = Stream(data, recipe, _copy(weights, where).to(inputs.dtype))
     with devices.exact_arithmetic(), functional.errors():
         classes = _classes(functional, data)
+        _check_class_weights(recipe, classes)
         if check:
             check_model(functional, stream.weighted(None))
         optimizer = training.optimizer_for(functional, recipe)
@@ -293,8 +294,19 @@ def _check_recipe(recipe: Recipe, n: int) -> None:
     }
     if faults:
         first = next(iter(faults))
-        what = f"Correct the recipe; {first} is: {RANGES[first].what}" if first in RANGES else "Correct the recipe."
+        table = {**RANGES, **CHOICES, **LISTS}
+        what = f"Correct the recipe; {first} is: {table[first].what}" if first in table else "Correct the recipe."
         raise ConfigError("; ".join(f"{name} {problem}" for name, problem in faults.items()) + ".", what, faults)
+
+
+def _check_class_weights(recipe: Recipe, classes: int) -> None:
+    if isinstance(recipe.class_weights, tuple) and len(recipe.class_weights) != classes:
+        problem = f"has {len(recipe.class_weights)} numbers, and the model {classes} classes"
+        raise ConfigError(
+            f"recipe.class_weights {problem}.",
+            'Give one number a class, or "balanced".',
+            {"recipe.class_weights": problem},
+        )
 
 
 def _check_weights(weights: Tensor, n: int) -> None:

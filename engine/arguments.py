@@ -181,6 +181,7 @@ def _settings() -> str:
     lines += [f"  {name:24}{r.low:g} to {r.high:g}. {r.what}" for name, r in config.RANGES.items()]
     lines += [f"  {name:24}{', '.join(choice.names)}. {choice.what}" for name, choice in config.CHOICES.items()]
     lines += [f"  {name:24}true, false. {what}" for name, what in config.FLAGS.items()]
+    lines += [f"  {name:24}{n.form}. {n.what}" for name, n in config.LISTS.items()]
     return "\n".join(lines)
 
 

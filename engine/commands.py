@@ -401,11 +401,13 @@ def data(call: argparse.Namespace) -> int:
 def _setting(text: str) -> tuple[str, object]:
     """Name and value of one --set. `configs.check` judges the value."""
     name, equals, value = text.partition("=")
-    known = [*configs.RANGES, *configs.CHOICES, *configs.FLAGS]
+    known = [*configs.RANGES, *configs.CHOICES, *configs.FLAGS, *configs.LISTS]
     if not equals or name not in known:
         raise ConfigError(f"--set {text} is not NAME=VALUE with a known name.", f"The names are {', '.join(known)}.")
     if name in configs.CHOICES:
         return name, value
+    if name in configs.LISTS:
+        return name, configs.LISTS[name].read(value)
     if value in ("true", "false"):
         return name, value == "true"
     try:

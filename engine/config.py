@@ -1,7 +1,7 @@
 """What a run is: what decides a training, and what is asked of it.
 
-A configuration is a value. It is validated whole, before anything is started, against `RANGES`, `CHOICES` and
-`FLAGS`, which the forms and the command line read too. The training digest covers what decides the trajectory
+A configuration is a value. It is validated whole, before anything is started, against `RANGES`, `CHOICES`, `FLAGS` and
+`LISTS`, which the forms and the command line read too. The training digest covers what decides the trajectory
 (`TRAINING`), and nothing else, so that a run can be replayed in another mode or for other targets without training
 again.
 
@@ -37,7 +37,9 @@ SCHEMA = 3
 
 TRAINING_SCHEMA = 2  # of what `training_digest` covers, and of how a step computes
 
-SCHEDULES = ("one-cycle", "cosine", "constant")
+SCHEDULES = ("one-cycle", "cosine", "constant", "step", "polynomial")
+
+ANNEALS = ("cosine", "linear")
 
 REPLAY_MODES = ("memory", "disk", "recompute")
 
@@ -52,8 +54,16 @@ MODELS: Registry[Callable] = Registry(
     {"small-cnn": "engine.models.small_cnn:small_cnn", "resnet9": "engine.models.resnet9:resnet9"},
 )
 
-# Functions of (recipe, tensor [P] that is 1 where weight decay applies) that return an `Optimizer`.
-OPTIMIZERS: Registry[Callable] = Registry("optimizer", "recipe.optimizer", {"sgd": "engine.core.optim.sgd:sgd"})
+# Functions of (recipe, weight decay of each parameter, tensor [P]) that return an `Optimizer`.
+OPTIMIZERS: Registry[Callable] = Registry(
+    "optimizer",
+    "recipe.optimizer",
+    {
+        "sgd": "engine.core.optim.sgd:sgd",
+        "adam": "engine.core.optim.adam:adam",
+        "adamw": "engine.core.optim.adam:adamw",
+    },
+)
 
 TRAINING = ("dataset", "model", "width", "recipe", "precision")  # fields of `RunConfig` that decide a training
 
@@ -73,16 +83,36 @@ def _plain(values: Any) -> None:
             object.__setattr__(values, each.name, value.item())
 
 
+def _frozen(value: Any) -> Any:
+    """Lists, such as JSON has, as tuples."""
+    return tuple(map(_frozen, value)) if isinstance(value, list | tuple) else value
+
+
+Group = tuple[str, float, float | None]
+"""Pattern of names, factor on the learning rate, weight decay (None: as elsewhere)."""
+
+
 @dataclass(frozen=True)
 class Recipe:
-    """How to train. The learning rate is per step; one step is one batch.
+    """How to train. The learning rate is per step; one step is one batch. docs/recipes.md has every equation.
 
     `epochs` passes over the data; `batch_size` examples a step, the last incomplete batch of
-    an epoch dropped, so that every step divides by the same number. `peak_lr` is the highest
-    learning rate and `warmup` the fraction of all steps before it. `weight_decay` is added to
-    the gradient (L2, as in `torch.optim.SGD`), on weight matrices and kernels alone unless
-    `decay_norm_bias`. `seed` decides the initial weights and the order of the examples. `optimizer` is one of
-    `OPTIMIZERS`.
+    an epoch dropped, so that every step divides by the same number. `seed` decides the initial weights and the order
+    of the examples.
+
+    Schedule (`engine.core.schedule`): `peak_lr` is the highest learning rate, `warmup` the fraction of all steps
+    before it, or `warmup_steps` their number where that is above 0. A one-cycle goes from `peak_lr / div_factor` up,
+    and down to `1 / final_div_factor` of where it began, along `anneal` legs; step multiplies by `gamma` at each of
+    `milestones`, fractions of all steps; polynomial falls to 0 with `power`.
+
+    Optimizer: one of `OPTIMIZERS`. SGD reads `momentum` and `nesterov`, Adam and AdamW read `beta1`, `beta2`, `eps`
+    and `eps_root` (inside the root). `weight_decay` is added to the gradient (L2, as in `torch.optim.SGD`) or, in
+    AdamW, shrinks the parameters; on weight matrices and kernels alone unless `decay_norm_bias`. `clip_norm` limits
+    the gradient's norm; 0 does not. `groups` are (pattern of parameters' names, factor on the learning rate, weight
+    decay or None for the one above), the first that matches counting.
+
+    Loss (`engine.core.loss`): cross-entropy with `label_smoothing`, each class times its weight: `class_weights` is
+    "none", "balanced" or one number a class.
     """
 
     epochs: int = 8
@@ -96,9 +126,29 @@ class Recipe:
     decay_norm_bias: bool = False
     seed: int = 0
     optimizer: str = added("sgd")
+    beta1: float = added(0.9)
+    beta2: float = added(0.999)
+    eps: float = added(1e-8)
+    eps_root: float = added(0.0)
+    clip_norm: float = added(0.0)
+    groups: tuple[Group, ...] = added(())
+    label_smoothing: float = added(0.0)
+    class_weights: str | tuple[float, ...] = added("none")
+    warmup_steps: int = added(0)
+    anneal: str = added("cosine")
+    div_factor: float = added(25.0)
+    final_div_factor: float = added(1e4)
+    milestones: tuple[float, ...] = added((0.5, 0.75))
+    gamma: float = added(0.1)
+    power: float = added(1.0)
 
     def __post_init__(self) -> None:
         _plain(self)
+        for name in LISTS_OF_RECIPE:
+            object.__setattr__(self, name, _frozen(getattr(self, name)))
+
+
+LISTS_OF_RECIPE = ("groups", "class_weights", "milestones")  # fields that may be tuples, which JSON gives as lists
 
 
 @dataclass(frozen=True)
@@ -223,6 +273,99 @@ def _shown(value: object) -> str:
     return text if len(text) <= 80 else f"{text[:80]}…"
 
 
+@dataclass(frozen=True)
+class Notation:
+    """A setting that is more than one number or name: how a person writes it, and what it may be."""
+
+    read: Callable[[str], Any]  # the value that a text says; what is not so written stays a text, for `problem`
+    write: Callable[[Any], str]  # its inverse
+    problem: Callable[[Any], str | None]  # what is wrong with a value, as the end of a sentence
+    form: str  # how it is written
+    what: str
+
+
+def _numbers(text: str) -> tuple[float, ...] | str:
+    """Numbers separated by commas; none where the text is empty. The text where one is no number."""
+    try:
+        return tuple(float(part) for part in text.split(",")) if text.strip() else ()
+    except ValueError:
+        return text
+
+
+def _written_numbers(value: Any) -> str:
+    return value if isinstance(value, str) else ",".join(map(_shortest, value))
+
+
+def _shortest(number: float) -> str:
+    """The shortest text that reads as the same number."""
+    return str(int(number)) if float(number).is_integer() and abs(number) < 1e15 else repr(float(number))
+
+
+def _problem_of_numbers(values: Any, allowed: Range, what: str) -> str | None:
+    if not isinstance(values, tuple):
+        return f"must be {what}, not {_shown(values)}"
+    return next((f"{problem} ({what})" for value in values if (problem := allowed.problem(value))), None)
+
+
+def _problem_of_milestones(values: Any) -> str | None:
+    problem = _problem_of_numbers(values, Range(0.0, 1.0, ""), "fractions of all steps, such as 0.5,0.75")
+    if problem is None and list(values) != sorted(set(values)):
+        return "must rise from each to the next"
+    return problem
+
+
+def _problem_of_class_weights(values: Any) -> str | None:
+    if values in ("none", "balanced"):
+        return None
+    what = "none, balanced, or one number a class, such as 1,2,0.5"
+    problem = _problem_of_numbers(values, Range(0.0, 1e6, ""), what)
+    if problem is None and not any(values):
+        return "must be above 0 for some class"
+    return problem
+
+
+def _class_weights(text: str) -> tuple[float, ...] | str:
+    return text if text in ("none", "balanced") else _numbers(text)
+
+
+def _groups(text: str) -> tuple[Group, ...] | str:
+    """Groups separated by commas, PATTERN:FACTOR or PATTERN:FACTOR:DECAY each. The text where one is not so written."""
+    groups = []
+    for part in text.split(",") if text.strip() else ():
+        pattern, *numbers = part.strip().split(":")
+        try:
+            factor, *decay = map(float, numbers)
+        except ValueError:
+            return text
+        if len(decay) > 1:
+            return text
+        groups.append((pattern, factor, decay[0] if decay else None))
+    return tuple(groups)
+
+
+def _written_groups(value: Any) -> str:
+    if isinstance(value, str):
+        return value
+    return ",".join(":".join([g[0], *(_shortest(number) for number in g[1:] if number is not None)]) for g in value)
+
+
+def _problem_of_groups(values: Any) -> str | None:
+    form = "groups such as head.*:10 or *.bias:1:0 (names, factor on the learning rate, weight decay)"
+    if not isinstance(values, tuple):
+        return f"must be {form}, not {_shown(values)}"
+    for group in values:
+        if not isinstance(group, tuple) or len(group) != 3 or not isinstance(group[0], str) or not group[0]:
+            return f"must be {form}, not {_shown(group)}"
+        pattern, factor, decay = group
+        if set(pattern) & set(",: ") or len(pattern) > 200:
+            return f"must name parameters without commas, colons or blanks, not {_shown(pattern)}"
+        if problem := Range(0.0, 1e4, "").problem(factor):
+            return f"must have factors that are so: the one of {_shown(pattern)} {problem}"
+        if decay is not None and (problem := Range(0.0, 10.0, "").problem(decay)):
+            return f"must have weight decays that are so: the one of {_shown(pattern)} {problem}"
+    return None
+
+
 RANGES = {
     "recipe.epochs": Range(1, 10_000, "Passes over the training images.", int),
     "recipe.batch_size": Range(
@@ -232,8 +375,23 @@ RANGES = {
         1e-8, 100.0, "Highest learning rate, per step. High rates make training chaotic and the scores worthless."
     ),
     "recipe.warmup": Range(0.0, 0.9, "Fraction of all steps before the peak learning rate."),
+    "recipe.warmup_steps": Range(0, 10_000_000, "Steps before the peak learning rate; 0 takes the fraction.", int),
+    "recipe.div_factor": Range(1.0, 1e12, "One-cycle begins at the peak learning rate divided by this."),
+    "recipe.final_div_factor": Range(1e-6, 1e12, "One-cycle ends at its beginning's rate divided by this."),
+    "recipe.gamma": Range(0.0, 1.0, "Factor on the learning rate at each milestone of the step schedule."),
+    "recipe.power": Range(0.01, 10.0, "Exponent of the polynomial schedule; 1 falls in a straight line."),
     "recipe.momentum": Range(0.0, 0.9999, "Momentum of SGD; 0 is plain SGD."),
-    "recipe.weight_decay": Range(0.0, 10.0, "L2 weight decay, as in torch.optim.SGD."),
+    "recipe.weight_decay": Range(
+        0.0, 10.0, "Added to the gradient (L2), as in torch.optim; AdamW shrinks the parameters instead."
+    ),
+    "recipe.beta1": Range(0.0, 0.9999, "Adam's memory of the gradients: part of their mean that stays a step."),
+    "recipe.beta2": Range(0.0, 0.99999, "Adam's memory of their squares: part of the mean that stays a step."),
+    "recipe.eps": Range(0.0, 1.0, "Added to Adam's root."),
+    "recipe.eps_root": Range(
+        0.0, 1.0, "Added inside Adam's root. From 1e-8 on, training is smooth where gradients are small; give it."
+    ),
+    "recipe.clip_norm": Range(0.0, 1e6, "Largest norm of the gradient over all parameters; 0 sets no limit."),
+    "recipe.label_smoothing": Range(0.0, 0.99, "Part of each label that is spread evenly over all classes."),
     "recipe.seed": Range(0, 2**31 - 1, "Decides the initial weights and the order of the examples.", int),
     "width": Range(0.125, 16.0, "Factor on every channel count of the model."),
     "segment": Range(
@@ -256,6 +414,7 @@ RANGES = {
 CHOICES = {
     "recipe.optimizer": Choice(lambda: OPTIMIZERS, "How a gradient becomes a step."),
     "recipe.schedule": Choice(lambda: SCHEDULES, "How the learning rate goes over the steps."),
+    "recipe.anneal": Choice(lambda: ANNEALS, "Legs of the one-cycle schedule."),
     "dataset": Choice(
         lambda: DATASETS,
         "The images to train on and to explain: one of these, or folder:DIR, table:FILE, arrays:FILE.npz, "
@@ -276,6 +435,26 @@ FLAGS = {
     "recipe.nesterov": "Nesterov's momentum, which looks ahead.",
     "recipe.decay_norm_bias": "Weight decay on biases and normalisation too.",
     "clean_when_done": "Delete the checkpoints once the run's own targets have their scores.",
+}
+
+LISTS = {
+    "recipe.milestones": Notation(
+        _numbers, _written_numbers, _problem_of_milestones, "F,F,…", "Fractions of all steps at which the rate steps."
+    ),
+    "recipe.class_weights": Notation(
+        _class_weights,
+        _written_numbers,
+        _problem_of_class_weights,
+        "none, balanced or W,W,…",
+        "Factor on the loss of each class; balanced: the rarer the class, the larger.",
+    ),
+    "recipe.groups": Notation(
+        _groups,
+        _written_groups,
+        _problem_of_groups,
+        "PATTERN:FACTOR[:DECAY],…",
+        "Parameters by name, with a factor on the learning rate and a weight decay of their own.",
+    ),
 }
 
 PRESETS = {
@@ -340,13 +519,10 @@ def problems(
     for name in FLAGS:
         if not isinstance(get(config, name), bool):
             at_fault[name] = f"must be true or false, not {_shown(get(config, name))}"
-    recipe = config.recipe
-    if "recipe.momentum" not in at_fault and recipe.nesterov is True and recipe.momentum == 0:
-        at_fault["recipe.nesterov"] = "needs a momentum above 0"
-    if n_train is not None and "recipe.batch_size" not in at_fault and recipe.batch_size > n_train:
-        at_fault["recipe.batch_size"] = (
-            f"is {recipe.batch_size:,}, larger than the data set's {n_train:,} training images"
-        )
+    for name, notation in LISTS.items():
+        if (problem := notation.problem(get(config, name))) is not None:
+            at_fault[name] = problem
+    at_fault |= _problems_of_recipe(config.recipe, at_fault.keys(), n_train, n_classes)
     if not at_fault.keys() & {"segment", "checkpoint_mb"} and config.segment and config.checkpoint_mb:
         at_fault["segment"] = "cannot be set together with checkpoint_mb, which chooses it"
     if not config.targets:
@@ -362,6 +538,37 @@ def problems(
             at_fault["targets"] = problem
             break
         seen.add(target)
+    return at_fault
+
+
+def _problems_of_recipe(
+    recipe: Recipe, known: Iterable[str], n_train: int | None, n_classes: int | None
+) -> dict[str, str]:
+    """What is wrong with fields beside each other, or beside the data; `known` fields have problems of their own."""
+    at_fault: dict[str, str] = {}
+
+    def sound(*names: str) -> bool:
+        return not any(f"recipe.{name}" in known for name in names)
+
+    if sound("momentum") and recipe.nesterov is True and recipe.momentum == 0:
+        at_fault["recipe.nesterov"] = "needs a momentum above 0"
+    if sound("eps", "eps_root") and recipe.eps == recipe.eps_root == 0:
+        at_fault["recipe.eps"] = "must be above 0 where eps_root is 0: Adam would divide by a gradient that is 0"
+    if sound("class_weights") and n_classes is not None and isinstance(recipe.class_weights, tuple):
+        if len(recipe.class_weights) != n_classes:
+            at_fault["recipe.class_weights"] = (
+                f"has {len(recipe.class_weights)} numbers, and the data set {n_classes} classes"
+            )
+    if n_train is None or not sound("batch_size", "epochs"):
+        return at_fault
+    if recipe.batch_size > n_train:
+        at_fault["recipe.batch_size"] = (
+            f"is {recipe.batch_size:,}, larger than the data set's {n_train:,} training images"
+        )
+        return at_fault
+    steps = recipe.epochs * (n_train // recipe.batch_size)
+    if sound("warmup_steps") and recipe.warmup_steps >= steps:
+        at_fault["recipe.warmup_steps"] = f"is {recipe.warmup_steps:,}, and the training has {steps:,} steps"
     return at_fault
 
 

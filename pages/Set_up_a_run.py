@@ -28,10 +28,26 @@ OWN_SETTINGS = (
     "recipe.peak_lr",
     "recipe.schedule",
     "recipe.warmup",
+    "recipe.optimizer",
     "recipe.momentum",
     "recipe.nesterov",
+    "recipe.beta1",
+    "recipe.beta2",
+    "recipe.eps",
+    "recipe.eps_root",
     "recipe.weight_decay",
     "recipe.decay_norm_bias",
+    "recipe.clip_norm",
+    "recipe.label_smoothing",
+    "recipe.class_weights",
+    "recipe.groups",
+    "recipe.warmup_steps",
+    "recipe.anneal",
+    "recipe.div_factor",
+    "recipe.final_div_factor",
+    "recipe.milestones",
+    "recipe.gamma",
+    "recipe.power",
     "recipe.seed",
     "targets_per_pass",
     "device",
@@ -90,7 +106,8 @@ def own_settings(start: RunConfig) -> dict[str, object]:
 
 def last_values(names: Iterable[str]) -> dict[str, object]:
     """What the widgets said when the page was drawn last, so that each problem stands beside its field at once."""
-    return {name: st.session_state[f"set-{name}"] for name in names if f"set-{name}" in st.session_state}
+    values = {name: st.session_state[f"set-{name}"] for name in names if f"set-{name}" in st.session_state}
+    return {name: configs.LISTS[name].read(v) if name in configs.LISTS else v for name, v in values.items()}
 
 
 def field(name: str, config: RunConfig, problems: dict[str, str]) -> object:
@@ -101,6 +118,10 @@ def field(name: str, config: RunConfig, problems: dict[str, str]) -> object:
         setting = st.selectbox(label, choices, index=choices.index(value), key=key, format_func=line)
     elif name in configs.FLAGS:
         setting = st.checkbox(label, value, key=key)
+    elif name in configs.LISTS:
+        notation = configs.LISTS[name]
+        what = f"{notation.what} Written {notation.form}"
+        setting = notation.read(st.text_input(label, notation.write(value), key=key, max_chars=2000, help=what))
     elif configs.RANGES[name].kind is int:
         setting = st.number_input(label, value=int(value), step=1, key=key, help=configs.RANGES[name].what)
     else:
@@ -324,8 +345,9 @@ def draw_modes(config: RunConfig, expected: estimate.Estimate) -> None:
             }
         )
     st.table(rows)
+    moments = f", {expected.moments:,} moments of the optimizer" if expected.moments else ""
     st.caption(
-        f"On {plain(expected.device_name)}. A step keeps {expected.parameters:,} parameters and "
+        f"On {plain(expected.device_name)}. A step keeps {expected.parameters:,} parameters{moments} and "
         f"{expected.buffers:,} buffers, and nothing else. {'Time is that of training and replay.' if timed else ''}"
     )
 

@@ -1,4 +1,4 @@
-"""The table of exactness: scores of twelve trainings against finite differences over every example weight, float64.
+"""The table of exactness: scores of small trainings against finite differences over every example weight, float64.
 
 Each case trains 2 N times with one weight moved by ±h, through the public API, and compares the central differences of
 the targets with the scores. `tests/test_exactness.py` holds the limit; `make bench` prints the largest error.
@@ -32,6 +32,9 @@ def recipe(**changes) -> Recipe:
 
 
 ALL = dict(momentum=0.9, nesterov=True, weight_decay=5e-4)
+ADAM = dict(peak_lr=0.02, weight_decay=5e-2)
+SMOOTH = dict(**ADAM, eps_root=1e-8)
+GROUPS = (("8.*", 3.0, 0.0), ("*.bias", 0.5, None))
 CASES = {
     "plain SGD": (recipe(), False, "loss"),
     "plain SGD, margin": (recipe(), False, "margin"),
@@ -45,6 +48,33 @@ CASES = {
     "all together": (recipe(**ALL), True, "loss"),
     "all together, margin": (recipe(**ALL), True, "margin"),
     "all together, 6 epochs, full batches": (recipe(**ALL, epochs=6, batch_size=5), True, "loss"),
+    "Adam": (recipe(**SMOOTH, optimizer="adam"), True, "loss"),
+    "Adam, ε beside the root": (recipe(**ADAM, optimizer="adam", eps=1e-3), True, "margin"),
+    "AdamW": (recipe(**SMOOTH, optimizer="adamw"), True, "loss"),
+    "AdamW, other memories": (recipe(**SMOOTH, optimizer="adamw", beta1=0.5, beta2=0.9), False, "loss"),
+    "SGD, clipped": (recipe(**ALL, clip_norm=0.1), True, "loss"),
+    "AdamW, clipped": (recipe(**SMOOTH, optimizer="adamw", clip_norm=0.1), True, "loss"),
+    "label smoothing": (recipe(**ALL, label_smoothing=0.2), True, "loss"),
+    "class weights": (recipe(**ALL, class_weights=(0.5, 2.0, 1.0)), True, "loss"),
+    "balanced, smoothed": (recipe(**ALL, class_weights="balanced", label_smoothing=0.1), True, "margin"),
+    "groups": (recipe(**ALL, groups=GROUPS), True, "loss"),
+    "AdamW, all options": (
+        recipe(
+            **SMOOTH,
+            optimizer="adamw",
+            clip_norm=0.1,
+            groups=GROUPS,
+            label_smoothing=0.1,
+            class_weights="balanced",
+            schedule="polynomial",
+            power=2.0,
+            warmup_steps=2,
+        ),
+        True,
+        "loss",
+    ),
+    "linear legs": (recipe(anneal="linear", div_factor=5.0, final_div_factor=10.0), False, "loss"),
+    "steps": (recipe(schedule="step", milestones=(0.4, 0.8), gamma=0.3, warmup=0.0), False, "loss"),
 }
 
 

@@ -27,6 +27,7 @@ import torch
 from torch import Tensor
 
 from engine.core import targets
+from engine.core.loss import ExampleLoss, loss_for
 from engine.core.memory import bytes_per_target, chunk_that_fits
 from engine.core.optim.base import Optimizer
 from engine.core.state import Adjoint, Opt, State
@@ -43,6 +44,10 @@ EXAMPLES = 8  # few, since they are used in float64; BatchNorm needs two or more
 TOLERANCE = 1e-5  # of a block's own scale: central differences in float64 are good to about 1e-9
 
 WIDTHS = (1e-5, 1e-6, 1e-7)  # of the central difference; a kink (ReLU, max-pooling) seldom spoils all
+
+WIDTH = 1e-6  # of the central difference of an optimizer's update
+
+ROUNDINGS = 4  # of an update's result, by which a difference may be off: a few operations are behind each
 
 FLOOR = 1e-4  # tensors whose derivative is smaller than this part of the largest count less: it is rounding
 
@@ -65,7 +70,7 @@ def check_model(model: FunctionalModel, stream: Stream) -> None:
     _check_logits(exact, exact_batch, int(stream.data.labels.max()) + 1)
     with exact.errors():
         _check_passes(exact, exact_batch[0])
-        _check_derivative(exact, exact_batch)
+        _check_derivative(exact, exact_batch, loss_for(stream.recipe, stream.data.labels, torch.float64))
         _check_pullback(optimizer_for(exact, stream.recipe), exact.theta0)
     with model.errors():
         _check_calls(model, stream, Examples(*batch, stream.data.dtype))
@@ -197,8 +202,8 @@ Direction = tuple[Tensor, Tensor, Tensor]  # of θ [P], b [Q] and w [B]
 class _Step:
     """A step as the function (θ, b, w) → (g, b') near one point, its differences and its transpose."""
 
-    def __init__(self, model: FunctionalModel, batch: tuple[Tensor, Tensor], origin: Direction):
-        self.model, self.batch, self.origin, self.optimizer = model, batch, origin, _Gradient()
+    def __init__(self, model: FunctionalModel, batch: tuple[Tensor, Tensor], loss: ExampleLoss, origin: Direction):
+        self.model, self.batch, self.loss, self.origin, self.optimizer = model, batch, loss, origin, _Gradient()
 
     def __call__(self, theta: Tensor, buffers: Tensor, w_B: Tensor) -> tuple[Tensor, Tensor]:
         after, _ = step(self.model, self.optimizer, State(theta, (), buffers), self._inputs(w_B))
@@ -220,10 +225,10 @@ class _Step:
         return before.theta, before.buffers, scores
 
     def _inputs(self, w_B: Tensor) -> StepInputs:
-        return StepInputs(0, torch.arange(len(w_B)), self.batch, w_B, RATE, 0)
+        return StepInputs(0, torch.arange(len(w_B)), self.batch, w_B, RATE, 0, self.loss)
 
 
-def _check_derivative(model: FunctionalModel, batch: tuple[Tensor, Tensor]) -> None:
+def _check_derivative(model: FunctionalModel, batch: tuple[Tensor, Tensor], loss: ExampleLoss) -> None:
     draw = _Draw(model.theta0.device)
     theta, buffers = model.named(model.theta0, model.buffers0)
     theta = {k: t + AWAY * _size(t) * draw(t) for k, t in theta.items()}
@@ -231,7 +236,7 @@ def _check_derivative(model: FunctionalModel, batch: tuple[Tensor, Tensor]) -> N
     buffers = {k: b * (1 + AWAY / 3 * draw(b).clamp(-1, 1)) for k, b in buffers.items()}
     weights = torch.ones(len(batch[1]), dtype=torch.float64, device=batch[1].device)
     origin = _flat(theta, model.theta0), _flat(buffers, model.buffers0), weights
-    of_step = _Step(model, batch, origin)
+    of_step = _Step(model, batch, loss, origin)
     sizes = [part.abs().max() if part.numel() else 0.0 for part in of_step(*origin)]
     no_theta, no_buffers, no_weights = map(torch.zeros_like, origin)
 
@@ -335,11 +340,12 @@ def _evened(delta: dict[str, Tensor], effect: dict[str, Tensor]) -> dict[str, Te
 
 
 def _check_pullback(optimizer: Optimizer, theta0: Tensor) -> None:
-    """Against central differences of the update, each part by its own scale."""
+    """Against central differences of the update, each part by its own scale, and no closer than these are rounded."""
     draw = _Draw(theta0.device)
     inputs = StepInputs(3, torch.arange(0), (theta0, theta0), theta0, RATE, 0)
     theta, grad = theta0 + 0.1 * draw(theta0), draw(theta0)
-    opt = tuple(part + draw(part).abs() for part in optimizer.init(theta0))
+    # Well above 0, where the roots of squares that an optimizer remembers bend little over a difference's width.
+    opt = tuple(part + 0.5 + draw(part).abs() for part in optimizer.init(theta0))
     origin = (theta, *opt, grad)
     outputs = 1 + len(opt)
     rows = [tuple(draw(theta)[None] * (i == j) for j in range(outputs)) for i in range(outputs)]
@@ -350,12 +356,13 @@ def _check_pullback(optimizer: Optimizer, theta0: Tensor) -> None:
             delta = draw(theta)
             ends = []
             for sign in (1, -1):
-                moved = [o + sign * 1e-6 * delta * (i == j) for j, o in enumerate(origin)]
+                moved = [o + sign * WIDTH * delta * (i == j) for j, o in enumerate(origin)]
                 after, after_opt = optimizer.update(moved[0], tuple(moved[1:-1]), moved[-1], inputs)
                 pairs = zip((adj_theta, *adj_opt), (after, *after_opt), strict=True)
-                ends.append(torch.stack([(a[0] * b).sum() for a, b in pairs]))
-            actual, predicted = float(((ends[0] - ends[1]) / 2e-6).sum()), float((part[0] * delta).sum())
-            if abs(actual - predicted) > TOLERANCE * max(abs(actual), abs(predicted), FLOOR):
+                ends.append(torch.stack([a[0] * b for a, b in pairs]))
+            actual, predicted = float(((ends[0] - ends[1]) / (2 * WIDTH)).sum()), float((part[0] * delta).sum())
+            rounding = ROUNDINGS * torch.finfo(theta.dtype).eps / WIDTH * float(ends[0].norm())
+            if abs(actual - predicted) > TOLERANCE * max(abs(actual), abs(predicted), FLOOR) + rounding:
                 raise ModelError(
                     f"The optimizer's pullback is not its update's derivative: {predicted:g} instead of {actual:g}.",
                     "Compare it with finite differences; see engine/core/optim/base.py.",
@@ -376,6 +383,6 @@ def _check_calls(model: FunctionalModel, stream: Stream, few: Examples) -> None:
         adjoint = targets.adjoints(model, state, few, sets, function)
     index = torch.arange(few.n, device=few.device)
     weights = torch.ones(few.n, dtype=few.dtype, device=few.device)
-    inputs = StepInputs(0, index, few.batch(index), weights, RATE, 0)
+    inputs = StepInputs(0, index, few.batch(index), weights, RATE, 0, stream.at(0).loss)
     for chunk in (1, len(sets)):
         step_back(model, optimizer, state, inputs, adjoint, chunk)

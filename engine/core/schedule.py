@@ -12,33 +12,41 @@ import numpy as np
 
 from engine.config import Recipe
 
-# OneCycleLR's defaults (arXiv 1708.07120): the rate starts at peak / 25 and ends at that / 10,000.
-START_DIV, END_DIV = 25.0, 1e4
-
 
 def learning_rate(recipe: Recipe, t: int, steps: int) -> float:
-    """Learning rate of step `t` of `steps`, t from 0.
+    """Learning rate of step `t` of `steps`, t from 0. W = `warmup_steps`, or warmup · steps where that is 0.
 
-    one-cycle: `torch.optim.lr_scheduler.OneCycleLR` with `pct_start=warmup` and constant
-    momentum. cosine: a linear warm-up, then peak · (1 + cos(π s)) / 2 with s from 0 towards 1.
-    constant: a linear warm-up, then the peak.
+    one-cycle     `torch.optim.lr_scheduler.OneCycleLR` with `pct_start` = W / steps, its `div_factor`,
+                  `final_div_factor` and `anneal_strategy`, and constant momentum (arXiv 1708.07120)
+    cosine        peak · (1 + cos(π s)) / 2, with s = (t − W) / (steps − W) from 0 towards 1
+    polynomial    peak · (1 − s)^power
+    step          peak · gamma^k, k of the milestones m being behind: t ≥ round(m · steps)
+    constant      peak
+
+    All but one-cycle begin with peak · (t + 1) / (W + 1) for t < W, W being rounded.
     """
     if not 0 <= t < steps:
         raise ValueError(f"step {t} is not one of {steps}")
-    peak = recipe.peak_lr
+    peak, before = recipe.peak_lr, recipe.warmup_steps or recipe.warmup * steps
     if recipe.schedule == "one-cycle":
         # The peak lies at step `turn`, which is a fraction, and before step 0 (at least −1) where the
         # warm-up is shorter than a step.
-        turn, last = recipe.warmup * steps - 1, steps - 1
-        start, end = peak / START_DIV, peak / START_DIV / END_DIV
+        turn, last = before - 1, steps - 1
+        start = peak / recipe.div_factor
+        leg = _LEGS[recipe.anneal]
         if t <= turn:
-            return _cosine(start, peak, t / turn if turn else 1.0)
-        return _cosine(peak, end, (t - turn) / (last - turn))
-    warmup = round(recipe.warmup * steps)
+            return leg(start, peak, t / turn if turn else 1.0)
+        return leg(peak, start / recipe.final_div_factor, (t - turn) / (last - turn))
+    warmup = round(before)
     if t < warmup:
         return peak * (t + 1) / (warmup + 1)
+    fraction = (t - warmup) / (steps - warmup)
     if recipe.schedule == "cosine":
-        return _cosine(peak, 0.0, (t - warmup) / (steps - warmup))
+        return _cosine(peak, 0.0, fraction)
+    if recipe.schedule == "polynomial":
+        return peak * (1 - fraction) ** recipe.power
+    if recipe.schedule == "step":
+        return peak * recipe.gamma ** sum(t >= round(m * steps) for m in recipe.milestones)
     return peak
 
 
@@ -50,6 +58,13 @@ def rates_were_others(recipe: Recipe, steps: int) -> bool:
 
 def _cosine(start: float, end: float, fraction: float) -> float:
     return end + (start - end) / 2 * (1 + math.cos(math.pi * fraction))
+
+
+def _linear(start: float, end: float, fraction: float) -> float:
+    return start + (end - start) * fraction
+
+
+_LEGS = {"cosine": _cosine, "linear": _linear}
 
 
 @dataclass(frozen=True)

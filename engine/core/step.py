@@ -5,6 +5,8 @@ Forwards, with example weights w (all 1 in the real run) and a constant batch si
     L(θ, b, w) = (1/B) Σ_i w_i ℓ_i(θ, b)      g = ∇θ L
     (θ, o)' = optimizer(θ, o, g)               b' = buffers after the forward pass
 
+with ℓ_i of `engine.core.loss`.
+
 Backwards, for K targets at once. With v = dφ/dg from the optimizer's pullback and the pseudo-loss
 
     L̃(θ, b, ε) = L(θ, b, w) + ε ⟨λb', b'(θ, b)⟩
@@ -24,7 +26,6 @@ a target, and one gradient a step for an optimizer whose pullback reads it.
 import threading
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from torch.func import grad, jvp, vmap
 
@@ -94,5 +95,5 @@ def _loss(
     """L; and the examples' losses ℓ [B], and the buffers after the pass [Q]."""
     images, labels = inputs.batch
     logits, after = model(theta, buffers, images, training=True)
-    losses = F.cross_entropy(logits, labels, reduction="none")
+    losses = inputs.loss(logits, labels)
     return (inputs.w_B * losses).sum() / inputs.w_B.shape[0], (losses, after)

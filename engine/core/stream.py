@@ -1,8 +1,8 @@
 """What each step of a training sees: the one place where a number becomes a step.
 
-    Stream.at(t)  →  StepInputs(t, index_B, batch, w_B, lr, key)
+    Stream.at(t)  →  StepInputs(t, index_B, batch, w_B, lr, key, loss)
 
-Batch plan, learning rate, example weights and the seed of a step's randomness meet here. Training,
+Batch plan, learning rate, example weights, the examples' loss and the seed of a step's randomness meet here. Training,
 replay, recomputation and retraining ask for the same numbers; they differ only in the weights.
 """
 
@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from engine.config import Recipe
+from engine.core.loss import ExampleLoss, loss_for
 from engine.core.schedule import BatchPlan, learning_rate, plan_for, step_key
 from engine.datasets.base import Dataset
 
@@ -91,8 +92,9 @@ class StepInputs:
     index_B: Tensor  # int64 [B] which examples
     batch: tuple[Tensor, Tensor]  # their inputs [B, ...] and labels int64 [B]
     w_B: Tensor  # [B] their weights; [M, B] where M trainings are carried side by side
-    lr: float  # learning rate of the step
+    lr: float | Tensor  # learning rate of the step; [P] within an optimizer whose parameter groups have their own
     key: int  # seed of what is random in the step
+    loss: ExampleLoss = ExampleLoss()  # of each example
 
 
 @dataclass(frozen=True)
@@ -116,6 +118,10 @@ class Stream:
             return self.weights
         return torch.ones(self.data.n, dtype=self.data.dtype, device=self.data.device)
 
+    @cached_property
+    def _loss(self) -> ExampleLoss:
+        return loss_for(self.recipe, self.data.labels, self.data.dtype)
+
     @property
     def steps(self) -> int:
         return len(self.plan)
@@ -138,4 +144,5 @@ class Stream:
             self._w[..., index],
             learning_rate(self.recipe, t, self.steps),
             step_key(self.recipe, t),
+            self._loss,
         )

@@ -8,6 +8,8 @@ import torch
 
 from engine.config import OPTIMIZERS, Recipe
 from engine.core.optim.base import Optimizer
+from engine.core.optim.clip import Clipped
+from engine.core.optim.groups import ScaledRates, decay_and_factors
 from engine.core.state import Put, Recorder, State
 from engine.core.step import step
 from engine.core.stream import Stream
@@ -21,8 +23,12 @@ OnProgress = Callable[[int, list[float], list[float]], None]
 
 
 def optimizer_for(model: FunctionalModel, recipe: Recipe) -> Optimizer:
-    """The optimizer that a recipe names."""
-    return OPTIMIZERS.get(recipe.optimizer)(recipe, model.decay_mask(recipe.decay_norm_bias))
+    """The optimizer that a recipe names, with its parameter groups and its clipping."""
+    decay_P, factor_P = decay_and_factors(model, recipe)
+    optimizer: Optimizer = OPTIMIZERS.get(recipe.optimizer)(recipe, decay_P)
+    if recipe.groups:
+        optimizer = ScaledRates(optimizer, factor_P)
+    return Clipped(optimizer, recipe.clip_norm) if recipe.clip_norm else optimizer
 
 
 def initial_state(model: FunctionalModel, optimizer: Optimizer) -> State:

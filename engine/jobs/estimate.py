@@ -1,8 +1,8 @@
 """What a run will take before it is started: memory, disk and time of each replay mode.
 
-Sizes follow from the model's real shapes. A step keeps its parameters and buffers and nothing
-else (SGD goes backwards without its momentum, and a batch is rebuilt from its number); a full
-checkpoint keeps the momentum too. Time, and the memory of a pass, are measured: a few steps of
+Sizes follow from the model's real shapes. A step keeps its parameters and buffers, and of the
+optimizer what a step backwards reads: nothing of SGD, both moments of Adam. A batch is rebuilt from its
+number. A full checkpoint keeps all of the optimizer. Time, and the memory of a pass, are measured: a few steps of
 the very model, data and targets, forwards and backwards, and a few writes where the run will go.
 """
 
@@ -56,6 +56,7 @@ class Estimate:
 
     parameters: int
     buffers: int
+    moments: int  # numbers that a step keeps of the optimizer
     steps: int
     segment: int
     bytes_per_step: int
@@ -121,6 +122,7 @@ def estimate(config: RunConfig, root: Path, measure: bool = False) -> Estimate:
     return Estimate(
         model.parameters,
         model.buffers,
+        len(optimizer.replay_needs) * model.parameters,
         sizes.steps,
         sizes.segment,
         state + HEADER,

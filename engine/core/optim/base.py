@@ -1,8 +1,9 @@
 """What an optimizer is: pure functions of the parameters and of what it remembers.
 
-To add one, write a file beside this one with a class that fulfils `Optimizer`, and name its
-builder in `engine.config.OPTIMIZERS`. The shared tests (tests/test_optimizers.py) then compare its update
-with `torch.optim`, and its pullback with finite differences.
+To add one, write a file beside this one with a class that fulfils `Optimizer`, and name its builder, a function of
+the recipe and of each parameter's weight decay [P], in `engine.config.OPTIMIZERS`. Clipping (`clip.py`) and parameter
+groups (`groups.py`) then go with it. The shared tests (tests/test_optimizers.py) compare its update with
+`torch.optim`, and its pullback with finite differences.
 """
 
 from typing import Protocol
@@ -25,9 +26,14 @@ class Optimizer(Protocol):
     gradient more; where it does not, `pullback` gets None.
     """
 
-    slots: tuple[str, ...]
-    replay_needs: tuple[int, ...]
-    needs_grad: bool
+    @property
+    def slots(self) -> tuple[str, ...]: ...
+
+    @property
+    def replay_needs(self) -> tuple[int, ...]: ...
+
+    @property
+    def needs_grad(self) -> bool: ...
 
     def init(self, theta: Tensor) -> Opt:
         """The slots before the first step.
@@ -40,8 +46,9 @@ class Optimizer(Protocol):
         """One step.
 
         `theta` [P] and `opt` ([P] each): before the step. `grad` [P]: the loss's gradient at `theta`.
-        `inputs`: the learning rate `lr` and the number `t` (from 0) of the step; the batch is not for
-        the optimizer. Returns theta' [P] and opt', as new tensors: `vmap` runs through here.
+        `inputs`: the learning rate `lr` (a number, or [P] where parameter groups have their own) and the
+        number `t` (from 0) of the step; the batch is not for the optimizer. Returns theta' [P] and opt',
+        as new tensors: `vmap` runs through here.
         """
         ...
 

@@ -55,6 +55,6 @@ class SGD:
         return adj_theta + self.decay_P * v, (self.momentum * a,), v
 
 
-def sgd(recipe: Recipe, decay_mask_P: Tensor) -> SGD:
-    """The optimizer of a recipe; `decay_mask_P` [P] is 1 where weight decay applies."""
-    return SGD(recipe.momentum, recipe.nesterov, recipe.weight_decay * decay_mask_P)
+def sgd(recipe: Recipe, decay_P: Tensor) -> SGD:
+    """The optimizer of a recipe; `decay_P` [P] is the weight decay of each parameter."""
+    return SGD(recipe.momentum, recipe.nesterov, decay_P)
