@@ -11,7 +11,7 @@ import pytest
 
 import engine
 from engine import config as configs
-from engine.config import CHOICES, FLAGS, RANGES, Recipe, RunConfig
+from engine.config import CHOICES, FLAGS, LISTS, RANGES, Recipe, RunConfig
 from engine.errors import ConfigError
 from engine.registry import Registry
 from tests.helpers import ROOT
@@ -93,6 +93,9 @@ def test_the_digest_covers_what_decides_a_training_and_nothing_else():
     other = {"model": "resnet9", "width": 2.0, "precision": "float64"}
     recipe = {"epochs": 7, "batch_size": 9, "peak_lr": 0.1, "schedule": "cosine", "warmup": 0.1, "momentum": 0.1}
     recipe |= {"nesterov": False, "weight_decay": 0.1, "decay_norm_bias": True, "seed": 1, "optimizer": "another"}
+    recipe |= {"beta1": 0.8, "beta2": 0.9, "eps": 1e-4, "eps_root": 1e-6, "clip_norm": 1.0, "label_smoothing": 0.1}
+    recipe |= {"class_weights": "balanced", "groups": (("*", 2.0, None),), "warmup_steps": 3, "anneal": "linear"}
+    recipe |= {"div_factor": 5.0, "final_div_factor": 9.0, "milestones": (0.2,), "gamma": 0.2, "power": 2.0}
     assert set(recipe) == {f.name for f in dataclasses.fields(Recipe)}
     changes = [{k: v} for k, v in other.items()] + [{f"recipe.{k}": v} for k, v in recipe.items()]
     digests = [config.replace(**change).training_digest(FINGERPRINT) for change in changes]
@@ -190,10 +193,10 @@ def test_values_out_of_range_are_named_whatever_they_are(name, value):
 
 
 def test_every_setting_has_a_text():
-    for name in [*RANGES, *CHOICES, *FLAGS]:
-        what = FLAGS[name] if name in FLAGS else {**RANGES, **CHOICES}[name].what
+    for name in [*RANGES, *CHOICES, *FLAGS, *LISTS]:
+        what = FLAGS[name] if name in FLAGS else {**RANGES, **CHOICES, **LISTS}[name].what
         assert what.endswith(".") and configs.get(configs.preset("sample"), name) is not None
-    named = {*RANGES, *CHOICES, *FLAGS, "preset", "targets", "recipe"}
+    named = {*RANGES, *CHOICES, *FLAGS, *LISTS, "preset", "targets", "recipe"}
     fields = {f.name for f in dataclasses.fields(RunConfig)} | {f"recipe.{f.name}" for f in dataclasses.fields(Recipe)}
     assert named == fields
 

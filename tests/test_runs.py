@@ -252,7 +252,7 @@ def test_a_given_space_is_kept_to(root):
         ({"recipe.momentum": 1.0}, "recipe.momentum"),
         ({"recipe.momentum": 0.0}, "recipe.nesterov"),
         ({"recipe.weight_decay": -1.0}, "recipe.weight_decay"),
-        ({"recipe.schedule": "step"}, "recipe.schedule"),
+        ({"recipe.schedule": "steps"}, "recipe.schedule"),
         ({"recipe.seed": True}, "recipe.seed"),
         ({"width": 0.0}, "width"),
         ({"model": "vit"}, "model"),
