@@ -1,5 +1,6 @@
 """Each page by itself, without a browser: empty folders, bad links, damaged runs."""
 
+import dataclasses
 import os
 import shutil
 import sys
@@ -241,6 +242,22 @@ def test_set_up_names_a_bad_setting_beside_its_field_and_will_not_start():
     app.number_input(key="set-recipe.batch_size").set_value(500).run()
     assert not button(app, "Start the run").disabled
     assert any(m.label == "Each step keeps" for m in app.metric)
+
+
+def test_set_up_offers_every_field_of_a_recipe_and_names_groups_that_are_none():
+    app = show("pages/Set_up_a_run.py")
+    app.button_group[0].set_value("own").run()
+    widgets = {w.key for kind in ("number_input", "selectbox", "checkbox", "text_input") for w in getattr(app, kind)}
+    assert {f"set-recipe.{field.name}" for field in dataclasses.fields(configs.Recipe)} <= widgets
+    assert not any("moments of the optimizer" in c.value for c in app.caption)
+    app.selectbox(key="set-recipe.optimizer").set_value("adamw").run()
+    assert any("moments of the optimizer" in c.value for c in sound(app).caption)
+    for text, problem in (("head", "must be groups such as"), ("*heads*:2", "No parameter of the model belongs")):
+        app.text_input(key="set-recipe.groups").set_value(text).run()
+        assert problem in said(app) and button(app, "Start the run").disabled
+    app.text_input(key="set-recipe.groups").set_value("*.bias:0.5:0").run()
+    app.text_input(key="set-recipe.class_weights").set_value("balanced").run()
+    assert not button(sound(app), "Start the run").disabled and not app.error
 
 
 def table(app: AppTest):

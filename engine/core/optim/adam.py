@@ -22,9 +22,10 @@ Where r = 0. Without ε_r that is where v' = 0: a parameter whose every gradient
 fired, a pixel that is always black), or has squares below the smallest float. There b's second term is 0 / 0, and
 counts as 0. That is the derivative, and not a convention: near g = 0 the first step is −η m̂ / (k |g| + ε) with m̂
 proportional to g, of which the derivative at 0 goes through m̂ alone; what goes through v' vanishes with |g|. It is
-finite, but of the order of η / ε, 1e8 η: within ε of 0 Adam's step is a steep sign function, whose exact derivative
-predicts no change that anyone can make. So give `eps_root`, 1e-8 or more, to every training that is to be explained,
-as MAGIC's AdamW has one (arXiv 2503.13751, 2504.16430): the step is then smooth in g on a scale of √ε_r.
+finite, but of the order of η / ε, 1e8 η: within ε of 0 Adam's step is a steep sign function, and a gradient that is 0
+but for rounding (that of a bias before BatchNorm) moves its parameter by the rounding. So give `eps_root`, 1e-8 or
+more, to every training that is to be explained, as MAGIC's AdamW has one (arXiv 2503.13751, 2504.16430): the step is
+then smooth in g on a scale of √ε_r. docs/recipes.md has the measurement.
 
 When not to use it: where SGD trains as well. SGD's scores take a third of the disk, and less time.
 """
