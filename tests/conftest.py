@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +14,9 @@ from tests.helpers import PROBES, tab_is_sound
 from tests.made_up import SMALL
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as the app computes; read when torch is loaded
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # started by a script with `&`: its children would ignore it, too
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

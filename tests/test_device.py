@@ -62,6 +62,7 @@ def in_a_process(code: str) -> str:
     return done.stdout
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_a_peak_leaves_the_mark_of_the_process_alone_unless_it_is_told_to_reset_it():
     said = in_a_process(

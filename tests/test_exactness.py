@@ -24,6 +24,7 @@ from tools.exactness import ALL, CASES, SETS, H, N, problem, recipe, relative_er
 TOLERANCE = 1e-6
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", CASES)
 def test_scores_equal_finite_differences(case):
     scores, differences = scores_and_differences(*CASES[case])
@@ -75,6 +76,7 @@ def cut_decay(monkeypatch):
     monkeypatch.setattr(SGD, "pullback", cut)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "mutation, case",
     [

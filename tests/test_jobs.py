@@ -163,6 +163,7 @@ def test_names_are_numbered_from_the_names_alone():
     assert next_name([], "scores", "loss") == "loss-000"
 
 
+@pytest.mark.slow
 def test_a_damaged_old_sidecar_costs_no_replay(run):
     (run.path / "scores" / "loss-000.json").write_text("{}")
     name = do(run, Replay(("test:4",))).scores
@@ -247,6 +248,7 @@ def test_resume_after_a_typo_ends_with_the_scores_first_asked_for(interrupted, c
     assert interrupted.status == "finished" and not interrupted.manifest().resumable
 
 
+@pytest.mark.slow
 def test_a_bad_job_of_an_older_version_is_taken_off_and_the_others_are_done(interrupted):
     bad = JobRecord("validate", {"subsets": 1, "drops": [0.01], "seed": 0})
     interrupted.update_manifest(jobs=(bad, *records(interrupted.manifest())))
@@ -350,6 +352,7 @@ def test_an_optimizer_that_computes_otherwise_is_refused(run, monkeypatch, mode)
         do(run, Replay(("test:0",), "loss", mode))
 
 
+@pytest.mark.slow
 def test_what_an_older_version_did_not_record_is_not_compared(run):
     run.update_manifest(plan_sha256=None, rates_sha256=None)
     name = do(run, Replay(("test:0", "class:2"))).scores
@@ -390,6 +393,7 @@ def test_a_changed_data_set_is_named(run, monkeypatch):
         do(run, Replay(("test:1",)))
 
 
+@pytest.mark.slow
 def test_other_software_is_named_and_its_rounding_allowed(run):
     run.update_manifest(versions={**run.manifest().versions, "torch": "1.0"})
     do(run, Replay(("test:1",)))
@@ -416,6 +420,7 @@ def test_a_job_computes_with_its_runs_threads_and_leaves_the_number_as_it_was(ru
     assert counts == [before + 1] and torch.get_num_threads() == before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", ["disk", "memory", "recompute"])
 def test_lost_folders_are_made_again_and_what_was_in_them_is_trained_again(run, mode):
     """As after git, rsync or zip, which drop empty folders, or a person who needed the space."""
@@ -447,6 +452,7 @@ def retrained(run: runs.Run) -> dict[str, Path]:
     return {p.stem: p for p in (run.path / "validation" / "retrained").glob("*.safetensors")}
 
 
+@pytest.mark.slow
 def test_exchanged_retrainings_are_found_whatever_they_differ_in(run):
     """Two what-ifs that leave out the same images and differ in their labels alone."""
     labels = datasets.load(SMALL.dataset).train_labels
@@ -467,6 +473,7 @@ def test_exchanged_retrainings_are_found_whatever_they_differ_in(run):
     assert len(notes) == 2
 
 
+@pytest.mark.slow
 def test_a_retraining_of_no_other_labels_is_not_one_of_other_labels(run):
     """The run's own weights and a relabelling leave out the same images: none."""
     do(run, WhatIf.of([], {1: 5}))
@@ -486,6 +493,7 @@ def test_temporary_files_beside_retrainings_are_swept(run):
     assert not left.exists()
 
 
+@pytest.mark.slow
 def test_a_target_that_does_not_vary_does_not_count_and_the_rest_is_reported(run, capsys, monkeypatch):
     exact = lds.predicted
     monkeypatch.setattr(lds, "predicted", lambda scores, left_out: exact(scores * np.array([[1.0], [0.0]]), left_out))
@@ -496,6 +504,7 @@ def test_a_target_that_does_not_vary_does_not_count_and_the_rest_is_reported(run
     assert "1 of 2 targets" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_no_target_that_varies_is_said(run, capsys, monkeypatch):
     exact = lds.predicted
     monkeypatch.setattr(lds, "predicted", lambda scores, left_out: 0 * exact(scores, left_out))
@@ -504,6 +513,7 @@ def test_no_target_that_varies_is_said(run, capsys, monkeypatch):
     assert run.status == "finished" and any("none of 2 targets varied" in e.get("text", "") for e in run.events()[0])
 
 
+@pytest.mark.slow
 def test_a_what_if_of_a_run_with_an_uploaded_target_has_a_dash(run, capsys):
     name = uploads.keep(run, datasets.load(SMALL.dataset).test_images[3])
     do(run, Replay((f"image:{name}:2",)))
@@ -560,6 +570,7 @@ def hold(monkeypatch, begun: threading.Event, go_on: threading.Event) -> None:
     monkeypatch.setattr(module, "opened", opened)
 
 
+@pytest.mark.slow
 def test_a_queued_run_is_cancelled_at_once(run, root, monkeypatch):
     begun, go_on = threading.Event(), threading.Event()
     hold(monkeypatch, begun, go_on)
@@ -580,6 +591,7 @@ def test_a_queued_run_is_cancelled_at_once(run, root, monkeypatch):
     assert waiting.status == "finished"
 
 
+@pytest.mark.slow
 def test_finished_means_that_the_next_job_is_taken(run, root):
     """A submission from the very callback in which the manifest says that the run is finished."""
     jobs, taken, accepted = JobQueue(root), [], []
@@ -624,6 +636,7 @@ def test_finished_means_that_the_next_job_is_taken(run, root):
     assert len(accepted) == 1 and {"test:8.loss", "test:9.loss"} <= {t.key for t in run.scores().targets()}
 
 
+@pytest.mark.slow
 def test_an_engine_that_cannot_be_loaded_fails_what_is_queued_with_the_reason(run, root, monkeypatch):
     exact = builtins.__import__
 
@@ -649,6 +662,7 @@ def test_an_engine_that_cannot_be_loaded_fails_what_is_queued_with_the_reason(ru
     worker.stop()
 
 
+@pytest.mark.slow
 def test_a_stopped_queue_leaves_its_runs_as_after_a_kill(run, root, monkeypatch):
     begun, go_on = threading.Event(), threading.Event()
     hold(monkeypatch, begun, go_on)
@@ -670,6 +684,7 @@ def test_a_stopped_queue_leaves_its_runs_as_after_a_kill(run, root, monkeypatch)
     assert run.status == "finished" and not run.manifest().resumable
 
 
+@pytest.mark.slow
 def test_an_interrupted_training_is_no_failure(root):
     cancel = Cancel()
     run = runs.Run.create(root, SMALL)
@@ -679,6 +694,7 @@ def test_an_interrupted_training_is_no_failure(root):
     assert do(run).scores == "loss-000"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", ["disk", "memory"])
 @pytest.mark.parametrize("phase", ["train", "replay"])
 def test_a_process_whose_main_function_returns_ends_within_a_step(root, mode, phase):

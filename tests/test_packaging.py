@@ -79,6 +79,7 @@ def test_the_ranges_hold_the_pinned_versions():
             assert pin.operator in ("<", "!=") or pin.version in allowed.specifier, text
 
 
+@pytest.mark.slow
 def test_the_library_works_where_it_is_installed(site, environment):
     before = tree(site)
     code = (

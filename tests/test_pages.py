@@ -143,6 +143,7 @@ def test_damage_is_named_with_its_remedy(run):
     assert "config.json" in said(show("pages/Live.py", run=run.id))
 
 
+@pytest.mark.slow
 def test_a_failed_run_shows_its_message_remedy_and_traceback(root):
     config = SMALL.replace(
         **{
@@ -379,6 +380,7 @@ def test_a_folder_of_runs_that_is_gone_is_named(run, root):
     assert "is gone" in said(sound(app.run()))
 
 
+@pytest.mark.slow
 def test_scores_made_anew_are_not_those_of_before(run):
     """Score sets are numbered from 000 again after a deletion: the name alone names no content."""
 

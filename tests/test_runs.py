@@ -605,6 +605,7 @@ def test_jobs_queue_run_one_at_a_time_cancel_and_outlive_errors(root):
 # -- the command line
 
 
+@pytest.mark.slow
 def test_command_line_from_run_to_clean(tmp_path, capsys):
     outputs = ["--outputs", str(tmp_path)]
     assert (
@@ -643,6 +644,7 @@ def test_command_line_from_run_to_clean(tmp_path, capsys):
     assert main(["clean", run.id, *outputs, "--all"]) == 0 and not run.path.exists()
 
 
+@pytest.mark.slow
 def test_estimate_on_the_command_line_measures_and_recommends(tmp_path, capsys):
     assert main(["estimate", "--outputs", str(tmp_path), "--targets", "test:0", "--set", "recipe.batch_size=1000"]) == 0
     said = capsys.readouterr().out

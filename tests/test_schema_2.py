@@ -143,6 +143,7 @@ def test_it_is_validated_anew_with_the_numbers_of_before(finished):
         assert new["targets"][0]["actual"] == pytest.approx(old["targets"][0]["actual"], rel=1e-9)
 
 
+@pytest.mark.slow
 def test_the_interrupted_run_goes_on_where_it_was_killed(root):
     run = runs.Run.open(root, "interrupted")
     execute(run)

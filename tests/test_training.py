@@ -247,6 +247,7 @@ def test_the_users_model_is_not_changed_and_frozen_parameters_stay():
     assert "0.weight" not in trained.model_state
 
 
+@pytest.mark.slow
 def test_the_shipped_models_are_accepted_in_float32():
     for name in MODELS:
         torch.manual_seed(0)

@@ -30,6 +30,8 @@ from engine.runs.job import JobRecord, fields_of_schema_2
 from engine.trajectory.state_files import read_state
 from tests.made_up import SMALL
 
+pytestmark = pytest.mark.slow  # they train again and again
+
 CONFIG = SMALL.replace(targets=("test:0", "test:3", "class:6", "test:all"))
 CPU = torch.device("cpu")
 

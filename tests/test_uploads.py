@@ -412,6 +412,7 @@ def scored(tmp_path_factory) -> runs.Run:
     return run
 
 
+@pytest.mark.slow
 def test_a_copy_of_a_test_image_has_its_scores_its_view_and_its_prediction(scored):
     dataset = dataset_registry.load("fashion-mnist-sample")
     image, label = dataset.test_images[3], int(dataset.test_labels[3])
