@@ -84,7 +84,9 @@ def _plain(values: Any) -> None:
 
 
 def _frozen(value: Any) -> Any:
-    """Lists, such as JSON has, as tuples."""
+    """Lists, such as JSON has, and arrays as tuples of Python's own numbers."""
+    if hasattr(value, "tolist"):  # NumPy's and torch's, neither of which needs to be loaded here
+        value = value.tolist()
     return tuple(map(_frozen, value)) if isinstance(value, list | tuple) else value
 
 

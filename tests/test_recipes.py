@@ -1,5 +1,6 @@
 """A run with every option of a recipe: by the command line, in every mode, after kills, checked and estimated."""
 
+import dataclasses
 import json
 import os
 import signal
@@ -160,6 +161,14 @@ def test_lists_that_are_no_such_lists_are_named(name, written):
     assert problem.startswith(("must ", "has ")) and len(problem) < 400
     with pytest.raises(ConfigError, match=name):
         configs.check(config, 6000, 1000, 10)
+
+
+def test_arrays_are_tuples():
+    weights, milestones = np.float32([1, 2, 0.5]), [np.float64(0.25), 0.5]
+    recipe = Recipe(class_weights=weights, milestones=milestones, groups=[["a.*", np.int64(2), np.float64(0.5)]])
+    assert recipe == Recipe(class_weights=(1.0, 2.0, 0.5), milestones=(0.25, 0.5), groups=(("a.*", 2, 0.5),))
+    assert hash(recipe) and json.dumps(dataclasses.asdict(recipe))
+    assert not configs.problems(SMALL.replace(recipe=recipe), 6000, 1000, 3)
 
 
 @pytest.mark.parametrize("value", [None, 3, [1], (1, 2), ((1, 2, 3),), (("a", 1),), (("a", "1", None),), {"a": 1}, "x"])
