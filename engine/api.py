@@ -88,7 +88,8 @@ def train(
 
     The model maps [B, ...] to logits [B, C]. Each of its modules is trained in the mode in which it is: call
     `model.train()` before, and `.eval()` on what is to stay frozen; an overridden `train` is respected.
-    Attention runs through torch's math kernel, which is exact; dropout is refused.
+    Attention runs through torch's math kernel, which is exact; dropout modules are replayed, functional dropout
+    is refused.
 
     The trajectory, 4 bytes × (parameters + buffers) a step in float32, with Adam's moments 4 bytes ×
     (3 × parameters + buffers), is kept on the device (`replay_mode` "memory"), in `trajectory_folder`,

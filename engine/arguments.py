@@ -18,6 +18,7 @@ EPILOG = """examples:
   python -m engine run --preset sample --set recipe.epochs=4 --set target_function=margin
   python -m engine run --data folder:photos --set recipe.batch_size=100
   python -m engine data folder:photos
+  python -m engine run --preset sample --model net.py:build --set model_options=depth=3
   python -m engine estimate --preset resnet9 --set recipe.epochs=20
   python -m engine attribute RUN --targets class:6,test:all --function margin
   python -m engine resume RUN
@@ -146,6 +147,11 @@ def _add_configured(commands, common: argparse.ArgumentParser) -> None:
         metavar="NAME",
         help="data set: its name, or folder:DIR, table:FILE, arrays:FILE.npz, torchvision:NAME, hf:NAME_OR_DIR",
     )
+    settings.add_argument(
+        "--model",
+        metavar="MODEL",
+        help=f"network: {', '.join(config.MODELS)}, timm:NAME, FILE.py:FUNCTION or package.module:FUNCTION",
+    )
     settings.add_argument("--targets", type=names, metavar="T,T,…", help="targets, such as test:0,class:3")
     settings.add_argument("--function", choices=tuple(FUNCTIONS), help="target function (loss)")
     settings.add_argument("--mode", choices=config.REPLAY_MODES, help="where the trajectory is kept")
@@ -180,6 +186,7 @@ def _settings() -> str:
     lines = ["settings for --set:"]
     lines += [f"  {name:24}{r.low:g} to {r.high:g}. {r.what}" for name, r in config.RANGES.items()]
     lines += [f"  {name:24}{', '.join(choice.names)}. {choice.what}" for name, choice in config.CHOICES.items()]
+    lines += [f"  {name:24}{text.what}" for name, text in config.TEXTS.items()]
     lines += [f"  {name:24}true, false. {what}" for name, what in config.FLAGS.items()]
     lines += [f"  {name:24}{n.form}. {n.what}" for name, n in config.LISTS.items()]
     return "\n".join(lines)

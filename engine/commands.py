@@ -344,6 +344,7 @@ def _configured(call: argparse.Namespace) -> configs.RunConfig:
     changes = dict(_setting(text) for text in call.settings)
     called = (
         ("dataset", call.data),
+        ("model", call.model),
         ("target_function", call.function),
         ("replay_mode", call.mode),
         ("targets", call.targets),
@@ -401,10 +402,10 @@ def data(call: argparse.Namespace) -> int:
 def _setting(text: str) -> tuple[str, object]:
     """Name and value of one --set. `configs.check` judges the value."""
     name, equals, value = text.partition("=")
-    known = [*configs.RANGES, *configs.CHOICES, *configs.FLAGS, *configs.LISTS]
+    known = [*configs.RANGES, *configs.CHOICES, *configs.TEXTS, *configs.FLAGS, *configs.LISTS]
     if not equals or name not in known:
         raise ConfigError(f"--set {text} is not NAME=VALUE with a known name.", f"The names are {', '.join(known)}.")
-    if name in configs.CHOICES:
+    if name in configs.CHOICES or name in configs.TEXTS:
         return name, value
     if name in configs.LISTS:
         return name, configs.LISTS[name].read(value)

@@ -21,11 +21,13 @@ import math
 import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 import engine
+from engine import model_names
 from engine.datasets.registry import DATASETS
 from engine.datasets.registry import problem as dataset_problem
 from engine.errors import ConfigError
@@ -47,11 +49,20 @@ PRECISIONS = ("float32", "float64")
 
 DEVICES = ("auto", "cpu", "cuda")
 
-# Functions of (channels, side of the square images, classes, width) that return an `nn.Module`.
+# Functions of (channels, height, width, classes, **options) that return an `nn.Module`; `engine.model_names` has the
+# names beyond these. A width factor other than 1 comes as the option `factor`.
 MODELS: Registry[Callable] = Registry(
     "model",
     "model",
-    {"small-cnn": "engine.models.small_cnn:small_cnn", "resnet9": "engine.models.resnet9:resnet9"},
+    {
+        "small-cnn": "engine.models.small_cnn:small_cnn",
+        "resnet9": "engine.models.resnet9:resnet9",
+        "vit-tiny": "engine.models.vit_tiny:vit_tiny",
+        "convnext-tiny": "engine.models.convnext_tiny:convnext_tiny",
+        "torchvision:resnet18": "engine.models.torchvision_models:resnet18",
+        "torchvision:resnet34": "engine.models.torchvision_models:resnet34",
+        "torchvision:resnet50": "engine.models.torchvision_models:resnet50",
+    },
 )
 
 # Functions of (recipe, weight decay of each parameter, tensor [P]) that return an `Optimizer`.
@@ -65,7 +76,10 @@ OPTIMIZERS: Registry[Callable] = Registry(
     },
 )
 
-TRAINING = ("dataset", "model", "width", "recipe", "precision")  # fields of `RunConfig` that decide a training
+MODEL_FIELDS = ("model_options", "initial_weights", "frozen", "frozen_eval")  # that came later, and decide a training
+
+# Fields of `RunConfig` that decide a training.
+TRAINING = ("dataset", "model", "width", "recipe", "precision", *MODEL_FIELDS)
 
 PRESET = re.compile(r"[a-z0-9][a-z0-9-]{0,39}")  # part of a run's id, which has 64 characters at most
 
@@ -162,6 +176,9 @@ class RunConfig:
     every `segment`-th on disk and the rest recomputed. `segment` 0 takes √T steps, or more where
     the checkpoints would take more than `checkpoint_mb` megabytes (0: any number).
     `clean_when_done` deletes the trajectory once the run's own targets have their scores.
+    `model_options` go to the model's function, as NAME=VALUE,NAME=VALUE. `initial_weights` is a file, `frozen` a list
+    of patterns of names such as layer1.*,conv1*, and `frozen_eval` puts what is frozen into evaluation mode
+    (`engine.models.finetune`).
     """
 
     preset: str = "own"
@@ -178,6 +195,10 @@ class RunConfig:
     targets_per_pass: int = 0
     device: str = "auto"
     precision: str = "float32"
+    model_options: str = added("")
+    initial_weights: str = added("")
+    frozen: str = added("")
+    frozen_eval: bool = added(False)
 
     def __post_init__(self) -> None:
         _plain(self)
@@ -209,11 +230,14 @@ class RunConfig:
             self.precision,
             data_fingerprint,
         ]
+        later = _not_neutral(self)
+        if model := {name: later[name] for name in MODEL_FIELDS if name in later}:
+            decides.append(model)
         return hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()
 
 
-def _not_neutral(recipe: Recipe) -> dict:
-    """The recipe's fields, less those that came later and have the value that they had before."""
+def _not_neutral(recipe: "Recipe | RunConfig") -> dict:
+    """The fields, less those that came later and have the value that they had before."""
     values = dataclasses.asdict(recipe)
     neutral = {f.name: f.metadata["neutral"] for f in dataclasses.fields(recipe) if "neutral" in f.metadata}
     return {name: value for name, value in values.items() if name not in neutral or value != neutral[name]}
@@ -243,7 +267,8 @@ class Range:
 
 @dataclass(frozen=True)
 class Choice:
-    """Allowed names of a setting, asked for at each use, for they may grow; and what it is."""
+    """Allowed names of a setting, asked for at each use, for they may grow; and what it is. `also` judges names that
+    are allowed and not listed: those that only the command line may give."""
 
     names_now: Callable[[], Iterable[str]]
     what: str
@@ -423,7 +448,11 @@ CHOICES = {
         "torchvision:NAME, hf:NAME_OR_DIR (docs/data.md).",
         dataset_problem,
     ),
-    "model": Choice(lambda: MODELS, "The network."),
+    "model": Choice(
+        lambda: (*MODELS, *model_names.listed()),
+        "The network: one of these, timm:NAME, FILE.py:FUNCTION or package.module:FUNCTION (docs/models.md).",
+        lambda name: model_names.problem(name, MODELS),
+    ),
     "target_function": Choice(lambda: FUNCTIONS, "What is measured of a target."),
     "replay_mode": Choice(
         lambda: REPLAY_MODES,
@@ -433,7 +462,31 @@ CHOICES = {
     "precision": Choice(lambda: PRECISIONS, "Of all arithmetic. float64 takes twice the memory, and more time."),
 }
 
+
+@dataclass(frozen=True)
+class Text:
+    """A setting that is a text: what it is, and what is wrong with a value, as the end of a sentence."""
+
+    what: str
+    problem: Callable[[object], str | None]
+
+
+def _text_problem(value: object) -> str | None:
+    return (
+        None if isinstance(value, str) and value.isprintable() else f"must be a text in one line, not {_shown(value)}"
+    )
+
+
+TEXTS = {
+    "model_options": Text(
+        "Options of the model's function, such as smooth=true,dropout=0.1.", model_names.options_problem
+    ),
+    "initial_weights": Text("File of the first weights: safetensors, or what torch.save wrote.", _text_problem),
+    "frozen": Text("What is not trained: patterns of parameters' names, such as conv1*,layer1.*.", _text_problem),
+}
+
 FLAGS = {
+    "frozen_eval": "Frozen parts in evaluation mode: their norms and their dropout rest.",
     "recipe.nesterov": "Nesterov's momentum, which looks ahead.",
     "recipe.decay_norm_bias": "Weight decay on biases and normalisation too.",
     "clean_when_done": "Delete the checkpoints once the run's own targets have their scores.",
@@ -518,6 +571,9 @@ def problems(
     for name, choice in CHOICES.items():
         if (problem := choice.problem(get(config, name))) is not None:
             at_fault[name] = problem
+    for name, text in TEXTS.items():
+        if (problem := text.problem(get(config, name))) is not None:
+            at_fault[name] = problem
     for name in FLAGS:
         if not isinstance(get(config, name), bool):
             at_fault[name] = f"must be true or false, not {_shown(get(config, name))}"
@@ -582,6 +638,26 @@ def check(
     if at_fault:
         said = "; ".join(f"{name} {problem}" for name, problem in at_fault.items())
         raise ConfigError(f"The run cannot start: {said}.", "Correct the settings named and start again.", at_fault)
+    return config
+
+
+def check_offered(config: RunConfig) -> RunConfig:
+    """The same configuration, or a `ConfigError` where a browser asks for more than its form offers: the model must be
+    one that is listed, and a file of weights one that lies in the folder of models."""
+    at_fault = {}
+    if config.model not in CHOICES["model"].names:
+        at_fault["model"] = f"must be one of those listed, not {_shown(config.model)}"
+    weights = config.initial_weights
+    if weights and (Path(weights).name != weights or not (model_names.folder() / weights).is_file()):
+        at_fault["initial_weights"] = f"must be a file of the folder of models, not {_shown(weights)}"
+    if at_fault:
+        said = "; ".join(f"{name} {problem}" for name, problem in at_fault.items())
+        raise ConfigError(
+            f"The app starts no such run: {said}.",
+            "Choose from the list. Whoever runs the server fills the folder of models, and starts other models "
+            "from the command line.",
+            at_fault,
+        )
     return config
 
 

@@ -213,23 +213,30 @@ def test_a_norm_that_hangs_in_a_list_alone_is_refused():
 # -- reparametrised weights
 
 
-def test_weight_norm_is_refused_before_training():
-    """torch's kernel for it has no forward derivative."""
+def test_weight_norm_is_exact_in_both_forms():
+    """torch's own kernel for it has no forward derivative."""
     torch.manual_seed(0)
     old = nn.Sequential(nn.utils.weight_norm(nn.Conv2d(3, 4, 3)), nn.Tanh(), head(144)).double()
     new = nn.Sequential(nn.utils.parametrizations.weight_norm(nn.Conv2d(3, 4, 3)), nn.Tanh(), head(144)).double()
-    assert "weight_norm" in refusal_of(old) and "weight_norm" in refusal_of(new)
+    assert error_of(old) <= 1e-6 and error_of(new) <= 1e-6
     old(data()[0])  # now it holds a weight that torch refuses to copy
-    assert "weight_norm" in refusal_of(old)
+    assert error_of(old) <= 1e-6
+    over_all = nn.utils.parametrizations.weight_norm(nn.Conv2d(3, 4, 3), dim=None)
+    expected = over_all(inputs := torch.randn(2, 3, 8, 8))
+    functional = FunctionalModel(nn.Sequential(over_all, nn.Flatten()))
+    given = functional(functional.theta0, functional.buffers0, inputs, True)[0]
+    assert torch.allclose(given, expected.flatten(1), atol=1e-5)
 
 
 @pytest.mark.parametrize("wrapped", [nn.utils.spectral_norm, nn.utils.parametrizations.spectral_norm])
-def test_spectral_norm_is_refused(wrapped):
+def test_spectral_norm_is_refused_in_training_mode_and_exact_where_it_rests(wrapped):
     torch.manual_seed(0)
     model = nn.Sequential(wrapped(nn.Conv2d(3, 4, 3)), nn.Tanh(), head(144)).double()
-    refusal_of(model)
+    assert "spectral_norm" in refusal_of(model) and "«0" in refusal_of(model)
     model(data()[0])
     refusal_of(model)
+    model[0].eval()
+    assert error_of(model) <= 1e-6
 
 
 def test_lazy_modules_are_named():
@@ -711,7 +718,7 @@ def test_two_threads_that_build_models_do_not_disturb_each_other():
     dataset = dataset_registry.load(chosen.dataset)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(chosen.recipe.seed)
-        expected = FunctionalModel(config.MODELS.get(chosen.model)(1, 28, 10, 0.25)).theta0
+        expected = FunctionalModel(config.MODELS.get(chosen.model)(1, 28, 28, 10, factor=0.25)).theta0
     ended, wrong = threading.Event(), []
 
     def builds():

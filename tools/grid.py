@@ -82,6 +82,7 @@ def measure(varied: dict) -> dict:
         small_cnn.small_cnn(
             1,
             28,
+            28,
             10,
             settings["width"],
             NORMS[settings["norm"]],

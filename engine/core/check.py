@@ -129,7 +129,8 @@ def _check_draws(model: FunctionalModel, inputs: Tensor, training: bool, mode: s
         if draws.names:
             raise ModelError(
                 f"The model's {mode} pass is random: it draws from torch's {', '.join(sorted(set(draws.names)))}.",
-                "Remove dropout and other noise; a replayed step must be the same step.",
+                "Write dropout as modules (nn.Dropout), which are replayed, not as functions, and remove other noise; "
+                "a replayed step must be the same step.",
             )
         if process_generators() == before:
             return

@@ -94,6 +94,6 @@ def _loss(
 ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
     """L; and the examples' losses ℓ [B], and the buffers after the pass [Q]."""
     images, labels = inputs.batch
-    logits, after = model(theta, buffers, images, training=True)
+    logits, after = model(theta, buffers, images, training=True, key=inputs.key, index_B=inputs.index_B)
     losses = inputs.loss(logits, labels)
     return (inputs.w_B * losses).sum() / inputs.w_B.shape[0], (losses, after)

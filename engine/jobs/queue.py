@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from engine import files
-from engine.config import RunConfig, check
+from engine.config import RunConfig, check, check_offered
 from engine.datasets import registry as dataset_registry
 from engine.errors import ConfigError, ReplayError, StorageError
 from engine.jobs.cancel import Cancel
@@ -188,8 +188,9 @@ class JobQueue:
         return _worker.failure
 
     def start(self, config: RunConfig) -> str:
-        """Checks the configuration, makes the run's folder, queues it, and returns its id."""
-        config = config.replace(dataset=dataset_registry.canonical(config.dataset))
+        """Checks the configuration, makes the run's folder, queues it, and returns its id. It comes from the app, so it
+        may name only what the app offers."""
+        config = check_offered(config.replace(dataset=dataset_registry.canonical(config.dataset)))
         dataset = dataset_registry.load(config.dataset)
         check(config, *dataset.sizes)
         run = Run.create(self.root, config)

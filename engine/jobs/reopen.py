@@ -3,6 +3,7 @@
 Replay reads the states that training left and runs *today's* step on them: a model, a batch plan or a learning
 rate that has changed since gives scores that are wrong without a sign. So these are compared first:
 
+    the model's files      SHA-256 of a person's own code and first weights, with the manifest
     the initial state      its SHA-256, with model/digests.json
     the batches            SHA-256 over the plan of all steps, with the manifest
     the learning rates     likewise
@@ -32,6 +33,7 @@ from engine.core.state import State, Trajectory
 from engine.core.step import step
 from engine.errors import IntegrityError
 from engine.jobs.session import Session
+from engine.models import registry as model_registry
 from engine.trajectory.digests import Digests
 from engine.trajectory.modes import EveryState
 from engine.trajectory.state_files import digest_of, named, read_state, state_of
@@ -73,6 +75,7 @@ def origin(session: Session) -> dict:
             "torch": torch.__version__,
             "numpy": np.__version__,
             "safetensors": safetensors.__version__,
+            **model_registry.libraries(session.config),
         },
         "device": str(session.device),
         "device_name": devices.describe(session.device),
@@ -113,10 +116,22 @@ def reopen(session: Session) -> Trained:
     return Trained(final, digests)
 
 
+def check_sources(session: Session) -> None:
+    """Compares the files of the model's code and first weights with what the manifest recorded of them."""
+    recorded = session.manifest.model_sources
+    for name, sha256 in model_registry.sources(session.config).items():
+        if recorded is not None and recorded.get(name) != sha256:
+            raise IntegrityError(
+                f"The file {name}, which decides the model of run {session.run.id}, has changed since it was trained.",
+                "Restore the file, or start a new run.",
+            )
+
+
 def check_start(session: Session, initial: str | None) -> None:
     """Compares the initial state with its digest `initial`, and the plan and the rates with the manifest; what an
     older version did not record is not compared."""
     manifest = session.manifest
+    check_sources(session)
     if initial is not None and digest_of(named(session.initial, session.optimizer)) != initial:
         raise _other(session, "initial state", "the model's code, or how its weights are drawn,")
     if manifest.plan_sha256 not in (None, plan_digest(session.stream.plan)):

@@ -70,9 +70,12 @@ def train(session: "Session", mode: str) -> "tuple[Trained, Trajectory]":
     from engine.core.training import train as train_steps
     from engine.jobs.reopen import Trained, check_start, origin, plan_digest, rates_digest
     from engine.jobs.resume import RESUME_TRAINING, WithResume, intact, load_training
+    from engine.models.registry import sources
     from engine.trajectory.digests import Digests
 
     journal, config = session.journal, session.config
+    for note in session.model.notes:
+        journal.note(note)
     check_model(session.model, session.stream)
     journal.update(
         status_said="training",
@@ -95,7 +98,9 @@ def train(session: "Session", mode: str) -> "tuple[Trained, Trajectory]":
         check_start(session, known.get(0))
         journal.note(f"Resumes the training before step {start + 1} of {session.steps}.")
     journal.update(
-        plan_sha256=plan_digest(session.stream.plan), rates_sha256=rates_digest(config.recipe, session.steps)
+        plan_sha256=plan_digest(session.stream.plan),
+        rates_sha256=rates_digest(config.recipe, session.steps),
+        model_sources=sources(session.config),
     )
     digests = Digests(session.optimizer, every, session.steps, known)
     trajectory = session.trajectory(mode, digests)

@@ -7,6 +7,8 @@ whoever holds it (two places of a model, a list, an `isinstance` in an overridde
 same module as before.
 """
 
+import functools
+
 import torch
 from torch import Tensor, nn
 
@@ -61,7 +63,35 @@ class BatchNorm3d(_Replayable, nn.BatchNorm3d):
     pass
 
 
-REPLAYABLE = {nn.BatchNorm1d: BatchNorm1d, nn.BatchNorm2d: BatchNorm2d, nn.BatchNorm3d: BatchNorm3d}
+class SyncBatchNorm(_Replayable, nn.SyncBatchNorm):
+    """On one device, where there is nobody to synchronise with."""
+
+
+class _ThenActs(_Replayable):
+    """timm's norms with dropout and activation inside."""
+
+    drop: nn.Module
+    act: nn.Module
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.act(self.drop(super().forward(x)))
+
+
+REPLAYABLE = {
+    nn.BatchNorm1d: BatchNorm1d,
+    nn.BatchNorm2d: BatchNorm2d,
+    nn.BatchNorm3d: BatchNorm3d,
+    nn.SyncBatchNorm: SyncBatchNorm,
+}
+
+WITH_ACTIVATION = ("timm.layers.norm_act.BatchNormAct2d", "timm.layers.norm_act.SyncBatchNormAct")
+
+
+@functools.cache
+def _replacement(kind: type[nn.Module]) -> type[nn.Module] | None:
+    if f"{kind.__module__}.{kind.__qualname__}" in WITH_ACTIVATION:
+        return type(kind.__name__, (_ThenActs, kind), {"__module__": __name__})
+    return REPLAYABLE.get(kind)
 
 
 def make_replayable(module: nn.Module, trains: dict[nn.Module, bool]) -> None:
@@ -82,7 +112,8 @@ def make_replayable(module: nn.Module, trains: dict[nn.Module, bool]) -> None:
                     "Track the statistics, or use nn.GroupNorm.",
                 )
             continue
-        if type(norm) not in REPLAYABLE:
+        replacement = _replacement(type(norm))
+        if replacement is None:
             raise ModelError(
                 f"{where} is a {type(norm).__name__}, whose running statistics cannot be replayed.",
                 "Use nn.BatchNorm1d, 2d or 3d itself, or a norm without running statistics such as nn.GroupNorm.",
@@ -91,4 +122,14 @@ def make_replayable(module: nn.Module, trains: dict[nn.Module, bool]) -> None:
             raise ModelError(
                 f"{where} averages its statistics cumulatively (momentum=None).", "Give it a momentum, such as 0.1."
             )
-        norm.__class__ = REPLAYABLE[type(norm)]
+        norm.__class__ = replacement  # type: ignore[assignment]
+
+
+def resting_buffers(module: nn.Module, trains: dict[nn.Module, bool]) -> set[str]:
+    """Names of the running statistics that training reads and never changes: those of norms in evaluation mode."""
+    return {
+        f"{path}.{name}" if path else name
+        for path, norm in module.named_modules()
+        if isinstance(norm, _Replayable) and not trains[norm]
+        for name in ("running_mean", "running_var")
+    }

@@ -8,8 +8,9 @@ with every trainable parameter in `theta` and every floating-point buffer in `bu
 a buffer updated in training (BatchNorm's running statistics) is an output like any other and
 gets an adjoint. Frozen parameters and other buffers are constants.
 
-Native BatchNorm becomes `engine.models.batch_norm`'s. What cannot be replayed (functional calls,
-state or randomness that a step cannot see) is found by `engine.core.check`.
+BatchNorm, dropout and weight norm become those of `batch_norm.py`, `dropout.py` and `weight_norm.py`; what
+`torch.compile` wrapped is unwrapped. What cannot be replayed (functional calls, state or randomness that a step cannot
+see) is found by `engine.core.check`.
 """
 
 import contextlib
@@ -24,7 +25,7 @@ from torch.func import functional_call
 from torch.nn.parameter import is_lazy
 
 from engine.errors import ModelError, ReplayError
-from engine.models.batch_norm import make_replayable
+from engine.models import batch_norm, dropout, weight_norm
 from engine.models.hidden_state import Attributes
 
 COMPLEX = {torch.float16: torch.complex32, torch.float32: torch.complex64, torch.float64: torch.complex128}
@@ -36,7 +37,8 @@ class FunctionalModel:
     `parameters` P, `buffers` Q. `theta0` [P] and `buffers0` [Q] are the module's own values.
 
     In training, each part runs in the mode in which it was given: a backbone in `eval()` stays so, and so
-    does what an overridden `train()` puts there. An evaluation runs after `module.eval()`.
+    does what an overridden `train()` puts there. An evaluation runs after `module.eval()`. Running statistics of
+    norms that training leaves alone are constants. `notes`: what a person should know of it, a sentence each.
 
     Raises `ModelError` for a module that has no trainable parameter, or one that cannot be replayed
     whatever its passes do. One call runs at a time: a call puts its tensors into the module.
@@ -44,13 +46,23 @@ class FunctionalModel:
 
     def __init__(self, module: nn.Module, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32):
         _check_parameters(module)
-        own_modes = {path: part.training for path, part in module.named_modules()}
+        own_modes = {_unwrapped_path(path): part.training for path, part in module.named_modules()}
+        own_names = [name for name, _ in [*module.named_parameters(), *module.named_buffers()]]
+        self._own_names = {_unwrapped_path(name): name for name in own_names}
+        compiled = [part for part in module.modules() if _is_compiled(part)]
+        self.notes = ["Modules wrapped by torch.compile are unwrapped: the engine runs what they wrap."] * bool(
+            compiled
+        )
         module = _copied(module)
         # A call of train() first, so that what it is overridden to do is done; `and`, so that no part
         # leaves the evaluation mode that it was given in.
         module.train()
         training = {part: part.training and own_modes.get(path, True) for path, part in module.named_modules()}
-        make_replayable(module, training)
+        batch_norm.make_replayable(module, training)
+        weight_norm.make_replayable(module, training)
+        self._noise = dropout.Noise()
+        dropout.make_replayable(module, self._noise)
+        resting = batch_norm.resting_buffers(module, training)
         module.eval()
         evaluation = {part: part.training for part in module.modules()}
         self._modes = {True: training, False: evaluation}
@@ -60,7 +72,7 @@ class FunctionalModel:
         _convert(module, torch.device(device), dtype)
         self.module, self.dtype = module, dtype
         trainable = {k: p.detach() for k, p in module.named_parameters() if p.requires_grad}
-        floats = {k: b.detach() for k, b in module.named_buffers() if b.is_floating_point()}
+        floats = {k: b.detach() for k, b in module.named_buffers() if b.is_floating_point() and k not in resting}
         self._parameter_shapes = {k: p.shape for k, p in trainable.items()}
         self._buffer_shapes = {k: b.shape for k, b in floats.items()}
         self._constants = {
@@ -68,19 +80,31 @@ class FunctionalModel:
             for k, t in [*module.named_parameters(), *module.named_buffers()]
             if k not in trainable and k not in floats
         }
+        self._resting = {k: t for k, t in self._constants.items() if k in resting}
         self.theta0 = _flatten(trainable, device, dtype)
         self.buffers0 = _flatten(floats, device, dtype)
         self.parameters, self.buffers = self.theta0.numel(), self.buffers0.numel()
 
-    def __call__(self, theta_P: Tensor, buffers_Q: Tensor, inputs: Tensor, training: bool) -> tuple[Tensor, Tensor]:
+    def __call__(
+        self,
+        theta_P: Tensor,
+        buffers_Q: Tensor,
+        inputs: Tensor,
+        training: bool,
+        key: int = 0,
+        index_B: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor]:
         """Logits [B, C] and the buffers after the pass [Q].
+
+        `key` of the step and `index_B`, int64, of the examples decide the masks of dropout in training; examples are
+        numbered from 0 where not given.
 
         Whatever else the pass changes is put back. Raises `ModelError`, with the module's name, where the
         module's own code fails, and where it gives no logits.
         """
         with self._lock, self.errors():
             try:
-                logits, tensors = self.open_pass(theta_P, buffers_Q, inputs, training)
+                logits, tensors = self.open_pass(theta_P, buffers_Q, inputs, training, key, index_B)
             finally:
                 self.put_back()
         if not isinstance(logits, Tensor) or logits.dim() != 2 or logits.shape[0] != inputs.shape[0]:
@@ -94,7 +118,13 @@ class FunctionalModel:
         return logits, torch.cat([tensors[k].reshape(-1) for k in self._buffer_shapes])
 
     def open_pass(
-        self, theta_P: Tensor, buffers_Q: Tensor, inputs: Tensor, training: bool
+        self,
+        theta_P: Tensor,
+        buffers_Q: Tensor,
+        inputs: Tensor,
+        training: bool,
+        key: int = 0,
+        index_B: Tensor | None = None,
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """What the module gives, and all its tensors by name as they are afterwards. What it keeps in
         attributes stays there until `put_back`, as in a loop of the user's own: the check looks at it."""
@@ -103,6 +133,7 @@ class FunctionalModel:
         own = {**_unflatten(buffers_Q, self._buffer_shapes), **self._constants}
         tensors.update((k, tensor.clone()) for k, tensor in own.items())
         self._set_mode(training)
+        self._noise.begin(key, torch.arange(inputs.shape[0], device=inputs.device) if index_B is None else index_B)
         # functional_call writes reassigned buffers back into this very dictionary.
         logits = functional_call(self.module, tensors, (inputs,))
         return logits, tensors
@@ -136,7 +167,8 @@ class FunctionalModel:
             raise ModelError(
                 f"The model cannot be replayed: {self._where(error)}{type(error).__name__}: {first_line(error)}",
                 "Its passes must be made of operations that torch can differentiate twice, forwards over "
-                "backwards, without randomness such as dropout, and keep to the dtype and device of their inputs.",
+                "backwards, without randomness other than dropout modules, and keep to the dtype and device of their "
+                "inputs.",
             ) from error
 
     def _where(self, error: BaseException) -> str:
@@ -164,7 +196,8 @@ class FunctionalModel:
     def load(self, theta_P: Tensor, buffers_Q: Tensor) -> dict[str, Tensor]:
         """Parameters and buffers by name, for `nn.Module.load_state_dict(..., strict=False)`. Copies."""
         parameters, buffers = self.named(theta_P, buffers_Q)
-        return {name: tensor.clone() for name, tensor in {**parameters, **buffers}.items()}
+        tensors = {**parameters, **buffers, **self._resting}
+        return {self._own_names[name]: tensor.clone() for name, tensor in tensors.items()}
 
     def to(self, device: torch.device | str, dtype: torch.dtype) -> "FunctionalModel":
         """A copy on another device or in another precision; on "meta", its shapes alone."""
@@ -199,14 +232,32 @@ def _check_parameters(module: nn.Module) -> None:
             )
 
 
+def _is_compiled(part: nn.Module) -> bool:
+    """Whether `torch.compile` made it, by wrapping (the class is not imported: that takes seconds) or in place."""
+    return (
+        type(part).__name__ == "OptimizedModule" and isinstance(getattr(part, "_orig_mod", None), nn.Module)
+    ) or getattr(part, "_compiled_call_impl", None) is not None
+
+
+def _unwrapped_path(path: str) -> str:
+    return ".".join(piece for piece in path.split(".") if piece != "_orig_mod")
+
+
 def _copied(module: nn.Module) -> nn.Module:
-    """A deep copy in which kept activations, which torch refuses to copy, are values without a graph."""
+    """A deep copy without what `torch.compile` wrapped around it, in which kept activations, which torch refuses to
+    copy, are values without a graph."""
     memo: dict[int, object] = {}
     for value in _attribute_tensors(module):
         if not value.is_leaf:
             memo[id(value)] = value.detach().clone()
     try:
-        return copy.deepcopy(module, memo)
+        for part in reversed(list(module.modules())):  # the inner ones first
+            if type(part).__name__ == "OptimizedModule" and _is_compiled(part):
+                memo[id(part)] = copy.deepcopy(part._orig_mod, memo)
+        copied = copy.deepcopy(module, memo)
+        for part in copied.modules():
+            part._compiled_call_impl = None
+        return copied
     except (RuntimeError, TypeError, NotImplementedError) as error:
         raise ModelError(
             f"The model cannot be copied: {first_line(error)}",

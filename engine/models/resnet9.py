@@ -26,25 +26,25 @@ class GlobalAverage(nn.Module):
 
 def resnet9(
     channels: int,
-    side: int | tuple[int, int],
+    height: int,
+    width: int,
     classes: int,
-    width: float,
+    factor: float = 1.0,
     norm=nn.BatchNorm2d,
     activation=nn.GELU,
     scale: float = 0.125,
     gain: float = 1.0,
 ) -> nn.Module:
-    """ResNet-9 as in DAWNBench entries (64, 128, 256, 512 channels at width 1), smoothed:
+    """ResNet-9 as in DAWNBench entries (64, 128, 256, 512 channels at factor 1), smoothed:
     average pooling throughout, and logits scaled by 1/8, which keeps the loss's curvature low.
 
     Convolutions begin with a standard deviation of `gain` / √(inputs), √3 times torch's own: behind
     BatchNorm the size of a weight sets how fast it turns, and small ones make the first steps chaotic
     (metasmoothness −0.10 with torch's, 0.99 with these, at the preset's rate)."""
-    a, b, c, d = (max(1, round(n * width)) for n in (64, 128, 256, 512))
-    shorter = min(side) if isinstance(side, tuple) else side
-    if shorter < 16:
+    a, b, c, d = (max(1, round(n * factor)) for n in (64, 128, 256, 512))
+    if min(height, width) < 16:
         raise ModelError(
-            f"ResNet-9 halves its images three times and these have {shorter} pixels a side.", "Choose small-cnn."
+            f"ResNet-9 halves its images three times and these have {height} × {width} pixels.", "Choose small-cnn."
         )
 
     def conv(inputs: int, outputs: int) -> list[nn.Module]:

@@ -139,6 +139,8 @@ class Manifest:
     data_fingerprint: str | None = _entry(_optional(_text), None)
     plan_sha256: str | None = _entry(_optional(_text), None)  # of the batch plan; None before 0.2.0
     rates_sha256: str | None = _entry(_optional(_text), None)  # of the learning rates; None before 0.2.0
+    # SHA-256 of the files that decide the model beside this project's own code; None before there were such models.
+    model_sources: Mapping[str, str] | None = _entry(_optional(_by_name(_file)), None)
     versions: Mapping[str, str] = _mapping(_text)  # of Python and the libraries
     device: str | None = _entry(_optional(_text), None)
     device_name: str | None = _entry(_optional(_text), None)

@@ -1,0 +1,96 @@
+"""torchvision's residual networks (arXiv 1512.03385), for small images and for smooth training.
+
+`small`, as for CIFAR: a stem of 3 × 3 in strides of 1 and no pooling, so that 32 pixels are still 4 at the end.
+`smooth`: GELU for ReLU, and average for max-pooling. A training with kinks has exact scores that predict little
+(docs/trust.md).
+"""
+
+import functools
+import types
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from engine.errors import ModelError
+
+SMALL = 64  # pixels of the shorter side up to which the small stem is taken
+
+_schemas: list[torch.library.Library] = []  # kept alive: they go with their Library
+
+
+@functools.cache
+def torchvision() -> types.ModuleType:
+    """torchvision, also beside a build of torch that its binary operators were not made for.
+
+    The package index serves a CUDA build only; beside a CPU build of torch its import stops at two operators whose
+    schemas its binary would have defined. Neither is used here. Raises `ModelError` where it is not installed.
+    """
+    try:
+        import torchvision
+    except ModuleNotFoundError as error:
+        raise ModelError("torchvision is not installed.", "Install it: pip install torchvision") from error
+    except RuntimeError as error:
+        if "torchvision::nms" not in str(error):
+            raise
+        library = torch.library.Library("torchvision", "DEF")
+        for operator in ("nms", "qnms"):
+            library.define(f"{operator}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+        _schemas.append(library)
+        import torchvision
+    return torchvision
+
+
+class Pool(nn.Module):
+    """Mean over the image's two dimensions. (`nn.AdaptiveAvgPool2d` has no batching rule in vmap.)"""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.mean((2, 3), keepdim=True)
+
+
+def resnet(
+    name: str,
+    channels: int,
+    height: int,
+    width: int,
+    classes: int,
+    small: bool | None = None,
+    smooth: bool = True,
+    scale: float = 1.0,
+) -> nn.Module:
+    """The network `name` of torchvision.models with random weights, under torchvision's own names, so that its files of
+    weights fit (`initial_weights`; with `small`, all but conv1).
+
+    `small` is chosen by the images where None. `scale` multiplies the logits of the first weights: of the last layer's.
+    """
+    if small is None:
+        small = min(height, width) <= SMALL
+    if min(height, width) < (8 if small else 32):
+        raise ModelError(
+            f"{name} halves its images {3 if small else 5} times, and these have {height} × {width} pixels.",
+            "Choose small-cnn, or enlarge the images.",
+        )
+    model = getattr(torchvision().models, name)(weights=None, num_classes=classes)
+    if small:
+        model.conv1, model.maxpool = nn.Conv2d(channels, 64, 3, padding=1, bias=False), nn.Identity()
+        nn.init.kaiming_normal_(model.conv1.weight, mode="fan_out", nonlinearity="relu")
+    elif channels != 3:
+        model.conv1 = nn.Conv2d(channels, 64, 7, stride=2, padding=3, bias=False)
+        nn.init.kaiming_normal_(model.conv1.weight, mode="fan_out", nonlinearity="relu")
+    model.avgpool = Pool()
+    if smooth:
+        if not small:
+            model.maxpool = nn.AvgPool2d(3, stride=2, padding=1)
+        for part in list(model.modules()):
+            for child, activation in list(part.named_children()):
+                if isinstance(activation, nn.ReLU):
+                    setattr(part, child, nn.GELU())
+    with torch.no_grad():
+        model.fc.weight.mul_(scale)
+        model.fc.bias.mul_(scale)
+    return model
+
+
+resnet18: Callable[..., nn.Module] = functools.partial(resnet, "resnet18")
+resnet34: Callable[..., nn.Module] = functools.partial(resnet, "resnet34")
+resnet50: Callable[..., nn.Module] = functools.partial(resnet, "resnet50")
