@@ -150,6 +150,8 @@ def _with_uploads(session: "Session", targets: tuple[str, ...]) -> "tuple[Exampl
     target in it, int64 [S]."""
     import torch
 
+    from engine.core.stream import examples
+
     dataset, test = session.dataset, session.test
     parsed = [Target.parse(text) for text in targets]
     own = [t for t in parsed if isinstance(t, UploadedImage)]
@@ -165,7 +167,12 @@ def _with_uploads(session: "Session", targets: tuple[str, ...]) -> "tuple[Exampl
     if images.shape[1:] != dataset.test_images.shape[1:]:
         raise DataError(f"An uploaded image of run {session.run.id} is not of its data set's size.", "Upload it again.")
     labels = torch.tensor([t.label for t in own])
-    return test.followed_by(torch.from_numpy(images), labels), sets
+    inputs = torch.from_numpy(images)
+    if session.trunk is not None:  # then the test split holds features
+        of_images = examples(dataset, "test", session.device, session.dtype)
+        of_images = dataclasses.replace(of_images, inputs=inputs.to(session.device), labels=labels.to(session.device))
+        inputs = torch.as_tensor(session.trunk.features(of_images).inputs)
+    return test.followed_by(inputs, labels), sets
 
 
 def _norms(adjoint: "Adjoint") -> list[float]:

@@ -13,6 +13,8 @@ from engine.core.optim.base import Optimizer
 from engine.core.state import State, Trajectory
 from engine.core.stream import Examples, Stream, examples
 from engine.core.training import advance, initial_state, optimizer_for
+from engine.core.trunk import Trunk
+from engine.core.trunk import split as split_off_trunk
 from engine.datasets import registry as dataset_registry
 from engine.datasets.base import Dataset
 from engine.errors import CancelledError, DataError
@@ -50,6 +52,7 @@ class Session:
     journal: Journal
     writer: Writer
     cancel: threading.Event
+    trunk: Trunk | None = None  # its features are what stream and test hold, where there is one
 
     @property
     def steps(self) -> int:
@@ -143,6 +146,11 @@ def opened(run: Run, journal: Journal, cancel: threading.Event) -> Iterator[Sess
         contextlib.closing(Writer(journal.disk_space)) as writer,
     ):
         model = model_registry.build(config, dataset, device)
+        train, test = (examples(dataset, split, device, dtype) for split in ("train", "test"))
+        trunk = split_off_trunk(model, train) if config.frozen else None
+        if trunk is not None:
+            model, train, test = trunk.rest, trunk.features(train), trunk.features(test)
+            model.notes.append("The frozen trunk's features were computed once, for all steps.")
         optimizer = optimizer_for(model, config.recipe)
         yield Session(
             run=run,
@@ -152,12 +160,13 @@ def opened(run: Run, journal: Journal, cancel: threading.Event) -> Iterator[Sess
             device=device,
             dtype=dtype,
             model=model,
-            stream=Stream(examples(dataset, "train", device, dtype), config.recipe),
-            test=examples(dataset, "test", device, dtype),
+            stream=Stream(train, config.recipe),
+            test=test,
             optimizer=optimizer,
             initial=initial_state(model, optimizer),
             training=config.training_digest(dataset.fingerprint),
             journal=journal,
             writer=writer,
             cancel=cancel,
+            trunk=trunk,
         )

@@ -232,4 +232,4 @@ def make_replayable(module: nn.Module, noise: Noise) -> None:
                     )
             part.__class__ = kind  # type: ignore[assignment]
         if isinstance(part, _Replayed):
-            part.noise, part.layer = noise, layer
+            part.noise, part.layer = noise, vars(part).get("layer", layer)  # a part of a model keeps its numbers

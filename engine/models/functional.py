@@ -151,6 +151,19 @@ class FunctionalModel:
             part.training = mode
         self._mode, self._attributes = training, Attributes(self.module)
 
+    def modes(self, training: bool) -> dict[nn.Module, bool]:
+        """Of each part, whether such a pass runs it in training mode."""
+        return dict(self._modes[training])
+
+    def part(self, module: nn.Module) -> "FunctionalModel":
+        """A model of some of this one's parts, in the modes in which they are trained here."""
+        with self._lock:
+            self._set_mode(True)
+            part = FunctionalModel(module, self.theta0.device, self.dtype)
+        part._own_names = {**{name: name for name in part._own_names}, **self._own_names}
+        part.notes = list(self.notes)
+        return part
+
     @property
     def constants(self) -> dict[str, Tensor]:
         """Frozen parameters and buffers that are no floats, by name."""

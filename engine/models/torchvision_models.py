@@ -12,33 +12,18 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from engine.errors import ModelError
+from engine.datasets.torchvision_sets import import_torchvision
+from engine.errors import DataError, ModelError
 
 SMALL = 64  # pixels of the shorter side up to which the small stem is taken
 
-_schemas: list[torch.library.Library] = []  # kept alive: they go with their Library
 
-
-@functools.cache
 def torchvision() -> types.ModuleType:
-    """torchvision, also beside a build of torch that its binary operators were not made for.
-
-    The package index serves a CUDA build only; beside a CPU build of torch its import stops at two operators whose
-    schemas its binary would have defined. Neither is used here. Raises `ModelError` where it is not installed.
-    """
+    """The library; `ModelError` where it is not installed."""
     try:
-        import torchvision
-    except ModuleNotFoundError as error:
-        raise ModelError("torchvision is not installed.", "Install it: pip install torchvision") from error
-    except RuntimeError as error:
-        if "torchvision::nms" not in str(error):
-            raise
-        library = torch.library.Library("torchvision", "DEF")
-        for operator in ("nms", "qnms"):
-            library.define(f"{operator}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-        _schemas.append(library)
-        import torchvision
-    return torchvision
+        return import_torchvision()
+    except DataError as error:
+        raise ModelError(error.what, error.remedy) from error
 
 
 class Pool(nn.Module):
