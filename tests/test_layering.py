@@ -82,5 +82,7 @@ def test_nothing_pickles_evaluates_or_calls_a_shell():
         for node in ast.walk(tree):
             if isinstance(node, ast.Call):
                 called = ast.unparse(node.func)
+                if called == "torch.load" and "weights_only=True" in map(ast.unparse, node.keywords):
+                    continue  # reads tensors alone
                 assert called not in ("eval", "exec", "os.system", "torch.load", "torch.save"), path.name
                 assert "allow_pickle=True" not in ast.unparse(node), path.name
