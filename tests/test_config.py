@@ -11,7 +11,7 @@ import pytest
 
 import engine
 from engine import config as configs
-from engine.config import CHOICES, FLAGS, LISTS, RANGES, Recipe, RunConfig
+from engine.config import CHOICES, FLAGS, LISTS, RANGES, TEXTS, Recipe, RunConfig
 from engine.errors import ConfigError
 from engine.registry import Registry
 from tests.helpers import ROOT
@@ -193,10 +193,10 @@ def test_values_out_of_range_are_named_whatever_they_are(name, value):
 
 
 def test_every_setting_has_a_text():
-    for name in [*RANGES, *CHOICES, *FLAGS, *LISTS]:
-        what = FLAGS[name] if name in FLAGS else {**RANGES, **CHOICES, **LISTS}[name].what
+    for name in [*RANGES, *CHOICES, *FLAGS, *LISTS, *TEXTS]:
+        what = FLAGS[name] if name in FLAGS else {**RANGES, **CHOICES, **LISTS, **TEXTS}[name].what
         assert what.endswith(".") and configs.get(configs.preset("sample"), name) is not None
-    named = {*RANGES, *CHOICES, *FLAGS, *LISTS, "preset", "targets", "recipe"}
+    named = {*RANGES, *CHOICES, *FLAGS, *LISTS, *TEXTS, "preset", "targets", "recipe"}
     fields = {f.name for f in dataclasses.fields(RunConfig)} | {f"recipe.{f.name}" for f in dataclasses.fields(Recipe)}
     assert named == fields
 

@@ -4,6 +4,8 @@ Each is trained in float64, and its scores are compared with central differences
 refused before training, by name and with the way out.
 """
 
+import copy
+import dataclasses
 import functools
 import importlib.util
 import subprocess
@@ -23,6 +25,7 @@ from engine import datasets
 from engine.config import MODELS, Recipe, RunConfig
 from engine.core import targets
 from engine.core.replay import replay
+from engine.core.step import step
 from engine.core.stream import Examples, Stream
 from engine.core.training import advance, initial_state, optimizer_for, train
 from engine.core.trunk import split
@@ -279,6 +282,7 @@ def test_digests_of_older_runs_stay_and_each_new_field_counts():
 # -- libraries and the models that ship
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "build",
     [
@@ -311,6 +315,7 @@ def test_the_smooth_variant_has_no_kink_and_the_large_stem_is_torchvisions():
         resnet18(3, 4, 4, 10)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "options"),
     [
@@ -489,6 +494,49 @@ def test_dropout_acts_in_training_alone_and_scales():
     assert trained.unique().tolist() == [0.0, pytest.approx(4 / 3)] and abs(float(trained.mean()) - 1) < 0.05
     assert not torch.equal(trained, model(theta, model.buffers0, ones, True, 4)[0])
     assert torch.equal(model(theta, model.buffers0, ones, False, 3)[0], ones)
+
+
+def test_each_step_draws_for_its_own_examples():
+    """The step's key and the examples' numbers reach the masks; the order within the batch does not matter."""
+    model = FunctionalModel(with_dropout(nn.Dropout(0.5)), dtype=torch.float64)
+    stream = Stream(Examples(*data(), torch.float64), Recipe(epochs=1, batch_size=8))
+    optimizer = optimizer_for(model, stream.recipe)
+    state, inputs = initial_state(model, optimizer), stream.at(0)
+
+    def after(inputs):
+        return step(model, optimizer, state, inputs)[0].theta
+
+    turned = dataclasses.replace(
+        inputs, index_B=inputs.index_B.flip(0), batch=tuple(part.flip(0) for part in inputs.batch)
+    )
+    assert torch.allclose(after(turned), after(inputs), atol=1e-12)
+    assert not torch.allclose(after(dataclasses.replace(inputs, key=inputs.key + 1)), after(inputs), atol=1e-6)
+    assert not torch.allclose(after(dataclasses.replace(inputs, index_B=inputs.index_B + 1)), after(inputs), atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["timm", "synchronised", "encoder"])
+def test_replacements_compute_what_they_replace(kind):
+    torch.manual_seed(0)
+    if kind == "timm" and not HAS_TIMM:
+        pytest.skip("timm is not installed")
+    model = {
+        "timm": lambda: builder("test_efficientnet")(3, 32, 32, 3).double(),
+        "synchronised": lambda: nn.SyncBatchNorm.convert_sync_batchnorm(norms()),
+        "encoder": Encoder,
+    }[kind]()
+    side = 32 if kind == "timm" else 8
+    inputs = torch.randn(4, 3, side, side, dtype=torch.float64)
+    functional = FunctionalModel(model, dtype=torch.float64)
+    for part in model.modules():
+        if isinstance(part, nn.SyncBatchNorm):  # torch's own runs on a GPU alone in training
+            part.__class__ = nn.BatchNorm2d
+    for training in (True, False):
+        if kind != "encoder" or not training:
+            expected = model.train(training)(inputs)
+            logits, _ = functional(functional.theta0, functional.buffers0, inputs, training)
+            assert torch.allclose(logits, expected, atol=1e-9)
+            model = copy.deepcopy(model)
+            functional = FunctionalModel(model, dtype=torch.float64)
 
 
 def test_dropout_has_the_same_scores_in_every_mode_and_when_resumed(tmp_path):
