@@ -19,6 +19,7 @@ from engine.jobs import execute as work
 from engine.runs.run import Run, list_runs
 from tests.helpers import ROOT
 from tests.made_up import SMALL
+from ui import formats
 
 WORDS = {
     "width": "0.25",
@@ -201,3 +202,8 @@ def test_values_out_of_range_are_named(changes, name):
 
 def test_eps_may_be_0_where_there_is_one_in_the_root():
     assert configs.problems(SMALL.replace(**{"recipe.eps": 0.0, "recipe.eps_root": 1e-8})) == {}
+
+
+def test_what_differs_between_recipes_is_shown_as_it_is_written():
+    shown = [formats.setting(value) for value in (CONFIG.recipe.groups, (), (0.5, 0.75), "balanced", tuple(range(10)))]
+    assert shown == ["*.bias:0.5:0.0, *weight:1.0", "none", "0.5, 0.75", "balanced", "0, 1, 2, 3, 4, 5, 6, 7, … (10)"]

@@ -186,7 +186,10 @@ def setting(value) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, tuple):
-        return ", ".join(map(str, value)) if len(value) <= 8 else f"{', '.join(map(str, value[:8]))}, … ({len(value)})"
+        parts = [
+            ":".join(f"{p}" for p in part if p is not None) if isinstance(part, tuple) else f"{part}" for part in value
+        ]
+        return ", ".join(parts[:8]) + (f", … ({len(parts)})" if parts[8:] else "") or "none"
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
