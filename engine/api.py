@@ -31,6 +31,7 @@ from engine.core.state import State, Trajectory
 from engine.core.stream import Examples, Stream
 from engine.errors import ConfigError
 from engine.models.functional import FunctionalModel
+from engine.targets.functions import examples, function_problem
 from engine.trajectory.digests import Digests
 from engine.trajectory.modes import Checkpoints, EveryState
 from engine.trajectory.segments import segment_length
@@ -147,7 +148,9 @@ def attribute(
 
     `inputs` [M, ...] and `labels` int64 [M] are the images to explain. Each is a target, K = M,
     unless `targets` lists K index sets into them, each averaged over. `function` is "loss" (nats
-    per unit of example weight) or "margin" (logits per unit). Positive: training on the example
+    per unit of example weight), "margin", "logit" (of the label), "logit:3" (of class 3) or
+    "difference:6>4" (why 6 and not 4: logit of class 6 minus that of 4), all in logits per unit. To ask
+    for self-influence, give training images. Positive: training on the example
     raised the function; leaving it out changes the function by about minus the score.
     `targets_per_pass` targets are carried through a step at a time; 0 chooses by the free memory.
 
@@ -158,7 +161,7 @@ def attribute(
     """
     data = _targets_data(trained, inputs, labels)
     sets = _sets(targets, data.n)
-    _check_function(function)
+    _check_function(function, trained.classes)
     _check_number("targets_per_pass", targets_per_pass)
     with devices.exact_arithmetic(), trained.model.errors():
         adjoint = target_values.adjoints(trained.model, trained.state, data, sets, function)
@@ -193,7 +196,7 @@ def evaluate(
     """
     data = _targets_data(trained, inputs, labels)
     sets = _sets(targets, data.n)
-    _check_function(function)
+    _check_function(function, trained.classes)
     with devices.exact_arithmetic(), trained.model.errors():
         values = target_values.values(trained.model, state or trained.state, data, sets, function)
     return values.double().cpu().numpy()
@@ -247,10 +250,10 @@ def _sets(targets: list | None, count: int) -> list[np.ndarray]:
     return sets
 
 
-def _check_function(function: str) -> None:
-    if function not in target_values.FUNCTIONS:
+def _check_function(function: str, classes: int) -> None:
+    if problem := function_problem(function, classes):
         raise ConfigError(
-            f"There is no target function {function!r}.", f"Choose one of {', '.join(target_values.FUNCTIONS)}."
+            f"The target function {problem}.", f"Choose one of {', '.join(examples())}.", {"function": problem}
         )
 
 

@@ -11,7 +11,8 @@ from collections.abc import Callable
 
 from engine import config
 from engine.runs import storage
-from engine.targets import FUNCTIONS
+from engine.targets import FAMILIES, FUNCTIONS, split_targets
+from engine.targets.functions import examples
 
 EPILOG = """examples:
   python -m engine run --preset sample --targets test:0,test:1
@@ -21,6 +22,7 @@ EPILOG = """examples:
   python -m engine run --preset sample --model net.py:build --set model_options=depth=3
   python -m engine estimate --preset resnet9 --set recipe.epochs=20
   python -m engine attribute RUN --targets class:6,test:all --function margin
+  python -m engine attribute RUN --targets "confusion:coat>shirt" --function "difference:shirt>coat"
   python -m engine resume RUN
   python -m engine rebuild RUN --mode recompute
   python -m engine validate RUN --subsets 50 --drop 0.01,0.05
@@ -33,7 +35,10 @@ EPILOG = """examples:
   python -m engine storage
   python -m engine app
 
-targets: test:INDEX (one test image), class:INDEX (all test images of a class), test:all.
+targets: test:INDEX (one test image), class:CLASS (all test images of a class), test:all,
+confusion:A>B (the test images of class A that the model takes for B), train:INDEX (a training
+image's own loss). Ranges: test:0-9. Classes by number or name, "quoted" where a name holds , or >.
+functions: loss, margin, logit (of the label), logit:CLASS, difference:A>B (why A and not B).
 Runs live in --outputs, else in REPLAY_OUTPUTS_DIR, else in ./outputs. With REPLAY_READ_ONLY=1 they
 are shown, and nothing is started, deleted or written. `COMMAND --help` says more of each.
 Scores are outputs/RUN/scores/*.npy, float32 [targets, training images];
@@ -82,6 +87,22 @@ def names(text: str) -> tuple[str, ...]:
     if not parts:
         raise argparse.ArgumentTypeError("is empty; name one or more, separated by commas")
     return parts
+
+
+def targets(text: str) -> tuple[str, ...]:
+    """Reads one or more targets, separated by commas outside quotes. What each asks for is read with the data set."""
+    parts = split_targets(text)
+    if not parts:
+        raise argparse.ArgumentTypeError("is empty; name one or more, separated by commas")
+    return parts
+
+
+def function(text: str) -> str:
+    """Reads a target function. The classes that it names are read with the data set."""
+    head, colon, classes = text.partition(":")
+    if not (classes and head in FAMILIES if colon else head in FUNCTIONS):
+        raise argparse.ArgumentTypeError(f"{text!r} is no target function; choose one of {', '.join(examples())}")
+    return text
 
 
 def indices(text: str) -> tuple[int, ...]:
@@ -152,8 +173,10 @@ def _add_configured(commands, common: argparse.ArgumentParser) -> None:
         metavar="MODEL",
         help=f"network: {', '.join(config.MODELS)}, timm:NAME, FILE.py:FUNCTION or package.module:FUNCTION",
     )
-    settings.add_argument("--targets", type=names, metavar="T,T,…", help="targets, such as test:0,class:3")
-    settings.add_argument("--function", choices=tuple(FUNCTIONS), help="target function (loss)")
+    settings.add_argument("--targets", type=targets, metavar="T,T,…", help="targets, such as test:0-9,class:coat")
+    settings.add_argument(
+        "--function", type=function, metavar="F", help="target function, such as margin or logit:coat (loss)"
+    )
     settings.add_argument("--mode", choices=config.REPLAY_MODES, help="where the trajectory is kept")
     settings.add_argument(
         "--set",
@@ -197,8 +220,14 @@ def _add_trained(commands, one_run: argparse.ArgumentParser) -> None:
     attribute = commands.add_parser(
         "attribute", parents=[one_run], help="score further targets of a trained run, without training"
     )
-    attribute.add_argument("--targets", type=names, required=True, metavar="T,T,…")
-    attribute.add_argument("--function", choices=tuple(FUNCTIONS), default="loss")
+    attribute.add_argument("--targets", type=targets, required=True, metavar="T,T,…")
+    attribute.add_argument(
+        "--function",
+        type=function,
+        metavar="F",
+        default="loss",
+        help="target function, such as margin or logit:coat (loss)",
+    )
     attribute.add_argument(
         "--mode",
         choices=config.REPLAY_MODES,

@@ -355,7 +355,7 @@ def _configured(call: argparse.Namespace) -> configs.RunConfig:
     config = configs.preset(call.preset).replace(**changes)
     config = config.replace(dataset=datasets.canonical(config.dataset))
     dataset = _prepared(config.dataset)
-    return configs.check(config, *dataset.sizes)
+    return configs.check(configs.read_questions(config, dataset), *dataset.sizes)
 
 
 def _prepared(name: str) -> Dataset:

@@ -28,11 +28,13 @@ import numpy as np
 
 import engine
 from engine import model_names
+from engine.datasets.base import Dataset
 from engine.datasets.registry import DATASETS
 from engine.datasets.registry import problem as dataset_problem
 from engine.errors import ConfigError
 from engine.registry import Registry
-from engine.targets import FUNCTIONS, Target, UploadedImage
+from engine.targets import Target, UploadedImage, read_function, read_targets
+from engine.targets.functions import examples, function_problem
 from engine.targets.names import canonical, problem_of
 
 SCHEMA = 3
@@ -453,7 +455,7 @@ CHOICES = {
         "The network: one of these, timm:NAME, FILE.py:FUNCTION or package.module:FUNCTION (docs/models.md).",
         lambda name: model_names.problem(name, MODELS),
     ),
-    "target_function": Choice(lambda: FUNCTIONS, "What is measured of a target."),
+    "target_function": Choice(examples, "What is measured of a target.", function_problem),
     "replay_mode": Choice(
         lambda: REPLAY_MODES,
         "Where the states before the steps are kept: in memory, on disk, or some and the rest anew.",
@@ -574,6 +576,8 @@ def problems(
     for name, text in TEXTS.items():
         if (problem := text.problem(get(config, name))) is not None:
             at_fault[name] = problem
+    if "target_function" not in at_fault and (problem := function_problem(config.target_function, n_classes)):
+        at_fault["target_function"] = problem
     for name in FLAGS:
         if not isinstance(get(config, name), bool):
             at_fault[name] = f"must be true or false, not {_shown(get(config, name))}"
@@ -587,7 +591,7 @@ def problems(
         at_fault["targets"] = "name at least one target, such as test:0"
     seen = set()
     for target in config.targets:
-        problem = problem_of(target, n_test, n_classes)
+        problem = problem_of(target, n_train, n_test, n_classes)
         if problem is None and target in seen:
             problem = f"{target} is named twice"
         if problem is None and isinstance(Target.parse(target), UploadedImage):
@@ -659,6 +663,13 @@ def check_offered(config: RunConfig) -> RunConfig:
             at_fault,
         )
     return config
+
+
+def read_questions(config: RunConfig, dataset: Dataset) -> RunConfig:
+    """The configuration with its targets and its function as values have them: what people write for them, with lists,
+    ranges and names of classes, is read here, once (`engine.targets.texts`). Raises `ConfigError` for other texts."""
+    targets = tuple(map(str, read_targets(config.targets, dataset)))
+    return config.replace(targets=targets, target_function=read_function(config.target_function, dataset).name)
 
 
 def _migrate_2_to_3(values: dict) -> dict:

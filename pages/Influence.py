@@ -12,8 +12,8 @@ from engine.analysis.ranking import rank
 from engine.jobs.what_if import WhatIf
 from engine.runs import notes
 from engine.runs.scores import TargetRef
-from engine.targets import Target, target_function
-from ui import cards, explain, formats, link, paging, pictures, run_choice, shell, target_choice, ticks
+from engine.targets import Target, TrainImage, target_function
+from ui import cards, explain, formats, link, paging, pictures, run_choice, shell, target_choice, targets_form, ticks
 from ui.paging import EVERY, from_the_first
 from ui.run_choice import RunView
 from ui.text import line, plain
@@ -65,6 +65,15 @@ def choose_target(run: RunView) -> tuple[TargetRef, list[str]]:
         placeholder="None pinned",
     )
     return ref, pins
+
+
+def say_of_self_influence(ref: TargetRef) -> None:
+    """What the image's score on itself means."""
+    if isinstance(ref.target, TrainImage):
+        st.caption(
+            f"The target is a training image: the score of train:{ref.target.index} itself is its self-influence. One "
+            "far from 0 says that the model owes it to this very image, as with a rare one, or a wrong label."
+        )
 
 
 def choose_filters(run: RunView, ref: TargetRef, true_label: int | None) -> Choices:
@@ -167,7 +176,8 @@ def draw_ranking(run: RunView, ref: TargetRef, choices: Choices, true_label: int
 
 def draw_side(run: RunView, ref: TargetRef, scores_N, ranking, side: str, size: int) -> None:
     indices, of = getattr(ranking, side), getattr(ranking, f"{side}_of")
-    unit, effect = target_function(ref.function).unit, f"{EFFECTS[side]} the target's {ref.function}"
+    unit = target_function(ref.function).unit
+    effect = f"{EFFECTS[side]} the target's {ref.function_in_words(run.dataset)}"
     st.subheader(HEADINGS[side])
     st.caption(f"Training on these {plain(effect)} most; {formats.count(of, 'images')}, scores in {plain(unit)}")
     if not len(indices):
@@ -233,7 +243,7 @@ def draw_exports(run: RunView, ref: TargetRef, among: lists.Filter, true_label: 
         st.download_button(
             "List as CSV",
             lambda: formats.csv(lists.table(run.manifest, run.dataset, ref, among, true_label, ticks.read(run))),
-            f"{run.id}-{ref.key.replace(':', '')}.csv",
+            f"{run.id}-{formats.file_name(ref.key)}.csv",
             icon=":material/download:",
         )
         link.copy()
@@ -357,14 +367,15 @@ def draw_outcomes(run: RunView, ref: TargetRef, outcomes: list[dict]) -> None:
     others = [outcome for outcome in outcomes if outcome["key"] != ref.key]
     for outcome in outcomes:
         if outcome["key"] == ref.key:
-            st.markdown(plain(formats.what_if_change(outcome)))
-            st.table(formats.what_if_table(outcome))
+            st.markdown(plain(formats.what_if_change(outcome, run.dataset.classes)))
+            st.table(formats.what_if_table(outcome, run.dataset.classes))
     if others:
         with st.expander("The run's other targets"):
             for outcome in others:
                 title = plain(Target.parse(outcome["name"]).title(run.dataset))
-                st.markdown(f"**{title}** · {plain(outcome['function'])}")
-                st.table(formats.what_if_table(outcome))
+                words = target_function(outcome["function"]).in_words(run.dataset.classes)
+                st.markdown(f"**{title}** · {plain(words)}")
+                st.table(formats.what_if_table(outcome, run.dataset.classes))
 
 
 # -- further targets
@@ -379,7 +390,8 @@ def draw_further_targets(run: RunView) -> None:
             list(titles),
             format_func=lambda name: line(titles.get(name, name)),
             accept_new_options=True,
-            placeholder="Choose, or type test:INDEX",
+            placeholder="Choose, or type test:0-9, train:17 or confusion:coat>shirt",
+            help=targets_form.HELP,
         )
         explain.choose(run, tuple(names), "further", "Replay for these targets")
         st.page_link(
@@ -410,15 +422,16 @@ with shell.page("Influence") as panel:
         st.stop()
 
     ref, pins = choose_target(run)
-    view = target_view.view(run.manifest, run.dataset, ref.target)
+    view = target_view.view(run.manifest, run.dataset, ref.target, ref.function)
     cards.target(run, view, panel)
-    st.caption(target_function(ref.function).meaning)
+    st.caption(plain(target_function(ref.function).meaning(run.dataset.classes)))
+    say_of_self_influence(ref)
 
     choices = choose_filters(run, ref, view.true_label)
     st.query_params.setdefault("page", "1")
     ranking, page = draw_ranking(run, ref, choices, view.true_label)
     draw_histogram(run, ref, choices.among)
-    cards.removal(run.manifest.score_sets.row(ref), ranking, ref.function, panel)
+    cards.removal(run, run.manifest.score_sets.row(ref), ranking, ref.function, panel)
     keep_link(run, ref, pins, choices, page)
 
     with shell.guarded():

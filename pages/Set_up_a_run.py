@@ -10,11 +10,11 @@ from engine.analysis import target_view
 from engine.config import RunConfig
 from engine.datasets import store
 from engine.datasets.base import Dataset
-from engine.errors import DataError
+from engine.errors import ConfigError, DataError
 from engine.jobs import estimate
 from engine.runs.run import Run
-from engine.targets import FUNCTIONS, Target, TestImage
-from ui import formats, link, paging, pictures, shell
+from engine.targets import Confusion, Target, TestImage, TrainImage, read_targets, split_targets
+from ui import formats, link, paging, pictures, shell, targets_form
 from ui.paging import EVERY
 from ui.text import line, plain
 
@@ -144,16 +144,6 @@ def sizes(dataset_name: str) -> tuple[int | None, int | None, int | None]:
 # -- targets
 
 
-def choose_function() -> str:
-    return st.radio(
-        "Target function",
-        list(FUNCTIONS),
-        captions=[function.sentence for function in FUNCTIONS.values()],
-        horizontal=True,
-        format_func=str.capitalize,
-    )
-
-
 def offer(config: RunConfig) -> None:
     """A preset's own targets, until the person chooses others; those stay while the data set does."""
     before = st.session_state.get("offered")
@@ -174,6 +164,7 @@ def choose_targets(dataset: Dataset) -> None:
         )
     draw_images(dataset, indices[start:][: paging.A_PAGE])
     choose_sets(dataset)
+    type_targets(dataset)
 
 
 def offered_images(dataset: Dataset) -> tuple[Sequence[int], str]:
@@ -228,11 +219,48 @@ def take_sets(titles: dict[str, str]) -> None:
     st.session_state["chosen_targets"] = [*images, *st.session_state["sets"]]
 
 
+def type_targets(dataset: Dataset) -> None:
+    """Targets by their texts: what a row of pictures cannot offer."""
+    st.text_input(
+        "More targets",
+        key="typed_targets",
+        placeholder="test:0-9, train:17, confusion:coat>shirt",
+        help=targets_form.HELP,
+        on_change=take_typed,
+        args=(dataset,),
+    )
+    if problem := st.session_state.pop("typed_problem", ""):
+        st.error(plain(problem), icon=":material/error:")
+
+
+def take_typed(dataset: Dataset) -> None:
+    chosen = st.session_state["chosen_targets"]
+    try:
+        typed = map(str, read_targets(split_targets(st.session_state["typed_targets"]), dataset))
+        chosen += [text for text in dict.fromkeys(typed) if text not in chosen]
+        st.session_state["typed_targets"] = ""
+    except ConfigError as error:
+        st.session_state["typed_problem"] = str(error)
+
+
 def draw_chosen(dataset: Dataset | None, targets: tuple[str, ...]) -> None:
     if dataset is not None and targets:
-        images = [target.index for target in map(Target.parse, targets) if isinstance(target, TestImage)]
-        pictures.plain_tiles(dataset.name, "test", images[:SMALL_TILES])
+        parsed = list(map(Target.parse, targets))
+        for split, kind in (("test", TestImage), ("train", TrainImage)):
+            images = [target.index for target in parsed if isinstance(target, kind)]
+            if images:
+                pictures.plain_tiles(dataset.name, split, images[:SMALL_TILES])
     st.caption(f"{formats.count(len(targets), 'targets')} chosen: {plain(', '.join(targets)) or 'none yet'}")
+    draw_typed(targets)
+
+
+def draw_typed(targets: tuple[str, ...]) -> None:
+    """Targets that have no box to tick, with a button each that takes it away."""
+    typed = [text for text in targets if isinstance(Target.parse(text), TrainImage | Confusion)]
+    if typed:
+        with st.container(horizontal=True):
+            for text in typed:
+                st.button(plain(text), key=f"drop-{text}", icon=":material/close:", on_click=toggle, args=(text,))
 
 
 # -- replay mode
@@ -369,11 +397,11 @@ with shell.page("Set up a run"):
     config = choose_settings()
 
     st.subheader("Targets")
-    function = choose_function()
     offer(config)
-    dataset = None
+    dataset, function = None, config.target_function
     with shell.guarded():
         dataset = pictures.dataset(config.dataset)
+        function = targets_form.choose_function(dataset.classes, "new", captions=True)
         with st.expander("Choose test images and sets", icon=":material/grid_view:"):
             choose_targets(dataset)
     targets = tuple(st.session_state["chosen_targets"])

@@ -6,7 +6,7 @@ from engine.analysis import class_matrix as class_matrices
 from engine.analysis import outward as outward_effects
 from engine.analysis.ranking import rank
 from engine.runs import notes
-from engine.targets import FUNCTIONS, target_function
+from engine.targets import target_function
 from ui import cards, formats, link, paging, pictures, run_choice, shell, ticks
 from ui.paging import EVERY, from_the_first
 from ui.run_choice import RunView
@@ -89,7 +89,11 @@ def draw_strongest(run: RunView, heading: str, effects: list[outward_effects.Eff
         st.caption("None of the run's targets.")
         return
     refs = [
-        (e.ref, (e.ref.function, formats.arrow_score(e.score), formats.rank_of(e.rank, e.of))) for e in effects[:TILES]
+        (
+            e.ref,
+            (line(e.ref.function_in_words(run.dataset)), formats.arrow_score(e.score), formats.rank_of(e.rank, e.of)),
+        )
+        for e in effects[:TILES]
     ]
     cards.show_targets(run, refs, heading.split()[0])
 
@@ -100,7 +104,7 @@ def draw_effects(run: RunView, effects: list[outward_effects.Effect]) -> None:
         [
             {
                 "Target": line(e.ref.target.title(run.dataset)),
-                "Function": line(e.ref.function),
+                "Function": line(e.ref.function_in_words(run.dataset)),
                 "Score": formats.arrow_score(e.score),
                 "Unit": target_function(e.ref.function).unit,
                 "Effect": e.side,
@@ -129,17 +133,28 @@ def class_on_class(run: RunView) -> None:
 
 def choose_function(run: RunView) -> str:
     """Of those that the run has scores of."""
-    functions = [f for f in FUNCTIONS if class_matrices.groups(run.manifest, run.dataset, f)]
+    functions = class_matrices.functions(run.manifest)
     function, key = link.one_of("function", functions, functions[0]), f"function-{run.id}"
     if not functions[1:]:
         return function
     link.follow(key, function)
-    return st.segmented_control("Target function", functions, required=True, key=key, on_change=forget_group)
+    return st.segmented_control(
+        "Target function",
+        functions,
+        required=True,
+        key=key,
+        on_change=forget_group,
+        format_func=lambda name: line(words_of(run, name)),
+    )
 
 
 def forget_group() -> None:
     """Another function may have no such group of targets."""
     st.query_params.pop("group", None)
+
+
+def words_of(run: RunView, function: str) -> str:
+    return target_function(function).in_words(run.dataset.classes)
 
 
 def choose_cell(run: RunView, function: str, titles: list[str], sums) -> tuple[str, str]:

@@ -7,7 +7,7 @@ import streamlit as st
 from engine.analysis import lds, trust
 from engine.jobs.smoothness import Smoothness
 from engine.jobs.validation import Validate
-from engine.targets import Target
+from engine.targets import Target, target_function
 from ui import formats, link, pictures, run_choice, shell
 from ui.run_choice import RunView
 from ui.text import line, plain
@@ -198,8 +198,9 @@ def draw_what_ifs(run: RunView) -> None:
             pictures.plain_tiles(run.dataset.name, "train", images[:SMALL_TILES])
             for target in report["targets"]:
                 title = plain(Target.parse(target["name"]).title(run.dataset))
-                st.markdown(f"**{title}** · {plain(target['function'])}")
-                st.table(formats.what_if_table(target))
+                words = target_function(target["function"]).in_words(run.dataset.classes)
+                st.markdown(f"**{title}** · {plain(words)}")
+                st.table(formats.what_if_table(target, run.dataset.classes))
 
 
 with shell.page("Trust"):

@@ -99,7 +99,7 @@ def test_its_scores_are_the_derivative(config, run):
     train, test = (
         examples(dataset, split, cpu, double).batch(torch.arange(n)) for split, n in (("train", 20), ("test", 6))
     )
-    sets = [Target.parse(text).resolve(dataset.test_labels, 3) for text in config.targets]
+    sets = [Target.parse(text).resolve(dataset).indices for text in config.targets]
     trained = engine.train(module(config, dataset), *train, config.recipe, device="cpu")
     asked = {"function": "brier", "targets": sets}
     scores = engine.attribute(trained, *test, **asked)

@@ -132,7 +132,7 @@ def test_views_agree_with_torch(run):
     assert view.values["margin"] == pytest.approx((logits[label] - others.logsumexp(0)).item())
     assert view.probability == pytest.approx(logits.softmax(0)[label].item())
     assert run.scores().sidecars()[0]["targets"][0]["value"] == pytest.approx(view.values["loss"], rel=1e-4)
-    assert target_view.view(run.manifest(), dataset, Target.parse("class:2")).test_indices.size == 100
+    assert target_view.view(run.manifest(), dataset, Target.parse("class:2")).members.indices.size == 100
     wrong = target_view.misclassified(run.manifest(), dataset)
     assert 1 - len(wrong) / 1000 == pytest.approx(run.manifest().test_accuracy)
 

@@ -232,7 +232,7 @@ def test_a_validation_says_what_retraining_says(run):
     left_out = lds.subset(6000, 0.01, 0, 4)
     weights = torch.ones(6000)
     weights[torch.from_numpy(left_out)] = 0
-    sets = [Target.parse(t).resolve(dataset.test_labels, 10) for t in CONFIG.targets]
+    sets = [Target.parse(t).resolve(dataset).indices for t in CONFIG.targets]
     state = train(model, Stream(train_set, CONFIG.recipe, weights))
     after = phi.values(model, state, test_set, sets, "loss").double().numpy()
     before = np.array([t["value"] for t in run.scores().sidecars()[0]["targets"]])

@@ -12,7 +12,7 @@ from engine.analysis import outward as outward_effects
 from engine.datasets.base import Dataset
 from engine.runs import uploads
 from engine.runs.scores import TargetRef
-from engine.targets import FUNCTIONS, UploadedImage, target_function
+from engine.targets import TRAIN, UploadedImage, target_function
 from ui import formats, gallery, link, pictures, ticks
 from ui.run_choice import RunView
 from ui.text import line, plain
@@ -98,8 +98,8 @@ def target(run: RunView, view: target_view.TargetView, panel) -> None:
         place.markdown("  \n".join(_target_facts(run, view)))
         st.markdown(
             " · ".join(
-                f"{name} **{formats.figure(view.values[name], 4)}** {function.short_unit}"
-                for name, function in FUNCTIONS.items()
+                f"{plain(function.in_words(run.dataset.classes))} **{formats.figure(value, 4)}** {function.short_unit}"
+                for value, function in ((value, target_function(name)) for name, value in view.values.items())
             )
         )
         shares = target_view.probabilities(run.manifest, run.dataset, view.target)
@@ -112,16 +112,16 @@ def target(run: RunView, view: target_view.TargetView, panel) -> None:
 
 def _target_pictures(run: RunView, view: target_view.TargetView):
     """Draws the target's image, or some of its images, and returns the place for its facts."""
-    indices = view.test_indices.tolist()
+    split, indices = view.members.split, view.members.indices.tolist()
     if view.predicted_label is None:
-        pictures.plain_tiles(run.dataset.name, "test", indices[:PLAIN], 28)
+        pictures.plain_tiles(run.dataset.name, split, indices[:PLAIN], 28)
         st.caption(
             f"The first {len(indices[:PLAIN])} of {formats.count(len(indices), 'test images')}; values are means."
         )
         return st.container()
     picture, place = st.columns([2, 3])
     with picture:
-        st.html(pictures.picture(run.dataset.name, "test", indices[0]) if indices else _own_picture(run, view))
+        st.html(pictures.picture(run.dataset.name, split, indices[0]) if indices else _own_picture(run, view))
     return place
 
 
@@ -132,21 +132,22 @@ def _own_picture(run: RunView, view: target_view.TargetView) -> str:
 
 def _target_facts(run: RunView, view: target_view.TargetView) -> list[str]:
     """Lines of Markdown."""
-    classes = run.dataset.classes
+    classes, label = run.dataset.classes, "Given label" if view.members.split == TRAIN else "True label"
     true_label = "several" if view.true_label is None else plain(classes[view.true_label])
     if view.predicted_label is None:
-        return [f"True label: **{true_label}**", f"Classified right: **{formats.percent(view.accuracy)}**"]
+        return [f"{label}: **{true_label}**", f"Classified right: **{formats.percent(view.accuracy)}**"]
     right = ":material/check: right" if view.predicted_label == view.true_label else ":material/close: wrong"
-    return [f"True label: **{true_label}**", f"Predicted: **{plain(classes[view.predicted_label])}** {right}"]
+    return [f"{label}: **{true_label}**", f"Predicted: **{plain(classes[view.predicted_label])}** {right}"]
 
 
-def removal(scores_N, ranking, function: str, panel) -> None:
+def removal(run: RunView, scores_N, ranking, function: str, panel) -> None:
     """What leaving out the images of either list would do, as far as the scores foretell."""
     with panel:
         for side, indices in (("harmful", ranking.harmful), ("helpful", ranking.helpful)):
             if len(indices):
                 st.caption(
-                    f"Without the {len(indices)} {side} images shown, predicted change of the {plain(function)}: "
+                    f"Without the {len(indices)} {side} images shown, predicted change of the "
+                    f"{plain(target_function(function).in_words(run.dataset.classes))}: "
                     f"{formats.score(lists.without(scores_N, indices))} {target_function(function).short_unit}"
                 )
 
@@ -155,12 +156,12 @@ def show_targets(run: RunView, refs: list[tuple[TargetRef, tuple[str, ...]]], ke
     """Targets with the lines below, as tiles that lead to their influence; of a set, its first image."""
     dataset, tiles = run.dataset, []
     for ref, lines in refs:
-        first = next(iter(ref.target.resolve(dataset.test_labels, len(dataset.classes)).tolist()), -1)
+        members = ref.target.resolve(dataset, run.manifest.test_logits)
         own = ref.target if isinstance(ref.target, UploadedImage) else None
         tiles.append(
             gallery.Tile(
-                "test",
-                first,
+                "train" if members.split == TRAIN else "test",
+                next(iter(members.indices.tolist()), -1),
                 line(ref.target.title(dataset)),
                 lines,
                 (("Target", ref.name),),

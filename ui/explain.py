@@ -6,8 +6,7 @@ import streamlit as st
 
 from engine.config import REPLAY_MODES
 from engine.jobs.replay import Replay
-from engine.targets import FUNCTIONS
-from ui import shell
+from ui import shell, targets_form
 from ui.run_choice import RunView
 
 
@@ -22,7 +21,8 @@ def choose(
     be made first."""
     ready = [mode for mode, at_once in run.manifest.modes().items() if at_once]
     function_side, mode_side = st.columns(2)
-    function = function_side.radio("Target function", tuple(FUNCTIONS), horizontal=True, key=f"function-{key}")
+    with function_side:
+        function = targets_form.choose_function(run.dataset.classes, key)
     mode = mode_side.selectbox(
         "Replay mode",
         REPLAY_MODES,

@@ -2,7 +2,9 @@
 
 import datetime
 import math
+import re
 import time
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from engine import space
@@ -11,7 +13,7 @@ from engine.errors import ConfigError
 from engine.jobs.registry import kind_named
 from engine.runs.job import JobRecord
 from engine.runs.run import Summary
-from engine.targets import FUNCTIONS, target_function
+from engine.targets import target_function
 from ui.text import plain
 
 if TYPE_CHECKING:
@@ -283,13 +285,16 @@ def retraining_time(train_seconds: float | None, subsets: int, fractions: int) -
     )
 
 
-def what_if_change(what_if: dict) -> str:
+def file_name(key: str) -> str:
+    """A target's key as part of a file's name."""
+    return re.sub("[^A-Za-z0-9.-]+", "-", key.replace(":", ""))
+
+
+def what_if_change(what_if: dict, classes: Sequence[str]) -> str:
     """One target, in a sentence: the change of its function, predicted and, where it was retrained, actual."""
     function = what_if["function"]
-    unit = target_function(function).short_unit
-    said = (
-        "" if what_if["change"] is None else f"Predicted change of the {function}: {score(what_if['change'])} {unit}. "
-    )
+    unit, words = target_function(function).short_unit, target_function(function).in_words(classes)
+    said = "" if what_if["change"] is None else f"Predicted change of the {words}: {score(what_if['change'])} {unit}. "
     if what_if["actual"] is not None:
         said += f"Retrained: {score(what_if['actual'][function] - what_if['before'][function])} {unit}."
     return said
@@ -308,12 +313,18 @@ def changed(what_if: dict) -> str:
     return " and ".join(parts)
 
 
-def what_if_table(what_if: dict) -> list[dict]:
+def what_if_table(what_if: dict, classes: Sequence[str]) -> list[dict]:
     """One target: a row a figure, with what it was, what the scores predict, what retraining gave."""
+    functions = [target_function(name) for name in what_if["before"] if name != "probability"]
+    words = {function.name: function.in_words(classes) for function in functions}
     kinds = (
         *(
-            (name, f"{name.capitalize()} ({function.short_unit})", lambda value: figure(value, 4))
-            for name, function in FUNCTIONS.items()
+            (
+                function.name,
+                f"{words[function.name][:1].upper()}{words[function.name][1:]} ({function.short_unit})",
+                lambda value: figure(value, 4),
+            )
+            for function in functions
         ),
         ("probability", "Probability of the true label", percent),
     )

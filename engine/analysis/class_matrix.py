@@ -5,6 +5,7 @@ import numpy as np
 from engine.datasets.base import Dataset
 from engine.runs.manifest import Manifest
 from engine.runs.scores import TargetRef
+from engine.targets import FUNCTIONS
 
 # -- class on class
 
@@ -17,6 +18,12 @@ def groups(record: Manifest, dataset: Dataset, function: str) -> dict[str, list[
         if ref.function == function:
             by_place.setdefault(ref.target.group(dataset), []).append(ref)
     return {title: by_place[place, title] for place, title in sorted(by_place)}
+
+
+def functions(record: Manifest) -> list[str]:
+    """Those that the run has scores of, in the order of the table; functions of classes behind it."""
+    names = dict.fromkeys(ref.function for ref in record.score_sets.targets())
+    return [*(name for name in FUNCTIONS if name in names), *(name for name in names if name not in FUNCTIONS)]
 
 
 def group_scores(record: Manifest, targets: list[TargetRef]) -> np.ndarray:

@@ -4,12 +4,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from engine import config
+from engine import config, datasets
 from engine.analysis import lds, trust
 from engine.errors import ConfigError
 from engine.runs.manifest import Manifest
 from engine.runs.run import Summary
 from engine.runs.scores import TargetRef
+from engine.targets import Target
 
 TOP = 50  # images of the lists whose overlap is told
 
@@ -60,15 +61,23 @@ def check(a: Manifest, b: Manifest) -> None:
 
 
 def common(a: Manifest, b: Manifest) -> list[Common]:
-    """The targets that both runs have, by name and function, in the order of `a`."""
+    """The targets that both runs have, by name and function, in the order of `a`. A confusion is in common where both
+    models make it on the same images."""
     refs_b = {target.key: target for target in b.score_sets.targets()}
     shared = []
     for target in a.score_sets.targets():
-        if other := refs_b.get(target.key):
+        other = refs_b.get(target.key)
+        if other is not None and (not target.target.of_the_model or _same_images(a, b, target.target)):
             sha_a, sha_b = a.score_sets.sha256(target.score_set), b.score_sets.sha256(other.score_set)
             source = (sha_a, target.row, sha_b, other.row)
             shared.append(Common(target, a.score_sets.row(target), b.score_sets.row(other), source))
     return shared
+
+
+def _same_images(a: Manifest, b: Manifest, target: Target) -> bool:
+    dataset = datasets.load(a.config.dataset)
+    of_a, of_b = (target.resolve(dataset, record.test_logits).indices for record in (a, b))
+    return np.array_equal(of_a, of_b)
 
 
 def median(values: list[float]) -> float | None:

@@ -8,7 +8,7 @@ from engine.analysis.logits import log_probabilities, softmax
 from engine.datasets.base import Dataset
 from engine.errors import ConfigError, IntegrityError
 from engine.runs.manifest import Manifest
-from engine.targets import FUNCTIONS, Target, UploadedImage
+from engine.targets import FUNCTIONS, TEST, Members, Target, UploadedImage, target_function
 
 
 @dataclass(frozen=True)
@@ -17,11 +17,11 @@ class TargetView:
 
     target: Target
     title: str
-    test_indices: np.ndarray  # int64 [S]; none of an uploaded image
+    members: Members  # its images; none of an uploaded one
     true_label: int | None  # None for a set of several classes
     predicted_label: int | None  # None for a set
     probability: float  # of the true label
-    values: dict[str, float]  # of each target function, by its name
+    values: dict[str, float]  # of each target function that takes no classes, and of the one asked for, by its name
     accuracy: float  # share of the set classified right
 
 
@@ -30,36 +30,49 @@ def at_target(record: Manifest, dataset: Dataset, target: Target) -> tuple[np.nd
 
     Raises `ConfigError` for a target that the data set, or the run, has not, `IntegrityError` for damaged files.
     """
-    if isinstance(target, UploadedImage):
+    members = target.resolve(dataset, record.test_logits)
+    if members.split != TEST:  # the score set keeps the logits of an image that is not in the test split
         rows = [t for s in record.score_sets.sidecars() for t in s["targets"] if t["name"] == str(target)]
         if not rows:
             raise ConfigError(
                 f"Run {record.run_id} has no scores for the target «{target}».", "Explain the image first."
             )
-        return np.array([rows[-1]["logits"]]), np.array([target.label])
+        return np.array([rows[-1]["logits"]]), labels_of(target, members, dataset)
     logits = record.test_logits()
     if logits.shape != (len(dataset.test_labels), len(dataset.classes)):
         raise IntegrityError(
             f"The logits of run {record.run_id} do not fit the data set {dataset.name}.",
             "Delete the run and start it again.",
         )
-    indices = target.resolve(dataset.test_labels, len(dataset.classes))
-    return logits[indices], dataset.test_labels[indices]
+    return logits[members.indices], labels_of(target, members, dataset)
 
 
-def view(record: Manifest, dataset: Dataset, target: Target) -> TargetView:
-    indices = target.resolve(dataset.test_labels, len(dataset.classes))
+def labels_of(target: Target, members: Members, dataset: Dataset) -> np.ndarray:
+    """The labels asked about, int64 [S]: the data set's, or of an uploaded image the one that its target names."""
+    if isinstance(target, UploadedImage):
+        return np.array([target.label])
+    return dataset.labels(members.split)[members.indices]
+
+
+def values(logits_SC: np.ndarray, labels_S: np.ndarray, function: str | None = None) -> dict[str, float]:
+    """The mean of each target function that takes no classes, and of `function`, at a model's logits, by name."""
+    names = list(FUNCTIONS) if function in (None, *FUNCTIONS) else [*FUNCTIONS, function]
+    return {name: float(target_function(name).from_logits(logits_SC, labels_S).mean()) for name in names}
+
+
+def view(record: Manifest, dataset: Dataset, target: Target, function: str | None = None) -> TargetView:
+    """`function` is one more whose value is asked for."""
     logits, labels = at_target(record, dataset, target)
     logp = log_probabilities(logits)  # [S, C]
     predicted = logp.argmax(1)
     return TargetView(
         target=target,
         title=target.title(dataset),
-        test_indices=indices,
+        members=target.resolve(dataset, record.test_logits),
         true_label=int(labels[0]) if (labels == labels[0]).all() else None,
         predicted_label=int(predicted[0]) if len(labels) == 1 else None,
         probability=float(np.exp(logp[np.arange(len(labels)), labels]).mean()),
-        values={name: float(function.from_logits(logits, labels).mean()) for name, function in FUNCTIONS.items()},
+        values=values(logits, labels, function),
         accuracy=float((predicted == labels).mean()),
     )
 

@@ -59,9 +59,9 @@ def check_changes(left_out, relabelled: dict[int, int], dataset: Dataset) -> tup
     return left_out, {int(i): int(c) for i, c in sorted(relabelled.items())}
 
 
-def values(logits_SC: np.ndarray, labels_S: np.ndarray) -> dict[str, float]:
-    """At a model's logits on a target's images, with the labels asked about."""
-    figures = {name: float(function.from_logits(logits_SC, labels_S).mean()) for name, function in FUNCTIONS.items()}
+def values(logits_SC: np.ndarray, labels_S: np.ndarray, function: str) -> dict[str, float]:
+    """At a model's logits on a target's images, with the labels asked about; `function` is the one that was scored."""
+    figures = target_view.values(logits_SC, labels_S, function)
     log_p = log_probabilities(logits_SC)[np.arange(len(labels_S)), labels_S]
     return {**figures, PROBABILITY: float(np.exp(log_p).mean())}
 
@@ -75,7 +75,7 @@ def predict(record: Manifest, dataset: Dataset, left_out: np.ndarray) -> list[Wh
     for ref, scores_N in zip(refs, record.score_sets.rows(refs), strict=True):
         logits, labels = target_view.at_target(record, dataset, ref.target)
         change = lists.without(scores_N, left_out)
-        before = values(logits, labels)
+        before = values(logits, labels, ref.function)
         margin = float(margins(logits, labels)[0]) if len(labels) == 1 else None
         after = _moved(before, ref.function, change, margin)
         what_ifs.append(WhatIf(ref.key, ref.name, ref.function, change, before, after, None))

@@ -55,13 +55,11 @@ class Examples:
             inputs = inputs.contiguous()
         return inputs.to(self.dtype), self.labels[index]
 
-    def followed_by(self, inputs: Tensor, labels: Tensor) -> "Examples":
-        """These, and behind them `inputs` [M, ...] of the same form, with `labels` int64 [M]."""
-        own = torch.from_numpy(np.array(self.inputs)) if isinstance(self.inputs, np.ndarray) else self.inputs
-        inputs, labels = inputs.to(self.device), labels.to(self.device)
-        return dataclasses.replace(
-            self, inputs=torch.cat([own.to(self.device), inputs]), labels=torch.cat([self.labels, labels])
-        )
+    def rows(self, index: np.ndarray) -> "Examples":
+        """Some of them, int64 [S], as examples of their own."""
+        at = torch.as_tensor(index, device=self.device)
+        inputs = self.inputs[index] if isinstance(self.inputs, np.ndarray) else self.inputs[at]
+        return dataclasses.replace(self, inputs=inputs, labels=self.labels[at])
 
 
 def examples(dataset: Dataset, split: str, device: torch.device, dtype: torch.dtype) -> Examples:

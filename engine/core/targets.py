@@ -1,14 +1,12 @@
 """Target functions φ of the final state, their values and their adjoints.
 
-A target is a set S of test images and a function, averaged over S, in evaluation mode:
+A target is a set S of images and a function, averaged over S, in evaluation mode. The functions, their units and
+signs stand in `engine.targets.functions`; here are their twins for torch, which the derivatives are taken of.
 
-    loss     −log p(label)                                            nats
-    margin   logit of the label − log Σ_{others} exp(logit)           logits
-
-`targets` are index sets into the test split, int64 [|S|] each (`engine.targets.Target.resolve`).
+`targets` are index sets into the examples `data`, int64 [|S|] each (`engine.targets.Target.resolve`).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import torch
 import torch.nn.functional as F
@@ -19,6 +17,7 @@ from engine.core.state import Adjoint, State
 from engine.core.stream import Examples
 from engine.errors import ConfigError
 from engine.models.functional import FunctionalModel
+from engine.targets import target_function
 
 CHUNK = 1000  # test images a forward pass
 
@@ -33,14 +32,48 @@ def margins(logits: Tensor, labels: Tensor) -> Tensor:
     return logits.gather(1, labels[:, None])[:, 0] - others
 
 
-FUNCTIONS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"loss": losses, "margin": margins}
+def logits_of_labels(logits: Tensor, labels: Tensor) -> Tensor:
+    return logits.gather(1, labels[:, None])[:, 0]
+
+
+def logit(logits: Tensor, a: int) -> Tensor:
+    return logits[:, a]
+
+
+def difference(logits: Tensor, a: int, b: int) -> Tensor:
+    return logits[:, a] - logits[:, b]
+
+
+FUNCTIONS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "loss": losses,
+    "margin": margins,
+    "logit": logits_of_labels,
+}
 """Logits [S, C] and labels [S] to values [S]: the twins, by name, of the rows of `engine.targets.functions`."""
+
+FAMILIES: dict[str, Callable[..., Tensor]] = {"logit": logit, "difference": difference}
+"""Logits [S, C] and the numbers of some classes to values [S]: the twins of the families there."""
 
 
 def register(name: str, function: Callable[[Tensor, Tensor], Tensor]) -> None:
     """Adds the twin of a row; it must be made of operations that torch can differentiate."""
     if FUNCTIONS.setdefault(name, function) is not function:
         raise ConfigError(f"There are two target functions «{name}».", "Give one of them another name.")
+
+
+def register_family(name: str, function: Callable[..., Tensor]) -> None:
+    """Adds the twin of a family, likewise."""
+    if FAMILIES.setdefault(name, function) is not function:
+        raise ConfigError(f"There are two functions of classes «{name}».", "Give one of them another name.")
+
+
+def function_of(name: str) -> Callable[[Tensor, Tensor], Tensor]:
+    """Logits [S, C] and labels [S] to values [S], of a text such as `logit:3`; `ConfigError` for any other."""
+    if name in FUNCTIONS:
+        return FUNCTIONS[name]
+    classes = target_function(name).classes
+    family = FAMILIES[name.partition(":")[0]]
+    return lambda logits, labels: family(logits, *classes)
 
 
 @torch.no_grad()
@@ -50,18 +83,27 @@ def logits(model: FunctionalModel, state: State, data: Examples) -> Tensor:
     return torch.cat([model(state.theta, state.buffers, data.batch(i)[0], training=False)[0] for i in indices])
 
 
+@torch.no_grad()
+def logits_of_each(model: FunctionalModel, state: State, data: Examples, indices: Iterable[int]) -> Tensor:
+    """[S, C] in evaluation mode, of a few examples. One a pass: sums in passes of other sizes round otherwise, and
+    these logits are compared with those of another day, when others are asked about beside them."""
+    rows = [model(state.theta, state.buffers, data.batch(torch.tensor([i]))[0], training=False)[0] for i in indices]
+    return torch.cat(rows) if rows else state.theta.new_empty(0, 0)
+
+
 def values(model: FunctionalModel, state: State, data: Examples, targets: list, function: str) -> Tensor:
     """φ of each target, [K]."""
-    phi_N = FUNCTIONS[function](logits(model, state, data), data.labels)
+    phi_N = function_of(function)(logits(model, state, data), data.labels)
     return torch.stack([phi_N[torch.as_tensor(s, device=phi_N.device)].mean() for s in targets])
 
 
 def adjoints(model: FunctionalModel, state: State, data: Examples, targets: list, function: str) -> Adjoint:
     """dφ/ds at the final state, one row a target."""
+    phi = function_of(function)
 
     def part(theta, buffers, batch, size):
         out, _ = model(theta, buffers, batch[0], training=False)
-        return FUNCTIONS[function](out, batch[1]).sum() / size
+        return phi(out, batch[1]).sum() / size
 
     rows = []
     for target in targets:

@@ -24,7 +24,6 @@ from engine.datasets import base as datasets_base
 from engine.datasets import registry as dataset_registry
 from engine.errors import ConfigError
 from engine.runs.run import list_runs
-from engine.targets import Target
 from engine.trajectory.segments import segment_length
 
 SIDECAR, SIDECAR_TARGET = 1360, 500  # bytes of the JSON beside the scores
@@ -249,6 +248,7 @@ def _probe(config: RunConfig, dataset, model, device, chunk: int, root: Path, wo
     from engine.core.check import check_model
     from engine.core.stream import Stream, examples
     from engine.core.training import initial_state, optimizer_for
+    from engine.jobs import asked as questions
 
     free = devices.memory_free(device)
     if working > free:
@@ -261,13 +261,13 @@ def _probe(config: RunConfig, dataset, model, device, chunk: int, root: Path, wo
     model = model.to(device, dtype)
     train, test = (examples(dataset, split, device, dtype) for split in datasets_base.SPLITS)
     optimizer, stream = optimizer_for(model, config.recipe), Stream(train, config.recipe)
-    sets = [Target.parse(t).resolve(dataset.test_labels, len(dataset.classes)) for t in config.targets]
+    asked = questions.before_training(config.targets, dataset, train, test)
     clock = functools.partial(_timed, device)
     with devices.exact_arithmetic(), _memory_errors(device):
         checking, _ = clock(check_model, model, stream)
         forward, state = _forwards(clock, model, optimizer, stream, initial_state(model, optimizer))
         evaluating, _ = clock(target_values.logits, model, state, test)
-        asking, adjoint = clock(target_values.adjoints, model, state, test, sets, config.target_function)
+        asking, adjoint = clock(questions.adjoints, model, state, asked, config.target_function)
         back = _backwards(clock, model, optimizer, stream, state, adjoint, chunk)
         write = _writing(clock, state, optimizer, root)
     taken, other = peak.bytes(), checking + evaluating * (1 + train.n / test.n) + asking

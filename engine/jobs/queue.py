@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from engine import files
-from engine.config import RunConfig, check, check_offered
+from engine.config import RunConfig, check, check_offered, read_questions
 from engine.datasets import registry as dataset_registry
 from engine.errors import ConfigError, ReplayError, StorageError
 from engine.jobs.cancel import Cancel
@@ -192,7 +192,7 @@ class JobQueue:
         may name only what the app offers."""
         config = check_offered(config.replace(dataset=dataset_registry.canonical(config.dataset)))
         dataset = dataset_registry.load(config.dataset)
-        check(config, *dataset.sizes)
+        config = check(read_questions(config, dataset), *dataset.sizes)
         run = Run.create(self.root, config)
         self._enqueue(run, None)
         return run.id

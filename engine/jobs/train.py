@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING, ClassVar, Self
 from engine import files
 from engine.config import RunConfig, check
 from engine.datasets.base import Dataset
+from engine.errors import ConfigError
 from engine.jobs.job import Job, Result
 from engine.jobs.replay import Replay, finalize, score
 from engine.runs.manifest import TrajectoryRecord
 from engine.runs.run import Run
+from engine.targets import Target
 
 if TYPE_CHECKING:
     from engine.core.state import Trajectory
@@ -44,7 +46,6 @@ class TrainAndReplay(Job):
     def do(self, session: "Session") -> Result:
         from engine.jobs.reopen import check_steps, reopen
 
-        replay = Replay(self.targets, self.function, self.mode)
         if session.manifest.trained:
             trained = reopen(session)
             opened = contextlib.closing(session.trajectory(self.mode, trained.digests))
@@ -54,11 +55,29 @@ class TrainAndReplay(Job):
         with opened as trajectory:
             if session.manifest.trained:
                 check_steps(session, trajectory)
+            replay = Replay(_with_images(session, self), self.function, self.mode)
             name = score(session, replay, trained, trajectory)
         finalize(session, self.mode)
         if session.config.clean_when_done:
             session.run.storage().clean_held(("trajectory",))
         return Result(scores=name)
+
+
+def _with_images(session: "Session", job: TrainAndReplay) -> tuple[str, ...]:
+    """The targets of a new run that hold an image of the model that was trained now. A confusion that does not occur
+    is no failure of the run: the log says so. Raises `ConfigError` where none is left."""
+    record, dataset, held = session.run.manifest(), session.dataset, []
+    for target in map(Target.parse, job.targets):
+        if target.of_the_model and not len(target.members(dataset, record.test_logits)):
+            session.journal.note(f"{target.empty(dataset)} It is left out.")
+        else:
+            held.append(str(target))
+    if not held:
+        raise ConfigError(
+            f"The model of run {session.run.id} makes none of the confusions asked about.",
+            "It is trained and kept: replay it for other targets.",
+        )
+    return tuple(held)
 
 
 def train(session: "Session", mode: str) -> "tuple[Trained, Trajectory]":

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, ClassVar, Self
 
 import numpy as np
 
-from engine.analysis import lds
+from engine.analysis import lds, target_view
 from engine.core.schedule import plan_for
 from engine.datasets.base import Dataset
 from engine.errors import ConfigError, IntegrityError
@@ -17,6 +17,7 @@ from engine.runs.scores import TargetRef
 from engine.targets import UploadedImage, target_function
 
 if TYPE_CHECKING:
+    from engine.jobs.retrained import Logits
     from engine.jobs.session import Session
 
 REPEATS = 4  # retrainings of the run's own weights, where the arithmetic may differ
@@ -61,7 +62,7 @@ class Validate(Job):
 
     def do(self, session: "Session") -> Result:
         from engine.jobs.reopen import reopen
-        from engine.jobs.retrained import Change, retrained, side_by_side
+        from engine.jobs.retrained import Change, retrained, side_by_side, train_rows
 
         reopen(session)
         session.journal.update(status_said="validating")
@@ -69,14 +70,15 @@ class Validate(Job):
         scored = scored_targets(session.run)
         if own := [t.name for t in session.run.scores().targets() if isinstance(t.target, UploadedImage)]:
             session.journal.note(
-                f"Retraining is judged on test images alone, so these targets are not validated: {', '.join(own)}."
+                f"Retraining is judged on images of the data set, so these targets are not validated: {', '.join(own)}."
             )
         width = side_by_side(session)
         repeats = 1 if width == 1 and session.device.type == "cpu" else REPEATS
         unchanged = {f"all-{width}-{r}": np.empty(0, np.int64) for r in range(repeats)}
         left_out = self.left_out(session.stream.data.n)
         changes = {key: Change(rows) for key, rows in (unchanged | left_out).items()}
-        logits = retrained(session, changes, width)
+        rows = train_rows(ref for refs in scored.values() for ref in refs)
+        logits = retrained(session, changes, width, rows)
         seconds = time.monotonic() - began
         names = []
         for drop in self.drops:
@@ -102,7 +104,7 @@ class Validate(Job):
                         [logits[key] for key in unchanged],
                     ),
                 }
-                names.append(f"lds-{function}-{drop:g}-{self.seed}")
+                names.append(f"lds-{target_function(function).slug}-{drop:g}-{self.seed}")
                 write_report(session, names[-1], report)
                 session.journal.note(f"Wrote validation/{names[-1]}.json: {_sentence(report)}")
         session.journal.timing("validate_seconds", time.monotonic() - began)
@@ -110,7 +112,7 @@ class Validate(Job):
 
 
 def scored_targets(run: Run) -> dict[str, list[TargetRef]]:
-    """The run's targets on test images by target function. Raises `ConfigError` where there are none, and
+    """The run's targets on images of the data set, by target function. Raises `ConfigError` where there are none, and
     `IntegrityError` for scores of another training."""
     record = run.manifest()
     for sidecar in record.score_sets.sidecars():
@@ -121,9 +123,7 @@ def scored_targets(run: Run) -> dict[str, list[TargetRef]]:
             )
     scored: dict[str, list[TargetRef]] = {}
     for target in record.score_sets.targets():
-        if not isinstance(
-            target.target, UploadedImage
-        ):  # what is kept of a retraining is its logits on the test images
+        if not isinstance(target.target, UploadedImage):  # a retraining is asked about images of the data set
             scored.setdefault(target.function, []).append(target)
     if not scored:
         raise ConfigError(f"Run {run.id} has no scores to validate.", "Attribute some test images or classes first.")
@@ -135,22 +135,23 @@ def _report(
     function: str,
     targets: list[TargetRef],
     left_out: list[np.ndarray],
-    logits: list[np.ndarray],
-    repeats: list[np.ndarray],
+    logits: "list[Logits]",
+    repeats: "list[Logits]",
 ) -> dict:
     """Predicted and actual change of each target over the M subsets, and their agreement.
 
-    `logits` [N_test, C] of each retraining; `repeats` those of the run's own weights, which measure the noise.
+    `logits` of each retraining; `repeats` those of the run's own weights, which measure the noise. The images of a
+    target are those that it was scored for, whatever a retrained model takes them for.
     """
-    run, dataset = session.run, session.dataset
-    labels = dataset.test_labels
-    sets = [t.target.resolve(labels, len(dataset.classes)) for t in targets]
-
-    def values(model_logits: np.ndarray) -> np.ndarray:
-        return np.array([target_function(function).from_logits(model_logits[s], labels[s]).mean() for s in sets])
-
+    run, dataset, phi = session.run, session.dataset, target_function(function).from_logits
     record = run.manifest()
-    trained_K = values(record.test_logits())
+    sets = [t.target.resolve(dataset, record.test_logits) for t in targets]
+    trained = [target_view.at_target(record, dataset, t.target) for t in targets]  # logits and labels of each
+
+    def values(model: "Logits") -> np.ndarray:
+        return np.array([phi(model.at(s), labels).mean() for s, (_, labels) in zip(sets, trained, strict=True)])
+
+    trained_K = np.array([phi(*pair).mean() for pair in trained])
     actual = np.stack([values(each) - trained_K for each in logits], axis=1)  # [K, M]
     noise = np.stack([values(each) - trained_K for each in repeats], axis=1)  # [K, R]
     predicted = lds.predicted(np.stack(record.score_sets.rows(targets)), left_out)

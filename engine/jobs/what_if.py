@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, ClassVar, Self
 import numpy as np
 
 from engine import files
-from engine.analysis import lds
+from engine.analysis import lds, target_view
 from engine.analysis import what_if as what_ifs
 from engine.core.schedule import plan_for
 from engine.datasets.base import Dataset
@@ -47,7 +47,7 @@ class WhatIf(Job):
 
     def do(self, session: "Session") -> Result:
         from engine.jobs.reopen import reopen
-        from engine.jobs.retrained import Change, retrained
+        from engine.jobs.retrained import Change, retrained, train_rows
 
         reopen(session)
         run, dataset, journal = session.run, session.dataset, session.journal
@@ -58,18 +58,20 @@ class WhatIf(Job):
         left_out = np.array(self.left_out, np.int64)
         predicted = what_ifs.predict(record, dataset, left_out)
         key = "what-if-" + files.json_digest([left_out.tolist(), sorted(self.relabelled)])[:16]
-        logits = retrained(session, {key: Change(left_out, self.relabelled)}, 1)[key]
+        rows = train_rows(record.score_sets.targets())
+        logits = retrained(session, {key: Change(left_out, self.relabelled)}, 1, rows)[key]
         targets = []
         for target in predicted:
             asked = Target.parse(target.name)
-            rows = asked.resolve(dataset.test_labels, len(dataset.classes))
-            # What is kept of a retraining is its logits on the test images: none on an uploaded one.
-            own = isinstance(asked, UploadedImage)
-            actual = None if own else what_ifs.values(logits[rows], dataset.test_labels[rows])
+            actual = None
+            if not isinstance(asked, UploadedImage):  # a retraining is asked about images of the data set
+                members = asked.resolve(dataset, record.test_logits)
+                labels = target_view.labels_of(asked, members, dataset)
+                actual = what_ifs.values(logits.at(members), labels, target.function)
             if self.relabelled:  # the scores say nothing of a label's change
                 target = replace(target, change=None, predicted=None)
             targets.append(asdict(replace(target, actual=actual)))
-        accuracy = float((logits.argmax(1) == dataset.test_labels).mean())
+        accuracy = float((logits.test_NC.argmax(1) == dataset.test_labels).mean())
         report = {
             "kind": "what-if",
             "left_out": list(self.left_out),

@@ -10,7 +10,7 @@ import numpy as np
 from engine import files
 from engine.datasets.base import Dataset
 from engine.errors import ConfigError, IntegrityError
-from engine.targets import Target
+from engine.targets import Target, target_function
 from engine.targets.names import canonical
 
 
@@ -35,7 +35,11 @@ class TargetRef:
 
     def title(self, dataset: Dataset) -> str:
         """What a person reads: the target, and the function of it."""
-        return f"{self.target.title(dataset)} · {self.function}"
+        return f"{self.target.title(dataset)} · {self.function_in_words(dataset)}"
+
+    def function_in_words(self, dataset: Dataset) -> str:
+        """Such as «logit of Coat»; holds names of classes, which are plain text and no Markdown."""
+        return target_function(self.function).in_words(dataset.classes)
 
 
 class ScoreSets:
