@@ -122,7 +122,7 @@ def test_ticked_images_have_a_prediction_and_a_check(run, submitted):
     )
     shown = next(t.value for t in app.table if "Predicted" in t.value)
     assert list(shown["Predicted"])[0] == formats.figure(expected.predicted["loss"], 4)
-    assert list(shown["Now"])[0] == formats.figure(expected.before["loss"], 4) and list(shown["Retrained"]) == ["—"] * 3
+    assert list(shown["Now"])[0] == formats.figure(expected.before["loss"], 4) and list(shown["Retrained"]) == ["—"] * 4
     sound(button(app, "Check by retraining").click().run())
     assert submitted == [(run.id, WhatIf.of(indices))]
 
@@ -232,7 +232,7 @@ def test_a_target_scored_since_a_check_is_predicted_and_may_be_checked_again(run
     notes.tick(run, {3: True, 7: True}, 6000)
     sound(app.run())
     shown = next(t.value for t in app.table if "Predicted" in t.value)
-    assert shown["Predicted"][0] != "—" and list(shown["Retrained"]) == ["—"] * 3
+    assert shown["Predicted"][0] != "—" and list(shown["Retrained"]) == ["—"] * 4
     sound(button(app, "Check by retraining").click().run())
     assert submitted == [(run.id, WhatIf.of([3, 7]))]
 
