@@ -8,7 +8,7 @@ from engine import config as configs
 from engine import files
 from engine.datasets import registry as dataset_registry
 from engine.runs import run as runs
-from engine.targets import Target, target_function
+from engine.targets import Target, TrainImage, target_function
 
 SMALL = configs.preset("sample").replace(
     **{"recipe.epochs": 1, "recipe.batch_size": 1000, "targets": ("test:0", "class:2")}
@@ -29,12 +29,14 @@ def run_of(
     run = runs.Run.create(root, config.replace(targets=targets or config.targets), run_id)
     kept = dict(run.manifest().files)
     splits = {"test": dataset.test_labels} | ({"train": dataset.train_labels} if train_logits else {})
+    by_split = {}
     for split, labels in splits.items():
         logits = rng.normal(size=(len(labels), len(dataset.classes))) + 3 * np.eye(len(dataset.classes))[labels]
         name = f"model/{split}_logits.npy"
-        kept[name] = files.write_npy(run.path / name, logits.astype(np.float32))
+        by_split[split] = logits.astype(np.float32)
+        kept[name] = files.write_npy(run.path / name, by_split[split])
     for number, (names, (function, scores)) in enumerate(sets.items()):
-        name = f"{function}-{number:03d}"
+        name = f"{target_function(function).slug}-{number:03d}"
         kept[f"scores/{name}.npy"] = files.write_npy(run.path / "scores" / f"{name}.npy", scores.astype(np.float32))
         sidecar = {
             "target_function": function,
@@ -42,8 +44,14 @@ def run_of(
             "training_digest": "made up",
             "norm_steps": [2, 1],
             "targets": [
-                {"name": t, "title": Target.parse(t).title(dataset), "adjoint_growth": 1.0, "norms": [1.0, 1.0]}
-                for t in names
+                {
+                    "name": str(t),
+                    "title": t.title(dataset),
+                    "adjoint_growth": 1.0,
+                    "norms": [1.0, 1.0],
+                    **({"logits": by_split["train"][t.index].tolist()} if isinstance(t, TrainImage) else {}),
+                }
+                for t in map(Target.parse, names)
             ],
         }
         kept[f"scores/{name}.json"] = files.write_json(run.path / "scores" / f"{name}.json", sidecar)

@@ -69,7 +69,7 @@ def data():
     for table, content in zip(tables, before, strict=True):
         table.clear()
         table.update(content)
-    datasets.load.cache_clear()
+    datasets.registry.clear()
 
 
 @pytest.fixture(scope="module")
