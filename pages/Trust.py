@@ -81,11 +81,11 @@ def draw_comparison(run: RunView) -> None:
         return
     left, right = st.columns(2)
     report = reports[
-        left.selectbox("Validation", list(reports), format_func=lambda name: line(validation_title(reports[name])))
+        left.selectbox("Validation", list(reports), format_func=lambda name: line(validation_title(run, reports[name])))
     ]
     titles = {None: "All targets", **{target["key"]: line(target["title"]) for target in report["targets"]}}
     key = right.selectbox("Target", list(titles), format_func=titles.get, key=f"scatter-{report['name']}")
-    draw_agreement(report, key)
+    draw_agreement(run, report, key)
     if key is not None:
         st.page_link(
             "pages/Influence.py",
@@ -97,14 +97,18 @@ def draw_comparison(run: RunView) -> None:
     draw_downloads(run, report)
 
 
-def validation_title(report: dict) -> str:
+def function_in_words(run: RunView, report: dict) -> str:
+    return target_function(report["function"]).in_words(run.dataset.classes)
+
+
+def validation_title(run: RunView, report: dict) -> str:
     return (
-        f"{report['function']}, {formats.percent(report['drop'])} left out, {report['subsets']} subsets, "
+        f"{function_in_words(run, report)}, {formats.percent(report['drop'])} left out, {report['subsets']} subsets, "
         f"seed {report['seed']}"
     )
 
 
-def draw_agreement(report: dict, key: str | None) -> None:
+def draw_agreement(run: RunView, report: dict, key: str | None) -> None:
     """Figures and points of one validation, of one target or of all."""
     shell.metrics(
         {
@@ -116,7 +120,7 @@ def draw_agreement(report: dict, key: str | None) -> None:
         }
     )
     pictures.chart(
-        pictures.agreement(report, key),
+        pictures.agreement(report, key, function_in_words(run, report)),
         "agreement",
         f"Scatter of predicted and actual change over {report['subsets']} retrainings, LDS "
         f"{formats.figure(report['lds_mean'])}",

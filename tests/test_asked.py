@@ -13,6 +13,7 @@ from torch import nn
 import engine
 from engine import config as configs
 from engine import datasets
+from engine.__main__ import main
 from engine.analysis import compare, target_view, trust
 from engine.analysis import what_if as what_ifs
 from engine.config import MODELS, Recipe, RunConfig
@@ -23,6 +24,7 @@ from engine.core.training import train
 from engine.errors import ConfigError
 from engine.jobs import asked as questions
 from engine.jobs import execute as work
+from engine.jobs.estimate import estimate
 from engine.jobs.replay import Replay
 from engine.jobs.validation import Validate
 from engine.jobs.what_if import WhatIf
@@ -219,6 +221,39 @@ def test_the_library_takes_the_same_functions(config, data):
     ):
         with pytest.raises(ConfigError, match=message):
             engine.attribute(result, inputs[:1], labels[:1], function=function)
+
+
+def test_the_estimate_measures_what_a_run_may_be_asked(config, data, tmp_path):
+    """A confusion as the whole of its class, for no model is trained yet."""
+    asked = config.replace(targets=("confusion:1>2", "train:3"), target_function="difference:2>0")
+    expected = estimate(asked, outputs_root(tmp_path), measure=True)
+    assert expected.modes["disk"].seconds and expected.recommended
+    splits = [examples(data, split, CPU, DOUBLE) for split in ("train", "test")]
+    confusion, image = questions.before_training(asked.targets, data, *splits)
+    assert confusion.rows.tolist() == np.flatnonzero(data.test_labels == 1).tolist() and confusion.examples is splits[1]
+    assert image.rows.tolist() == [3] and image.examples is splits[0]
+
+
+def test_the_command_line_takes_what_people_write(run, confusions, capsys):
+    where = ("--outputs", str(run.root))
+    assert (
+        main(["attribute", run.id, *where, "--targets", "train:3,class:CAT", "--function", "difference:cat>ape"]) == 0
+    )
+    assert [ref.key for ref in run.scores().targets()][1:] == ["train:3.difference:2>0", "class:2.difference:2>0"]
+    assert "scores/difference-2-0-001.npy" in capsys.readouterr().out
+    before = (run.path / "manifest.json").read_bytes()
+    for targets, function, message in (
+        ("train:3", "logit:dog", "There is no class «dog»"),
+        ("confusion:ape>dog", "loss", "There is no class «dog»"),
+        ("class:cat,test:40-50", "loss", "test:50 is out of range"),
+    ):
+        assert main(["attribute", run.id, *where, "--targets", targets, "--function", function]) == 2
+        assert message in capsys.readouterr().err
+    for function in ("losses", "margin:1", "logit:", "difference", ""):
+        with pytest.raises(SystemExit, match="2"):
+            main(["attribute", run.id, *where, "--targets", "test:0", "--function", function])
+        assert "is no target function; choose one of loss, margin, logit, logit:CLASS" in capsys.readouterr().err
+    assert (run.path / "manifest.json").read_bytes() == before
 
 
 # -- what a run says of them

@@ -9,6 +9,7 @@ from engine.jobs.queue import JobQueue
 from engine.runs import run as runs
 from tests.helpers import button, said, show, sound, tiles
 from tests.made_up import run_of
+from ui import pictures
 
 INFLUENCE, SET_UP = "pages/Influence.py", "pages/Set_up_a_run.py"
 DATASET = dataset_registry.load("fashion-mnist-sample")
@@ -40,6 +41,7 @@ def test_a_training_image_is_shown_with_its_self_influence(run):
     assert f"Training image 5 · {GIVEN}" in sidebar(app) and f"Given label: **{GIVEN}**" in sidebar(app)
     assert "the score of train:5 itself is its self-influence" in texts(app)
     assert "True label" not in sidebar(app)
+    assert pictures.image_url(DATASET.name, "train", 5) in sidebar(app)
 
 
 def test_a_function_of_classes_is_named_in_words(run):

@@ -254,9 +254,10 @@ def curve(values: list[float], title: str, unit: str) -> go.Figure:
     return _calm(figure, 240)
 
 
-def agreement(report: dict, key: str | None) -> go.Figure:
-    """Predicted against actual change of one target, or of all, with the line of equality."""
-    figure, unit, function = go.Figure(), markup(report["unit"]), markup(report["function"])
+def agreement(report: dict, key: str | None, words: str) -> go.Figure:
+    """Predicted against actual change of one target, or of all, with the line of equality; `words` are those of the
+    target function."""
+    figure, unit, function = go.Figure(), markup(report["unit"]), markup(words)
     shown = [t for t in report["targets"] if key in (None, t["key"])]
     values = [v for t in shown for v in (*t["predicted"], *t["actual"])]
     low, high = min(values), max(values)
