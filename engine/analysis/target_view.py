@@ -9,6 +9,7 @@ from engine.datasets.base import Dataset
 from engine.errors import ConfigError, IntegrityError
 from engine.runs.manifest import Manifest
 from engine.targets import FUNCTIONS, TEST, Members, Target, UploadedImage, target_function
+from engine.targets.names import canonical
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,7 @@ def at_target(record: Manifest, dataset: Dataset, target: Target) -> tuple[np.nd
     """
     members = target.resolve(dataset, record.test_logits)
     if members.split != TEST:  # the score set keeps the logits of an image that is not in the test split
-        rows = [t for s in record.score_sets.sidecars() for t in s["targets"] if t["name"] == str(target)]
+        rows = [t for s in record.score_sets.sidecars() for t in s["targets"] if canonical(t["name"]) == str(target)]
         if not rows:
             raise ConfigError(
                 f"Run {record.run_id} has no scores for the target «{target}».", "Explain the image first."
