@@ -4,6 +4,7 @@ in what checks the scores."""
 
 import dataclasses
 import shutil
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -401,3 +402,11 @@ def test_an_uploaded_image_is_asked_about_as_before(run, data):
     scores = run.scores().matrix(name)
     np.testing.assert_allclose(scores[1], scores[2], rtol=1e-5, atol=1e-9)
     assert not np.allclose(scores[0], scores[2], rtol=0.1)
+
+
+def test_an_uploaded_image_of_an_old_record_is_found_under_its_old_text(data):
+    """Schema 2 took a label with a leading zero."""
+    sidecar = {"targets": [{"name": "image:0123456789abcdef:01", "logits": [0.0, 2.0, 1.0]}]}
+    record = SimpleNamespace(score_sets=SimpleNamespace(sidecars=lambda: [sidecar]), test_logits=None, run_id="old")
+    logits, labels = target_view.at_target(record, data, Target.parse("image:0123456789abcdef:1"))  # type: ignore[arg-type]
+    assert logits.tolist() == [[0, 2, 1]] and labels.tolist() == [1]
