@@ -52,10 +52,10 @@ def hard_images() -> datasets.Dataset:
     return datasets.Dataset("hard-images", "Hard images", "made by a test", ("Ape", "Bee", "cat"), **arrays)
 
 
-def net(channels: int, side: int, classes: int, width: float) -> nn.Module:
+def net(channels: int, height: int, width: int, classes: int) -> nn.Module:
     return nn.Sequential(
         nn.Flatten(),
-        nn.Linear(channels * side**2, 6),
+        nn.Linear(channels * height * width, 6),
         nn.BatchNorm1d(6),
         nn.GELU(),
         nn.Linear(6, classes),
