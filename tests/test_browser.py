@@ -375,7 +375,7 @@ def test_influence_is_filtered_dragged_enlarged_ticked_pinned_and_linked(page, r
         page.keyboard.press("Escape")
         expect(enlarged).not_to_be_visible()
         focused = "document.activeElement.shadowRoot.activeElement.closest('li').dataset.index"
-        # The browser gives the focus back to where it was, and the dialog's own event, which follows, to the tile shown.
+        # The browser gives the focus back to where it was; the dialog's own event, which follows, to the tile shown.
         page.wait_for_function(f"Number({focused}) === {shown(page, 'harmful')[1]}")
         page.keyboard.press("ArrowRight")
         page.wait_for_function(f"Number({focused}) === {shown(page, 'harmful')[2]}")
