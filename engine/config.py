@@ -27,7 +27,7 @@ from typing import Any
 import numpy as np
 
 import engine
-from engine import model_names
+from engine import augmentation, model_names
 from engine.datasets.base import Dataset
 from engine.datasets.registry import DATASETS
 from engine.datasets.registry import problem as dataset_problem
@@ -129,6 +129,9 @@ class Recipe:
     the gradient's norm; 0 does not. `groups` are (pattern of parameters' names, factor on the learning rate, weight
     decay or None for the one above), the first that matches counting.
 
+    Augmentation (`engine.augmentation`): `augment` lists what is done to each training image in each epoch, such as
+    flip,crop:4, decided by the seed, the epoch and the image's number; nothing where it is empty.
+
     Loss (`engine.core.loss`): cross-entropy with `label_smoothing`, each class times its weight: `class_weights` is
     "none", "balanced" or one number a class.
     """
@@ -159,9 +162,11 @@ class Recipe:
     milestones: tuple[float, ...] = added((0.5, 0.75))
     gamma: float = added(0.1)
     power: float = added(1.0)
+    augment: str = added("")
 
     def __post_init__(self) -> None:
         _plain(self)
+        object.__setattr__(self, "augment", augmentation.canonical(self.augment))
         for name in LISTS_OF_RECIPE:
             object.__setattr__(self, name, _frozen(getattr(self, name)))
 
@@ -512,6 +517,14 @@ LISTS = {
         "PATTERN:FACTOR[:DECAY],…",
         "Parameters by name, with a factor on the learning rate and a weight decay of their own.",
     ),
+    "recipe.augment": Notation(
+        str,
+        str,
+        augmentation.problem_of,
+        "NAME[:AMOUNT],…",
+        f"What is done to each training image in each epoch, in this order, such as {augmentation.EXAMPLE}; of "
+        f"{', '.join(augmentation.KINDS)}. Nothing where it is empty.",
+    ),
 }
 
 PRESETS = {
@@ -561,9 +574,13 @@ def get(config: RunConfig, name: str):
 
 
 def problems(
-    config: RunConfig, n_train: int | None = None, n_test: int | None = None, n_classes: int | None = None
+    config: RunConfig,
+    n_train: int | None = None,
+    n_test: int | None = None,
+    n_classes: int | None = None,
+    image_shape: tuple[int, int, int] | None = None,
 ) -> dict[str, str]:
-    """Every field that is out of range, with a message; empty where the run can start."""
+    """Every field that is out of range, with a message; empty where the run can start. `image_shape` is [H, W, C]."""
     at_fault: dict[str, str] = {}
     if not isinstance(config.preset, str) or not PRESET.fullmatch(config.preset):
         at_fault["preset"] = f"must be small letters, digits and dashes, 40 at most, not {_shown(config.preset)}"
@@ -584,7 +601,7 @@ def problems(
     for name, notation in LISTS.items():
         if (problem := notation.problem(get(config, name))) is not None:
             at_fault[name] = problem
-    at_fault |= _problems_of_recipe(config.recipe, at_fault.keys(), n_train, n_classes)
+    at_fault |= _problems_of_recipe(config.recipe, at_fault.keys(), n_train, n_classes, image_shape)
     if not at_fault.keys() & {"segment", "checkpoint_mb"} and config.segment and config.checkpoint_mb:
         at_fault["segment"] = "cannot be set together with checkpoint_mb, which chooses it"
     if not config.targets:
@@ -604,7 +621,11 @@ def problems(
 
 
 def _problems_of_recipe(
-    recipe: Recipe, known: Iterable[str], n_train: int | None, n_classes: int | None
+    recipe: Recipe,
+    known: Iterable[str],
+    n_train: int | None,
+    n_classes: int | None,
+    image_shape: tuple[int, int, int] | None,
 ) -> dict[str, str]:
     """What is wrong with fields beside each other, or beside the data; `known` fields have problems of their own."""
     at_fault: dict[str, str] = {}
@@ -621,6 +642,10 @@ def _problems_of_recipe(
             at_fault["recipe.class_weights"] = (
                 f"has {len(recipe.class_weights)} numbers, and the data set {n_classes} classes"
             )
+    if sound("augment") and image_shape is not None:
+        height, width, channels = image_shape
+        if problem := augmentation.problem_with(augmentation.parse(recipe.augment), (channels, height, width)):
+            at_fault["recipe.augment"] = problem
     if n_train is None or not sound("batch_size", "epochs"):
         return at_fault
     if recipe.batch_size > n_train:
@@ -635,10 +660,14 @@ def _problems_of_recipe(
 
 
 def check(
-    config: RunConfig, n_train: int | None = None, n_test: int | None = None, n_classes: int | None = None
+    config: RunConfig,
+    n_train: int | None = None,
+    n_test: int | None = None,
+    n_classes: int | None = None,
+    image_shape: tuple[int, int, int] | None = None,
 ) -> RunConfig:
     """The same configuration, or a `ConfigError` that names every field at fault."""
-    at_fault = problems(config, n_train, n_test, n_classes)
+    at_fault = problems(config, n_train, n_test, n_classes, image_shape)
     if at_fault:
         said = "; ".join(f"{name} {problem}" for name, problem in at_fault.items())
         raise ConfigError(f"The run cannot start: {said}.", "Correct the settings named and start again.", at_fault)

@@ -96,6 +96,7 @@ def test_the_digest_covers_what_decides_a_training_and_nothing_else():
     recipe |= {"beta1": 0.8, "beta2": 0.9, "eps": 1e-4, "eps_root": 1e-6, "clip_norm": 1.0, "label_smoothing": 0.1}
     recipe |= {"class_weights": "balanced", "groups": (("*", 2.0, None),), "warmup_steps": 3, "anneal": "linear"}
     recipe |= {"div_factor": 5.0, "final_div_factor": 9.0, "milestones": (0.2,), "gamma": 0.2, "power": 2.0}
+    recipe |= {"augment": "flip"}
     assert set(recipe) == {f.name for f in dataclasses.fields(Recipe)}
     changes = [{k: v} for k, v in other.items()] + [{f"recipe.{k}": v} for k, v in recipe.items()]
     digests = [config.replace(**change).training_digest(FINGERPRINT) for change in changes]

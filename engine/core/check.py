@@ -63,8 +63,8 @@ TRIES = 4  # at telling a pass that moves the process's generators from other th
 def check_model(model: FunctionalModel, stream: Stream) -> None:
     """Raises `ModelError`, which names the module where it can, unless the model can be trained on the
     stream and replayed exactly."""
-    few = torch.arange(min(EXAMPLES, stream.data.n))
-    batch = stream.data.batch(few)
+    few = torch.arange(min(EXAMPLES, stream.data.n), device=stream.data.device)
+    batch = stream.batch(few, epoch=0)
     exact = model.to(model.theta0.device, torch.float64)
     exact_batch = batch[0].double(), batch[1]
     _check_logits(exact, exact_batch, int(stream.data.labels.max()) + 1)

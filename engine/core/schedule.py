@@ -86,9 +86,13 @@ class BatchPlan:
     def __getitem__(self, t: int) -> np.ndarray:
         if not 0 <= t < len(self):
             raise IndexError(f"step {t} is not one of {len(self)}")
-        epoch, k = divmod(t, self.n // self.batch_size)
+        epoch, k = self.epoch(t), t % (self.n // self.batch_size)
         rows = slice(k * self.batch_size, (k + 1) * self.batch_size)
         return _permutation(self.n, self.seed, epoch)[rows].copy()
+
+    def epoch(self, t: int) -> int:
+        """The pass over the examples, from 0, that step t is part of."""
+        return t // (self.n // self.batch_size)
 
 
 @functools.lru_cache(maxsize=4)

@@ -2,11 +2,13 @@
 
     Stream.at(t)  →  StepInputs(t, index_B, batch, w_B, lr, key, loss)
 
-Batch plan, learning rate, example weights, the examples' loss and the seed of a step's randomness meet here. Training,
-replay, recomputation and retraining ask for the same numbers; they differ only in the weights.
+Batch plan, augmentation, learning rate, example weights, the examples' loss and the seed of a step's randomness meet
+here. Training, replay, recomputation and retraining ask for the same numbers; they differ only in the weights. What is
+evaluated or explained is read from `Examples` itself, and is never augmented.
 """
 
 import dataclasses
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -14,10 +16,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from engine import augmentation
+from engine.augmentation import Augmentation
 from engine.config import Recipe
+from engine.core.augment import Pixels, augment
 from engine.core.loss import ExampleLoss, loss_for
+from engine.core.random import example_keys
 from engine.core.schedule import BatchPlan, learning_rate, plan_for, step_key
 from engine.datasets.base import Dataset
+from engine.errors import ConfigError
+
+# Of images [B, C, H, W] before they are standardised, and the meaning of their values, to others of the same shape.
+Change = Callable[[Tensor, Pixels], Tensor]
 
 
 @dataclass(frozen=True)
@@ -43,17 +53,32 @@ class Examples:
     def device(self) -> torch.device:
         return self.labels.device
 
-    def batch(self, index: Tensor | np.ndarray | range) -> tuple[Tensor, Tensor]:
-        """Inputs [B, ...] and labels [B] of the examples `index`, int64 [B]."""
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of one example as the model takes it; [C, H, W] of an image."""
+        shape = tuple(self.inputs.shape[1:])
+        return shape if self.mean is None else (shape[-1], *shape[:-1])
+
+    def batch(self, index: Tensor | np.ndarray | range, change: Change | None = None) -> tuple[Tensor, Tensor]:
+        """Inputs [B, ...] and labels [B] of the examples `index`, int64 [B].
+
+        `change` is applied to pixels from 0 to 1 of images in bytes, and to floats as they are, whose fill is 0: what
+        the mean of the images in bytes is standardised to as well.
+        """
         index = torch.as_tensor(index, device=self.device)
         if isinstance(self.inputs, np.ndarray):
             inputs = torch.from_numpy(self.inputs[index.cpu().numpy()]).to(self.device)
         else:
             inputs = self.inputs[index]
+        inputs = inputs.to(self.dtype)
         if self.mean is not None and self.std is not None:
-            inputs = ((inputs.to(self.dtype) / 255 - self.mean) / self.std).movedim(-1, 1)
-            inputs = inputs.contiguous()
-        return inputs.to(self.dtype), self.labels[index]
+            inputs = inputs / 255
+            if change is not None:
+                inputs = change(inputs.movedim(-1, 1).contiguous(), Pixels(self.mean, (0.0, 1.0))).movedim(1, -1)
+            inputs = ((inputs - self.mean) / self.std).movedim(-1, 1).contiguous()
+        elif change is not None:
+            inputs = change(inputs, Pixels(inputs.new_zeros(inputs.shape[1])))
+        return inputs, self.labels[index]
 
     def rows(self, index: np.ndarray) -> "Examples":
         """Some of them, int64 [S], as examples of their own."""
@@ -99,12 +124,24 @@ class StepInputs:
 class Stream:
     """The steps of one training: `at(t)` for t in range(`steps`), in any order, the same each time.
 
-    `weights` [N] of the examples, 1 each where None; [M, N] for M trainings side by side.
+    `weights` [N] of the examples, 1 each where None; [M, N] for M trainings side by side. Raises `ConfigError` where
+    the recipe augments what are no images, or images of another size.
     """
 
     data: Examples
     recipe: Recipe
     weights: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        problem = augmentation.problem_with(self._augmentations, self.data.shape)
+        if problem is not None:
+            raise ConfigError(
+                f"recipe.augment {problem}.", "Change it, or leave it empty.", {"recipe.augment": problem}
+            )
+
+    @cached_property
+    def _augmentations(self) -> tuple[Augmentation, ...]:
+        return augmentation.parse(self.recipe.augment)
 
     @cached_property
     def plan(self) -> BatchPlan:
@@ -133,12 +170,19 @@ class Stream:
         """The same steps with other example weights."""
         return dataclasses.replace(self, weights=weights)
 
+    def batch(self, index_B: Tensor, epoch: int) -> tuple[Tensor, Tensor]:
+        """Inputs [B, ...] and labels int64 [B] of examples, int64 [B], as an epoch, from 0, shows them to the model."""
+        if not self._augmentations:
+            return self.data.batch(index_B)
+        keys_B = example_keys(self.recipe.seed, epoch, index_B)
+        return self.data.batch(index_B, lambda images, pixels: augment(images, keys_B, self._augmentations, pixels))
+
     def at(self, t: int) -> StepInputs:
         index = torch.as_tensor(self.plan[t], device=self.data.device)
         return StepInputs(
             t,
             index,
-            self.data.batch(index),
+            self.batch(index, self.plan.epoch(t)),
             self._w[..., index],
             learning_rate(self.recipe, t, self.steps),
             step_key(self.recipe, t),

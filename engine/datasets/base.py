@@ -30,6 +30,7 @@ class Sizes(NamedTuple):
     n_train: int
     n_test: int
     n_classes: int
+    image_shape: tuple[int, int, int] | None = None  # [H, W, C]
 
 
 @dataclass(frozen=True)
@@ -69,7 +70,7 @@ class Dataset:
 
     @property
     def sizes(self) -> Sizes:
-        return Sizes(len(self.train_labels), len(self.test_labels), len(self.classes))
+        return Sizes(len(self.train_labels), len(self.test_labels), len(self.classes), self.image_shape)
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
