@@ -2,6 +2,9 @@
 
 import streamlit as st
 
+from engine import augmentation
+from engine import config as configs
+from engine.config import Recipe, RunConfig
 from engine.datasets import preparing, registry, store
 from engine.datasets.archive import SUFFIXES
 from engine.datasets.names import COLOURS, DEFAULTS, FITS, DatasetName
@@ -10,6 +13,7 @@ from ui import formats, gallery, link, paging, pictures, shell
 from ui.text import line, plain
 
 A_PAGE = 24
+AUGMENTED = 6  # training images that are shown augmented
 GROUPS = 12  # of duplicates that are shown as pictures; all are in the table
 ROWS = 1000  # of problems that a table shows
 EVERY = "All classes"
@@ -192,6 +196,22 @@ def samples(dataset) -> None:
     gallery.show(dataset.name, tiles, "data-samples")
 
 
+def augmented(dataset) -> None:
+    """Some training images, as a training with augmentation shows them to the model."""
+    with st.expander("Training images, augmented", icon=":material/auto_awesome_motion:"):
+        notation = configs.LISTS["recipe.augment"]
+        text = st.text_input(
+            "Augmentation", placeholder=augmentation.EXAMPLE, max_chars=augmentation.LONGEST, help=notation.what
+        )
+        recipe = Recipe(augment=text)
+        problems = configs.problems(RunConfig(recipe=recipe), image_shape=dataset.image_shape)
+        if "recipe.augment" in problems:
+            st.error(f"Augmentation {plain(problems['recipe.augment'])}.")
+        elif recipe.augment:
+            pictures.augmented(dataset, recipe, range(min(AUGMENTED, dataset.sizes.n_train)))
+            st.caption("The image itself, and what each of the first epochs makes of it.")
+
+
 def tile(dataset, split: str, index: int, below: tuple[str, ...] = ()) -> gallery.Tile:
     file, label = dataset.file_name(split, index), dataset.classes[dataset.labels(split)[index]]
     details = [("Image", f"{split}:{index}"), ("Label", label), *([("File", file)] if file else [])]
@@ -285,6 +305,7 @@ with shell.page("Data"):
         act(dataset)
         st.subheader("Images")
         samples(dataset)
+        augmented(dataset)
         st.subheader("Problems")
         problems(dataset)
         left, right = st.columns(2)

@@ -9,7 +9,7 @@ from engine import config as configs
 from engine.analysis import target_view
 from engine.config import RunConfig
 from engine.datasets import store
-from engine.datasets.base import Dataset
+from engine.datasets.base import Dataset, Sizes
 from engine.errors import ConfigError, DataError
 from engine.jobs import estimate
 from engine.runs.run import Run
@@ -38,6 +38,7 @@ OWN_SETTINGS = (
     "recipe.weight_decay",
     "recipe.decay_norm_bias",
     "recipe.clip_norm",
+    "recipe.augment",
     "recipe.label_smoothing",
     "recipe.class_weights",
     "recipe.groups",
@@ -55,6 +56,7 @@ OWN_SETTINGS = (
 )
 ALL_IMAGES, WRONG_IMAGES = "All test images", "Misclassified by an earlier run"
 SMALL_TILES = 32  # of the images chosen
+AUGMENTED = 6  # training images in the preview of what the model sees
 MODES = {
     "memory": "Every state in RAM or GPU memory; further targets later need one more training.",
     "disk": "Every state on disk, streamed back; further targets later need no training.",
@@ -132,13 +134,25 @@ def field(name: str, config: RunConfig, problems: dict[str, str]) -> object:
     return setting
 
 
-def sizes(dataset_name: str) -> tuple[int | None, int | None, int | None]:
-    """Training images, test images and classes; None where the data set cannot be had."""
+def sizes(dataset_name: str) -> Sizes | tuple[()]:
+    """What a configuration is checked against; nothing where the data set cannot be had."""
     try:
-        dataset = pictures.dataset(dataset_name)
+        return pictures.dataset(dataset_name).sizes
     except DataError:
-        return (None, None, None)
-    return len(dataset.train_labels), len(dataset.test_labels), len(dataset.classes)
+        return ()
+
+
+def draw_augmented(dataset: Dataset, config: RunConfig) -> None:
+    """Some training images beside what the first epochs make of them, where the settings that decide it are sound."""
+    problems = configs.problems(config, *dataset.sizes)
+    if not config.recipe.augment or problems.keys() & {"recipe.augment", "recipe.seed", "recipe.epochs"}:
+        return
+    with st.expander("What the model sees of some training images", icon=":material/auto_awesome_motion:"):
+        pictures.augmented(dataset, config.recipe, range(min(AUGMENTED, dataset.sizes.n_train)))
+        st.caption(
+            "The image itself, and what each of the first epochs makes of it: the same in training, replay and "
+            "retraining. Test images are never augmented."
+        )
 
 
 # -- targets
@@ -401,6 +415,7 @@ with shell.page("Set up a run"):
     dataset, function = None, config.target_function
     with shell.guarded():
         dataset = pictures.dataset(config.dataset)
+        draw_augmented(dataset, config)
         function = targets_form.choose_function(dataset.classes, "new", captions=True)
         with st.expander("Choose test images and sets", icon=":material/grid_view:"):
             choose_targets(dataset)

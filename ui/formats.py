@@ -59,6 +59,7 @@ LABELS = {
     "recipe.eps_root": "ε inside the root (Adam)",
     "recipe.clip_norm": "Gradient norm at most (0: no limit)",
     "recipe.groups": "Parameter groups",
+    "recipe.augment": "Augmentation",
     "recipe.label_smoothing": "Label smoothing",
     "recipe.class_weights": "Class weights",
     "recipe.warmup_steps": "Warm-up (steps; 0: the fraction)",

@@ -3,20 +3,24 @@
 import base64
 import functools
 import math
+from collections.abc import Sequence
 
 import numpy as np
 import plotly.graph_objects as go
 import streamlit as st
 
+from engine.config import Recipe
 from engine.datasets import base as datasets_base
 from engine.datasets import registry as dataset_registry
 from engine.errors import DataError
+from engine.jobs import preview
 from engine.runs import uploads
 from engine.runs.manifest import Manifest
 from ui import formats
 from ui.text import line, markup
 
 DRAWN = 1200  # points of a curve that are worth sending every second
+EPOCHS = 6  # whose augmentations are shown
 COLOURS, GREY = ("#3f83c4", "#cf8632", "#4a9d78"), "#8a939c"  # to be told apart on light and on dark
 SIGNED = [[0, "#2c6cb0"], [0.5, "#f3f3f1"], [1, "#c4701c"]]  # below zero, zero, above
 
@@ -81,6 +85,31 @@ def array_picture(image: np.ndarray, alt_text: str, size: int) -> str:
         f'<img src="{data_url(image)}" alt="{markup(alt_text)}" width="{size}" '
         'style="image-rendering:pixelated;border-radius:4px;display:block">'
     )
+
+
+def augmented(dataset: datasets_base.Dataset, recipe: Recipe, indices: Sequence[int], size: int = 56) -> None:
+    """A row a training image: itself, and as the first epochs show it to the model."""
+    # Only what augmentation depends on, so that other settings make no image anew.
+    seed, text, rows = recipe.seed, recipe.augment, []
+    epochs = [
+        _augmented(dataset.name, dataset.fingerprint, seed, text, tuple(indices), epoch)
+        for epoch in range(min(EPOCHS, recipe.epochs))
+    ]
+    for row, index in enumerate(indices):
+        cells = [f'<div style="width:{size}px">{picture(dataset.name, "train", index)}</div>']
+        for number, images in enumerate(epochs, 1):
+            words = f"{alt(dataset.name, 'train', index)}, as epoch {number} shows it to the model"
+            cells.append(f"<div>{array_picture(images[row], words, size)}</div>")
+        rows.append(f'<div style="display:flex;gap:0.3rem;margin-bottom:0.3rem">{"".join(cells)}</div>')
+    st.html("".join(rows))
+
+
+@functools.lru_cache(maxsize=64)
+def _augmented(
+    dataset_name: str, fingerprint: str, seed: int, text: str, indices: tuple[int, ...], epoch: int
+) -> np.ndarray:
+    recipe = Recipe(seed=seed, augment=text)
+    return preview.augmented(dataset_registry.load(dataset_name), recipe, indices, epoch)
 
 
 def plain_tiles(dataset_name: str, split: str, indices: list[int], size: int = 56) -> None:

@@ -147,7 +147,8 @@ def opened(run: Run, journal: Journal, cancel: threading.Event) -> Iterator[Sess
     ):
         model = model_registry.build(config, dataset, device)
         train, test = (examples(dataset, split, device, dtype) for split in ("train", "test"))
-        trunk = split_off_trunk(model, train) if config.frozen else None
+        # Augmented images have other features in each epoch.
+        trunk = split_off_trunk(model, train) if config.frozen and not config.recipe.augment else None
         if trunk is not None:
             model, train, test = trunk.rest, trunk.features(train), trunk.features(test)
             model.notes.append("The frozen trunk's features were computed once, for all steps.")
