@@ -30,7 +30,9 @@ from engine.datasets import registry
 from engine.errors import CancelledError, ConfigError
 from engine.jobs import preview
 from engine.jobs.execute import execute
+from engine.jobs.journal import Journal
 from engine.jobs.replay import Replay
+from engine.jobs.session import opened
 from engine.models.functional import FunctionalModel
 from engine.runs.run import Run
 from tests.helpers import ROOT, button, said, show, sound
@@ -547,6 +549,16 @@ def test_runs_on_disk_are_the_same_in_another_mode_and_after_a_resume(root):
         execute(run, Replay(("class:2",), "loss", "disk"))
     # One target a pass instead of two is rounded otherwise.
     assert relative_error(run.scores().matrix("loss-001")[0], scores[1]) < 1e-5
+
+
+@pytest.mark.parametrize("text", ["", "crop:2"])
+def test_a_frozen_trunks_features_are_computed_once_only_without_augmentation(text, root):
+    """They are of [C, H, W], too: augmenting them would say nothing."""
+    config = SMALL.replace(frozen="0,1", frozen_eval=True, **{"recipe.augment": text})
+    run, cancel = Run.create(root, config), threading.Event()
+    with run.lock(), opened(run, Journal(run, cancel), cancel) as session:
+        assert (session.trunk is None) == bool(text)
+        assert text == "" or session.stream.data.shape == (1, 28, 28)
 
 
 def test_the_preview_is_what_training_sees():
