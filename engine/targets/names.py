@@ -105,7 +105,8 @@ class Target(abc.ABC):
 
     def check(self, dataset: Dataset) -> None:
         """Raises `ConfigError` where it does not go with the data set."""
-        if problem := self.problem(*dataset.sizes):
+        sizes = dataset.sizes
+        if problem := self.problem(sizes.n_train, sizes.n_test, sizes.n_classes):
             raise ConfigError(f"The target {problem}.", "Correct it and start again.", {"targets": problem})
 
     def resolve(self, dataset: Dataset, test_logits: TestLogits | None = None) -> Members:
