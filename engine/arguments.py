@@ -20,6 +20,7 @@ EPILOG = """examples:
   python -m engine run --data folder:photos --set recipe.batch_size=100
   python -m engine data folder:photos
   python -m engine run --preset sample --model net.py:build --set model_options=depth=3
+  python -m engine config --preset sample > mine.toml; python -m engine run --config mine.toml
   python -m engine estimate --preset resnet9 --set recipe.epochs=20
   python -m engine attribute RUN --targets class:6,test:all --function margin
   python -m engine attribute RUN --targets "confusion:coat>shirt" --function "difference:shirt>coat"
@@ -160,9 +161,8 @@ def parser() -> argparse.ArgumentParser:
 
 
 def _add_configured(commands, common: argparse.ArgumentParser) -> None:
-    """What begins with a preset."""
+    """What begins with a preset, or with a file."""
     settings = argparse.ArgumentParser(add_help=False, parents=[common])
-    settings.add_argument("--preset", default="sample", help=f"one of {', '.join(config.PRESETS)} (sample)")
     settings.add_argument(
         "--data",
         metavar="NAME",
@@ -184,19 +184,27 @@ def _add_configured(commands, common: argparse.ArgumentParser) -> None:
         default=[],
         metavar="NAME=VALUE",
         dest="settings",
-        help="change one setting of the preset; may be repeated",
+        help="change one setting of what it starts from; may be repeated",
     )
     for name, text in (
         ("run", "train, replay, print where the scores are"),
         ("estimate", "memory, disk and time of each replay mode, from a short measurement"),
+        ("config", "print what would be run as a TOML file, every setting with what it is"),
     ):
-        commands.add_parser(
+        command = commands.add_parser(
             name,
             parents=[settings],
             help=text,
             epilog=_settings(),
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
+        start = command.add_mutually_exclusive_group()
+        start.add_argument("--preset", help=f"start from one of {', '.join(config.PRESETS)} (sample)")
+        start.add_argument(
+            "--config", metavar="FILE", help="start from a TOML file, as the command config and the form write it"
+        )
+        if name == "config":
+            start.add_argument("--run", metavar="RUN", help="start from the settings of a run")
 
 
 def _add_data(commands, common: argparse.ArgumentParser) -> None:

@@ -16,7 +16,7 @@ from typing import NamedTuple
 import pandas as pd
 
 from engine import config as configs
-from engine import files, space
+from engine import config_file, files, space
 from engine.analysis import suspects, trust
 from engine.datasets import registry as datasets
 from engine.datasets import store
@@ -237,6 +237,19 @@ def estimate(call: argparse.Namespace) -> int:
     return 0 if costs.recommended else 1
 
 
+def config(call: argparse.Namespace) -> int:
+    """Prints what `run` would run. Its data set is not looked at, for that may be on another machine; so targets and
+    target function, which may name its classes, are printed as they are written, and judged by `run`."""
+    if call.run is not None:
+        start = runs.Run.open(runs.outputs_root(call.outputs), call.run).manifest().config
+    else:
+        start = _start(call)
+    config, default = _changed(call, start), configs.RunConfig()
+    configs.check(config.replace(targets=default.targets, target_function=default.target_function))
+    print(config_file.dumps(config), end="")
+    return 0
+
+
 def list_suspects(call: argparse.Namespace) -> int:
     table = suspects.ranked(_opened(call).manifest(), call.target, call.by)
     if call.csv is not None:
@@ -340,7 +353,21 @@ def _opened(call: argparse.Namespace) -> runs.Run:
 
 
 def _configured(call: argparse.Namespace) -> configs.RunConfig:
-    """The preset with the call's changes, checked against its data set."""
+    """What the call starts from, with its changes, checked against its data set."""
+    config = _changed(call, _start(call))
+    dataset = _prepared(config.dataset)
+    return configs.check(configs.read_questions(config, dataset), *dataset.sizes)
+
+
+def _start(call: argparse.Namespace) -> configs.RunConfig:
+    """The file or the preset that the call names."""
+    if call.config is not None:
+        return config_file.read(call.config)
+    return configs.preset(call.preset or "sample")
+
+
+def _changed(call: argparse.Namespace, config: configs.RunConfig) -> configs.RunConfig:
+    """A configuration with the call's options, which win over it."""
     changes = dict(_setting(text) for text in call.settings)
     called = (
         ("dataset", call.data),
@@ -352,10 +379,8 @@ def _configured(call: argparse.Namespace) -> configs.RunConfig:
     for name, value in called:
         if value is not None:
             changes[name] = value
-    config = configs.preset(call.preset).replace(**changes)
-    config = config.replace(dataset=datasets.canonical(config.dataset))
-    dataset = _prepared(config.dataset)
-    return configs.check(configs.read_questions(config, dataset), *dataset.sizes)
+    config = config.replace(**changes)
+    return config.replace(dataset=datasets.canonical(config.dataset))
 
 
 def _prepared(name: str) -> Dataset:
@@ -431,6 +456,7 @@ COMMANDS = {
     "run": Command(run, trains=True),
     "data": Command(data),
     "estimate": Command(estimate, trains=True),
+    "config": Command(config),
     "attribute": Command(attribute, trains=True),
     "resume": Command(resume, trains=True),
     "rebuild": Command(rebuild, trains=True),

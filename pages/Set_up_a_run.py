@@ -1,4 +1,4 @@
-"""Set up a run: preset or own settings, targets chosen by looking, and what each replay mode will take."""
+"""Set up a run: preset, own settings or a file; targets chosen by looking; what each replay mode will take."""
 
 import json
 from collections.abc import Iterable, Sequence
@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 import streamlit as st
 
 from engine import config as configs
+from engine import config_file
 from engine.analysis import target_view
 from engine.config import RunConfig
 from engine.datasets import store
@@ -18,7 +19,7 @@ from ui import formats, link, paging, pictures, shell, targets_form
 from ui.paging import EVERY
 from ui.text import line, plain
 
-OWN = "own"
+OWN, FILE = "own", "file"
 OWN_SETTINGS = (
     "dataset",
     "model",
@@ -71,24 +72,77 @@ RECOMMENDED = {
 NOT_OF_SIZE = ("preset", "replay_mode", "clean_when_done")  # the estimate covers every mode
 
 
-# -- preset or own settings
+# -- preset, own settings, or a file
 
 
 def choose_settings() -> RunConfig:
     data = link.one_of("dataset", prepared(), None)
     preset = st.segmented_control(
         "Start from",
-        [*configs.PRESETS, OWN],
+        [*configs.PRESETS, OWN, FILE],
         default="sample" if data is None else OWN,
         required=True,
-        format_func=lambda name: "Own settings" if name == OWN else name.capitalize(),
+        format_func=lambda name: {OWN: "Own settings", FILE: "TOML file"}.get(name, name.capitalize()),
     )
+    if preset == FILE:
+        start = uploaded_settings()
+        return start.replace(**own_settings(start))
+    fill_from("")
     if preset == OWN:
         start = configs.preset("sample").replace(preset=OWN)
         start = start if data is None else start.replace(dataset=data)
         return start.replace(**own_settings(start))
     st.caption(configs.PRESET_TEXT[preset])
     return configs.preset(preset)
+
+
+def uploaded_settings() -> RunConfig:
+    """The settings of a file, which the form then starts from; the page waits until there is one that can be used."""
+    file = st.file_uploader(
+        "TOML file",
+        type="toml",
+        max_upload_size=1,
+        help="As Download as TOML, below, and python -m engine config write it.",
+    )
+    if file is None:
+        st.caption("The form starts from the settings of the file. Nothing is started by it.")
+        st.stop()
+    try:
+        config = offered(config_file.loads(file.getvalue(), file.name))
+    except (ConfigError, DataError) as error:
+        shell.show_error(error.what, error.remedy)
+        st.stop()
+    fill_from(file.file_id)
+    return config
+
+
+def offered(config: RunConfig) -> RunConfig:
+    """The same configuration, or a `ConfigError` where a file from a browser names what the form does not offer: a
+    data set that nobody brought on the page Data is a path on this machine, and a model beyond the list is code."""
+    if config.dataset not in (*configs.CHOICES["dataset"], *prepared()):
+        raise ConfigError(
+            f"The file names a data set that this app does not offer: «{config.dataset}».",
+            "Add it on the page Data first.",
+        )
+    configs.check_offered(config)
+    config = configs.read_questions(config, pictures.dataset(config.dataset))
+    at_fault = configs.problems(config, *sizes(config.dataset))
+    for problem in (at_fault[name] for name in ("targets", "target_function") if name in at_fault):
+        raise ConfigError(f"The targets of the file cannot be used: {problem}.", "Correct the file.")
+    return config
+
+
+def fill_from(source: str) -> None:
+    """Where the form's settings come from: another file has widgets of its own, and brings its targets."""
+    if st.session_state.get("form_source", "") != source:
+        st.session_state["form_source"] = source
+        st.session_state.pop("offered", None)
+
+
+def key_of(name: str) -> str:
+    """The key of a setting's widget."""
+    source = st.session_state.get("form_source", "")
+    return f"set-{name}-{source}" if source else f"set-{name}"
 
 
 def prepared() -> tuple[str, ...]:
@@ -108,13 +162,13 @@ def own_settings(start: RunConfig) -> dict[str, object]:
 
 def last_values(names: Iterable[str]) -> dict[str, object]:
     """What the widgets said when the page was drawn last, so that each problem stands beside its field at once."""
-    values = {name: st.session_state[f"set-{name}"] for name in names if f"set-{name}" in st.session_state}
+    values = {name: st.session_state[key_of(name)] for name in names if key_of(name) in st.session_state}
     return {name: configs.LISTS[name].read(v) if name in configs.LISTS else v for name, v in values.items()}
 
 
 def field(name: str, config: RunConfig, problems: dict[str, str]) -> object:
     """One widget for one setting, its problem beside it."""
-    value, label, key = configs.get(config, name), formats.LABELS.get(name, name), f"set-{name}"
+    value, label, key = configs.get(config, name), formats.LABELS.get(name, name), key_of(name)
     if name in configs.CHOICES:
         choices = [*configs.CHOICES[name], *(prepared() if name == "dataset" else ())]
         setting = st.selectbox(label, choices, index=choices.index(value), key=key, format_func=line)
@@ -416,7 +470,9 @@ with shell.page("Set up a run"):
     with shell.guarded():
         dataset = pictures.dataset(config.dataset)
         draw_augmented(dataset, config)
-        function = targets_form.choose_function(dataset.classes, "new", captions=True)
+        function = targets_form.choose_function(
+            dataset.classes, key_of("new"), captions=True, start=config.target_function
+        )
         with st.expander("Choose test images and sets", icon=":material/grid_view:"):
             choose_targets(dataset)
     targets = tuple(st.session_state["chosen_targets"])
@@ -436,5 +492,14 @@ with shell.page("Set up a run"):
     for name, problem in problems.items():
         st.error(f"{formats.LABELS.get(name, name)}: {plain(problem)}.", icon=":material/error:")
     ready = not problems and dataset is not None and fits
+    st.download_button(
+        "Download as TOML",
+        "" if problems else config_file.dumps(config),
+        f"{config.preset}.toml",
+        "application/toml",
+        disabled=bool(problems),
+        help="Every setting above: for python -m engine run --config FILE, or to start from here another time.",
+        icon=":material/download:",
+    )
     if st.button("Start the run", type="primary", icon=":material/play_arrow:", **shell.acting(disabled=not ready)):
         start(config)

@@ -1,5 +1,6 @@
 """Widgets for what is asked: the target function, and help with the texts of targets."""
 
+import re
 from collections.abc import Sequence
 
 import streamlit as st
@@ -14,13 +15,18 @@ HELP = (
 )
 
 
-def choose_function(classes: Sequence[str], key: str, captions: bool = False) -> str:
-    """The text of a target function; `captions` says what each is. A function of classes asks for them below."""
+def choose_function(classes: Sequence[str], key: str, captions: bool = False, start: str = "loss") -> str:
+    """The text of a target function; `captions` says what each is. A function of classes asks for them below. `start`
+    is the one that is chosen first, classes by number."""
     rows = {**{name: row.sentence for name, row in FUNCTIONS.items()}}
     rows |= {family.example: family.sentence for family in FAMILIES.values()}
+    first_family, _, of = start.partition(":")
+    first = next((f.example for f in FAMILIES.values() if of and f.name == first_family), start)
+    first_classes = [int(number) for number in re.findall("[0-9]+", of)]
     chosen = st.radio(
         "Target function",
         list(rows),
+        index=list(rows).index(first),
         captions=list(rows.values()) if captions else None,
         horizontal=True,
         format_func=_label,
@@ -35,6 +41,9 @@ def choose_function(classes: Sequence[str], key: str, captions: bool = False) ->
         number = column.selectbox(
             "Class" if family.takes == 1 else ("Why this class", "and not this")[place],
             others,
+            index=next(
+                (i for i, c in enumerate(others) if [c] == first_classes[place : place + 1] and first == chosen), 0
+            ),
             format_func=lambda c: line(classes[c]),
             key=f"function-{key}-{family.name}-{place}",
         )
