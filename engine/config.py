@@ -674,16 +674,21 @@ def check(
     return config
 
 
-def check_offered(config: RunConfig) -> RunConfig:
-    """The same configuration, or a `ConfigError` where a browser asks for more than its form offers: the model must be
-    one that is listed, and a file of weights one that lies in the folder of models."""
-    at_fault = {}
+def offered_problems(config: RunConfig) -> dict[str, str]:
+    """Every field, with a message, in which a browser asks for more than its form offers: the model must be one that is
+    listed, and a file of weights one that lies in the folder of models."""
+    at_fault: dict[str, str] = {}
     if config.model not in CHOICES["model"].names:
         at_fault["model"] = f"must be one of those listed, not {_shown(config.model)}"
     weights = config.initial_weights
     if weights and (Path(weights).name != weights or not (model_names.folder() / weights).is_file()):
         at_fault["initial_weights"] = f"must be a file of the folder of models, not {_shown(weights)}"
-    if at_fault:
+    return at_fault
+
+
+def check_offered(config: RunConfig) -> RunConfig:
+    """The same configuration, or a `ConfigError` of `offered_problems`."""
+    if at_fault := offered_problems(config):
         said = "; ".join(f"{name} {problem}" for name, problem in at_fault.items())
         raise ConfigError(
             f"The app starts no such run: {said}.",

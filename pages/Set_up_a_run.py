@@ -150,9 +150,14 @@ def prepared() -> tuple[str, ...]:
     return tuple(one.name for one in store.prepared_sets())
 
 
+def problems_of(config: RunConfig) -> dict[str, str]:
+    """Also of what the form does not offer: a browser can send any text, and the estimate builds the model."""
+    return {**configs.problems(config, *sizes(str(config.dataset))), **configs.offered_problems(config)}
+
+
 def own_settings(start: RunConfig) -> dict[str, object]:
     changes = last_values(OWN_SETTINGS)
-    problems = configs.problems(start.replace(**changes), *sizes(str(changes.get("dataset", start.dataset))))
+    problems = problems_of(start.replace(**changes))
     columns, values = st.columns(4), {}
     for i, name in enumerate(OWN_SETTINGS):
         with columns[i % len(columns)]:
@@ -480,7 +485,7 @@ with shell.page("Set up a run"):
 
     st.subheader("Replay mode")
     config = choose_mode(config.replace(targets=targets, target_function=function))
-    problems = configs.problems(config, *sizes(config.dataset))
+    problems = problems_of(config)
 
     st.subheader("Disk, memory and time")
     fits = False

@@ -155,6 +155,29 @@ def test_the_app_starts_only_what_is_listed(folder, tmp_path):
     assert not [path for path in tmp_path.iterdir() if path.name.startswith("models")]
 
 
+def test_the_form_runs_nothing_that_it_does_not_offer(folder, tmp_path, monkeypatch):
+    """Its estimate builds the model: what a browser sends in place of a choice is refused before."""
+    show, said = pages_of_a_test()
+    monkeypatch.chdir(ROOT)
+    outside = tmp_path / "outside.py"
+    outside.write_text(f"import pathlib\npathlib.Path({str(tmp_path / 'was run')!r}).touch()\n" + NET)
+    problems = configs.offered_problems
+    app = show("pages/Set_up_a_run.py")
+    app.button_group[0].set_value("own").run()
+    assert "net.py:net" in app.selectbox(key="set-model").options
+    monkeypatch.setattr(configs, "offered_problems", lambda config: problems(config.replace(model=f"{outside}:net")))
+    app.run()
+    assert "must be one of those listed" in said(app) and not app.exception
+    assert not any(m.label == "Each step keeps" for m in app.metric) and not (tmp_path / "was run").exists()
+
+
+def pages_of_a_test():
+    pytest.importorskip("streamlit")
+    from tests.helpers import show
+
+    return show, lambda app: " ".join(error.value for error in app.error)
+
+
 def test_a_file_gets_the_sizes_and_the_options(tmp_path, folder):
     images = np.zeros((4, 6, 10, 3), np.uint8)
     labels = np.arange(4)
@@ -171,6 +194,10 @@ def test_a_file_gets_the_sizes_and_the_options(tmp_path, folder):
     assert "hidden" in error.value.remedy
     with pytest.raises(ModelError, match="no width factor"):
         registry.module(config_of("net.py:net", width=2.0), dataset)
+    with pytest.raises(ModelError, match="no option «norm»"):
+        registry.module(config_of("small-cnn", model_options="norm=1"), dataset)
+    with pytest.raises(ModelError, match="cannot be made with"):
+        registry.module(config_of("vit-tiny", model_options="dropout=much"), dataset)
     for text in ("hidden", "hidden=1,hidden=2", "a=b=c", "=1"):
         assert "model_options" in configs.problems(config_of("net.py:net", model_options=text))
 

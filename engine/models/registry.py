@@ -39,7 +39,7 @@ def prepared(config: RunConfig, dataset: Dataset) -> tuple[nn.Module, list[str]]
     arguments = channels, height, width, len(dataset.classes)
     with OwnGenerator(config.recipe.seed):
         if where is None:
-            made = function(*arguments, **options)
+            made = _made(config, function, arguments, options)
         else:
             with user_files.failures(where):
                 made = function(*arguments, **options)
@@ -53,6 +53,19 @@ def prepared(config: RunConfig, dataset: Dataset) -> tuple[nn.Module, list[str]]
     if config.frozen:
         notes += finetune.freeze(made, config.frozen, evaluation=config.frozen_eval)
     return made, notes
+
+
+def _made(config: RunConfig, function: Callable[..., nn.Module], arguments: tuple, options: dict) -> nn.Module:
+    """What a function that ships makes; `ModelError` for options of values that it cannot take."""
+    try:
+        return function(*arguments, **options)
+    except (TypeError, ValueError, RuntimeError) as error:
+        if not options:
+            raise
+        raise ModelError(
+            f"The model «{config.model}» cannot be made with {options}: {type(error).__name__}: {error}",
+            "Correct model_options (docs/models.md).",
+        ) from error
 
 
 def build(config: RunConfig, dataset: Dataset, device: torch.device | str = "cpu") -> FunctionalModel:
@@ -99,7 +112,9 @@ def _check_options(function: Callable[..., nn.Module], options: dict, name: str)
         return
     if any(p.kind is p.VAR_KEYWORD for p in parameters):
         return
-    known = [p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)][4:]
+    named = [p for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)][4:]
+    # What can be written as text: a layer's class, which a builder may take too, cannot.
+    known = [p.name for p in named if p.default in (None, p.empty) or isinstance(p.default, bool | int | float | str)]
     for option in options:
         if option not in known:
             what = "has no width factor: width must be 1" if option == "factor" else f"has no option «{option}»"
