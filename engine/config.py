@@ -701,9 +701,27 @@ def check_offered(config: RunConfig) -> RunConfig:
 
 def read_questions(config: RunConfig, dataset: Dataset) -> RunConfig:
     """The configuration with its targets and its function as values have them: what people write for them, with lists,
-    ranges and names of classes, is read here, once (`engine.targets.texts`). Raises `ConfigError` for other texts."""
-    targets = tuple(map(str, read_targets(config.targets, dataset)))
-    return config.replace(targets=targets, target_function=read_function(config.target_function, dataset).name)
+    ranges and names of classes, is read here, once (`engine.targets.texts`).
+
+    Raises `ConfigError` for other texts, which names every other field at fault too.
+    """
+    readers: dict[str, Callable[[], Any]] = {
+        "targets": lambda: tuple(map(str, read_targets(config.targets, dataset))),
+        "target_function": lambda: read_function(config.target_function, dataset).name,
+    }
+    values, at_fault, remedies = {}, {}, []
+    for name, read in readers.items():
+        try:
+            values[name] = read()
+        except ConfigError as error:
+            at_fault[name] = next(iter(error.problems.values()), error.what)
+            remedies.append(error.remedy)
+    config = config.replace(**values)
+    if at_fault:
+        at_fault = {**problems(config, *dataset.sizes), **at_fault}
+        said = "; ".join(f"{name} {problem}" for name, problem in at_fault.items())
+        raise ConfigError(f"The run cannot start: {said}.", " ".join(dict.fromkeys(remedies)), at_fault)
+    return config
 
 
 def _migrate_2_to_3(values: dict) -> dict:

@@ -205,6 +205,11 @@ def test_a_configuration_is_read_once_and_holds_values():
     assert config.target_function == "difference:6>4"
     assert configs.check(config, *data.sizes) == config == configs.from_dict(config.to_dict())
     assert configs.read_questions(config, data) == config
+    wrong = written.replace(targets=("class:Caot",), target_function="logit:shurt", **{"recipe.batch_size": 7000})
+    with pytest.raises(ConfigError, match="The run cannot start") as caught:
+        configs.read_questions(wrong, data)
+    assert {"targets", "target_function", "recipe.batch_size"} <= caught.value.problems.keys()
+    assert "«Caot»" in caught.value.problems["targets"] and "Did you mean Coat?" in caught.value.remedy
     problems = configs.problems(config.replace(target_function="logit:10"), *data.sizes)
     assert "out of range: the classes are 0 to 9" in problems["target_function"]
     assert (
