@@ -144,7 +144,7 @@ def choose_function(run: RunView) -> str:
         required=True,
         key=key,
         on_change=forget_group,
-        format_func=lambda name: line(words_of(run, name)),
+        format_func=lambda name: plain(words_of(run, name)),
     )
 
 

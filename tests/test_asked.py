@@ -404,6 +404,28 @@ def test_an_uploaded_image_is_asked_about_as_before(run, data):
     assert not np.allclose(scores[0], scores[2], rtol=0.1)
 
 
+def test_images_behind_a_frozen_trunk_are_asked_about_by_their_features(data, config, tmp_path):
+    """Of either split, and uploaded: the run's passes begin where the trunk ends."""
+    frozen = config.replace(frozen="1")
+    run = Run.create(outputs_root(tmp_path / "frozen"), frozen)
+    executed(run)
+    assert "trunk's features were computed once" in run.events_log.path.read_text()
+    own = f"image:{uploads.keep(run, data.test_images[5])}:{data.test_labels[5]}"
+    name = executed(run, Replay(("train:3", own, "test:5"), "difference:2>0")).scores
+    scores = run.scores().matrix(name)
+    np.testing.assert_allclose(scores[1], scores[2], rtol=1e-5, atol=1e-9)
+    asked = [questions.Asked(Target.parse("train:3"), "train", examples(data, "train", CPU, DOUBLE), np.array([3]))]
+    differences = np.empty(N)
+    for i in range(N):
+        ends = []
+        for sign in (1, -1):
+            weights = torch.ones(N, dtype=DOUBLE)
+            weights[i] += sign * H
+            ends.append(by_hand(frozen, data, trained_again(frozen, data, weights), asked, "difference:2>0")[0])
+        differences[i] = (ends[0] - ends[1]) / (2 * H)
+    assert np.linalg.norm(scores[0] - differences) <= TOLERANCE * np.linalg.norm(differences)
+
+
 def test_an_uploaded_image_of_an_old_record_is_found_under_its_old_text(data):
     """Schema 2 took a label with a leading zero."""
     sidecar = {"targets": [{"name": "image:0123456789abcdef:01", "logits": [0.0, 2.0, 1.0]}]}

@@ -200,12 +200,16 @@ def hostile_classes(monkeypatch):
 
 @pytest.mark.parametrize("page, query", [*((p, {}) for p in PAGES), ("pages/Training_images.py", {"view": "matrix"})])
 def test_no_page_reads_a_classs_name_a_note_or_a_file_as_markdown(page, query, root, hostile_classes):
-    from ui import pictures
-
-    pictures.dataset.clear()
     rng = np.random.default_rng(0)
-    N = len(dataset_registry.load("fashion-mnist-sample").train_labels)
-    sets = {("test:0", "class:2"): ("loss", rng.normal(size=(2, N)).astype(np.float32))}
+    dataset = dataset_registry.load("fashion-mnist-sample")
+    N = len(dataset.train_labels)
+    predicted = run_of(root, "logits", {}).manifest().test_logits().argmax(1)
+    mistake = int(np.flatnonzero(predicted != dataset.test_labels)[0])
+    confusion = f"confusion:{dataset.test_labels[mistake]}>{predicted[mistake]}"
+    sets = {
+        ("test:0", "class:2"): ("loss", rng.normal(size=(2, N)).astype(np.float32)),
+        (confusion, "train:3"): ("difference:6>4", rng.normal(size=(2, N)).astype(np.float32)),
+    }
     run, other = run_of(root, "one", sets), run_of(root, "two", sets)
     said = " ".join(MIXED)
     notes.write_note(run, notes.RUN, said)
@@ -215,6 +219,11 @@ def test_no_page_reads_a_classs_name_a_note_or_a_file_as_markdown(page, query, r
     run.events_log.append("note", text=said)
     run.events_log.append("failed", what=said, remedy=said)
     check(show(page, run=run.id, **query))
+    if page == "pages/Influence.py":
+        for target in (f"{confusion}.difference:6>4", "train:3.difference:6>4"):
+            app = show(page, run=run.id, target=target)
+            app.radio(key="function-further").set_value("difference:CLASS>CLASS").run()
+            check(app)
     assert runs.Run.open(root, other.id).id == "two"
 
 

@@ -317,7 +317,7 @@ def changed(what_if: dict) -> str:
 def what_if_table(what_if: dict, classes: Sequence[str]) -> list[dict]:
     """One target: a row a figure, with what it was, what the scores predict, what retraining gave."""
     functions = [target_function(name) for name in what_if["before"] if name != "probability"]
-    words = {function.name: function.in_words(classes) for function in functions}
+    words = {function.name: plain(function.in_words(classes)) for function in functions}
     kinds = (
         *(
             (
