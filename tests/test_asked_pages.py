@@ -96,9 +96,9 @@ def test_a_function_of_classes_is_chosen_in_the_form(root, monkeypatch):
 
     monkeypatch.setattr(JobQueue, "start", start)
     app = show(SET_UP)
-    app.radio(key="function-new").set_value("difference:CLASS>CLASS").run()
-    app.selectbox(key="function-new-difference-0").set_value(6).run()
-    app.selectbox(key="function-new-difference-1").set_value(4).run()
+    app.radio(key="function-set-new").set_value("difference:CLASS>CLASS").run()
+    app.selectbox(key="function-set-new-difference-0").set_value(6).run()
+    app.selectbox(key="function-set-new-difference-1").set_value(4).run()
     sound(app)
     assert not app.error
     button(app, "Start the run").click().run()
