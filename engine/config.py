@@ -100,9 +100,12 @@ def _plain(values: Any) -> None:
 
 
 def _frozen(value: Any) -> Any:
-    """Lists, such as JSON has, and arrays as tuples of Python's own numbers."""
+    """Lists, such as JSON has, and arrays as tuples of Python's own numbers: floats, for 1 and 1.0 are one recipe, and
+    would have two digests."""
     if hasattr(value, "tolist"):  # NumPy's and torch's, neither of which needs to be loaded here
         value = value.tolist()
+    if type(value) is int and abs(value) < 2**53:
+        return float(value)
     return tuple(map(_frozen, value)) if isinstance(value, list | tuple) else value
 
 

@@ -169,6 +169,8 @@ def test_arrays_are_tuples():
     recipe = Recipe(class_weights=weights, milestones=milestones, groups=[["a.*", np.int64(2), np.float64(0.5)]])
     assert recipe == Recipe(class_weights=(1.0, 2.0, 0.5), milestones=(0.25, 0.5), groups=(("a.*", 2, 0.5),))
     assert hash(recipe) and json.dumps(dataclasses.asdict(recipe))
+    whole, floats = (SMALL.replace(**{"recipe.groups": (("a.*", n, None),)}) for n in (2, 2.0))
+    assert whole.training_digest("x") == floats.training_digest("x")
     assert not configs.problems(SMALL.replace(recipe=recipe), 6000, 1000, 3)
 
 
