@@ -284,6 +284,7 @@ def test_the_form_starts_from_a_file_and_gives_it_back(root, monkeypatch):
         **{"recipe.epochs": 2, "recipe.nesterov": False},
     )
     app = show("pages/Set_up_a_run.py")
+    app.checkbox(key="tick-test:10").check().run()  # a choice that the file's targets replace
     app.button_group[0].set_value("file").run()
     assert not app.button or all(b.label != "Start the run" for b in app.button), "nothing to start without a file"
     app.file_uploader[0].upload("mine.toml", dumps(config).encode(), "application/toml")
