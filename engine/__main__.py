@@ -93,6 +93,11 @@ def console() -> NoReturn:
     if code in (NOBODY_READS, FAILED) and sys.stdout is not None:
         # What is still in the buffer can go nowhere. The interpreter would try once more as it ends, and say so.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    try:
+        if sys.stderr is not None:
+            sys.stderr.flush()
+    except OSError:  # nobody reads the progress: no reason to call what was done a failure
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
     sys.exit(code)
 
 

@@ -174,7 +174,7 @@ def test_a_damaged_old_sidecar_costs_no_replay(run):
 
 
 BAD = [
-    (Replay(("test:5-7",)), "'test:5-7' is no target"),
+    (Replay(("test:5_7",)), "'test:5_7' is no target"),
     (Replay(()), "No target"),
     (Replay(("test:1000",)), "out of range"),
     (Replay(("test:1", "test:1")), "named twice"),
@@ -214,7 +214,7 @@ def test_a_job_that_cannot_be_done_changes_nothing(interrupted, job, said):
 @pytest.mark.parametrize(
     "call",
     [
-        ["attribute", "--targets", "test:5-7"],
+        ["attribute", "--targets", "test:5_7"],
         ["attribute", "--targets", ""],
         ["attribute", "--targets", ","],
         ["validate", "--drop", ""],

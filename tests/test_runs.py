@@ -272,7 +272,8 @@ def test_every_bad_setting_is_named_before_anything_starts(root, change, field):
     config = SMALL.replace(**change)
     with pytest.raises(ConfigError) as error:
         JobQueue(root).start(config)
-    assert list(error.value.problems) == [field] and field in str(error.value) and error.value.remedy
+    assert list(error.value.problems) == [field] and error.value.remedy
+    assert field.removesuffix("s") in str(error.value)  # «The target test:1000 …»
     assert list(root.iterdir()) == []
 
 
