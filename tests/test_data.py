@@ -176,7 +176,7 @@ def data_dir(tmp_path, monkeypatch, request) -> Path:
 def test_the_four_files_are_read_mapped_and_need_neither_torch_nor_torchvision(data_dir, packed, monkeypatch):
     expected = fashion(data_dir / "FashionMNIST" / "raw", packed)
     dataset = datasets.load("fashion-mnist")
-    assert mapped(dataset.train_images) and dataset.sizes == (30, 12, 10) and dataset.image_shape == (28, 28, 1)
+    assert mapped(dataset.train_images) and dataset.sizes[:3] == (30, 12, 10) and dataset.image_shape == (28, 28, 1)
     for key, array in expected.items():
         assert np.array_equal(getattr(dataset, key).squeeze(), array), key
     assert dataset.source.endswith(f"read from {data_dir / 'FashionMNIST' / 'raw'}")
@@ -196,7 +196,7 @@ def test_the_sample_is_drawn_from_the_whole(tmp_path, monkeypatch, request):
     datasets.registry.clear()
     request.addfinalizer(datasets.registry.clear)
     whole, sample = datasets.load("fashion-mnist"), datasets.load("fashion-mnist-sample")
-    assert mapped(whole.train_images) and whole.sizes == (60000, 10000, 10)
+    assert mapped(whole.train_images) and whole.sizes[:3] == (60000, 10000, 10)
     with np.load(fashion_mnist.SAMPLE) as arrays:
         for split in datasets_base.SPLITS:
             index = arrays[f"{split}_source_index"]
@@ -293,7 +293,7 @@ def test_mean_and_deviation_are_those_of_the_pixels_and_a_flat_channel_is_no_div
 def test_a_registered_data_set_is_checked(monkeypatch, changes, why):
     monkeypatch.setattr(datasets.DATASETS, "_things", {})
     datasets.register("tiny", tiny)
-    assert datasets.load("tiny").sizes == (20, 6, 9) and datasets.load("tiny") is datasets.load("tiny")
+    assert datasets.load("tiny").sizes[:3] == (20, 6, 9) and datasets.load("tiny") is datasets.load("tiny")
     datasets.registry.clear()
     datasets.register("wrong", lambda: tiny(name="wrong", **changes))
     with pytest.raises(DataError, match=why):
