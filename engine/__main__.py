@@ -97,7 +97,7 @@ def console() -> NoReturn:
         if sys.stderr is not None:
             sys.stderr.flush()
     except OSError:  # nobody reads the progress: no reason to call what was done a failure
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
     sys.exit(code)
 
 

@@ -28,7 +28,7 @@ def builder(name: str) -> Callable[..., nn.Module]:
     `timm.create_model`. Raises `ModelError` where timm is not installed, or has no such model."""
     try:
         torchvision()  # timm imports it; see there for what may stand in the way
-        import timm
+        import timm  # pyright: ignore[reportMissingImports]  # an extra
     except ModuleNotFoundError as error:
         raise ModelError(
             f"{error.name} is not installed, which timm:{name} needs.", "Install it: pip install timm"
@@ -62,7 +62,7 @@ def builder(name: str) -> Callable[..., nn.Module]:
 
 def _takes_size(name: str) -> bool:
     """Whether the model's size is fixed when it is made, as a transformer's is."""
-    import timm
+    import timm  # pyright: ignore[reportMissingImports]  # an extra
 
     entry = timm.model_entrypoint(name.partition(".")[0])
     module = inspect.getmodule(entry)
