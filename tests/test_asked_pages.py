@@ -11,6 +11,8 @@ from tests.helpers import button, said, show, sound, tiles
 from tests.made_up import run_of
 from ui import pictures
 
+pytestmark = pytest.mark.slow  # whole pages are drawn, again and again
+
 INFLUENCE, SET_UP = "pages/Influence.py", "pages/Set_up_a_run.py"
 DATASET = dataset_registry.load("fashion-mnist-sample")
 N = len(DATASET.train_labels)

@@ -430,6 +430,7 @@ ALONE = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("text", [ALL, *ALONE])
 def test_scores_equal_finite_differences(text):
     recipe = dataclasses.replace(RECIPE, augment=text)

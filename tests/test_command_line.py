@@ -245,6 +245,7 @@ assert process() == before, (before, process())
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.slow
 def test_the_debug_log_shows_the_work(run, caplog):
     assert main(["attribute", run.id, "--targets", "test:1", "--log-level", "debug"]) == 0
     events = [record.message for record in caplog.records if record.name == "engine.commands"]

@@ -14,7 +14,7 @@ from engine.errors import CancelledError, ConfigError, DataError, ReadOnlyError,
 from tests.helpers import button, said, show, sound, tiles
 from tests.images import folder
 
-pytestmark = pytest.mark.usefixtures("root")
+pytestmark = [pytest.mark.usefixtures("root"), pytest.mark.slow]
 
 
 @pytest.fixture(autouse=True)

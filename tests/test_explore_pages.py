@@ -18,6 +18,8 @@ from tests.made_up import SAMPLE, run_of
 from tools.serve import server
 from ui import formats
 
+pytestmark = pytest.mark.slow  # whole pages are drawn, again and again
+
 TRAINING, COMPARE, TEST = "pages/Training_images.py", "pages/Compare_runs.py", "pages/Test_images.py"
 DATASET = dataset_registry.load("fashion-mnist-sample")
 N = len(DATASET.train_labels)

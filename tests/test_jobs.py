@@ -538,6 +538,7 @@ def test_one_worker_and_one_queue_a_folder_whatever_the_caches_do(root, tmp_path
     assert len(engines) == 1
 
 
+@pytest.mark.slow
 def test_jobs_of_two_folders_are_done_one_at_a_time_and_each_can_be_cancelled(made, root, tmp_path, monkeypatch):
     other = runs.outputs_root(tmp_path / "other")
     for folder in (root, other):
@@ -728,6 +729,7 @@ print(run_id)
     assert not (run.path / "log.txt").exists()
 
 
+@pytest.mark.slow
 def test_a_disk_that_is_full_at_a_jobs_start_pauses_it(run, root, monkeypatch):
     """Also where the submission cannot be recorded: the worker records it, once there is space."""
     full = threading.Event()

@@ -391,6 +391,7 @@ def test_tied_weights_are_one_parameter():
     assert error_of(Tied()) <= 1e-6
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["whole", "part", "in place"])
 def test_compiled_modules_are_unwrapped_and_it_is_said(kind):
     def made():
@@ -450,6 +451,7 @@ class Encoder(nn.Module):
         return self.out(x.mean(1 if self.batch_first else 0))
 
 
+@pytest.mark.slow
 def test_dropout_of_attention_is_replayed():
     assert error_of(Encoder()) <= 1e-6
     assert "rows, in a batch of" in refusal_of(Encoder(batch_first=False))  # of the modules beside the attention
@@ -747,6 +749,7 @@ def test_dropout_in_the_rest_draws_what_it_drew_in_the_whole():
     )
 
 
+@pytest.mark.slow
 def test_a_fine_tuned_run_has_the_same_scores_in_every_mode(tmp_path):
     scores = []
     for mode in configs.REPLAY_MODES:

@@ -134,6 +134,7 @@ def test_the_check_before_a_training_takes_every_optimizer(name, monkeypatch):
             _check_pullback(OPTIMIZERS[name], torch.randn(P, dtype=torch.float64))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["Adam, ε in the root", "clipped AdamW", "clipped SGD", "AdamW in groups, clipped"])
 def test_the_check_is_not_misled_by_a_million_parameters(name):
     """Differences of sums over many parameters are rounded; and the norm is far above what is clipped."""
@@ -304,6 +305,7 @@ def test_fifty_steps_are_those_of_torch_optim(name):
     assert moved > 0.1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", RECIPES)
 def test_modes_give_the_same_bits(name, tmp_path):
     recipe, (inputs, labels) = replace(RECIPES[name], epochs=3), images()

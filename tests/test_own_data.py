@@ -68,6 +68,7 @@ def test_the_scores_are_the_same_in_every_mode(pets, mode):
     assert np.array_equal(*scores)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model", ["small-cnn", "resnet9"])
 def test_rectangles_train_where_the_model_takes_them(pets, model):
     run = made(pets, "disk", "--set", f"model={model}", "--set", "width=0.125")

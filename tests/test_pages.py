@@ -23,7 +23,7 @@ from tests.helpers import PAGES, button, said, show, sound, tiles
 from tests.made_up import SMALL
 from ui import formats
 
-pytestmark = pytest.mark.usefixtures("root")
+pytestmark = [pytest.mark.usefixtures("root"), pytest.mark.slow]
 
 
 @pytest.mark.parametrize("page", PAGES)

@@ -25,6 +25,8 @@ from tests.helpers import PAGES, button, show, sound
 from tests.made_up import SMALL
 from ui import shell
 
+pytestmark = pytest.mark.slow  # whole pages are drawn, again and again
+
 
 @pytest.fixture
 def root(made, tmp_path, monkeypatch) -> Path:

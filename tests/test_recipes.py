@@ -88,6 +88,7 @@ def expected(tmp_path_factory) -> Run:
     return done(tmp_path_factory.mktemp("recipes"), CONFIG.replace(replay_mode="disk"), "disk")
 
 
+@pytest.mark.slow
 def test_the_command_line_says_the_same_recipe(expected, root, capsys):
     words = [part for name, value in WORDS.items() for part in ("--set", f"{name}={value}")]
     targets = ["--targets", ",".join(SMALL.targets), "--mode", "recompute"]

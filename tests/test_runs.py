@@ -459,6 +459,7 @@ def test_a_run_in_use_cannot_be_cleaned_or_worked_on(run):
                 act()
 
 
+@pytest.mark.slow
 def test_a_half_done_deletion_is_finished_and_temporary_files_go(run, root):
     shutil.copytree(run.path, root / f".deleted-{run.id}")
     (root / ".deleted-not ours").mkdir()

@@ -122,6 +122,7 @@ def test_jobs_of_every_kind_are_migrated_to_what_their_classes_read(job, fields)
     assert values["job"] == job, "the value that was read is left as it is"
 
 
+@pytest.mark.slow
 def test_a_finished_run_replays_another_target_and_its_own_with_the_same_bits(finished):
     from engine.jobs.replay import Replay
 

@@ -181,6 +181,7 @@ def check(app) -> None:
     assert not (read := re.search("<img|<b>", as_html(app).replace('<img src="data:', ""))), read
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("said", MIXED)
 @pytest.mark.parametrize("page", PAGES)
 def test_no_page_reads_a_link_as_markdown(page, said, run):
@@ -198,6 +199,7 @@ def hostile_classes(monkeypatch):
     monkeypatch.setattr(dataset_registry, "load", lambda name: dataclasses.replace(load(name), classes=names))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("page, query", [*((p, {}) for p in PAGES), ("pages/Training_images.py", {"view": "matrix"})])
 def test_no_page_reads_a_classs_name_a_note_or_a_file_as_markdown(page, query, root, hostile_classes):
     rng = np.random.default_rng(0)
@@ -227,6 +229,7 @@ def test_no_page_reads_a_classs_name_a_note_or_a_file_as_markdown(page, query, r
     assert runs.Run.open(root, other.id).id == "two"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("page", PAGES)
 def test_no_page_reads_the_keys_of_a_settings_file_as_markdown(page, run):
     said = MIXED[0]

@@ -18,7 +18,7 @@ from tests.helpers import button, said, show, sound, tiles
 from tests.made_up import SMALL
 from ui import formats
 
-pytestmark = pytest.mark.usefixtures("root")
+pytestmark = [pytest.mark.usefixtures("root"), pytest.mark.slow]
 
 CONFIG = SMALL.replace(dataset="fashion-mnist-sample-noisy", targets=("test:0", "test:all"))
 
