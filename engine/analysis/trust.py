@@ -1,9 +1,9 @@
 """What is known of a run's trustworthiness: reports on disk, predictions of what-ifs, a verdict. No torch.
 
     validation/
-      lds-<function>-<drop>-<seed>.json   agreement with retraining (`engine.lds`), by `engine.validate`
+      lds-<function>-<drop>-<seed>.json   agreement with retraining (`engine.analysis.lds`), by the job `validate`
       what-if-<n>.json                    one retraining without some images, or with other labels
-      smoothness.json                     metasmoothness (`engine.retraining`)
+      smoothness.json                     metasmoothness (`engine.core.retraining`)
       retrained/<key>.safetensors         test logits float32 [N_test, C] of each retraining: what the
                                           reports are computed from, so that none is trained twice
 

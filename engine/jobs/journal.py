@@ -1,7 +1,6 @@
 """What a job tells of itself: events, phases and their meters, the manifest, files. All wait for a full disk.
 
-A run's folder is told as the work goes on, so that any process, at any time, sees the same. With several
-processes at one job, rank 0 has a `Journal` and the others a `SilentJournal`: the same calls, and no traces.
+A run's folder is told as the work goes on, so that any process, at any time, sees the same.
 """
 
 import threading
@@ -108,22 +107,6 @@ class Journal:
         for key, value in self._peak.bytes().items() if self._peak is not None else ():
             peak[key] = max(peak.get(key, 0), value)
         self.update(timings=timings, peak_bytes=peak)
-
-
-class SilentJournal(Journal):
-    """Tells nobody and writes nothing: for the ranks other than 0, which compute the same."""
-
-    def event(self, kind: str, **fields) -> None:
-        pass
-
-    def save(self, size: int, write: Callable[[], str]) -> str:
-        return ""
-
-    def update(self, **fields) -> None:
-        pass
-
-    def add_files(self, checksums: dict[str, str]) -> None:
-        pass
 
 
 class Meter:
