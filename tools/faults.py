@@ -454,10 +454,12 @@ def two_processes(folder: Path) -> str:
     with engine(root, "run", *settings(KILLED)) as first:
         run = the_run(root)
         _wait(run, first, 1)
+        first.send_signal(signal.SIGSTOP)  # it holds the run for as long as the others take to ask
+        assert first.poll() is None, "the first process was done before it was halted"
         others = [("resume", run.id), ("attribute", run.id, "--targets", "test:1"), ("clean", run.id, "--all")]
         with ExitStack() as stack:
             said = [stack.enter_context(engine(root, *words)).communicate()[0] for words in others]
-        assert first.poll() is None, "the first process was done before the others asked"
+        first.send_signal(signal.SIGCONT)
         assert all("error:" in text and "Traceback" not in text for text in said), said
         words, _ = first.communicate()
         assert first.returncode == 0, words
