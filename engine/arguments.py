@@ -17,7 +17,8 @@ from engine.targets.functions import examples
 EPILOG = """examples:
   python -m engine run --preset sample --targets test:0,test:1
   python -m engine run --preset sample --set recipe.epochs=4 --set target_function=margin
-  python -m engine run --data folder:photos --set recipe.batch_size=100
+  python -m engine run --data folder:photos
+  python -m engine config --data folder:photos > mine.toml
   python -m engine data folder:photos
   python -m engine run --preset sample --model net.py:build --set model_options=depth=3
   python -m engine config --preset sample > mine.toml; python -m engine run --config mine.toml
@@ -199,7 +200,11 @@ def _add_configured(commands, common: argparse.ArgumentParser) -> None:
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
         start = command.add_mutually_exclusive_group()
-        start.add_argument("--preset", help=f"start from one of {', '.join(config.PRESETS)} (sample)")
+        start.add_argument(
+            "--preset",
+            help=f"start from one of {', '.join(config.PRESETS)} (sample; of other data that --data names, a recipe "
+            "proposed from its size)",
+        )
         start.add_argument(
             "--config", metavar="FILE", help="start from a TOML file, as the command config and the form write it"
         )

@@ -1,12 +1,14 @@
 """What each command of the command line does, and what it prints. engine/arguments.py reads the call."""
 
 import argparse
+import contextlib
 import importlib.util
 import json
 import logging
 import os
 import re
 import sys
+import textwrap
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -16,7 +18,7 @@ from typing import NamedTuple
 import pandas as pd
 
 from engine import config as configs
-from engine import config_file, files, space
+from engine import config_file, files, proposal, space
 from engine.analysis import suspects, trust
 from engine.datasets import registry as datasets
 from engine.datasets import store
@@ -36,6 +38,9 @@ from engine.runs import storage as storages
 logger = logging.getLogger(__name__)
 
 PROBLEMS = 20  # of a data set, that `data` prints
+
+# What the presets were made for; a call that names other data, and no recipe, starts from a proposal.
+FASHION_MNIST = ("fashion-mnist-sample", "fashion-mnist-sample-noisy", "fashion-mnist")
 
 
 def load_torch() -> None:
@@ -239,13 +244,17 @@ def estimate(call: argparse.Namespace) -> int:
 
 def config(call: argparse.Namespace) -> int:
     """Prints what `run` would run. Its data set is not looked at, for that may be on another machine; so targets and
-    target function, which may name its classes, are printed as they are written, and judged by `run`."""
+    target function, which may name its classes, are printed as they are written, and judged by `run`. Only a proposal
+    needs the data: its reasons are comments at the head of the file."""
+    reasons: tuple[str, ...] = ()
     if call.run is not None:
         start = runs.Run.open(runs.outputs_root(call.outputs), call.run).manifest().config
     else:
-        start = _start(call)
+        start, reasons = _start(call)
     config, default = _changed(call, start), configs.RunConfig()
     configs.check(config.replace(targets=default.targets, target_function=default.target_function))
+    for reason in reasons:
+        print(textwrap.fill(reason, 112, initial_indent="# ", subsequent_indent="#   "))
     print(config_file.dumps(config), end="")
     return 0
 
@@ -353,17 +362,29 @@ def _opened(call: argparse.Namespace) -> runs.Run:
 
 
 def _configured(call: argparse.Namespace) -> configs.RunConfig:
-    """What the call starts from, with its changes, checked against its data set."""
-    config = _changed(call, _start(call))
+    """What the call starts from, with its changes, checked against its data set. A proposal says its reasons."""
+    start, reasons = _start(call)
+    _tell(reasons)
+    config = _changed(call, start)
     dataset = _prepared(config.dataset)
     return configs.check(configs.read_questions(config, dataset), *dataset.sizes)
 
 
-def _start(call: argparse.Namespace) -> configs.RunConfig:
-    """The file or the preset that the call names."""
+def _start(call: argparse.Namespace) -> tuple[configs.RunConfig, tuple[str, ...]]:
+    """The file or the preset that the call names, or for data of one's own what its sizes propose, with the reasons."""
     if call.config is not None:
-        return config_file.read(call.config)
-    return configs.preset(call.preset or "sample")
+        return config_file.read(call.config), ()
+    if call.preset is None and call.data is not None and call.data not in FASHION_MNIST:
+        proposed = proposal.for_dataset(_prepared(datasets.canonical(call.data)))
+        return proposed.config, proposed.reasons
+    return configs.preset(call.preset or "sample"), ()
+
+
+def _tell(sentences: tuple[str, ...]) -> None:
+    """On the terminal, beside what the command prints; where nobody reads it, the work goes on."""
+    with contextlib.suppress(OSError):
+        for sentence in sentences if sys.stderr is not None else ():
+            print(sentence, file=sys.stderr)
 
 
 def _changed(call: argparse.Namespace, config: configs.RunConfig) -> configs.RunConfig:

@@ -1,0 +1,102 @@
+"""What is proposed for data of one's own: valid for any sizes, made of small steps, and what the command line starts
+from. That such recipes agree with retraining is measured in docs/trust.md."""
+
+import numpy as np
+import pytest
+
+from engine import commands, config
+from engine.__main__ import main
+from engine.config_file import loads
+from engine.core.schedule import plan_for
+from engine.datasets import registry
+from engine.errors import ConfigError
+from engine.proposal import Proposal, for_dataset, propose
+from engine.runs import run as runs
+from tests.images import folder
+
+SIZES = [  # training and test images, channels, (height, width), classes
+    (1_000, 200, 3, (32, 32), 10),
+    (160, 40, 3, (48, 48), 2),
+    (1_528, 383, 3, (64, 64), 10),
+    (60_000, 10_000, 1, (28, 28), 10),
+    (100_000, 1_000, 3, (64, 64), 10),
+    (100, 100, 3, (64, 64), 100),
+    (800, 200, 3, (40, 64), 5),
+    (10_000, 10_000, 3, (64, 64), 10_000),
+    (50, 10, 1, (8, 8), 3),
+    (3, 1, 3, (1024, 4), 2),
+    (2, 1, 1, (4, 4), 2),
+]
+
+
+def proposed(training: int, test: int, channels: int, size: tuple[int, int], classes: int) -> Proposal:
+    return propose("folder:/x", training=training, test=test, channels=channels, size=size, classes=classes)
+
+
+@pytest.mark.parametrize("sizes", SIZES, ids=str)
+def test_a_proposal_is_valid_for_the_data_that_it_was_made_for(sizes):
+    training, test, channels, size, classes = sizes
+    made = proposed(*sizes)
+    config.check(made.config, training, test, classes, (*size, channels))
+    assert made.config.dataset == "folder:/x"
+    assert len(plan_for(made.config.recipe, training)) >= min(training // 2, 30), "a training of a few steps is none"
+    assert all(reason.endswith(".") and reason.isprintable() for reason in made.reasons) and len(made.reasons) >= 3
+
+
+def test_the_reasons_say_the_numbers_of_the_recipe():
+    made = proposed(1_528, 383, 3, (64, 64), 10)
+    said = " ".join(made.reasons)
+    recipe = made.config.recipe
+    for number in (f"{recipe.batch_size:,}", f"{recipe.epochs}", f"{recipe.peak_lr:g}", "1,528"):
+        assert number in said
+
+
+def test_targets_are_spread_over_the_test_images():
+    """In a folder they lie class by class: the first ones are all of one class."""
+    targets = [int(text.removeprefix("test:")) for text in proposed(1_528, 383, 3, (64, 64), 10).config.targets]
+    assert len(set(targets)) == 16 and np.diff(targets).min() >= 383 // 16 and max(targets) >= 383 * 15 // 16
+    assert proposed(10, 3, 3, (64, 64), 2).config.targets == ("test:0", "test:1", "test:2")
+
+
+@pytest.mark.parametrize("sizes", [(1, 1, 3, (8, 8), 2), (9, 0, 3, (8, 8), 2), (9, 3, 3, (8, 8), 1)], ids=str)
+def test_what_cannot_be_trained_gets_no_recipe(sizes):
+    with pytest.raises(ConfigError, match="There is no recipe for"):
+        proposed(*sizes)
+
+
+# -- command line
+
+
+@pytest.fixture
+def pets(tmp_path, monkeypatch, root):
+    monkeypatch.setenv("REPLAY_DATA_DIR", str(tmp_path / "data"))
+    registry.clear()
+    return f"folder:{folder(tmp_path / 'pets', {'cat': 25, 'dog': 25}, (24, 16))}"
+
+
+def test_a_run_of_ones_own_data_starts_from_the_proposal(pets, monkeypatch, capsys):
+    """Up to the run's folder; that such a folder trains is tested elsewhere."""
+    started = []
+    monkeypatch.setattr(commands, "_execute", started.append)
+    made = for_dataset(registry.load(pets))
+    assert main(["run", "--data", pets, "--set", "recipe.epochs=2"]) == 0
+    assert main(["run", "--data", pets, "--preset", "sample", "--set", "recipe.batch_size=9"]) == 0
+    assert main(["run", "--data", "fashion-mnist-sample"]) == 0
+    own, named, built_in = (run.manifest().config for run in started)
+    assert own == made.config.replace(**{"recipe.epochs": 2})
+    assert named == config.preset("sample").replace(dataset=pets, **{"recipe.batch_size": 9})
+    assert built_in == config.preset("sample")
+    said = capsys.readouterr().err
+    assert all(said.count(reason) == 1 for reason in made.reasons)
+    assert len(runs.list_runs(runs.outputs_root())) == 3
+
+
+def test_the_proposal_is_printed_as_a_file_with_its_reasons(pets, tmp_path, capsys):
+    made = for_dataset(registry.load(pets))
+    assert main(["config", "--data", pets]) == 0
+    text = capsys.readouterr().out
+    assert loads(text) == made.config
+    comments = " ".join(line.lstrip("# ") for line in text.splitlines() if line.startswith("#"))
+    assert all(reason in comments for reason in made.reasons)
+    assert main(["config", "--data", "folder:/nowhere"]) in (1, 2)
+    assert "There is no folder /nowhere" in capsys.readouterr().err
