@@ -3,10 +3,11 @@
     python -m tools.bench_data --images 100000 --side 64
 
 makes images (noise over a pattern of their class), writes them as a folder of PNG files or an .npz file, and then
-prepares, maps, trains, replays in disk and recompute mode, browses and compares. Every stage is a process of its own,
-so that its peak memory is its own: `peak` is all that was resident, memory-mapped files included, which the system
-takes back when it needs them; `own` is what cannot be taken back. The first stage is the same on the embedded sample:
-what the engine takes by itself.
+prepares, maps, trains, replays in disk and recompute mode, explains more, retrains, ranks, compares and shows every
+page in a browser. All of it is done twice: with few images and with many, of one size and in batches of one size, so
+that the difference is what the number of images takes. Every stage is a process of its own, and its peak its own: of
+all that was resident (`VmHWM`), memory-mapped files included, although the system takes these back when it needs
+them; and of what is of no file (`RssAnon`). Ends with exit code 1 where a difference is above `LIMIT`.
 """
 
 import argparse
@@ -15,18 +16,24 @@ import os
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import zipfile
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
 
-ROOT = Path(__file__).parents[1]
+from engine import device
+from tools.serve import ROOT, chromium, server
+
+LIMIT = 2e9  # bytes beside what few images take
 
 LOOK = 0.02  # seconds between looks at a stage's memory
 
-TARGETS = ",".join(f"test:{i}" for i in range(4))
+FEW = 4  # batches of training images, in the pipeline that is compared with
 
 PIECE = 1000  # images made at a time
 
@@ -41,7 +48,7 @@ def pixels(first: int, n: int, side: int, classes: int) -> tuple[np.ndarray, np.
     waves = np.stack(
         [np.sin(2 * np.pi * (c % 7 + 1) * x + c) + np.cos(2 * np.pi * (c % 5 + 1) * y) for c in range(classes)]
     )
-    images = 128 + 30 * waves[labels][..., None] + rng.normal(0, 25, (n, side, side, 3))
+    images = 128 + 30 * waves[labels][..., None] + rng.integers(-40, 41, (n, side, side, 3))
     return np.clip(images, 0, 255).astype(np.uint8), labels
 
 
@@ -50,7 +57,7 @@ def write_folder(root: Path, n: int, side: int, classes: int) -> None:
     from PIL import Image
 
     def write(number: int, split: str, label: int, image: np.ndarray) -> None:
-        Image.fromarray(image).save(root / split / f"c{label:03d}" / f"{number:07d}.png", compress_level=1)
+        Image.fromarray(image).save(root / split / f"c{label:03d}" / f"{number:07d}.png", compress_level=0)
 
     for split in ("train", "test"):
         for label in range(classes):
@@ -82,38 +89,22 @@ def write_arrays(path: Path, n: int, side: int, classes: int) -> None:
                 np.lib.format.write_array(member, np.arange(first, first + count) % classes)
 
 
-# -- stages, each in its own process
+# -- stages that are no commands, each in its own process
 
 
-def load(data: str) -> None:
+def make(call: argparse.Namespace) -> None:
+    write = write_folder if call.form == "folder" else write_arrays
+    write(Path(call.data), call.images, call.side, call.classes)
+
+
+def load(call: argparse.Namespace) -> None:
     from engine.datasets import registry
 
-    dataset = registry.load(data)
+    dataset = registry.load(call.data)
     print(f"{dataset.sizes.n_train:,} + {dataset.sizes.n_test:,}", dataset.mean.round(3).tolist())
 
 
-def browse(_: str) -> None:
-    """What the pages ask for: lists of the strongest by several filters, tiles, the confusion matrix, suspects."""
-    from engine.analysis import ranking, suspects, test_images
-    from engine.datasets import registry
-    from engine.runs import run as runs
-    from engine.runs import uploads
-
-    record = runs.list_runs(runs.outputs_root())[0].manifest()
-    dataset = registry.load(record.config.dataset)
-    for target in record.score_sets.targets():
-        scores = record.score_sets.row(target)
-        for page in (1, 2, 50):
-            best = ranking.rank(scores, target.function, 24, page=page)
-            for side in (best.harmful, best.helpful):
-                for index in np.asarray(side).tolist():
-                    uploads.png(dataset.train_images[index])
-    logits = record.test_logits()
-    test_images.confusion(logits.argmax(1), dataset.test_labels, len(dataset.classes))
-    suspects.ranked(record)
-
-
-def compare(_: str) -> None:
+def compare(_: argparse.Namespace) -> None:
     from engine.analysis import compare as comparison
     from engine.runs import run as runs
 
@@ -124,101 +115,184 @@ def compare(_: str) -> None:
         print(f"Spearman {found.spearman:.4f}", end=" ")
 
 
-STAGES = {"load": load, "browse": browse, "compare": compare}
+STAGES = {"make": make, "load": load, "compare": compare}
+
+WHOLE = """() => document.querySelector('[data-testid="stApp"]')?.dataset.testScriptState === 'notRunning'
+  && document.querySelector('h1')"""
+
+# -- the pipeline
 
 
-def memory(pid: int) -> tuple[int, int]:
-    """Resident bytes of a process, and those of them that are of no file."""
+@dataclass
+class Usage:
+    """Of a process: bytes of all that was resident at the most, and of what is of no file."""
+
+    peak: int = 0
+    own: int = 0
+
+    def look(self, pid: int) -> None:
+        try:
+            fields = dict(line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines())
+            self.peak = max(self.peak, int(fields["VmHWM"].split()[0]) << 10)
+            self.own = max(self.own, int(fields["RssAnon"].split()[0]) << 10)
+        except (OSError, KeyError):  # it has ended
+            pass
+
+
+@dataclass(frozen=True)
+class Row:
+    """A stage of a pipeline, as it was measured."""
+
+    stage: str
+    seconds: float
+    peak: int
+    own: int
+
+
+@contextmanager
+def watched(pid: int):
+    """Looks at a process's memory all the time."""
+    usage, done = Usage(), threading.Event()
+
+    def watch() -> None:
+        while not done.wait(LOOK):
+            usage.look(pid)
+
+    thread = threading.Thread(target=watch)
+    thread.start()
     try:
-        fields = dict(line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines())
-        return tuple(int(fields[name].split()[0]) << 10 for name in ("VmRSS", "RssAnon"))  # type: ignore[return-value]
-    except (OSError, KeyError, ValueError):  # it has ended
-        return 0, 0
+        yield usage
+    finally:
+        done.set()
+        thread.join()
 
 
-def measured(name: str, command: list[str], environment: dict[str, str]) -> dict:
-    """Runs a stage to its end."""
-    began = time.monotonic()
-    process = subprocess.Popen(
-        [sys.executable, "-m", *command],
-        cwd=ROOT,
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-    peak = own = 0
-    while process.poll() is None:
-        resident, anonymous = memory(process.pid)
-        peak, own = max(peak, resident), max(own, anonymous)
-        time.sleep(LOOK)
-    seconds = time.monotonic() - began
-    text = process.stdout.read() if process.stdout else ""
-    if process.returncode:
-        raise SystemExit(f"{name} failed:\n{text}")
-    print(f"| {name} | {seconds:,.1f} | {peak / 1e6:,.0f} | {own / 1e6:,.0f} |", flush=True)
-    return {"stage": name, "seconds": seconds, "peak": peak, "own": own}
+class Pipeline:
+    """All stages on one data set, in a folder of its own."""
+
+    def __init__(self, folder: Path, images: int, call: argparse.Namespace):
+        self.folder, self.images, self.call = folder, images, call
+        self.rows: list[Row] = []
+        self.environment = os.environ | {
+            "REPLAY_DATA_DIR": str(folder / "data"),
+            "REPLAY_OUTPUTS_DIR": str(folder / "outputs"),
+        }
+
+    def run(self) -> list[Row]:
+        made = self.folder / ("large" if self.call.form == "folder" else "large.npz")
+        data = f"{self.call.form}:{made}"
+        self.tool("make", str(made))
+        self.rows.clear()  # making them is no part of it
+        self.tool("load", data, title="prepare, decoding every file")
+        self.tool("load", data, title="load what is prepared")
+        for mode in ("disk", "recompute"):
+            settings = {
+                "recipe.epochs": self.call.epochs,
+                "recipe.batch_size": self.call.batch,
+                "width": self.call.width,
+            }
+            arguments = ["--data", data, "--mode", mode, "--targets", "test:0,test:1", "--function", "loss"]
+            arguments += [part for key, value in settings.items() for part in ("--set", f"{key}={value}")]
+            self.engine(f"train and replay, {mode} mode", "run", *arguments)
+        run = max((self.folder / "outputs").glob("*/config.json")).parent.name
+        self.engine("replay the mean of all test images", "attribute", run, "--targets", "test:all")
+        self.engine("validate: 5 retrainings", "validate", run, "--subsets", "5", "--drop", "0.01")
+        self.engine("rank suspects, into a CSV", "suspects", run, "--csv", str(self.folder / "suspects.csv"))
+        self.tool("compare", data, title="compare the two runs")
+        self.pages(run, data)
+        return self.rows
+
+    def tool(self, stage: str, data: str, title: str = "") -> None:
+        options = ["--images", str(self.images), "--side", str(self.call.side), "--classes", str(self.call.classes)]
+        options += ["--form", self.call.form]
+        self.measured(title or stage, "tools.bench_data", "--stage", stage, "--data", data, *options)
+
+    def engine(self, title: str, *arguments: str) -> None:
+        self.measured(title, "engine", *arguments)
+
+    def measured(self, title: str, *command: str) -> None:
+        """Runs a module to its end."""
+        began = time.monotonic()
+        with (self.folder / "said").open("w+") as said:
+            process = subprocess.Popen(
+                [sys.executable, "-m", *command], cwd=ROOT, env=self.environment, stdout=said, stderr=subprocess.STDOUT
+            )
+            with watched(process.pid) as usage:
+                code = process.wait()
+            if code:
+                said.seek(0)
+                raise SystemExit(f"{title} failed:\n{said.read()}")
+        self.add(Row(title, time.monotonic() - began, usage.peak, usage.own))
+
+    def pages(self, run: str, data: str) -> None:
+        """Every page in a browser; what is measured is the server."""
+        from ui.shell import PAGES
+
+        began = time.monotonic()
+        os.environ.update(self.environment)
+        other = next(path.name for path in (self.folder / "outputs").iterdir() if path.name != run)
+        with chromium() as browser:
+            page = browser.new_page(viewport={"width": 1440, "height": 900})
+            page.set_default_timeout(120_000)
+            with server(self.folder / "outputs", page) as (url, process), watched(process.pid) as usage:
+                for path, _, _ in PAGES:
+                    name = "" if path == "app.py" else Path(path).stem
+                    page.goto(f"{url}/{name}?run={run}&other={other}&data={data}")
+                    page.wait_for_function(WHOLE)
+                    if page.get_by_text("This page stopped").count():
+                        raise SystemExit(f"The page {name} stopped.")
+        self.add(Row("every page in a browser: the server", time.monotonic() - began, usage.peak, usage.own))
+
+    def add(self, row: Row) -> None:
+        print(
+            f"{self.images:,} images: {row.stage}: {row.seconds:,.0f} s, {row.peak / 1e6:,.0f} MB",
+            file=sys.stderr,
+            flush=True,
+        )
+        self.rows.append(row)
 
 
-def main() -> None:
+def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", type=int, default=100_000)
     parser.add_argument("--side", type=int, default=64)
     parser.add_argument("--classes", type=int, default=10)
-    parser.add_argument("--batch", type=int, default=500)
+    parser.add_argument("--batch", type=int, default=250)
     parser.add_argument("--epochs", type=int, default=1)
+    parser.add_argument("--width", type=float, default=0.25, help="of the model, small-cnn")
     parser.add_argument("--form", choices=("folder", "arrays"), default="folder")
     parser.add_argument("--json", metavar="FILE", help="write the figures there, too")
     parser.add_argument("--stage", choices=STAGES, help=argparse.SUPPRESS)
     parser.add_argument("--data", default="", help=argparse.SUPPRESS)
-    call = parser.parse_args()
+    return parser.parse_args()
+
+
+def main() -> None:
+    call = arguments()
     if call.stage:
-        STAGES[call.stage](call.data)
+        STAGES[call.stage](call)
         return
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        environment = os.environ | {
-            "REPLAY_DATA_DIR": str(folder / "data"),
-            "REPLAY_OUTPUTS_DIR": str(folder / "outputs"),
-        }
-        began = time.monotonic()
-        if call.form == "folder":
-            write_folder(folder / "large", call.images, call.side, call.classes)
-            data = f"folder:{folder / 'large'}"
-        else:
-            write_arrays(folder / "large.npz", call.images, call.side, call.classes)
-            data = f"arrays:{folder / 'large.npz'}"
-        size = call.images * call.side**2 * 3
-        print(
-            f"{call.images:,} training images of {call.side} × {call.side} × 3 ({size / 1e6:,.0f} MB) as {call.form}, "
-            f"made in {time.monotonic() - began:.0f} s; batches of {call.batch}, {call.epochs} epochs\n"
-        )
-        print("| stage | seconds | peak, MB | of it own, MB |\n|---|---|---|---|")
-
-        def run(title: str, dataset: str, mode: str, outputs: str, batch: int) -> dict:
-            settings = [f"recipe.epochs={call.epochs}", f"recipe.batch_size={batch}"]
-            arguments = ["--data", dataset, "--mode", mode, "--targets", TARGETS, "--function", "loss"]
-            return measured(
-                title,
-                ["engine", "run", *arguments, *(part for each in settings for part in ("--set", each))],
-                environment | {"REPLAY_OUTPUTS_DIR": str(folder / outputs)},
-            )
-
-        def stage(title: str, which: str) -> dict:
-            return measured(title, ["tools.bench_data", "--stage", which, "--data", data], environment)
-
-        rows = [
-            run("the sample, disk mode", "fashion-mnist-sample", "disk", "sample", 500),
-            stage("load, decoding", "load"),
-            stage("load, mapped", "load"),
-            run("train and replay, disk", data, "disk", "outputs", call.batch),
-            run("train and replay, recompute", data, "recompute", "outputs", call.batch),
-            stage("browse", "browse"),
-            stage("compare", "compare"),
-        ]
-        print(f"\nMost beside the sample's own: {(max(r['peak'] for r in rows[1:]) - rows[0]['peak']) / 1e6:,.0f} MB")
-        if call.json:
-            Path(call.json).write_text(json.dumps(rows, indent=1), encoding="utf-8")
+    few = FEW * call.batch
+    measured = []
+    for images in (few, call.images):
+        with tempfile.TemporaryDirectory() as folder:
+            measured.append(Pipeline(Path(folder), images, call).run())
+    size = call.images * call.side**2 * 3
+    print(
+        f"{device.describe()}; {call.images:,} training images of {call.side} × {call.side} × 3 ({size / 1e6:,.0f} MB) "
+        f"as {call.form}; small-cnn of width {call.width:g}, batches of {call.batch}, {call.epochs} epoch(s)\n\n"
+        f"| stage | seconds | peak, MB | of it of no file, MB | peak with {few:,} images, MB | difference, MB |\n"
+        "|---|---|---|---|---|---|"
+    )
+    for small, large in zip(*measured, strict=True):
+        columns = (large.peak, large.own, small.peak, large.peak - small.peak)
+        print(f"| {large.stage} | {large.seconds:,.0f} | {' | '.join(f'{value / 1e6:,.0f}' for value in columns)} |")
+    most = max(large.peak - small.peak for small, large in zip(*measured, strict=True))
+    print(f"\nAt most {most / 1e6:,.0f} MB beside what {few:,} images take (limit {LIMIT / 1e6:,.0f} MB).")
+    if call.json:
+        rows = [[asdict(row) for row in rows] for rows in measured]
+        Path(call.json).write_text(json.dumps(rows, indent=1), encoding="utf-8")
+    sys.exit(most > LIMIT)
 
 
 if __name__ == "__main__":
