@@ -27,8 +27,8 @@ from engine.core.random import AUGMENTATION, bits, example_keys, fold_in, unifor
 from engine.core.stream import Examples, Stream, examples
 from engine.core.training import advance, initial_state, optimizer_for
 from engine.datasets import registry
-from engine.errors import CancelledError, ConfigError
-from engine.jobs import preview
+from engine.errors import CancelledError, ConfigError, IntegrityError
+from engine.jobs import preview, reopen
 from engine.jobs.execute import execute
 from engine.jobs.journal import Journal
 from engine.jobs.replay import Replay
@@ -550,6 +550,60 @@ def test_runs_on_disk_are_the_same_in_another_mode_and_after_a_resume(root):
         execute(run, Replay(("class:2",), "loss", "disk"))
     # One target a pass instead of two is rounded otherwise.
     assert relative_error(run.scores().matrix("loss-001")[0], scores[1]) < 1e-5
+
+
+@pytest.fixture(scope="module")
+def augmented_run(tmp_path_factory) -> Run:
+    changes = {"recipe.epochs": 3, "recipe.batch_size": 3000, "recipe.augment": "flip,rotate:10", "width": 0.25}
+    return run_of(SMALL.replace(replay_mode="disk", targets=("test:0",), **changes), tmp_path_factory.mktemp("runs"))
+
+
+def other_last_epoch(seed, epoch, index_B):
+    """The first steps, which are run again before a replay, see what they saw."""
+    return example_keys(seed + (epoch == 2), epoch, index_B)
+
+
+def turned_the_other_way(images, keys_B, amount, pixels):
+    return transforms.rotate(images, keys_B, -amount, pixels)
+
+
+@pytest.mark.parametrize("elsewhere", [False, True])
+@pytest.mark.parametrize("what", ["keys of the last epoch", "rotation", "rounding", "nothing"])
+def test_an_augmentation_that_computes_something_else_is_noticed_before_a_replay(
+    what, elsewhere, augmented_run, monkeypatch
+):
+    """On other hardware, too, where a difference by rounding is allowed."""
+    run, means = augmented_run, augmented_run.manifest().pixel_means
+    assert len(means) == 3 and len(set(means)) == 3
+    if what == "keys of the last epoch":
+        monkeypatch.setattr(streams, "example_keys", other_last_epoch)
+    if what == "rotation":
+        monkeypatch.setitem(TRANSFORMS, "rotate", turned_the_other_way)
+    written = {"pixel_means": [mean + 1e-9 for mean in means] if what == "rounding" else list(means)}
+    versions = run.manifest().versions
+    if elsewhere:
+        written["versions"] = {**versions, "torch": "1.0"}
+    cancel = threading.Event()
+    with run.lock():
+        run.update_manifest(**written)
+        with opened(run, Journal(run, cancel), cancel) as session:
+            if what == "nothing" or (what == "rounding" and elsewhere):
+                reopen.check_start(session, None)
+            else:
+                with pytest.raises(IntegrityError, match="augmented images of run .* not what it was"):
+                    reopen.check_start(session, None)
+        run.update_manifest(pixel_means=list(means), versions=dict(versions))
+
+
+def test_a_replay_looks_at_the_augmentation_and_older_runs_recorded_nothing(augmented_run, monkeypatch):
+    run, means = augmented_run, augmented_run.manifest().pixel_means
+    monkeypatch.setattr(streams, "example_keys", other_last_epoch)
+    with run.lock():
+        with pytest.raises(IntegrityError, match="augmented images"):
+            execute(run, Replay(("test:1",), "loss", "disk"))
+        run.update_manifest(pixel_means=None)
+        execute(run, Replay(("test:1",), "loss", "disk"))
+        run.update_manifest(pixel_means=list(means))
 
 
 @pytest.mark.parametrize("text", ["", "crop:2"])

@@ -13,6 +13,7 @@ from engine.core.stream import Stream, examples
 from engine.core.training import initial_state, optimizer_for
 from engine.datasets import registry as dataset_registry
 from engine.models import registry as model_registry
+from tests import all_at_once
 from tests.helpers import RECIPE, images, net
 
 pytestmark = [
@@ -45,6 +46,12 @@ def test_all_modes_are_bitwise_equal_on_the_gpu(tmp_path):
         for mode in modes
     ]
     assert np.abs(scores[0]).max() > 0 and all(np.array_equal(s, scores[0]) for s in scores)
+
+
+def test_all_that_is_drawn_has_the_same_scores_in_every_mode_and_when_resumed_on_the_gpu(root, tmp_path):
+    scores = all_at_once.scores_by_mode(root, tmp_path, "cuda")
+    assert np.abs(scores["memory"]).max(1).min() > 0
+    assert all(np.array_equal(scores["memory"], other) for other in scores.values()), list(scores)
 
 
 def test_a_targets_memory_is_within_its_estimate():

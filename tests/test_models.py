@@ -44,6 +44,7 @@ from engine.runs.run import Run
 from engine.trajectory.digests import Digests
 from engine.trajectory.modes import EveryState
 from engine.trajectory.stores import MemoryStore
+from tests import all_at_once
 from tests.helpers import ROOT
 from tests.test_user_models import data, error_of, head, norms, refusal_of
 
@@ -569,17 +570,21 @@ def test_replacements_compute_what_they_replace(kind):
             functional = FunctionalModel(model, dtype=torch.float64)
 
 
-def test_dropout_has_the_same_scores_in_every_mode_and_when_resumed(tmp_path):
-    (tmp_path / "own.py").write_text(NET.replace("nn.Linear(hidden, c", "nn.Dropout(0.3), nn.Linear(hidden, c"))
-    scores = []
-    for mode in configs.REPLAY_MODES:
-        config = config_of(f"{tmp_path}/own.py:net").replace(replay_mode=mode, segment=2 if mode == "recompute" else 0)
-        run = run_of(config, tmp_path)
-        scores.append(run.scores().matrix("loss-000"))
-    assert np.abs(scores[0]).max() > 0 and all(np.array_equal(scores[0], other) for other in scores[1:])
-    (tmp_path / "own.py").write_text(NET)
-    without = run_of(config_of(f"{tmp_path}/own.py:net"), tmp_path).scores().matrix("loss-000")
-    assert not np.allclose(without, scores[0], rtol=0.1)
+def test_all_that_is_drawn_has_the_same_scores_in_every_mode_and_when_resumed(root, tmp_path):
+    """Dropout, stochastic depth and augmentation, under a clipped Adam: bit for bit."""
+    scores = all_at_once.scores_by_mode(root, tmp_path)
+    assert np.abs(scores["memory"]).max(1).min() > 0
+    assert all(np.array_equal(scores["memory"], other) for other in scores.values()), list(scores)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("part", ["nn.Dropout(0.3)", "nn.Dropout2d(0.2)", 'StochasticDepth(0.4, "row")'])
+def test_each_of_them_is_part_of_the_training(part, root, tmp_path, monkeypatch):
+    """So that the test before does not pass for want of what it is about."""
+    scores = all_at_once.finished(root, all_at_once.config(tmp_path, "memory")).scores().matrix("loss-000")
+    monkeypatch.setattr(all_at_once, "NET", all_at_once.NET.replace(part, "nn.Identity()"))
+    without = all_at_once.finished(root, all_at_once.config(tmp_path, "memory")).scores().matrix("loss-000")
+    assert not np.allclose(without, scores, rtol=0.1)
 
 
 def test_functional_dropout_is_refused_with_the_way_out():

@@ -23,7 +23,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from engine.augmentation import Augmentation
-from engine.core.random import AUGMENTATION, bits, fold_in, uniform
+from engine.core.random import AUGMENTATION, bits, example_keys, fold_in, uniform
 from engine.errors import ConfigError
 
 GREY = (0.2989, 0.587, 0.114)  # of red, green and blue: ITU-R 601, as in torchvision
@@ -145,6 +145,14 @@ def jitter(images: Tensor, keys_B: Tensor, amount: float, pixels: Pixels) -> Ten
 
 for _transform in (flip, crop, cutout, rotate, brightness, contrast, saturation, jitter):
     register(_transform.__name__, _transform)
+
+
+def example_means(images: Tensor, index_B: Tensor) -> Tensor:
+    """The mean of each image's values, float64 [B], each value times a weight in [0, 1) that the example's number in
+    `index_B`, int64 [B], and the value's place decide."""
+    values = images.flatten(1).double()
+    weights = uniform(example_keys(0, 0, index_B)[:, None], _rows(values.shape[1], images), torch.float64)
+    return _row_sums(values * weights) / values.shape[1]
 
 
 def whole(keys_B: Tensor, draw: int, count: int) -> Tensor:

@@ -7,6 +7,8 @@ rate that has changed since gives scores that are wrong without a sign. So these
     the initial state      its SHA-256, with model/digests.json
     the batches            SHA-256 over the plan of all steps, with the manifest
     the learning rates     likewise
+    the augmented images   weighted means of some images' pixels, with the manifest: bit for bit on the hardware and
+                           torch that wrote them, else as far as rounding goes
     the logits             of the first `LOGITS` test images, recomputed, with model/test_logits.npy: bit for bit
                            on the hardware and torch that wrote them, else as far as rounding goes
 
@@ -34,13 +36,15 @@ from engine.core.step import step
 from engine.errors import IntegrityError
 from engine.jobs.session import Session
 from engine.models import registry as model_registry
-from engine.trajectory.digests import Digests
+from engine.trajectory.digests import Digests, pixel_means
 from engine.trajectory.modes import EveryState
 from engine.trajectory.state_files import digest_of, named, read_state, state_of
 
 LOGITS = 8  # test images whose logits are compared
 
 STEPS = 2  # the second is the first whose momentum is not zero
+
+SAME_PIXELS = 1e-6  # of a mean of standardised pixels: other kernels move it by 1e-9, one image that is flipped by 1e-4
 
 CLOSE = 1e-3  # of the largest logit: what other kernels may change by rounding
 
@@ -141,6 +145,17 @@ def check_start(session: Session, initial: str | None) -> None:
         raise _other(session, "learning rate of some step", "the learning-rate schedule")
     if manifest.rates_sha256 not in (None, rates_digest(session.config.recipe, session.steps)):
         raise _other(session, "learning rate of some step", "the learning-rate schedule")
+    _check_pixels(session)
+
+
+def _check_pixels(session: Session) -> None:
+    """Compares what augmentation makes of some images with what the training recorded of them."""
+    written = session.manifest.pixel_means
+    if written is None or (means := pixel_means(session.stream)) == written:
+        return
+    alike = len(means) == len(written) and np.allclose(means, written, rtol=0, atol=SAME_PIXELS)
+    if not alike or not differences(session):
+        raise _other(session, "augmented images", "an augmentation's code")
 
 
 def check_steps(session: Session, trajectory: Trajectory) -> None:

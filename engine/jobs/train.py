@@ -90,7 +90,7 @@ def train(session: "Session", mode: str) -> "tuple[Trained, Trajectory]":
     from engine.jobs.reopen import Trained, check_start, origin, plan_digest, rates_digest
     from engine.jobs.resume import RESUME_TRAINING, WithResume, intact, load_training
     from engine.models.registry import sources
-    from engine.trajectory.digests import Digests
+    from engine.trajectory.digests import Digests, pixel_means
 
     journal, config = session.journal, session.config
     for note in session.model.notes:
@@ -119,6 +119,7 @@ def train(session: "Session", mode: str) -> "tuple[Trained, Trajectory]":
     journal.update(
         plan_sha256=plan_digest(session.stream.plan),
         rates_sha256=rates_digest(config.recipe, session.steps),
+        pixel_means=pixel_means(session.stream),
         model_sources=sources(session.config),
     )
     digests = Digests(session.optimizer, every, session.steps, known)

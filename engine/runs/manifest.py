@@ -139,6 +139,8 @@ class Manifest:
     data_fingerprint: str | None = _entry(_optional(_text), None)
     plan_sha256: str | None = _entry(_optional(_text), None)  # of the batch plan; None before 0.2.0
     rates_sha256: str | None = _entry(_optional(_text), None)  # of the learning rates; None before 0.2.0
+    # Weighted means of augmented pixels (engine/trajectory/digests.py); None where they were not recorded.
+    pixel_means: tuple[float, ...] | None = _entry(_optional(lambda value: tuple(map(_number, _of(list, value)))), None)
     # SHA-256 of the files that decide the model beside this project's own code; None before there were such models.
     model_sources: Mapping[str, str] | None = _entry(_optional(_by_name(_file)), None)
     versions: Mapping[str, str] = _mapping(_text)  # of Python and the libraries
