@@ -530,6 +530,50 @@ LISTS = {
     ),
 }
 
+ADAM = ("recipe.beta1", "recipe.beta2", "recipe.eps", "recipe.eps_root")
+
+READS: dict[str, dict[str, tuple[str, ...]]] = {
+    "recipe.optimizer": {"sgd": ("recipe.momentum", "recipe.nesterov"), "adam": ADAM, "adamw": ADAM},
+    "recipe.schedule": {
+        "one-cycle": ("recipe.anneal", "recipe.div_factor", "recipe.final_div_factor"),
+        "cosine": (),
+        "constant": (),
+        "step": ("recipe.milestones", "recipe.gamma"),
+        "polynomial": ("recipe.power",),
+    },
+    "replay_mode": {
+        "memory": (),
+        "disk": ("clean_when_done",),
+        "recompute": ("segment", "checkpoint_mb", "clean_when_done"),
+    },
+}
+"""By setting and choice: the settings that this choice reads and not all of its others do. A choice that comes adds
+what it reads; one that is not entered is taken to read them all."""
+
+GOES_WITH: dict[str, dict[str, dict[str, Any]]] = {
+    "recipe.optimizer": {
+        "adam": {"recipe.peak_lr": 0.002, "recipe.eps_root": 1e-8},
+        "adamw": {"recipe.peak_lr": 0.002, "recipe.eps_root": 1e-8, "recipe.weight_decay": 0.01},
+    },
+}
+"""By setting and choice: values that suit the choice better than the defaults, for a form to begin with (measured in
+docs/recipes.md). A configuration never takes them by itself."""
+
+
+def unread(config: RunConfig) -> set[str]:
+    """Settings that this configuration's training and replay do not look at, whatever they say."""
+    unread = set()
+    for setting, choices in READS.items():
+        chosen = get(config, setting)
+        if chosen in choices:
+            unread |= {name for names in choices.values() for name in names} - set(choices[chosen])
+    if config.recipe.warmup_steps:
+        unread.add("recipe.warmup")
+    if not config.frozen:
+        unread.add("frozen_eval")
+    return unread
+
+
 PRESETS = {
     # Chosen by measured agreement with retraining (docs/trust.md): LDS 0.99 at accuracy 0.855. The
     # same without the logits' scale of 1/2 has 0.82 at 0.849.

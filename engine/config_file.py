@@ -57,8 +57,9 @@ ABOUT = {
 REMEDY = "Correct the file; python -m engine config prints one with every setting."
 
 
-def _names() -> Iterator[tuple[str, str, str]]:
-    """(section, key, dotted name as in `RANGES`) of every setting, in the order of the sections."""
+def settings() -> Iterator[tuple[str, str, str]]:
+    """(section, key, dotted name as in `RANGES`) of every setting, in the order of the sections: of the file, and of
+    the form."""
     fields = [each.name for each in dataclasses.fields(RunConfig) if each.name != "recipe"]
     section_of = {name: PLACES.get(name, "model" if name in configs.TRAINING else "replay") for name in fields}
     for section in SECTIONS:
@@ -84,7 +85,7 @@ def dumps(config: RunConfig) -> str:
         "# What is left out has its default.",
     ]
     section = ""
-    for place, key, name in _names():
+    for place, key, name in settings():
         if place != section:
             section = place
             lines += ["", "", f"[{section}]  # {SECTIONS[section]}"]
@@ -95,14 +96,21 @@ def dumps(config: RunConfig) -> str:
 
 def _comment(name: str, value: object, default: object) -> list[str]:
     mark = ", as here" if value == default else ""
-    text = f"{_about(name)} Default: {_toml(name, default)}{mark}."
+    text = f"{about(name)} Default: {_toml(name, default)}{mark}."
     shown = "".join(sign if sign.isprintable() else "\ufffd" for sign in text)
     return textwrap.wrap(
         shown, 110, initial_indent="# ", subsequent_indent="# ", break_long_words=False, break_on_hyphens=False
     )
 
 
-def _about(name: str) -> str:
+def what(name: str) -> str:
+    """What a setting is, in a sentence."""
+    entry = _entry(name)
+    return entry if isinstance(entry, str) else ABOUT.get(name, "") if entry is None else entry.what
+
+
+def about(name: str) -> str:
+    """What a setting is and what it may be, in sentences."""
     entry = _entry(name)
     if isinstance(entry, Range):
         kind = "A whole number from" if entry.kind is int else "From"
@@ -209,7 +217,7 @@ def _parse(content: str | bytes, where: str) -> dict[str, Any]:
 
 def _values(tables: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, str]]:
     """Values by dotted name, and what is wrong by the name as it is written."""
-    names = {(section, key): name for section, key, name in _names()}
+    names = {(section, key): name for section, key, name in settings()}
     values, at_fault = {}, {}
     for section, key, value in _written(tables):
         if key is None:
@@ -237,7 +245,7 @@ def _written(tables: Mapping[str, Any]) -> Iterator[tuple[str, str | None, Any]]
 
 def _unknown(section: str, key: str) -> str:
     """What to say of a name that there is not: where it stands, or the nearest that there is."""
-    places = {name: place for place, name, _ in _names()}
+    places = {name: place for place, name, _ in settings()}
     if key in places:
         return f"stands in [{places[key]}]" if places[key] else "stands at the top, before every section"
     nearest = difflib.get_close_matches(key[:80], [*places, *filter(None, SECTIONS)], 1)

@@ -75,18 +75,25 @@ def test_training_images_and_trust_pages_take_them(run):
         sound(show(page, run=run.id))
 
 
+def settings(app):
+    return app.session_state["draft"].config
+
+
 def test_targets_are_typed_in_the_form(root):
     app = show(SET_UP)
     app.text_input(key="typed_targets").set_value("test:900-901, confusion:coat>SHIRT, train:5, test:0").run()
     sound(app)
-    chosen = app.session_state["chosen_targets"]
+    chosen = list(settings(app).targets)
     assert chosen == [*(f"test:{i}" for i in range(8)), "test:900", "test:901", "confusion:4>6", "train:5"]
     assert app.text_input(key="typed_targets").value == ""
     app.text_input(key="typed_targets").set_value("class:Caot").run()
     assert "There is no class «Caot»" in said(app) and "Did you mean Coat?" in said(app)
-    assert app.session_state["chosen_targets"] == chosen and app.text_input(key="typed_targets").value == "class:Caot"
+    assert (
+        list(app.session_state["draft"].config.targets) == chosen
+        and app.text_input(key="typed_targets").value == "class:Caot"
+    )
     app.button(key="drop-train:5").click().run()
-    assert "train:5" not in app.session_state["chosen_targets"]
+    assert "train:5" not in settings(app).targets
 
 
 def test_a_function_of_classes_is_chosen_in_the_form(root, monkeypatch):

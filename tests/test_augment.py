@@ -35,7 +35,7 @@ from engine.jobs.replay import Replay
 from engine.jobs.session import opened
 from engine.models.functional import FunctionalModel
 from engine.runs.run import Run
-from tests.helpers import ROOT, button, said, show, sound
+from tests.helpers import ROOT, said, show, sound
 from tests.made_up import SMALL
 from tools.exactness import H, relative_error
 
@@ -627,20 +627,6 @@ def test_the_preview_is_what_training_sees():
     assert np.abs(pixels * 255 - shown).max() <= 0.51 and (shown != dataset.train_images[index]).any()
     unchanged = preview.augmented(dataset, dataclasses.replace(recipe, augment=""), [4, 2], 1)
     assert np.array_equal(unchanged, dataset.train_images[[4, 2]])
-
-
-def test_set_up_shows_what_the_model_sees(root):
-    app = show("pages/Set_up_a_run.py")
-    app.button_group[0].set_value("own").run()
-    assert "as epoch 1 shows it" not in "".join(html.body for html in app.get("html"))
-    app.text_input(key="set-recipe.augment").set_value("flip, crop:4").run()
-    bodies = "".join(html.body for html in sound(app).get("html"))
-    assert "Training image 0, label" in bodies and ", as epoch 6 shows it to the model" in bodies
-    app.text_input(key="set-recipe.augment").set_value("crop:28").run()
-    assert "leaves nothing of some images of 28 × 28 pixels" in said(app)
-    assert button(app, "Start the run").disabled
-    app.text_input(key="set-recipe.augment").set_value("<b>blur</b>").run()
-    assert "no augmentation" in said(app) and button(app, "Start the run").disabled
 
 
 def test_data_shows_training_images_augmented(root):

@@ -12,7 +12,6 @@ from engine.__main__ import main
 from engine.config import CHOICES, FLAGS, PRESETS, RANGES, Recipe, RunConfig
 from engine.config_file import dumps, loads
 from engine.errors import ConfigError
-from tests.helpers import said, show, sound
 
 
 def random_config(rng: random.Random) -> RunConfig:
@@ -262,60 +261,3 @@ def test_a_start_is_from_one_thing(capsys):
     with pytest.raises(SystemExit) as end:
         main(["run", "--config", "x.toml", "--preset", "sample"])
     assert end.value.code == 2 and "not allowed with" in capsys.readouterr().err
-
-
-# -- form
-
-
-def test_the_form_starts_from_a_file_and_gives_it_back(root, monkeypatch):
-    offered = []  # to the browser, by *Download as TOML*
-
-    def recorded(config: RunConfig) -> str:
-        offered.append(dumps(config))
-        return offered[-1]
-
-    monkeypatch.setattr(config_file, "dumps", recorded)
-    config = PRESETS["sample"].replace(
-        preset="mine",
-        targets=("test:9", "class:1"),
-        target_function="difference:6>4",
-        replay_mode="recompute",
-        segment=7,
-        **{"recipe.epochs": 2, "recipe.nesterov": False},
-    )
-    app = show("pages/Set_up_a_run.py")
-    app.checkbox(key="tick-test:10").check().run()  # a choice that the file's targets replace
-    app.button_group[0].set_value("file").run()
-    assert not app.button or all(b.label != "Start the run" for b in app.button), "nothing to start without a file"
-    app.file_uploader[0].upload("mine.toml", dumps(config).encode(), "application/toml")
-    sound(app.run())
-    assert app.session_state["chosen_targets"] == ["test:9", "class:1"]
-    assert loads(offered[-1]) == config
-    next(n for n in app.number_input if n.label == "Epochs").set_value(5)
-    sound(app.run())
-    assert loads(offered[-1]) == config.replace(**{"recipe.epochs": 5})
-
-
-@pytest.mark.parametrize(
-    "text, message",
-    [
-        ("[data]\ndataset = 'folder:/etc'", "does not offer"),
-        ("[model]\nmodel = '/tmp/x.py:build'", "one of those listed"),
-        ("[model]\nmodel = 'os:system'", "one of those listed"),
-        ("[model]\ninitial_weights = '/etc/passwd'", "file of the folder of models"),
-        ("[recipe]\nepoch = 3", "did you mean epochs"),
-        ("[targets]\ntargets = ['test:123456']", "123456"),
-        ("[recipe]\n'<b>**x**' = 3", "is not known"),
-        ("\x00", "is not TOML"),
-    ],
-)
-def test_the_form_refuses_a_file_that_it_could_not_have_written(text, message, root, monkeypatch):
-    show("pages/Set_up_a_run.py")  # the sample is loaded; from here on nothing is
-    monkeypatch.setattr("engine.datasets.registry._load", lambda *_: pytest.fail("a path from a browser was opened"))
-    app = show("pages/Set_up_a_run.py")
-    app.button_group[0].set_value("file").run()
-    app.file_uploader[0].upload("mine.toml", text.encode(), "application/toml")
-    app.run()
-    assert message in said(app) and not app.exception
-    assert "<b>" not in said(app).replace("\\<b", "")
-    assert all(b.label != "Start the run" for b in app.button)

@@ -1,6 +1,5 @@
 """Each page by itself, without a browser: empty folders, bad links, damaged runs."""
 
-import dataclasses
 import os
 import shutil
 import sys
@@ -9,7 +8,6 @@ from pathlib import Path
 
 import pytest
 import streamlit as st
-from streamlit.testing.v1 import AppTest
 
 from engine import config as configs
 from engine import files, space
@@ -233,91 +231,6 @@ def test_a_log_that_was_deleted_while_the_page_was_open_is_read_anew(run):
     assert "Deleted logs" in sound(app).code[0].value and before not in app.code[0].value
 
 
-def test_set_up_names_a_bad_setting_beside_its_field_and_will_not_start():
-    app = show("pages/Set_up_a_run.py")
-    app.button_group[0].set_value("own").run()
-    assert not app.exception
-    app.number_input(key="set-recipe.batch_size").set_value(6001).run()
-    assert "larger than the data set's 6,000 training images" in said(app)
-    assert button(app, "Start the run").disabled
-    app.number_input(key="set-recipe.batch_size").set_value(500).run()
-    assert not button(app, "Start the run").disabled
-    assert any(m.label == "Each step keeps" for m in app.metric)
-
-
-def test_set_up_offers_every_field_of_a_recipe_and_names_groups_that_are_none():
-    app = show("pages/Set_up_a_run.py")
-    app.button_group[0].set_value("own").run()
-    widgets = {w.key for kind in ("number_input", "selectbox", "checkbox", "text_input") for w in getattr(app, kind)}
-    assert {f"set-recipe.{field.name}" for field in dataclasses.fields(configs.Recipe)} <= widgets
-    assert not any("moments of the optimizer" in c.value for c in app.caption)
-    app.selectbox(key="set-recipe.optimizer").set_value("adamw").run()
-    assert any("moments of the optimizer" in c.value for c in sound(app).caption)
-    for text, problem in (("head", "must be groups such as"), ("*heads*:2", "No parameter of the model belongs")):
-        app.text_input(key="set-recipe.groups").set_value(text).run()
-        assert problem in said(app) and button(app, "Start the run").disabled
-    app.text_input(key="set-recipe.groups").set_value("*.bias:0.5:0").run()
-    app.text_input(key="set-recipe.class_weights").set_value("balanced").run()
-    assert not button(sound(app), "Start the run").disabled and not app.error
-
-
-def table(app: AppTest):
-    return app.table[0].value
-
-
-def test_set_up_compares_the_three_modes_and_measures_where_asked(root):
-    app = show("pages/Set_up_a_run.py")
-    shown = table(app)
-    assert shown["Replay mode"].tolist() == list(configs.REPLAY_MODES)
-    assert shown["Fits"].tolist() == ["yes"] * 3 and shown["Time"].tolist() == ["not measured"] * 3
-    assert "RAM at the peak, beside the engine's own" in shown
-    assert any("Recommended here: **disk** mode" in m.value for m in app.markdown)
-
-    sound(button(app, "Measure on this machine").click().run())
-    shown = table(app)
-    assert "RAM at the peak" in shown and "(training × " in shown["Time"][0]
-    app.radio[1].set_value("recompute").run()
-    assert table(sound(app))["Time"].equals(shown["Time"]), "the measurement holds for every mode"
-    before = shown["Disk that stays"].tolist()
-    app.checkbox(key="set-clean_when_done").check().run()
-    assert table(app)["Disk that stays"].tolist() == [before[0]] * 3 != before
-    app.number_input(key="set-segment").set_value(5).run()
-    assert table(sound(app))["Time"].tolist() == ["not measured"] * 3
-    assert next(m.value for m in app.metric if m.label == "Segment") == "5 steps"
-    app.number_input(key="set-checkpoint_mb").set_value(1.0).run()
-    assert "cannot be set together" in said(app) and button(app, "Start the run").disabled
-    app.number_input(key="set-segment").set_value(0).run()
-    assert not button(sound(app), "Start the run").disabled
-    app.number_input(key="set-checkpoint_mb").set_value(0.01).run()
-    assert "Not one checkpoint of" in said(sound(app)) and button(app, "Start the run").disabled
-
-
-def test_set_up_refuses_a_mode_that_does_not_fit_with_its_numbers(root, monkeypatch):
-    monkeypatch.setattr(space, "disk_free", lambda path: space.RESERVE + 10_000_000)
-    app = show("pages/Set_up_a_run.py")
-    assert "Disk mode does not fit: disk: 35 MB needed, 27 MB free. Choose memory mode." in said(app)
-    assert button(app, "Start the run").disabled
-    app.radio[1].set_value("memory").run()
-    assert not button(sound(app), "Start the run").disabled
-
-
-def test_set_up_says_that_a_busy_machine_measures_too_long_times(root, monkeypatch):
-    monkeypatch.setattr("engine.jobs.queue.JobQueue.active", lambda self: ["a-run"])
-    assert "times measured now will be too long" in said(show("pages/Set_up_a_run.py"))
-
-
-def test_set_up_says_where_a_missing_data_set_comes_from(monkeypatch, tmp_path):
-    from engine.datasets import fashion_mnist, registry
-
-    monkeypatch.setattr(fashion_mnist, "DEBIAN", tmp_path / "none")
-    monkeypatch.setenv("REPLAY_DATA_DIR", str(tmp_path / "data"))
-    registry.clear()
-    app = show("pages/Set_up_a_run.py")
-    app.button_group[0].set_value("resnet9").run()
-    assert not app.exception and "dataset-fashion-mnist" in said(app)
-    assert button(app, "Start the run").disabled
-
-
 def test_storage_lists_sizes_and_names_the_bytes_before_deleting(run):
     app = show("pages/Runs_and_storage.py")
     assert run.id in app.dataframe[0].value["Run"].tolist()
@@ -398,23 +311,6 @@ def test_scores_made_anew_are_not_those_of_before(run):
 def test_deleted_scores_are_told_from_scores_to_come(run):
     run.storage().clean(("scores",))
     assert "scores of this run were deleted" in said(show("pages/Influence.py", run=run.id))
-
-
-def test_ticks_and_chosen_targets_agree_whatever_is_switched(root):
-    app = show("pages/Set_up_a_run.py")
-    app.checkbox(key="tick-test:10").check().run()
-    app.multiselect(key="sets").set_value(["class:2"]).run()
-    mine = [*(f"test:{i}" for i in range(8)), "test:10", "class:2"]
-    assert app.session_state["chosen_targets"] == mine
-    app.select_slider[0].set_value(24).run()
-    app.select_slider[0].set_value(0).run()
-    assert app.checkbox(key="tick-test:10").value
-    app.button_group[0].set_value("own").run()
-    sound(app)
-    assert app.session_state["chosen_targets"] == mine, "own settings keep the person's choice"
-    assert app.checkbox(key="tick-test:10").value and not app.checkbox(key="tick-test:11").value
-    app.checkbox(key="tick-test:10").uncheck().run()
-    assert "test:10" not in app.session_state["chosen_targets"]
 
 
 def test_live_without_a_link_shows_the_run_worked_on_rather_than_the_newest(made, run, root, monkeypatch):

@@ -1,0 +1,50 @@
+"""Step 2 of the form: the network that learns."""
+
+import streamlit as st
+
+from engine import model_names
+from ui import setup_draft, setup_fields
+from ui.setup_draft import Form
+from ui.text import line
+
+PLAIN = ("model",)
+WEIGHTS = (".safetensors", ".pt", ".pth", ".bin")
+NONE = "none: drawn by the seed"
+
+
+def draw(form: Form) -> None:
+    setup_fields.fields(form, PLAIN, across=2)
+    st.caption(
+        "Networks that ship with the app, and those in the files of its folder of models, which whoever runs the app "
+        "fills. Smaller ones train sooner, and their scores are easier to rely on."
+    )
+    rest = [name for name in setup_fields.names_of("model") if name not in PLAIN]
+    changed = [name for name in rest if name in form.draft.changed()]
+    wrong = [name for name in rest if name in form.problems]
+    with st.expander("Advanced", expanded=bool(wrong or changed)):
+        choose_weights(form)
+        setup_fields.fields(form, [name for name in rest if name != "initial_weights"])
+
+
+def weight_files() -> list[str]:
+    """Files of weights in the folder of models: the only ones that a browser may name."""
+    try:
+        return sorted(path.name for path in model_names.folder().iterdir() if path.suffix in WEIGHTS)
+    except OSError:
+        return []
+
+
+def choose_weights(form: Form) -> None:
+    value = form.config.initial_weights
+    setup_fields.show(setup_fields.key_of("initial_weights"), value)
+    st.selectbox(
+        setup_draft.label("initial_weights"),
+        list(dict.fromkeys(["", *weight_files(), value])),
+        format_func=lambda name: line(name) or NONE,
+        key=setup_fields.key_of("initial_weights"),
+        help="To go on from what another training learned. Files of the folder of models.",
+        on_change=setup_fields.take,
+        args=("initial_weights",),
+        disabled=form.disabled,
+    )
+    setup_fields.remarks(form, "initial_weights")
