@@ -564,7 +564,7 @@ def unread(config: RunConfig) -> set[str]:
     """Settings that this configuration's training and replay do not look at, whatever they say."""
     unread = set()
     for setting, choices in READS.items():
-        chosen = get(config, setting)
+        chosen: Any = get(config, setting)
         if chosen in choices:
             unread |= {name for names in choices.values() for name in names} - set(choices[chosen])
     if config.recipe.warmup_steps:
