@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from playwright.sync_api import Page
     from streamlit.testing.v1 import AppTest
 
+    from engine.jobs.queue import JobQueue
+
 ROOT = Path(__file__).parents[1]
 PAGES = {
     "app.py": "Replay Explorer",
@@ -62,6 +64,17 @@ def images(n: int = 26) -> tuple[torch.Tensor, torch.Tensor]:
 
     torch.manual_seed(1)
     return torch.randn(n, 1, 6, 6, dtype=torch.float64), torch.randint(0, 3, (n,))
+
+
+# -- the queue
+
+
+def wait_for(queue: JobQueue) -> None:
+    """Returns once the worker has let go of everything that this queue has: each says when it is free."""
+    from engine.jobs.queue import _worker
+
+    for held in _worker.held(queue.root):
+        held.released.wait()
 
 
 # -- pages without a browser
@@ -123,6 +136,20 @@ def idle(tab: Page) -> None:
 
     expect(tab.locator('[data-testid="stApp"]')).to_have_attribute(
         "data-test-script-state", "notRunning", timeout=30_000
+    )
+
+
+def at_rest(tab: Page) -> None:
+    """No animation or transition is under way, two frames in a row, but those that never end."""
+    tab.wait_for_function(
+        """async () => {
+            const moving = () => document.getAnimations().some(
+                a => a.playState === "running" && isFinite(a.effect.getComputedTiming().endTime));
+            const frame = () => new Promise(requestAnimationFrame);
+            if (moving()) return false;
+            await frame(); await frame();
+            return !moving();
+        }"""
     )
 
 

@@ -20,8 +20,9 @@ from engine.jobs import execute as work
 from engine.runs import notes
 from engine.runs import run as runs
 from engine.runs.job import JobRecord
-from tests.helpers import PAGES, idle, settled, shown, steps_done, wait_until
+from tests.helpers import PAGES, at_rest, idle, settled, shown, steps_done, wait_until
 from tests.made_up import SMALL
+from tools.hold import Hold
 from tools.serve import server
 
 HEADINGS = {"" if path == "app.py" else Path(path).stem: heading for path, heading in PAGES.items()}
@@ -44,26 +45,27 @@ def test_every_page_may_be_the_first_request_of_a_fresh_server(path, page, tmp_p
 
 
 def test_the_sample_from_the_button_to_the_clean_up(page, tmp_path, finished_sample):
-    with server(tmp_path, page) as (url, _):
+    outputs, hold = runs.outputs_root(tmp_path / "runs"), Hold("replay", 4, tmp_path / "gate")
+    with server(outputs, page, hold=hold) as (url, _):
         page.goto(url)
         settled(page, "Replay Explorer")
         page.get_by_role("button", name="Run the sample").click()
         settled(page, "Live")
-        (run,) = runs.list_runs(tmp_path)
+        (run,) = runs.list_runs(outputs)
         assert run.id in page.url
 
-        # The step count grows in the replay, and the server answers other pages meanwhile.
-        wait_until(lambda: steps_done(page)[0] == "Replay", 90, page)
-        phase, first = steps_done(page)
-        wait_until(lambda: steps_done(page)[1] >= first + 3, 60, page)
+        # The server answers other pages in the middle of a replay, and the steps go on.
+        wait_until(lambda: steps_done(page) == ("Replay", 4), 90, page)
         other = page.context.new_page()
         began = time.monotonic()
         other.goto(f"{url}/Runs_and_storage")
         settled(other, "Runs and storage")
         expect(other.locator('[data-testid="stSidebar"]').get_by_text("In progress")).to_be_visible()
-        assert run.status == "replaying", "the run ended before the second tab was looked at"
+        assert run.status == "replaying"
         print(f"second tab drawn in {time.monotonic() - began:.1f} s during the replay")
         other.close()
+        hold.open()
+        wait_until(lambda: steps_done(page) != ("Replay", 4), 60, page)
 
         page.reload()
         settled(page, "Live")
@@ -73,7 +75,7 @@ def test_the_sample_from_the_button_to_the_clean_up(page, tmp_path, finished_sam
         shutil.copytree(run.path, finished_sample / run.id)
         page.go_back()
         expect(page.get_by_text("Finished: the scores are ready.")).to_be_visible()
-        assert run.status == "finished" and len(runs.list_runs(tmp_path)) == 1
+        assert run.status == "finished" and len(runs.list_runs(outputs)) == 1
         expect(page.locator(".js-plotly-plot")).to_have_count(4)  # drawn once their code is fetched
 
         page.get_by_role("link", name="Look at the influence").click()
@@ -119,14 +121,15 @@ def test_the_sample_from_the_button_to_the_clean_up(page, tmp_path, finished_sam
 
 
 def test_cancel_and_a_run_deleted_elsewhere(page, tmp_path):
-    with server(tmp_path, page) as (url, _):
+    outputs, hold = runs.outputs_root(tmp_path / "runs"), Hold("train", 1, tmp_path / "never")
+    with server(outputs, page, hold=hold) as (url, _):
         page.goto(url)
         page.get_by_role("button", name="Run the sample").click()
         settled(page, "Live")
         wait_until(lambda: steps_done(page)[1] > 0, 60, page)
         page.get_by_role("button", name="Cancel the run").click()
         expect(page.locator('[data-testid="stAlert"]').get_by_text("Cancelled")).to_be_visible()
-        (cancelled,) = runs.list_runs(tmp_path)
+        (cancelled,) = runs.list_runs(outputs)
         assert cancelled.status == "cancelled"
 
         cancelled.storage().delete()
@@ -137,7 +140,8 @@ def test_cancel_and_a_run_deleted_elsewhere(page, tmp_path):
 
 def test_a_run_of_a_killed_server_is_resumed_on_live_and_finishes(page, tmp_path):
     config = configs.preset("sample").replace(**{"recipe.epochs": 2, "targets": ("test:0", "class:2")})
-    run = runs.Run.create(tmp_path, config)  # queued, and its process is gone: to be resumed too
+    outputs, hold = runs.outputs_root(tmp_path / "runs"), Hold("replay", 13, tmp_path / "never")
+    run = runs.Run.create(outputs, config)  # queued, and its process is gone: to be resumed too
 
     def resume(url: str) -> None:
         page.goto(f"{url}/Live?run={run.id}")
@@ -146,14 +150,14 @@ def test_a_run_of_a_killed_server_is_resumed_on_live_and_finishes(page, tmp_path
         page.get_by_role("button", name="Resume the run").click()
         expect(page.get_by_text("Interrupted: the process")).to_have_count(0)
 
-    with server(tmp_path, page) as (url, process):
+    with server(outputs, page, hold=hold) as (url, process):
         resume(url)
-        wait_until(lambda: steps_done(page)[0] == "Replay" and steps_done(page)[1] > 12, 240, page)
+        wait_until(lambda: steps_done(page) == ("Replay", 13), 240, page)
         page.goto("about:blank")
         process.send_signal(signal.SIGKILL)
         process.wait()
     assert run.status == "interrupted"
-    with server(tmp_path, page) as (url, _):
+    with server(outputs, page) as (url, _):
         resume(url)
         expect(page.get_by_text("Finished: the scores are ready.")).to_be_visible(timeout=120_000)
         expect(page.get_by_text(re.compile(r"Resumes the replay after \d+ of 48 steps"))).to_be_visible()
@@ -205,7 +209,7 @@ def test_own_settings_with_targets_picked_by_looking(page, tmp_path):
         page.get_by_text("Explain further targets of this run").click()
         box = page.get_by_role("combobox", name="Targets", exact=True)
         expect(box).to_be_visible()
-        page.wait_for_timeout(1000)  # the expander opens with an animation
+        at_rest(page)  # the expander opens with an animation
         box.click()
         option = page.get_by_role("option").nth(1)  # after «Select all»
         expect(option).to_contain_text("misclassified", timeout=15_000)
@@ -470,7 +474,7 @@ def violations(tab: Page, theme: str) -> list[str]:
     tab.emulate_media(color_scheme=theme, reduced_motion="reduce")
     dark = "getComputedStyle(document.querySelector('.stApp')).backgroundColor.match(/\\d+/)[0] < 128"
     tab.wait_for_function(dark if theme == "dark" else f"!({dark})")
-    tab.wait_for_timeout(400)  # colours change by transitions
+    at_rest(tab)  # colours change by transitions
     found = []
     for violation in tab.evaluate("axe.run(document, {resultTypes: ['violations']})")["violations"]:
         for node in violation["nodes"] if violation["impact"] in ("serious", "critical") else []:

@@ -62,7 +62,9 @@ from pathlib import Path
 from engine.jobs import execute
 from engine.runs.events import EventLog
 from engine.runs.run import Run
+from tools.hold import every_step_told
 
+every_step_told().start()
 append = EventLog.append
 def last_words(self, kind, **fields):
     said = append(self, kind, **fields)

@@ -8,7 +8,6 @@ import shutil
 import subprocess
 import sys
 import threading
-import time
 from pathlib import Path
 
 import numpy as np
@@ -40,8 +39,9 @@ from engine.runs import run as runs
 from engine.runs.events import EventLog
 from engine.runs.progress import Progress, follow
 from engine.targets import Target
-from tests.helpers import ROOT
+from tests.helpers import ROOT, wait_for
 from tests.made_up import SMALL
+from tools.hold import every_step_told
 
 
 def execute(root: Path, config=SMALL, **kwargs) -> runs.Run:
@@ -482,17 +482,17 @@ def test_a_cancelled_run_goes_on_where_it_stopped(root, made):
                 cancel.set()
 
     run = runs.Run.create(root, SMALL)
-    with run.lock(), pytest.raises(CancelledError):
+    with every_step_told(), run.lock(), pytest.raises(CancelledError):
         work.execute(run, cancel=cancel, on_event=on_event)
     stopped = steps[-1]
-    assert 3 <= stopped < 6 and run.status == "cancelled" and run.manifest().resumable and run.scores().sidecars() == []
+    assert stopped == 3 and run.status == "cancelled" and run.manifest().resumable and run.scores().sidecars() == []
     assert run.events()[0][-1]["kind"] == "cancelled"
     with run.lock():
         work.execute(run)
     assert run.status == "finished" and not run.manifest().resumable
     assert np.array_equal(run.scores().matrix("loss-000"), runs.Run(made.parent, made.name).scores().matrix("loss-000"))
     resumed = [e for e in run.events()[0] if e["kind"] == "phase" and e["phase"] == "replay"][-1]
-    assert stopped - 3 <= resumed["done"] and resumed["done"] > 0
+    assert 0 < resumed["done"] <= stopped
     with run.lock(), pytest.raises(ConfigError, match="nothing left to do"):
         work.execute(run)
 
@@ -550,58 +550,36 @@ def test_the_outputs_folder_may_be_a_link_and_only_what_is_in_it_is_deleted(tmp_
 # -- the worker thread
 
 
-def wait(run: runs.Run, *statuses: str) -> None:
-    deadline = time.monotonic() + 120
-    while run.status not in statuses:
-        assert time.monotonic() < deadline, f"{run.status}, not {statuses}"
-        time.sleep(0.05)
-
-
 @pytest.mark.slow
-def test_jobs_queue_run_one_at_a_time_cancel_and_outlive_errors(root):
-    manager = JobQueue(root)
-    first = runs.Run.open(root, manager.start(SMALL))
-    bad = runs.Run.open(
-        root,
-        manager.start(
-            SMALL.replace(
-                **{
-                    "recipe.peak_lr": 100.0,
-                    "recipe.weight_decay": 10.0,
-                    "recipe.epochs": 8,
-                    "recipe.schedule": "constant",
-                    "recipe.warmup": 0.0,
-                }
-            )
-        ),
-    )
-    third = runs.Run.open(root, manager.start(SMALL))
-    assert third.status == "queued" and manager.active() == [first.id, bad.id, third.id]
+def test_jobs_queue_run_one_at_a_time_cancel_and_outlive_errors(root, monkeypatch):
+    queue, go_on = JobQueue(root), threading.Event()
+    exact = work.opened
+    monkeypatch.setattr(work, "opened", lambda *given: go_on.wait() and exact(*given))
+    first = runs.Run.open(root, queue.start(SMALL))
+    diverges = {"recipe.peak_lr": 100.0, "recipe.weight_decay": 10.0, "recipe.epochs": 8}
+    constant = {"recipe.schedule": "constant", "recipe.warmup": 0.0}
+    bad = runs.Run.open(root, queue.start(SMALL.replace(**diverges, **constant)))
+    third = runs.Run.open(root, queue.start(SMALL))
+    assert third.status == "queued" and queue.active() == [first.id, bad.id, third.id]
     with pytest.raises(RunBusyError):
-        manager.submit(third.id, Replay(("test:1",)))
-    assert manager.cancel(third.id)
-    wait(first, "finished")
-    wait(bad, "failed")
-    wait(third, "cancelled")
-    while manager.active():
-        time.sleep(0.01)
-    assert not manager.cancel(first.id)
-    manager.submit(first.id, Replay(("test:5",), "margin"))
-    wait(first, "finished")
+        queue.submit(third.id, Replay(("test:1",)))
+    assert queue.cancel(third.id)
+    go_on.set()
+    wait_for(queue)
+    assert (first.status, bad.status, third.status) == ("finished", "failed", "cancelled")
+    assert not queue.cancel(first.id)
+    queue.submit(first.id, Replay(("test:5",), "margin"))
+    wait_for(queue)
     assert first.scores().target("test:5.margin").score_set == "margin-001"
-    while manager.active():
-        time.sleep(0.01)
     with pytest.raises(ConfigError, match="nothing left to do"):
-        manager.resume(first.id)
-    manager.resume(third.id)
-    wait(third, "finished")
+        queue.resume(first.id)
+    queue.resume(third.id)
+    wait_for(queue)
     assert np.array_equal(third.scores().matrix("loss-000"), first.scores().matrix("loss-000"))
-    while manager.active():
-        time.sleep(0.01)
     third.storage().clean(("trajectory",))
-    manager.submit(third.id, Rebuild("recompute"))
-    wait(third, "finished")
-    assert third.manifest().kept_mode == "recompute"
+    queue.submit(third.id, Rebuild("recompute"))
+    wait_for(queue)
+    assert third.status == "finished" and third.manifest().kept_mode == "recompute"
 
 
 # -- the command line

@@ -16,8 +16,9 @@ import subprocess
 import sys
 import tempfile
 import time
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 
@@ -31,6 +32,7 @@ from engine.jobs.replay import Replay
 from engine.jobs.resume import RESUME_REPLAY
 from engine.runs import run as runs
 from engine.targets import Target
+from tools.hold import Hold, every_step_told
 
 ROOT = Path(__file__).parents[1]
 # Long enough to be killed in the middle: 96 steps of training, then as many of replay, in segments of 10.
@@ -67,15 +69,15 @@ def settings(config: configs.RunConfig) -> list[str]:
 
 
 @contextmanager
-def engine(root: Path, *words: str, limit: int | None = None, before: tuple[str, ...] = ()):
+def engine(root: Path, *words: str, limit: int | None = None, before: tuple[str, ...] = (), hold: Hold | None = None):
     """`python -m engine` as a process of its own, killed at the end where it still runs; `limit`
-    is the largest file, in bytes, that it may write; `before` is a command that runs it."""
+    is the largest file, in bytes, that it may write; `before` is a command that runs it; `hold` makes its job wait."""
 
     def small_files():
         resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
 
     process = subprocess.Popen(
-        [*before, sys.executable, "-m", "engine", *words, "--outputs", str(root)],
+        [*before, sys.executable, *(hold.words if hold else ["-m"]), "engine", *words, "--outputs", str(root)],
         cwd=ROOT,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -90,10 +92,10 @@ def engine(root: Path, *words: str, limit: int | None = None, before: tuple[str,
         process.stdout.close()
 
 
-def the_run(root: Path) -> runs.Run:
-    deadline = time.monotonic() + 60
+def the_run(root: Path, process: subprocess.Popen) -> runs.Run:
+    """The run that `process` makes, once it is there."""
     while not (found := runs.list_runs(root)):
-        assert time.monotonic() < deadline, "no run began"
+        assert process.poll() is None, f"no run began: {process.stdout.read()}"
         time.sleep(0.01)
     return found[0]
 
@@ -118,15 +120,19 @@ def kills(count: int, seed: int, folder: Path, say=print) -> list[dict]:
         moments = sorted(dice.sample(range(1, 192), left))  # a step of the 96 + 96
         run = None
         for moment in moments:
-            with engine(root, *words) as process:
-                run = run or the_run(root)
-                _wait(run, process, moment)
-                time.sleep(dice.random() * 0.1)
-                if process.poll() is not None:
-                    break  # it was done before its turn came
+            phase, step = ("train", moment) if moment <= 96 else ("replay", moment - 96)
+            hold = Hold(phase, step, folder / f"gate-{number}-{moment}")
+            with engine(root, *words, hold=hold) as process:
+                run = run or the_run(root, process)
+                if not _is_held(run, process, hold):
+                    break  # it was past that step before
+                hold.open()
+                time.sleep(dice.random() * 0.1)  # anywhere between two steps, also while states are written
                 process.send_signal(signal.SIGKILL)
                 process.wait()
             phase, step = steps_done(run)
+            if run.status == "finished":
+                break  # before the signal came
             assert run.status == "interrupted", run.status
             rows.append({"mode": mode, "phase": phase, "step": step})
             say(f"kill {len(rows):3}: {mode:9} {phase:8} step {step}")
@@ -139,15 +145,19 @@ def kills(count: int, seed: int, folder: Path, say=print) -> list[dict]:
         _check_lost(run, mode)
 
 
-def _wait(run: runs.Run, process, moment: int) -> tuple[str, int]:
-    """Until `moment` steps of training and replay together are done, or the process has ended."""
-    while True:
-        phase, step = steps_done(run)
-        if (96 if phase == "replay" else 0) + (
-            step if phase != "rebuild" else 0
-        ) >= moment or process.poll() is not None:
-            return phase, step
+def _is_held(run: runs.Run, process: subprocess.Popen, hold: Hold) -> bool:
+    """Waits until the process waits at its step; False where it ended without."""
+    done: tuple[str, int] = ("", 0)
+    before = run.events()[1]
+    while not (done[0] == hold.phase and done[1] >= hold.step):
+        if process.poll() is not None:
+            return False
         time.sleep(0.005)
+        events, before = run.events(before)
+        for event in events:
+            if event["kind"] == "progress":
+                done = event["phase"], event["step"]
+    return True
 
 
 def _check_lost(run: runs.Run, mode: str) -> None:
@@ -234,14 +244,9 @@ def _interrupted(folder: Path) -> runs.Run:
 
     root = runs.outputs_root(folder / "interrupted")
     run = runs.Run.create(root, SHORT)
-    record, work._record_failure = work._record_failure, lambda *args: None  # a killed process says nothing
-    try:
-        with run.lock():
-            work.execute(run, on_event=on_event)
-    except Killed:
-        pass
-    finally:
-        work._record_failure = record
+    silent = mock.patch.object(work, "_record_failure", lambda *args: None)  # a killed process says nothing
+    with suppress(Killed), silent, every_step_told(), run.lock():
+        work.execute(run, on_event=on_event)
     assert run.status == "interrupted" and (run.path / "trajectory" / RESUME_REPLAY).exists()
     return run
 
@@ -450,16 +455,14 @@ def links(parts: tuple[str, ...], folder: Path, say=print) -> list[str]:
 
 def two_processes(folder: Path) -> str:
     """While one process works on a run, another can neither work on it, clean it nor delete it, and says so."""
-    root = runs.outputs_root(folder / "two")
-    with engine(root, "run", *settings(KILLED)) as first:
-        run = the_run(root)
-        _wait(run, first, 1)
-        first.send_signal(signal.SIGSTOP)  # it holds the run for as long as the others take to ask
-        assert first.poll() is None, "the first process was done before it was halted"
+    root, hold = runs.outputs_root(folder / "two"), Hold("train", 1, folder / "gate")
+    with engine(root, "run", *settings(KILLED), hold=hold) as first:
+        run = the_run(root, first)
+        assert _is_held(run, first, hold), "the first process ended before the others asked"
         others = [("resume", run.id), ("attribute", run.id, "--targets", "test:1"), ("clean", run.id, "--all")]
         with ExitStack() as stack:
             said = [stack.enter_context(engine(root, *words)).communicate()[0] for words in others]
-        first.send_signal(signal.SIGCONT)
+        hold.open()
         assert all("error:" in text and "Traceback" not in text for text in said), said
         words, _ = first.communicate()
         assert first.returncode == 0, words
@@ -545,10 +548,9 @@ def full_disk(folder: Path) -> str:
             ballast = disk / "ballast"
             ballast.write_bytes(bytes(39_600_000))
             with engine(disk, "run", *settings(SHORT)) as process:
-                run = the_run(disk)
-                deadline = time.monotonic() + 60
+                run = the_run(disk, process)
                 while not any(e["kind"] == "paused" for e in run.events()[0]):
-                    assert time.monotonic() < deadline and process.poll() is None, "the run did not pause"
+                    assert process.poll() is None, "the run did not pause"
                     time.sleep(0.05)
                 held = sum(p.stat().st_size for p in (run.path / "trajectory").iterdir())
                 time.sleep(2)
@@ -562,7 +564,7 @@ def full_disk(folder: Path) -> str:
     with engine(root, "run", *settings(SHORT), limit=15_000) as process:
         said, _ = process.communicate()
         assert process.returncode == 1 and "No space left" in said, said
-    run = the_run(root)
+    (run,) = runs.list_runs(root)
     with run.lock():
         work.execute(run)
     assert np.array_equal(run.scores().matrix("loss-000"), expected)
@@ -577,13 +579,13 @@ def stopped_server(folder: Path, which: signal.Signals, phase: str, mode: str, e
 
     root = runs.outputs_root(folder / f"served-{which.name}-{phase}-{mode}")
     run = runs.Run.create(root, KILLED.replace(replay_mode=mode))  # as one that was queued when its server died
-    errors = folder / "server.txt"
+    errors, hold = folder / "server.txt", Hold(phase, SEGMENT + 1, folder / "never")
     with serve.chromium() as browser:
         page = browser.new_page()
-        with serve.serving(root, errors=errors) as (url, process):
+        with serve.serving(root, errors=errors, hold=hold) as (url, process):
             page.goto(f"{url}/Live?run={run.id}")
             page.get_by_role("button", name="Resume the run").click()
-            while steps_done(run)[0] != phase or steps_done(run)[1] <= SEGMENT:
+            while steps_done(run) < (phase, hold.step) or steps_done(run)[0] != phase:
                 assert process.poll() is None and run.status not in ("failed", "finished"), run.status
                 page.wait_for_timeout(20)  # the browser lives, too
             process.send_signal(which)
@@ -625,7 +627,7 @@ def peak_memory(folder: Path, steps: int, mode: str = "disk") -> int:
     ) as process:
         said, _ = process.communicate()
         assert process.returncode == 0, said
-    run = the_run(root)
+    (run,) = runs.list_runs(root)
     assert run.manifest().steps == steps
     return run.manifest().peak_bytes["rss"]
 

@@ -12,18 +12,23 @@ from pathlib import Path
 
 from playwright.sync_api import Page, sync_playwright
 
+from tools.hold import Hold
+
 ROOT = Path(__file__).parents[1]
 
 
 @contextmanager
-def serving(outputs: Path, *options: str, errors: Path | None = None, **environment: str):
+def serving(outputs: Path, *options: str, errors: Path | None = None, hold: Hold | None = None, **environment: str):
     """The app by itself, with options of `streamlit run` and settings of its own; yields the URL and the process.
-    What the server says on its standard error is shown, or goes to the file `errors`."""
+    What the server says on its standard error is shown, or goes to the file `errors`; `hold` makes its job wait."""
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = free.getsockname()[1]
     process = subprocess.Popen(
-        [sys.executable, "-m", "streamlit", "run", "app.py", "--server.port", str(port), *options],
+        [
+            *(sys.executable, *(hold.words if hold else ["-m"])),
+            *("streamlit", "run", "app.py", "--server.port", str(port), *options),
+        ],
         cwd=ROOT,
         env={**os.environ, "REPLAY_OUTPUTS_DIR": str(outputs), **environment},
         stdout=subprocess.DEVNULL,
@@ -32,9 +37,8 @@ def serving(outputs: Path, *options: str, errors: Path | None = None, **environm
     base = options[options.index("--server.baseUrlPath") + 1] if "--server.baseUrlPath" in options else ""
     url = f"http://localhost:{port}/{base}".rstrip("/")
     try:
-        deadline = time.monotonic() + 60
         while not _answers(f"{url}/_stcore/health"):
-            assert time.monotonic() < deadline and process.poll() is None, "the server did not start"
+            assert process.poll() is None, "the server did not start"
             time.sleep(0.1)
         yield url, process
     finally:
@@ -43,9 +47,9 @@ def serving(outputs: Path, *options: str, errors: Path | None = None, **environm
 
 
 @contextmanager
-def server(outputs: Path, page: Page, *options: str):
+def server(outputs: Path, page: Page, *options: str, hold: Hold | None = None):
     """`serving`, whose URL this browser looks at: its tabs leave before the server goes."""
-    with serving(outputs, *options) as (url, process):
+    with serving(outputs, *options, hold=hold) as (url, process):
         yield url, process
         for tab in page.context.pages:
             tab.goto("about:blank")
