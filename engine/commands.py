@@ -27,7 +27,6 @@ from engine.errors import ConfigError
 from engine.jobs.job import Job, Result
 from engine.jobs.queue import discard
 from engine.jobs.rebuild import Rebuild
-from engine.jobs.registry import unfinished
 from engine.jobs.replay import Replay
 from engine.jobs.smoothness import Smoothness
 from engine.jobs.validation import Validate
@@ -73,7 +72,7 @@ def resume(call: argparse.Namespace) -> int:
         _execute(run)
     else:
         job = discard(run, call.discard)
-        print(f"run {run.id}: the unfinished job «{job.kind}» was discarded; {len(unfinished(run))} left")
+        print(f"run {run.id}: the unfinished job «{job.kind}» was discarded; {len(run.manifest().jobs)} left")
     return 0
 
 

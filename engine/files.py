@@ -308,20 +308,21 @@ def read_bytes(path: Path, remedy: str, limit: int = MOST_BYTES) -> bytes:
     return content
 
 
-def read_json(path: Path, remedy: str, sha256: str | None = None, limit: int = MOST_BYTES) -> Any:
-    """The value; where `sha256` is given, the file must match it."""
+def read_json(path: Path, remedy: str, sha256: str | None = None, limit: int = MOST_BYTES, finite: bool = True) -> Any:
+    """The value; where `sha256` is given, the file must match it. `finite`: NaN and infinity are damage."""
     content = read_bytes(path, remedy, limit)
     if sha256 is not None and hashlib.sha256(content).hexdigest() != sha256:
         raise IntegrityError(f"{path} has changed since it was written.", remedy)
-    return parse_json(content, str(path), remedy)
+    return parse_json(content, str(path), remedy, finite)
 
 
-def parse_json(content: bytes, where: str, remedy: str) -> Any:
-    """The value of a JSON text in strict UTF-8, with finite numbers, whole characters and at most `MOST_NESTED`
-    lists and objects inside one another. `where` names it in the `IntegrityError`."""
+def parse_json(content: bytes, where: str, remedy: str, finite: bool = True) -> Any:
+    """The value of a JSON text in strict UTF-8, with (`finite`) finite numbers, whole characters and at most
+    `MOST_NESTED` lists and objects inside one another. `where` names it in the `IntegrityError`."""
+    number = _finite if finite else float
     try:
         text = content.decode("utf-8")
-        value = json.loads(text, parse_constant=_finite, parse_float=_finite)
+        value = json.loads(text, parse_constant=number, parse_float=number)
         if "\\u" in text:  # an escape may name half of a surrogate pair, which no file or page can hold
             json.dumps(value, ensure_ascii=False).encode()
     except (ValueError, RecursionError, MemoryError) as error:
@@ -346,6 +347,16 @@ def _finite(text: str) -> float:
     if not math.isfinite(value):
         raise ValueError(f"{text} is no finite number")
     return value
+
+
+def read_tail(path: Path, remedy: str, size: int) -> bytes:
+    """The last `size` bytes of a regular file, or all of a smaller one."""
+    with open_regular(path, remedy, 1 << 62) as file:
+        try:
+            file.seek(max(0, os.fstat(file.fileno()).st_size - size))
+            return file.read(size)
+        except OSError as error:
+            raise _read_error(path, error, remedy) from error
 
 
 def read_npy(path: Path, sha256: str | None, remedy: str) -> np.ndarray:

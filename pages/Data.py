@@ -10,13 +10,13 @@ from engine.datasets.archive import SUFFIXES
 from engine.datasets.names import COLOURS, DEFAULTS, FITS, DatasetName
 from engine.files import size_of
 from ui import formats, gallery, link, paging, pictures, shell
+from ui.paging import EVERY, class_name
 from ui.text import line, plain
 
 A_PAGE = 24
 AUGMENTED = 6  # training images that are shown augmented
 GROUPS = 12  # of duplicates that are shown as pictures; all are in the table
 ROWS = 1000  # of problems that a table shows
-EVERY = "All classes"
 SPLITS = {"train": "Training", "test": "Test"}
 SOURCES = {
     "folder": "A folder on this machine",
@@ -187,7 +187,7 @@ def samples(dataset) -> None:
             required=True,
             format_func=lambda name: SPLITS[name],
         )
-        chosen = st.selectbox("Class", classes, format_func=line, width=240)
+        chosen = st.selectbox("Class", classes, format_func=class_name, width=240)
     label = None if chosen == EVERY else dataset.classes.index(chosen)
     indices = paging.of_class(dataset.labels(split), label)
     pages = paging.pages(len(indices), A_PAGE)

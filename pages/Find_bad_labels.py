@@ -7,7 +7,7 @@ from engine.jobs.replay import Replay
 from engine.jobs.what_if import WhatIf
 from engine.targets import AllTests
 from ui import formats, gallery, link, paging, run_choice, shell, target_choice, ticks
-from ui.paging import EVERY
+from ui.paging import EVERY, class_name
 from ui.run_choice import RunView
 from ui.text import line
 
@@ -53,7 +53,9 @@ def choose_suspects(run: RunView):
     best = suspects.target_key(run.manifest)
     ref = target_choice.chosen(run, f"by-{run.id}", best, on_change=from_the_first)
     given, agree = st.columns(2, vertical_alignment="bottom")  # a row of three cuts its labels off at 900 px
-    label = given.selectbox("Given label", [EVERY, *run.dataset.classes], on_change=from_the_first, format_func=line)
+    label = given.selectbox(
+        "Given label", [EVERY, *run.dataset.classes], on_change=from_the_first, format_func=class_name
+    )
     disagree = agree.checkbox("The model disagrees", on_change=from_the_first)
     st.markdown(WHY[by])
     images = ranked(run.manifest.score_sets.sha256(ref.score_set), ref.key, by, run.manifest)

@@ -14,7 +14,7 @@ from engine.runs import notes
 from engine.runs.scores import TargetRef
 from engine.targets import Target, TrainImage, target_function
 from ui import cards, explain, formats, link, paging, pictures, run_choice, shell, target_choice, targets_form, ticks
-from ui.paging import EVERY, from_the_first
+from ui.paging import EVERY, class_name, from_the_first
 from ui.run_choice import RunView
 from ui.text import line, plain
 
@@ -85,7 +85,7 @@ def choose_filters(run: RunView, ref: TargetRef, true_label: int | None) -> Choi
             key=f"label-{run.id}",
             width=150,
             on_change=from_the_first,
-            format_func=line,
+            format_func=class_name,
             index=labels.index(link.one_of("label", labels, EVERY)),
         )
         relation = "any"

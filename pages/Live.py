@@ -2,6 +2,7 @@
 
 import streamlit as st
 
+from engine import files
 from engine.jobs.queue import discard
 from engine.runs.progress import Progress
 from engine.runs.run import Run
@@ -15,7 +16,7 @@ TRAINS_AGAIN = (
     "and scores that a replay had begun go on where they stopped."
 )
 EVENTS = 200  # lines of the log that are shown, the newest
-TRACEBACK = 6000  # characters of it, the last
+TRACEBACK = 6000  # bytes of it, the last
 
 
 # -- every second
@@ -135,8 +136,8 @@ def draw_finished(run: RunView) -> None:
 def draw_traceback(run: RunView) -> None:
     path = run.folder.path / "log.txt"
     if path.is_file():
-        with st.expander("Traceback, from the run's log.txt"):
-            text = path.read_text(encoding="utf-8", errors="replace")[-TRACEBACK:]
+        with st.expander("Traceback, from the run's log.txt"), shell.guarded():
+            text = files.read_tail(path, "Delete the logs in Runs and storage.", TRACEBACK).decode(errors="replace")
             st.code("\n".join(map(line, text.splitlines())))
 
 
@@ -145,16 +146,18 @@ def draw_unfinished(run: RunView) -> None:
     if not run.manifest.resumable:
         return
     if st.button("Resume the run", type="primary", icon=":material/resume:", key="resume", **shell.acting()):
-        shell.queue().resume(run.id)
-        st.rerun()
+        with shell.guarded():  # where it cannot be resumed, what stands in the way can be discarded below
+            shell.queue().resume(run.id)
+            st.rerun()
     if not run.manifest.trained:
         return
     for number, job in enumerate(run.manifest.jobs):
         with st.container(horizontal=True, vertical_alignment="center"):
             st.text(f"Unfinished: {line(formats.job(job))}")
             if st.button("Discard", icon=":material/delete:", key=f"discard-{number}", **shell.acting()):
-                discard(run.folder, number)
-                st.rerun()
+                with shell.guarded():
+                    discard(run.folder, number, job)
+                    st.rerun()
 
 
 # -- figures and charts

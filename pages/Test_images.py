@@ -9,7 +9,7 @@ from engine.runs import uploads
 from engine.runs.scores import TargetRef
 from engine.targets import UploadedImage
 from ui import cards, explain, formats, gallery, link, paging, pictures, run_choice, shell
-from ui.paging import EVERY, from_the_first
+from ui.paging import EVERY, class_name, from_the_first
 from ui.run_choice import RunView
 from ui.text import line, plain
 
@@ -66,7 +66,7 @@ def choose_filters(run: RunView) -> tuple[test_lists.TestFilter, str]:
                 key=f"tests-{name}",
                 width=170,
                 on_change=from_the_first,
-                format_func=line,
+                format_func=class_name,
             )
             for name in ("true", "predicted")
         ]

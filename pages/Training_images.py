@@ -8,7 +8,7 @@ from engine.analysis.ranking import rank
 from engine.runs import notes
 from engine.targets import target_function
 from ui import cards, formats, link, paging, pictures, run_choice, shell, ticks
-from ui.paging import EVERY, from_the_first
+from ui.paging import EVERY, class_name, from_the_first
 from ui.run_choice import RunView
 from ui.text import line, plain
 
@@ -24,7 +24,7 @@ VIEWS = {"image": "One image outwards", "browse": "Browse by class", "matrix": "
 def browse(run: RunView) -> None:
     labels, key = [EVERY, *run.dataset.classes], f"label-{run.id}"
     link.follow(key, link.one_of("label", labels, EVERY))
-    label = st.selectbox("Given label", labels, key=key, width=220, on_change=from_the_first, format_func=line)
+    label = st.selectbox("Given label", labels, key=key, width=220, on_change=from_the_first, format_func=class_name)
     indices = paging.of_class(run.dataset.train_labels, paging.label_number(label, run.dataset.classes))
     pages = paging.pages(len(indices))
     page = link.whole("page", 1, pages, 1)

@@ -71,6 +71,18 @@ def test_options_of_the_form_are_options_of_the_name(pets):
     assert app.selectbox(key="data-choice").value == f"folder:{pets}?side=16x8&fit=pad"
 
 
+def test_a_class_that_is_called_all_classes_is_not_all_of_them(tmp_path):
+    name = f"folder:{folder(tmp_path / 'odd', {'All classes': 12, 'cat': 12})}"
+    registry.load(name)
+    app = show("pages/Data.py", data=name)
+    (choice,) = [box for box in app.selectbox if box.label == "Class"]
+    every, called_so, cat = choice.options
+    assert called_so == "All classes" != every and every.strip("\u2060") == "All classes" and cat == "cat"
+    assert {dict(tile["details"])["Label"] for tile in tiles(app, "data-samples")} == {"All classes", "cat"}
+    app = sound(choice.select(called_so).run())
+    assert {dict(tile["details"])["Label"] for tile in tiles(app, "data-samples")} == {"All classes"}
+
+
 @pytest.mark.parametrize(
     "place, said_of_it", [("/nowhere/at/all", "There is no folder"), ("", None), ("x" * 300, "There is no folder")]
 )

@@ -110,6 +110,12 @@ def test_jobs_of_schema_2_are_read(kind, slots, job):
         (JobRecord("distil"), "«distil» is no kind of job"),
         (JobRecord("validate"), "missing fields: subsets"),
         (JobRecord("smoothness", {"depth": 3}), "unknown or missing fields: depth"),
+        (JobRecord("smoothness", {"directions": "two"}), "has «two» for its field directions"),
+        (JobRecord("smoothness", {"directions": True}), "for its field directions"),
+        (JobRecord("replay", {"targets": "test:1"}), "for its field targets"),
+        (JobRecord("replay", {"targets": [["test:1"]]}), "for its field targets"),
+        (JobRecord("validate", {"subsets": 5, "drops": [0.1, None]}), "for its field drops"),
+        (JobRecord("what-if", {"relabelled": [[1, 2, 3]]}), "for its field relabelled"),
     ],
 )
 def test_a_record_that_is_no_known_job_is_named_and_never_replayed(run, record, said):
@@ -295,6 +301,27 @@ def test_an_unfinished_job_can_be_discarded(interrupted, capsys):
     assert unfinished(interrupted) == () and interrupted.status == "finished" and not interrupted.manifest().resumable
     assert interrupted.manifest().error is None
     assert main(["resume", interrupted.id, *outputs]) == 2 and "nothing left to do" in capsys.readouterr().err
+
+
+def test_a_job_of_a_newer_versions_kind_is_kept_until_it_is_discarded(interrupted, capsys):
+    newer = JobRecord("distil", {"temperature": 2.0})
+    interrupted.update_manifest(jobs=(newer, *interrupted.manifest().jobs))
+    outputs = ["--outputs", str(interrupted.root)]
+    assert main(["resume", interrupted.id, *outputs]) == 2 and "«distil» is no kind" in capsys.readouterr().err
+    assert interrupted.manifest().jobs[0] == newer
+    assert main(["resume", interrupted.id, "--discard", "0", *outputs]) == 0
+    assert "«distil» was discarded; 1 left" in capsys.readouterr().out
+    assert [job.kind for job in unfinished(interrupted)] == ["replay"]
+
+
+def test_two_who_discard_the_same_job_discard_one(interrupted):
+    """Two tabs show the same list, and both click."""
+    first, second = JobRecord("smoothness", {"directions": 1, "seed": 0}), interrupted.manifest().jobs[0]
+    interrupted.update_manifest(jobs=(first, second))
+    assert queue.discard(interrupted, 0, first) == first
+    with pytest.raises(ConfigError, match="have changed since they were shown"):
+        queue.discard(interrupted, 0, first)
+    assert interrupted.manifest().jobs == (second,)
 
 
 # -- the same code, the same data, the same threads

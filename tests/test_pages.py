@@ -17,9 +17,10 @@ from engine.jobs.replay import Replay
 from engine.runs import run as runs
 from engine.runs import storage
 from engine.runs.job import JobRecord
+from engine.runs.manifest import ErrorRecord
 from tests.helpers import PAGES, button, said, show, sound, tiles
 from tests.made_up import SMALL
-from ui import formats
+from ui import formats, pictures
 
 pytestmark = [pytest.mark.usefixtures("root"), pytest.mark.slow]
 
@@ -320,6 +321,35 @@ def test_live_without_a_link_shows_the_run_worked_on_rather_than_the_newest(made
     shutil.copytree(made, newer)
     monkeypatch.setattr(JobQueue, "active", lambda self: [run.id])
     assert show("pages/Live.py").query_params["run"] == run.id
+
+
+def test_live_shows_and_discards_a_job_of_a_newer_versions_kind(run):
+    run.update_manifest(jobs=(JobRecord("![distil](x)", {"temperature": 2.0}), JobRecord("rebuild", {"mode": "disk"})))
+    app = show("pages/Live.py", run=run.id)
+    assert any("distil" in text.value for text in app.text)
+    button(app, "Resume the run").click().run()
+    assert "is no kind of job" in said(app)
+    sound(button(app, "Discard").click().run())
+    assert [job.kind for job in run.manifest().jobs] == ["rebuild"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("make", [os.mkfifo, Path.mkdir, lambda p: p.touch() or os.truncate(p, 1 << 42)])
+def test_live_shows_a_failed_run_whose_traceback_is_no_file(run, make):
+    run.update_manifest(status_said="failed", error=ErrorRecord("What.", "Remedy."), jobs=(JobRecord("rebuild"),))
+    make(run.path / "log.txt")
+    assert "What." in said(show("pages/Live.py", run=run.id))
+
+
+def test_a_chart_without_values_has_no_scale_and_one_point_is_seen():
+    empty = pictures.meters({"a": ([], []), "b": ([], [])}, "b")
+    assert (
+        list(empty.layout.yaxis.tickvals)
+        == []
+        == list(pictures.meters({"a": ([], [])}, "b", True).layout.yaxis.tickvals)
+    )
+    one = pictures.meters({"a": ([0.0], [5e8]), "b": ([0.0], [1e9])}, "b")
+    assert {line.mode for line in one.data} == {"markers"} and max(one.layout.yaxis.tickvals) == 1e9
 
 
 # -- what a page reads

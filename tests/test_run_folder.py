@@ -1,5 +1,6 @@
 """A run's folder between processes and in bad hands: locks, the log, notes, deletions, lists of many."""
 
+import io
 import json
 import os
 import shutil
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from engine import files
 from engine.__main__ import main
@@ -22,7 +24,7 @@ from engine.errors import (
     RunNotFoundError,
     StorageError,
 )
-from engine.runs import lock, manifest, notes, storage
+from engine.runs import lock, manifest, notes, storage, uploads
 from engine.runs import run as runs
 from engine.runs.events import EventLog
 from engine.runs.progress import Progress, follow
@@ -379,6 +381,25 @@ def test_a_linked_log_is_not_replaced(run, tmp_path):
     with pytest.raises(StorageError, match="is a link"):
         run.storage().clean(("logs",))
     assert outside.read_text() == ""
+
+
+@pytest.mark.parametrize("make", [Path.mkdir, os.mkfifo, lambda p: p.symlink_to("/dev/zero"), Path.touch])
+def test_what_stands_in_the_place_of_an_upload_is_named(run, make):
+    (run.path / "uploads").mkdir()
+    make(run.path / "uploads" / f"{'0' * 16}.png")
+    with pytest.raises(IntegrityError, match=r"0{16}\.png"):
+        uploads.read(run, "0" * 16)
+
+
+def test_a_bomb_under_its_own_digest_is_not_decoded(run):
+    """Who sends a run may name any file as an upload."""
+    (run.path / "uploads").mkdir()
+    content = io.BytesIO()
+    Image.new("1", (20_000, 20_000)).save(content, "PNG")
+    name = uploads._id(content.getvalue())
+    (run.path / "uploads" / f"{name}.png").write_bytes(content.getvalue())
+    with pytest.raises(IntegrityError, match="is no image that was kept here"):
+        uploads.read(run, name)
 
 
 # -- the log

@@ -14,6 +14,7 @@ import pytest
 
 import engine
 from engine import device, files
+from engine.__main__ import main
 from engine.analysis import trust
 from engine.errors import IntegrityError
 from engine.runs import notes
@@ -100,6 +101,10 @@ def test_the_unfinished_job_becomes_the_first_of_a_list(root):
             {"subsets": 5, "drops": [0.1]},
         ),
         (
+            {"kind": "replay", "mode": "disk", "targets": ["test:007", "test:7", "class:٣"], "function": "loss"},
+            {"mode": "disk", "targets": ["test:7", "class:3"], "function": "loss"},
+        ),
+        (
             {"kind": "what-if", "options": {"left_out": [3], "relabelled": {"10": 2, "9": 1}}},
             {"left_out": [3], "relabelled": [[9, 1], [10, 2]]},
         ),
@@ -120,6 +125,24 @@ def test_jobs_of_every_kind_are_migrated_to_what_their_classes_read(job, fields)
     record = JobRecord.from_json(migrated["jobs"][0])
     assert from_record(record).kind == job["kind"]
     assert values["job"] == job, "the value that was read is left as it is"
+
+
+@pytest.mark.parametrize("drop", [float("nan"), float("inf")])
+def test_a_job_that_asks_for_no_finite_number_is_shown_rewritten_and_discarded(finished, drop, capsys):
+    """Version 0.1 recorded `validate --drop nan` before it looked at it."""
+    path = finished.path / "manifest.json"
+    values = {name: each for name, each in json.loads(path.read_text()).items() if name != "checksum"}
+    values |= {"status": "failed", "job": {"kind": "validate", "options": {"subsets": 5, "drops": [drop]}}}
+    path.write_text(json.dumps({**values, "checksum": files.json_digest(values)}))
+    assert finished.manifest().jobs[0].fields["drops"] == [str(drop)] and finished.manifest().resumable
+    finished.update_manifest(status_said="failed")
+    assert json.loads(path.read_text())["schema"] == SCHEMA and finished.manifest().jobs[0].fields["drops"] == [
+        str(drop)
+    ]
+    outputs = ["--outputs", str(finished.root)]
+    assert main(["resume", finished.id, *outputs]) == 2
+    assert f"«validate» has «['{drop}']» for its field drops" in capsys.readouterr().err
+    assert main(["resume", finished.id, "--discard", "0", *outputs]) == 0 and finished.manifest().jobs == ()
 
 
 @pytest.mark.slow
@@ -183,12 +206,20 @@ def test_what_is_written_is_read_again_as_the_same_value(finished):
         ("timings", {"train_seconds": "long"}),
         ("trajectory", {"kept": 1}),
         ("trained", 1),
+        ("steps", -1),
+        ("parameters", 2**63),
+        ("threads", 10**400),
+        ("test_accuracy", 10**400),
+        ("timings", {"train_seconds": float("nan")}),
+        ("sizes", {"trajectory": -5}),
+        ("jobs", [{"kind": "validate", "drops": [float("inf")]}]),
         ("unheard_of", 1),
     ],
 )
 def test_a_field_of_another_type_is_damage_whatever_its_checksum(finished, field, value):
     values = {k: v for k, v in finished.manifest().to_json().items() if k != "checksum"} | {field: value}
-    files.write_json(finished.path / "manifest.json", {**values, "checksum": files.json_digest(values)})
+    text = json.dumps({**values, "checksum": files.json_digest(values)})
+    (finished.path / "manifest.json").write_text(text)
     with pytest.raises(IntegrityError, match="is no manifest of a run"):
         finished.manifest()
     assert finished.status == "damaged"

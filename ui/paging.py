@@ -3,8 +3,16 @@
 import numpy as np
 import streamlit as st
 
+from ui.text import JOINER, line
+
 A_PAGE = 24  # images
-EVERY = "All classes"
+EVERY = "\0"  # the choice of all classes; no class has this name, for data sets write controls as escapes
+
+
+def class_name(name: str) -> str:
+    """A choice of `EVERY` and the classes, as a selectbox shows it. The joiner, which nobody sees, keeps all classes
+    apart from a class that is called so: Streamlit tells choices by what they show, and `line` lets none through."""
+    return f"All classes{JOINER}" if name == EVERY else line(name)
 
 
 def from_the_first() -> None:

@@ -352,7 +352,7 @@ def meters(lines: dict[str, tuple[list, list]], limit: str, powers: bool = False
             x=minutes,
             y=[value or None for value in sizes] if powers else sizes,  # a logarithmic axis has no zero
             name=name,
-            mode="lines",
+            mode="lines" if len(minutes) > 1 else "markers",  # one point makes no line
             text=[formats.size(value) for value in sizes],
             line=dict(color=colours[name], dash="dot" if name == limit else "solid"),
             hovertemplate=f"{name}: %{{text}}<br>after %{{x:.1f}} min<extra></extra>",
@@ -388,16 +388,20 @@ def _colours(names, limit: str) -> dict[str, str]:
 
 
 def _even(values: list[float]) -> list[float]:
-    """Round numbers from zero to the largest value, four steps or fewer."""
-    top = max(values, default=1)
+    """Round numbers from zero to the largest value, four steps or fewer; none where there are no values."""
+    if not values:
+        return []
+    top = max(values)
     unit = 10 ** math.floor(math.log10(top))
     step = next(m * unit for m in (0.25, 0.5, 1, 2.5) if m * unit * 4 >= top)
     return [i * step for i in range(int(top / step) + 1)]
 
 
 def _powers(values: list[float]) -> list[int]:
-    """Powers of ten from the smallest value to the largest, six or fewer."""
-    low, high = (math.floor(math.log10(f(values, default=1))) for f in (min, max))
+    """Powers of ten from the smallest value to the largest, six or fewer; none where there are no values."""
+    if not values:
+        return []
+    low, high = (math.floor(math.log10(f(values))) for f in (min, max))
     return [10**k for k in range(low, high + 2, (high - low) // 5 + 1)]
 
 

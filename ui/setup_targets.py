@@ -10,7 +10,7 @@ from engine.errors import ConfigError
 from engine.runs.run import Run
 from engine.targets import Target, TestImage, TrainImage, read_targets, split_targets
 from ui import formats, gallery, paging, pictures, setup_draft, setup_fields, shell, targets_form
-from ui.paging import EVERY
+from ui.paging import EVERY, class_name
 from ui.setup_draft import Form
 from ui.text import line, plain
 
@@ -174,7 +174,7 @@ def offered_images(form: Form, dataset: Dataset) -> tuple[Sequence[int], str]:
     what, which = st.columns(2)
     source = what.selectbox("Show", [ALL_IMAGES, WRONG_IMAGES], disabled=form.disabled)
     if source == ALL_IMAGES:
-        label = which.selectbox("Class", [EVERY, *dataset.classes], format_func=line, disabled=form.disabled)
+        label = which.selectbox("Class", [EVERY, *dataset.classes], format_func=class_name, disabled=form.disabled)
         number = paging.label_number(label, dataset.classes)
         return paging.of_class(dataset.test_labels, number).tolist(), label
     runs = [run.id for run in shell.all_runs() if run.trained and run.dataset == dataset.name]

@@ -60,7 +60,7 @@ def execute(
         with devices.exact_arithmetic():
             files.check_no_links(run.path)
             if job is not None:
-                journal.add_job(jobs[0])
+                _add(journal, jobs[0])
             result = _do_all(run, jobs, journal, cancel)
         (run.path / SPARE).unlink(missing_ok=True)
         journal.event("finished", scores=result.scores)
@@ -98,15 +98,27 @@ def _do_all(run: Run, jobs: tuple[Job, ...], journal: Journal, cancel: threading
             if not run.manifest().trained:
                 raise
             impossible = error
-            journal.remove_job(recorded)
+            _remove(journal, recorded)
             journal.note(f"The job «{job.kind}» was taken off the list, for it cannot be done: {error}")
             continue
         with opened(run, journal, cancel) as session:
             result = job.do(session)
-        journal.remove_job(recorded)
+        _remove(journal, recorded)
     if impossible is not None and result is None:
         raise impossible
     return result or Result()
+
+
+def _add(journal: Journal, job: Job) -> None:
+    """Records a job as unfinished, behind the others; one that is recorded already stays where it is."""
+    recorded = records(journal.run.manifest())
+    if job.record() not in recorded:
+        journal.update(jobs=(*recorded, job.record()))
+
+
+def _remove(journal: Journal, job: Job) -> None:
+    """Takes a job off the unfinished ones."""
+    journal.update(jobs=tuple(record for record in records(journal.run.manifest()) if record != job.record()))
 
 
 def _record_failure(run: Run, error: BaseException, cancel: threading.Event, on_event: OnEvent | None) -> None:

@@ -13,8 +13,6 @@ import torch
 from engine import device as devices
 from engine import files, space
 from engine.errors import StorageError
-from engine.jobs.job import Job
-from engine.jobs.registry import records
 from engine.runs.run import Run
 
 REPORT_EVERY = 0.25, 5.0  # seconds between progress events: at first, and in a long run
@@ -86,17 +84,6 @@ class Journal:
     def add_files(self, checksums: dict[str, str]) -> None:
         """Records files in the manifest, by their path inside the run, with their SHA-256."""
         self.disk_space.write(SMALL, lambda: self.run.add_files(checksums))
-
-    def add_job(self, job: Job) -> None:
-        """Records a job as unfinished, behind the others; one that is recorded already stays where it is."""
-        recorded = records(self.run.manifest())
-        if job.record() not in recorded:
-            self.update(jobs=(*recorded, job.record()))
-
-    def remove_job(self, job: Job, **fields) -> None:
-        """Takes a job off the unfinished ones, and changes further fields in the same write."""
-        left = tuple(record for record in records(self.run.manifest()) if record != job.record())
-        self.update(jobs=left, **fields)
 
     def timing(self, name: str, seconds: float, **others: float) -> None:
         """Seconds add up over resumed sessions; the peak of memory is the highest of them."""

@@ -23,6 +23,7 @@ from engine.jobs.cancel import Cancel
 from engine.jobs.job import Job
 from engine.jobs.registry import records, unfinished
 from engine.runs import run as runs
+from engine.runs.job import JobRecord
 from engine.runs.manifest import IN_PROGRESS, ErrorRecord
 from engine.runs.run import Run
 
@@ -265,18 +266,23 @@ class JobQueue:
         _worker.stop()
 
 
-def discard(run: Run, number: int) -> Job:
-    """Takes the unfinished job `number`, from 0, off a trained run, and returns it."""
-    jobs = unfinished(run)
-    if not 0 <= number < len(jobs):
-        raise ConfigError(f"Run {run.id} has no unfinished job {number}.", f"It has {len(jobs)}, counted from 0.")
+def discard(run: Run, number: int, seen: JobRecord | None = None) -> JobRecord:
+    """Takes the unfinished job `number`, from 0, off a trained run, and returns its record; also of a kind that is not
+    known here. `seen`: what the caller saw under that number, so that two who click discard one job, and not two."""
     if not run.manifest().trained:
         raise ConfigError(
             f"Run {run.id} is not trained yet, so that nothing of it can be discarded.", "Delete the run."
         )
     with run.lock():
-        left = [record for i, record in enumerate(records(run.manifest())) if i != number]
-        run.update_manifest(jobs=tuple(left), **({} if left else {"status_said": "finished", "error": None}))
+        jobs = run.manifest().jobs
+        if not 0 <= number < len(jobs):
+            raise ConfigError(f"Run {run.id} has no unfinished job {number}.", f"It has {len(jobs)}, counted from 0.")
+        if seen not in (None, jobs[number]):
+            raise ConfigError(
+                f"The unfinished jobs of run {run.id} have changed since they were shown.", "Look at them again."
+            )
+        left = tuple(record for i, record in enumerate(jobs) if i != number)
+        run.update_manifest(jobs=left, **({} if left else {"status_said": "finished", "error": None}))
         run.events_log.append("note", text=f"The unfinished job «{jobs[number].kind}» was discarded.")
     return jobs[number]
 

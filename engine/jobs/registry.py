@@ -4,6 +4,7 @@
 """
 
 import dataclasses
+from typing import Any, get_args, get_origin, get_type_hints
 
 from engine.errors import ConfigError, ReplayError
 from engine.jobs.job import Job
@@ -41,7 +42,26 @@ def from_record(record: JobRecord) -> Job:
             f"The job «{cls.kind}» has unknown or missing fields: {', '.join(sorted(odd))}.",
             "Discard it, or resume the run with the version that recorded it.",
         )
-    return cls(**{name: _frozen(value) for name, value in record.fields.items()})
+    job = cls(**{name: _frozen(value) for name, value in record.fields.items()})
+    for name, kind in get_type_hints(cls).items():
+        if name in names and not _is(getattr(job, name), kind):
+            raise ConfigError(
+                f"The job «{cls.kind}» has «{str(record.fields[name]):.60}» for its field {name}.",
+                "Discard it, or resume the run with the version that recorded it.",
+            )
+    return job
+
+
+def _is(value: Any, kind: Any) -> bool:
+    """Whether a value is of the type of a job's field: a number, a text, or a tuple of such."""
+    if (of := get_origin(kind)) is not None:
+        each, *more = get_args(kind)
+        if more == [...]:
+            return isinstance(value, of) and all(_is(v, each) for v in value)
+        return isinstance(value, of) and len(value) == 1 + len(more) and all(map(_is, value, (each, *more)))
+    if kind is float:
+        return type(value) in (int, float)
+    return not isinstance(kind, type) or type(value) is kind
 
 
 def _frozen(value):

@@ -5,7 +5,7 @@ newer one is refused by the version that wrote it. New fields have defaults, so 
 """
 
 import dataclasses
-import math
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -24,6 +24,8 @@ from engine.runs.scores import ScoreSets
 SCHEMA = 3
 
 OLDEST_SCHEMA = 2
+
+LARGEST = 2**63 - 1  # of a number of bytes, steps or seconds: more could be read, and neither shown nor counted with
 
 IN_PROGRESS = ("queued", "training", "replaying", "rebuilding", "validating")
 
@@ -61,12 +63,14 @@ def _flag(value: Any) -> bool:
 
 
 def _whole(value: Any) -> int:
-    return _of(int, value)
+    if not 0 <= _of(int, value) <= LARGEST:
+        raise ValueError(f"{value!r:.60} is not from 0 to {LARGEST}")
+    return value
 
 
 def _number(value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        raise TypeError(f"{value!r} is no number")
+    if isinstance(value, bool) or not isinstance(value, int | float) or not -LARGEST <= value <= LARGEST:
+        raise TypeError(f"{value!r:.60} is no number")
     return value
 
 
@@ -90,6 +94,7 @@ def _record(cls: type, **readers: Callable) -> Callable:
 
 def _job(value: Any) -> JobRecord:
     _text(_of(dict, value)["kind"])
+    json.dumps(value, allow_nan=False)  # a ValueError for what is not finite
     return JobRecord.from_json(value)
 
 

@@ -234,7 +234,8 @@ class Run:
 
 
 def _manifest(path: Path) -> Manifest:
-    return Manifest.from_json(files.read_json(path, START_AGAIN), path)
+    # Schema 2 may hold a job that asks to leave out NaN of the images; every other field is finite, see `Manifest`.
+    return Manifest.from_json(files.read_json(path, START_AGAIN, finite=False), path)
 
 
 @lru_cache(maxsize=4096)

@@ -16,7 +16,7 @@ import numpy as np
 from engine import files
 from engine.datasets import raster
 from engine.datasets.decode import ImageForm, decode
-from engine.errors import ConfigError, IntegrityError
+from engine.errors import ConfigError, DataError, IntegrityError
 from engine.runs.run import Run
 
 ID = re.compile(r"[0-9a-f]{16}")
@@ -87,13 +87,14 @@ def read(run: Run, name: str) -> np.ndarray:
         raise ConfigError(f"«{name}» is no id of an image.", "Ids have 16 hexadecimal digits.")
     path: Path = run.path / "uploads" / f"{name}.png"
     remedy = "Upload the image again."
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise IntegrityError(f"{path} cannot be read ({error.strerror}).", remedy) from None
+    content = files.read_bytes(path, remedy)
     if _id(content) != name:
         raise IntegrityError(f"{path} has changed since it was written.", remedy)
-    image = np.array(Image.open(io.BytesIO(content), formats=["PNG"]))
+    try:
+        raster.size_of(content)  # who sends a run may name any file by its own digest: a bomb is not decoded
+        image = np.array(Image.open(io.BytesIO(content), formats=["PNG"]))
+    except (DataError, OSError, ValueError) as error:
+        raise IntegrityError(f"{path} is no image that was kept here ({error}).", remedy) from error
     return image[..., None] if image.ndim == 2 else image
 
 
