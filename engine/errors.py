@@ -10,6 +10,7 @@
     ├── IntegrityError   a file of a run is missing, truncated or changed
     ├── RunNotFoundError no such run
     ├── RunBusyError     another process or thread is working on the run
+    ├── RankError        one of several processes that share a job has ended before its time
     └── CancelledError   the user cancelled; the run is left consistent
 
 Each says what happened and where (`what`), and what to do about it (`remedy`).
@@ -71,6 +72,10 @@ class RunNotFoundError(ReplayError):
 
 
 class RunBusyError(ReplayError):
+    pass
+
+
+class RankError(ReplayError):
     pass
 
 

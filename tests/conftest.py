@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from engine.runs import run as runs
+from tests import quick as quick_data
 from tests.helpers import PROBES, tab_is_sound
 from tests.made_up import SMALL
 
@@ -63,6 +64,30 @@ def run(made, root) -> runs.Run:
     """A copy of the small finished run in the test's own outputs folder."""
     shutil.copytree(made, root / made.name)
     return runs.Run.open(root, made.name)
+
+
+@pytest.fixture(scope="session")
+def quick_made(tmp_path_factory) -> Path:
+    """The folder of a finished run on so little data that a replay takes a moment, for tests to copy."""
+    from engine.datasets import registry as datasets
+    from engine.jobs import execute as work
+
+    folder = tmp_path_factory.mktemp("quick")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("REPLAY_DATA_DIR", str(folder / "data"))
+        dataset = datasets.load(datasets.canonical(quick_data.arrays(folder / "images.npz"))).name
+        run = runs.Run.create(runs.outputs_root(folder / "outputs"), quick_data.CONFIG.replace(dataset=dataset))
+        with run.lock():
+            work.execute(run)
+    return run.path
+
+
+@pytest.fixture
+def quick(quick_made, root, monkeypatch) -> runs.Run:
+    """A copy of it in the test's own outputs folder."""
+    monkeypatch.setenv("REPLAY_DATA_DIR", str(quick_made.parents[1] / "data"))
+    shutil.copytree(quick_made, root / quick_made.name)
+    return runs.Run.open(root, quick_made.name)
 
 
 @pytest.fixture(scope="module")

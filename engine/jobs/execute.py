@@ -23,6 +23,7 @@ from engine.jobs.job import Job, Result
 from engine.jobs.journal import Journal, OnEvent
 from engine.jobs.registry import records, unfinished
 from engine.jobs.session import opened
+from engine.jobs.sharing import ALONE, Sharing
 from engine.runs.manifest import ErrorRecord
 from engine.runs.run import Run
 from engine.runs.storage import FOLDERS
@@ -39,12 +40,14 @@ def execute(
     job: Job | None = None,
     cancel: threading.Event | None = None,
     on_event: OnEvent | None = None,
+    sharing: Sharing = ALONE,
 ) -> Result:
     """Does `job`, and leaves the run's other unfinished jobs as they are; or, without one, all that is unfinished.
 
     Returns what the (last) job left. `cancel` stops it at the next step. `on_event(event)` is told every event
-    beside the log. Raises the tree of `engine.errors`: a `ConfigError` where the job can never be done, before
-    the folder is touched; of what comes later the folder has been told.
+    beside the log. `sharing` says with which other processes the work is done. Raises the tree of `engine.errors`: a
+    `ConfigError` where the job can never be done, before the folder is touched; of what comes later the folder has
+    been told.
     """
     files.check_writable(run.path)
     files.check_no_links(run.path)  # a job replaces and deletes files: a link could lead into another run
@@ -56,12 +59,13 @@ def execute(
     if not jobs:
         raise ConfigError(f"Run {run.id} has nothing left to do.", "Name further targets, or look at its scores.")
     journal = Journal(run, cancel, on_event)
+    sharing.stops_with(lambda error: _record_failure(run, error, cancel, on_event))
     try:
         with devices.exact_arithmetic():
             files.check_no_links(run.path)
             if job is not None:
                 _add(journal, jobs[0])
-            result = _do_all(run, jobs, journal, cancel)
+            result = _do_all(run, jobs, journal, cancel, sharing)
         (run.path / SPARE).unlink(missing_ok=True)
         journal.event("finished", scores=result.scores)
         journal.update(**run.totals())
@@ -74,14 +78,17 @@ def execute(
         return result
     except BaseException as error:
         cancel.set()  # what waits for space waits no longer
-        _record_failure(run, error, cancel, on_event)
-        raise
+        reason = sharing.why(error)
+        _record_failure(run, reason, cancel, on_event)
+        if reason is error:
+            raise
+        raise reason from error
     finally:
         with contextlib.suppress(OSError):
             (run.path / SPARE).unlink(missing_ok=True)
 
 
-def _do_all(run: Run, jobs: tuple[Job, ...], journal: Journal, cancel: threading.Event) -> Result:
+def _do_all(run: Run, jobs: tuple[Job, ...], journal: Journal, cancel: threading.Event, sharing: Sharing) -> Result:
     """Each in turn. A recorded one that can never be done is taken off the record, and said."""
     result: Result | None = None
     impossible: ConfigError | None = None
@@ -101,7 +108,8 @@ def _do_all(run: Run, jobs: tuple[Job, ...], journal: Journal, cancel: threading
             _remove(journal, recorded)
             journal.note(f"The job «{job.kind}» was taken off the list, for it cannot be done: {error}")
             continue
-        with opened(run, journal, cancel) as session:
+        sharing.begin(job)
+        with opened(run, journal, cancel, sharing) as session:
             result = job.do(session)
         _remove(journal, recorded)
     if impossible is not None and result is None:

@@ -73,8 +73,8 @@ class Journal:
 
     # -- the folder
 
-    def save(self, size: int, write: Callable[[], str]) -> str:
-        """What `write()` returns (a file's SHA-256), once `size` bytes are free."""
+    def save(self, size: int, write: Callable[[], space.Written]) -> space.Written:
+        """What `write()` returns (a file's SHA-256, or those of several by path), once `size` bytes are free."""
         return self.disk_space.write(size, write)
 
     def update(self, **fields) -> None:

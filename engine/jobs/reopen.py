@@ -26,7 +26,6 @@ import numpy as np
 import safetensors
 import torch
 
-from engine import device as devices
 from engine import files
 from engine.config import Recipe
 from engine.core import targets
@@ -34,6 +33,7 @@ from engine.core.schedule import BatchPlan, learning_rate, rates_were_others
 from engine.core.state import State, Trajectory
 from engine.core.step import step
 from engine.errors import IntegrityError
+from engine.jobs import machine
 from engine.jobs.session import Session
 from engine.models import registry as model_registry
 from engine.trajectory.digests import Digests, pixel_means
@@ -82,7 +82,8 @@ def origin(session: Session) -> dict:
             **model_registry.libraries(session.config),
         },
         "device": str(session.device),
-        "device_name": devices.describe(session.device),
+        "device_name": machine.kind(session.device),
+        "driver": machine.driver(session.device),
         "threads": torch.get_num_threads(),
     }
 

@@ -29,6 +29,8 @@ RESUME_SHARE = 0.03  # of the time, at most, for writing what a killed replay go
 
 RESUME_TRAINING, RESUME_REPLAY = "resume-training.safetensors", "resume-replay.safetensors"
 
+RESUME_PARTS = "resume-replay-{}_*.safetensors"  # of a set that is done in parts, each with its rows in its name
+
 
 class ResumePoint:
     """One file. `training` is the training's digest: a point of another one is never gone on from."""

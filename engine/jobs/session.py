@@ -21,6 +21,7 @@ from engine.errors import CancelledError, DataError
 from engine.jobs.cancel import process_ends
 from engine.jobs.journal import Journal
 from engine.jobs.resume import ResumePoint
+from engine.jobs.sharing import ALONE, Sharing
 from engine.models import registry as model_registry
 from engine.models.functional import FunctionalModel
 from engine.runs.manifest import Manifest
@@ -53,6 +54,7 @@ class Session:
     writer: Writer
     cancel: threading.Event
     trunk: Trunk | None = None  # its features are what stream and test hold, where there is one
+    sharing: Sharing = ALONE  # with which other processes, if any
 
     @property
     def steps(self) -> int:
@@ -60,6 +62,7 @@ class Session:
 
     def check_cancelled(self, t: int) -> None:
         """Before step t: raises `CancelledError` where the job shall stop, or the process is on its way out."""
+        self.sharing.check()
         if self.cancel.is_set() or process_ends():
             raise CancelledError(
                 f"Cancelled before step {t + 1} of {self.steps}.", "What was trained and scored before is kept."
@@ -121,10 +124,13 @@ class Session:
 
 
 @contextlib.contextmanager
-def opened(run: Run, journal: Journal, cancel: threading.Event) -> Iterator[Session]:
+def opened(
+    run: Run, journal: Journal, cancel: threading.Event, sharing: Sharing = ALONE, cpu_threads: int | None = None
+) -> Iterator[Session]:
     """Loads what a job needs. Raises `DataError` where the data set is not the one that the run was made with.
 
-    On a CPU, torch computes with the run's number of threads meanwhile: sums in the same order have the same bits.
+    On a CPU, torch computes with the run's number of threads meanwhile: sums in the same order have the same bits. A
+    run that was not trained yet takes `cpu_threads`.
     """
     manifest = run.manifest()
     config = manifest.config
@@ -140,9 +146,9 @@ def opened(run: Run, journal: Journal, cancel: threading.Event) -> Iterator[Sess
     journal.watch(device)
     journal.phase("prepare")
     dtype = getattr(torch, config.precision)
-    on_cpu = device.type == "cpu" and manifest.threads is not None
+    cpu_threads = (manifest.threads or cpu_threads) if device.type == "cpu" else None
     with (
-        devices.threads(manifest.threads if on_cpu else None),
+        devices.threads(cpu_threads),
         contextlib.closing(Writer(journal.disk_space)) as writer,
     ):
         model = model_registry.build(config, dataset, device)
@@ -170,4 +176,5 @@ def opened(run: Run, journal: Journal, cancel: threading.Event) -> Iterator[Sess
             writer=writer,
             cancel=cancel,
             trunk=trunk,
+            sharing=sharing,
         )

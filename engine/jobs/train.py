@@ -10,7 +10,7 @@ from engine.config import RunConfig, check
 from engine.datasets.base import Dataset
 from engine.errors import ConfigError
 from engine.jobs.job import Job, Result
-from engine.jobs.replay import Replay, finalize, score
+from engine.jobs.replay import Replay, Scoring, finalize
 from engine.runs.manifest import TrajectoryRecord
 from engine.runs.run import Run
 from engine.targets import Target
@@ -56,7 +56,10 @@ class TrainAndReplay(Job):
             if session.manifest.trained:
                 check_steps(session, trajectory)
             replay = Replay(_with_images(session, self), self.function, self.mode)
-            name = score(session, replay, trained, trajectory)
+            scoring = Scoring.begun(session, replay, trained)
+            if scoring.lacking():
+                scoring.replay(trajectory)
+            name = scoring.finish()
         finalize(session, self.mode)
         if session.config.clean_when_done:
             session.run.storage().clean_held(("trajectory",))

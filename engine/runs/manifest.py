@@ -150,7 +150,8 @@ class Manifest:
     model_sources: Mapping[str, str] | None = _entry(_optional(_by_name(_file)), None)
     versions: Mapping[str, str] = _mapping(_text)  # of Python and the libraries
     device: str | None = _entry(_optional(_text), None)
-    device_name: str | None = _entry(_optional(_text), None)
+    device_name: str | None = _entry(_optional(_text), None)  # the kind of GPU or CPU
+    driver: str | None = _entry(_optional(_text), None)  # version of the GPU's driver; None on a CPU
     threads: int | None = _entry(_optional(_whole), None)
     precision: str | None = _entry(_optional(_text), None)
     tf32: bool = _entry(_flag, False)
