@@ -7,11 +7,13 @@ import json
 import logging
 import os
 import re
+import signal
 import sys
 import textwrap
+import threading
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -23,6 +25,7 @@ from engine.analysis import suspects, trust
 from engine.datasets import registry as datasets
 from engine.datasets import store
 from engine.datasets.base import SPLITS, Dataset
+from engine.datasets.names import name_error
 from engine.errors import ConfigError
 from engine.jobs.job import Job, Result
 from engine.jobs.queue import discard
@@ -416,14 +419,34 @@ def _prepared(name: str) -> Dataset:
             end = "\n" if done == of else ""
             print(f"\rPreparing the data: {done:,} of {of:,}{left}    ", end=end, file=sys.stderr, flush=True)
 
-    return datasets.load(name, report)
+    with _ended_in_order():
+        return datasets.load(name, report)
+
+
+@contextlib.contextmanager
+def _ended_in_order() -> Iterator[None]:
+    """Here a SIGTERM unwinds as Ctrl-C does, so that nothing half made is left. A run, which is resumed, needs none."""
+
+    def leave(*_: object) -> None:
+        raise SystemExit(128 + signal.SIGTERM)
+
+    ours = threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    if ours:
+        signal.signal(signal.SIGTERM, leave)
+    try:
+        yield
+    finally:
+        if ours:
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def data(call: argparse.Namespace) -> int:
     """Prepares a data set and prints what is in it, and what is wrong with it."""
     name = datasets.canonical(call.data)
     if call.delete:
-        print(f"freed {datasets.delete(_prepared(name).name):,} bytes")
+        if (fault := datasets.problem(name)) is not None:
+            raise name_error(name, fault)
+        print(f"freed {datasets.delete(name):,} bytes")
         return 0
     dataset = _prepared(name)
     height, width, channels = dataset.image_shape

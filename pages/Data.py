@@ -81,8 +81,8 @@ def add() -> None:
         options = image_options()
         ready = bool(place.strip())
 
-        def start() -> None:
-            preparing.add(str(DatasetName("folder", place.strip(), options)))
+        def start() -> preparing.Preparation:
+            return preparing.add(str(DatasetName("folder", place.strip(), options)))
 
     elif source == "archive":
         file = st.file_uploader(
@@ -94,27 +94,33 @@ def add() -> None:
         options = image_options()
         ready = file is not None
 
-        def start() -> None:
-            if file is not None:
-                preparing.add_archive(file, file.name, options)
+        def start() -> preparing.Preparation:
+            assert file is not None, "the button is disabled without one"
+            return preparing.add_archive(file, file.name, options)
 
     else:
         name = st.text_input("Name", placeholder="table:/data/labels.csv?side=64")
         st.caption("folder:DIR, table:FILE, arrays:FILE.npz, torchvision:NAME or hf:NAME_OR_DIR, with options.")
         ready = bool(name.strip())
 
-        def start() -> None:
-            preparing.add(name.strip())
+        def start() -> preparing.Preparation:
+            return preparing.add(name.strip())
 
     if st.button("Add", type="primary", icon=":material/add:", **shell.acting(disabled=not ready)):
         with shell.guarded():
-            start()
-            st.rerun()
+            begin(start())
+
+
+def begin(preparation: preparing.Preparation) -> None:
+    """Remembers that this tab asked for it: it is taken there when it is done."""
+    st.session_state.setdefault("data-asked", set()).add(preparation.key)
+    st.rerun()
 
 
 @st.fragment(run_every="1s")
 def on_their_way() -> None:
-    """What is being prepared in this process; the page is drawn again when one is done."""
+    """What is being prepared in this process, by whatever tab; this one is drawn again when one of its own is done."""
+    asked = st.session_state.setdefault("data-asked", set())
     for preparation in preparing.preparations.all():
         with st.container(border=True):
             st.markdown(f"**{plain(preparation.key)}**")
@@ -131,16 +137,19 @@ def on_their_way() -> None:
                 continue
             if preparation.error is not None:
                 shell.show_error(preparation.error.what, preparation.error.remedy, preparation.details or None)
-                st.button(
-                    "Dismiss",
-                    key=f"dismiss-{preparation.key}",
-                    on_click=preparing.preparations.forget,
-                    args=(preparation.key,),
-                )
-            else:
+            elif preparation.key in asked:
+                asked.remove(preparation.key)
                 preparing.preparations.forget(preparation.key)
                 st.session_state["data-new"] = preparation.name
                 st.rerun(scope="app")
+            else:
+                st.caption("It is ready, and in the list below.")
+            st.button(
+                "Dismiss",
+                key=f"dismiss-{preparation.key}",
+                on_click=preparing.preparations.forget,
+                args=(preparation.key,),
+            )
 
 
 def choose() -> str:
@@ -276,8 +285,7 @@ def act(dataset) -> None:
             return
         if st.button("Look at its files again", icon=":material/refresh:", **shell.acting()):
             with shell.guarded():
-                preparing.add(dataset.name)
-                st.rerun()
+                begin(preparing.add(dataset.name))
         with st.popover("Delete its prepared files", icon=":material/delete:", **shell.acting()):
             st.write(
                 f"This frees {formats.size(size_of(dataset.folder))}. The files that it was made from stay; pages of "

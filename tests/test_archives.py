@@ -27,7 +27,7 @@ def unpacked(tmp_path, monkeypatch) -> Path:
 
 
 def inside(path: Path) -> list[str]:
-    return sorted(p.name for p in path.iterdir()) if path.exists() else []
+    return sorted(p.name for p in path.iterdir() if not p.name.startswith(".lock-")) if path.exists() else []
 
 
 def tarred(root: Path, mode: str, top: str = "pets") -> bytes:
@@ -56,6 +56,30 @@ def tar_of(*members: tuple[tarfile.TarInfo, bytes], mode: str = "w") -> bytes:
             info.size = len(content)
             packed.addfile(info, io.BytesIO(content))
     return buffer.getvalue()
+
+
+def sparse(text: bytes) -> bytes:
+    """A member that PAX calls sparse, with this map of its holes."""
+    info = tarfile.TarInfo("a/x.png")
+    info.pax_headers = {"GNU.sparse.major": "1", "GNU.sparse.minor": "0", "GNU.sparse.realsize": "9"}
+    return tar_of((info, text.ljust(512, b"\0")))
+
+
+def shifted(content: bytes) -> bytes:
+    """A zip whose end says that its directory begins later than it does."""
+    at = content.rindex(b"PK\x05\x06") + 16
+    return content[:at] + (1 << 30).to_bytes(4, "little") + content[at + 4 :]
+
+
+def overlapping() -> bytes:
+    """A zip whose directory has a second entry for the bytes of the first."""
+    content = zipped({"a/x.png": b"1" * 1000})
+    start, end = content.index(b"PK\x01\x02"), content.index(b"PK\x05\x06")
+    entry = content[start:end]
+    tail = bytearray(content[end:])
+    tail[8:10] = tail[10:12] = (2).to_bytes(2, "little")
+    tail[12:16] = (2 * len(entry)).to_bytes(4, "little")
+    return content[:end] + entry.replace(b"a/x.png", b"b/y.png") + bytes(tail)
 
 
 def special(name: str, kind: bytes, target: str = "") -> tuple[tarfile.TarInfo, bytes]:
@@ -123,7 +147,11 @@ HOSTILE = {
     "a file for a folder": (zipped({"a/x.png": b"2", "a": b"1"}), "twice, or below a file"),
     "a long name": (zipped({f"a/{'x' * 256}.png": b"1"}), "no disk holds"),
     "deep": (zipped({"a/" * 40 + "x.png": b"1"}), "no disk holds"),
+    "a folder for a file": (zipped({"a/x.png": b"1", "a/x.png/": b""}), "twice, or below a file"),
     "nothing": (zipped({}), "is empty"),
+    "a sparse file without its map": (sparse(b"no number"), "is damaged"),
+    "a directory that begins after its end": (shifted(zipped({"a/x.png": b"1"})), "is damaged"),
+    "files that overlap": (overlapping(), "is damaged"),
     "no archive": (b"\x89PNG no archive", "no zip and no tar"),
     "empty file": (b"", "no zip and no tar|is empty"),
     "zip bomb": (zipped({"a/x.bmp": b"\0" * (40 << 20)}), "grows beyond 17 MB"),
@@ -156,6 +184,31 @@ def test_damaged_archives_are_said_and_leave_nothing(tmp_path, unpacked, kind):
         with pytest.raises(DataError) as caught:
             archive.unpack(io.BytesIO(cut), "cut.zip")
         assert caught.value.remedy and inside(unpacked) == []
+
+
+def test_hundreds_of_damaged_archives_end_in_a_folder_or_a_sentence(tmp_path, unpacked):
+    root = folder(tmp_path / "pets", {"cat": 2, "dog": 2}, (4, 4))
+    whole = [zipped({str(p.relative_to(root)): p.read_bytes() for p in root.rglob("*.png")}), tarred(root, "w:")]
+    whole += [tar_of((tarfile.TarInfo("é" * 120 + "/x.png"), b"1")), sparse(b"1\n0\n9\n")]
+    rng = np.random.default_rng(0)
+    refused = 0
+    for _ in range(300):
+        content = bytearray(whole[rng.integers(len(whole))])
+        for at in (
+            rng.integers(len(content)),
+            len(content) - rng.integers(1, min(200, len(content))),
+            rng.integers(512),
+        ):
+            content[at] = rng.integers(256)
+        for at in range(0, len(content) - 511, 512):  # a header whose sum is right is believed
+            if content[at + 257 : at + 262] == b"ustar":
+                content[at + 148 : at + 156] = b" " * 8
+                content[at + 148 : at + 156] = b"%06o\0 " % sum(content[at : at + 512])
+        try:
+            archive.unpack(io.BytesIO(bytes(content)), "x.zip")
+        except DataError:
+            refused += 1
+    assert refused > 50 and not any(name.startswith(".tmp-") for name in os.listdir(unpacked))
 
 
 def test_an_encrypted_zip_is_refused(unpacked):
@@ -237,3 +290,46 @@ def test_images_come_through_bit_for_bit(tmp_path):
     place = archive.unpack(io.BytesIO(tarred(root, "w:xz")), "pets.txz")
     one, other = (registry.load(f"folder:{path}") for path in (root, place))
     assert np.array_equal(one.train_images, other.train_images)
+
+
+def test_folders_without_images_come_through_and_are_counted(unpacked, monkeypatch):
+    members = {"pets/cat/1.png": b"1", "pets/dog/1.png": b"2", "pets/mouse/": b""}
+    place = archive.unpack(io.BytesIO(zipped(members)), "x.zip")
+    assert sorted(p.name for p in place.iterdir()) == ["cat", "dog", "mouse"]
+    monkeypatch.setattr(archive, "MOST_MEMBERS", 20)
+    many = tar_of(*(special(f"pets/{n}", tarfile.DIRTYPE) for n in range(21)))
+    before = inside(unpacked)
+    with pytest.raises(DataError, match="more than 20 files"):
+        archive.unpack(io.BytesIO(many), "many.tar")
+    assert inside(unpacked) == before
+
+
+UNPACK = """
+import sys
+from engine.datasets import archive
+steps = []
+print(archive.unpack(open(sys.argv[1], "rb"), "pets.tgz", lambda done, of, left: steps.append(done)), len(steps))
+"""
+
+
+def test_two_processes_unpack_it_once(tmp_path, unpacked):
+    (tmp_path / "pets.tgz").write_bytes(tarred(folder(tmp_path / "pets", {"cat": 60, "dog": 60}), "w:gz"))
+    command = [sys.executable, "-c", UNPACK, str(tmp_path / "pets.tgz")]
+    both = [
+        subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(2)
+    ]
+    results = [process.communicate() for process in both]
+    assert [process.returncode for process in both] == [0, 0], results
+    places, steps = zip(*(out.split() for out, _ in results), strict=True)
+    assert places[0] == places[1] and "0" in steps, "both unpacked it"
+    assert len(inside(unpacked)) == 1
+
+
+def test_what_a_killed_unpacking_left_goes(tmp_path, unpacked):
+    content = tarred(folder(tmp_path / "pets", {"cat": 5, "dog": 5}), "w:gz")
+    (tmp_path / "pets.tgz").write_bytes(content)
+    code = UNPACK.replace("steps.append(done)", "done and __import__('os').kill(__import__('os').getpid(), 9)")
+    killed = subprocess.run([sys.executable, "-c", code, str(tmp_path / "pets.tgz")], cwd=ROOT)
+    assert killed.returncode == -9 and inside(unpacked)[0].startswith(".tmp-")
+    place = archive.unpack(io.BytesIO(content), "pets.tgz")
+    assert inside(unpacked) == [archive.unpacked_from(place).name]

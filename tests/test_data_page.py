@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from engine.datasets import preparing, registry, store
+from engine.datasets import archive, preparing, registry, store
 from engine.datasets.names import DatasetName
 from engine.errors import CancelledError, ConfigError, DataError, ReadOnlyError, ReplayError
 from tests.helpers import button, said, show, sound, tiles
@@ -152,6 +152,44 @@ def test_an_archive_becomes_a_folder(pets):
     assert dataset.fingerprint == registry.load(f"folder:{pets}?side=8").fingerprint
     with pytest.raises(ConfigError, match="side must be"):
         preparing.add_archive(archive_of(pets), "my pets.zip", (("side", "no"),))
+
+
+def test_two_archives_of_one_name_are_two_data_sets(pets, tmp_path, monkeypatch):
+    other = folder(tmp_path / "others", {"bird": 10, "fish": 10})
+    hold, unpack = threading.Event(), archive.unpack
+
+    def held(file, name, on_progress):
+        assert hold.wait(60)
+        return unpack(file, name, on_progress)
+
+    monkeypatch.setattr(archive, "unpack", held)
+    both = [preparing.add_archive(archive_of(root), "data.zip", ()) for root in (pets, other)]
+    hold.set()
+    assert all(preparation.finished.wait(60) for preparation in both)
+    assert registry.load(both[1].name).classes == ("bird", "fish") and both[0].name != both[1].name
+
+
+@pytest.mark.parametrize("members", [{"cat/1.png": b"no image", "dog/1.png": b"none"}, {"a/inner.zip": b"PK"}])
+def test_an_archive_that_makes_no_data_set_leaves_nothing(members, data):
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as packed:
+        for name, content in members.items():
+            packed.writestr(name, content)
+    preparation = preparing.add_archive(buffer, "x.zip", ())
+    assert preparation.finished.wait(60) and isinstance(preparation.error, DataError)
+    left = [path for path in data.parent.rglob("*") if path.parent.parent == data.parent]
+    assert all(path.name.startswith(".lock-") for path in left), left
+
+
+def test_who_asked_for_it_is_taken_there_and_others_are_told(pets):
+    mine, theirs = show("pages/Data.py"), show("pages/Data.py")
+    mine.text_input[0].set_value(str(pets)).run()
+    button(mine, "Add").click().run()
+    finish()
+    theirs = sound(theirs.run())
+    assert theirs.selectbox(key="data-choice").value != f"folder:{pets}" and "It is ready" in shown(theirs)
+    assert sound(mine.run()).selectbox(key="data-choice").value == f"folder:{pets}"
+    assert "It is ready" not in shown(sound(theirs.run()))
 
 
 def test_read_only_mode_adds_and_deletes_nothing(pets, monkeypatch):

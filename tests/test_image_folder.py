@@ -1,7 +1,9 @@
 """A folder of images: layouts, options, what is noticed, what is refused, what is found again."""
 
+import contextlib
 import os
 import shutil
+import signal
 import stat
 import subprocess
 import sys
@@ -369,6 +371,101 @@ def test_files_that_change_while_they_are_read_end_it_and_leave_nothing(tmp_path
     assert isinstance(caught.value, sources.ChangedError) and left_behind(data) == []
 
 
+@pytest.mark.parametrize("gone", ["a file", "a class"])
+def test_what_goes_away_while_the_folder_is_listed_is_named(tmp_path, data, monkeypatch, gone):
+    root = folder(tmp_path / "pets", {"cat": 4, "dog": 4})
+    real = os.scandir
+
+    def scandir(path):
+        entries = real(path)
+        if path == str(root / "dog") and gone == "a file":
+            (root / "dog" / "002.png").unlink()  # the system may have said its name by now
+            return contextlib.nullcontext([Vanished(str(root / "dog" / "002.png")), *entries])
+        if path == str(root / "dog"):
+            raise FileNotFoundError(2, "No such file or directory", path)
+        return entries
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    with pytest.raises(sources.ChangedError, match="dog(/002.png)? went away while the folder was being listed"):
+        load(root)
+    assert left_behind(data) == []
+
+
+class Vanished:
+    """An entry of a folder whose file is gone when it is looked at."""
+
+    def __init__(self, path: str):
+        self.path, self.name = path, os.path.basename(path)
+
+    def stat(self, follow_symlinks: bool = True) -> os.stat_result:
+        return os.stat(self.path)
+
+
+ENDED = """
+import sys, time
+from pathlib import Path
+from engine.__main__ import console
+from engine.datasets import decoding
+decode, name, begun, go_on = decoding.decode, *sys.argv[1:]
+def slow(content, form):
+    Path(begun).touch()
+    while not Path(go_on).exists():
+        time.sleep(0.01)
+    return decode(content, form)
+decoding.decode = slow
+sys.argv = ["engine", "data", name]
+console()
+"""
+
+
+@pytest.mark.parametrize("how, code", [(signal.SIGTERM, 143), pytest.param(signal.SIGINT, 130, marks=pytest.mark.slow)])
+def test_a_preparation_that_is_told_to_end_leaves_nothing(tmp_path, data, how, code):
+    root = folder(tmp_path / "pets", {"cat": 200, "dog": 200}, (8, 8))
+    begun, go_on = tmp_path / "begun", tmp_path / "go on"
+    command = [sys.executable, "-c", ENDED, f"folder:{root}", str(begun), str(go_on)]
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    while not begun.exists():
+        assert process.poll() is None, process.communicate()
+    assert len(left_behind(data)) == 1
+    process.send_signal(how)
+    go_on.touch()
+    out, error = process.communicate()
+    assert process.returncode == code and out == "" and "Traceback" not in error
+    assert left_behind(data) == []
+
+
+FULL = """
+import resource, sys
+from engine.__main__ import console
+resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))  # no file may be larger: as a full disk, or a quota
+sys.argv = ["engine", "data", sys.argv[1]]
+console()
+"""
+
+
+@pytest.mark.parametrize("kind", ["folder", "arrays"])
+def test_a_disk_that_fills_while_it_is_written_is_said_and_nothing_stays(tmp_path, data, kind):
+    root = folder(tmp_path / "pets", {"cat": 50, "dog": 50})
+    np.savez(tmp_path / "x.npz", images=np.zeros((200, 16, 16), np.uint8), labels=np.arange(200) % 2)
+    name = f"folder:{root}" if kind == "folder" else f"arrays:{tmp_path / 'x.npz'}"
+    done = subprocess.run([sys.executable, "-c", FULL, name], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 1 and "No space left to write" in done.stderr and "REPLAY_DATA_DIR" in done.stderr
+    assert "Traceback" not in done.stderr and left_behind(data) == []
+
+
+def test_a_file_that_cannot_be_read_is_named_and_not_the_disk(tmp_path, data, monkeypatch):
+    """An error of the source is none of the folder that is written."""
+    root = folder(tmp_path / "pets", {"cat": 4, "dog": 4})
+
+    def write(self, builder, on_progress) -> None:
+        raise OSError(5, "Input/output error", str(root / "cat"))
+
+    monkeypatch.setattr(ImageFolder, "write", write)
+    with pytest.raises(DataError, match="pets/cat cannot be read .Input/output error."):
+        load(root)
+    assert left_behind(data) == []
+
+
 def test_a_cancelled_preparation_leaves_nothing(tmp_path, data):
     root = folder(tmp_path / "pets", {"cat": 40, "dog": 40})
     seen = []
@@ -498,6 +595,15 @@ def test_deleting_frees_the_prepared_files_and_no_other(tmp_path, data):
     sizes = sum(path.stat().st_size for path in one.folder.rglob("*") if path.is_file())
     assert store.delete(one.name) == sizes and left_behind(data) == [other.folder.name]
     assert len(list(root.rglob("*.png"))) == 8 and store.delete(one.name) == 0
+
+
+def test_what_a_process_that_died_long_ago_left_of_another_data_set_goes(tmp_path, data):
+    old, young = data / ".tmp-other-1", data / ".tmp-other-2"
+    for path in (old, young):
+        path.mkdir(parents=True)
+    os.utime(old, (0, 0))
+    load(folder(tmp_path / "pets", {"cat": 4, "dog": 4}))
+    assert not old.exists() and young.exists(), "a young one may belong to a living process"
 
 
 def test_a_linked_folder_of_prepared_files_is_not_followed(tmp_path, data):

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
@@ -116,6 +117,7 @@ TABLES = {
     "header alone": ("path,label\n", "has no rows"),
     "quotes": ('path,label\n"a/000.png,A\n', "row 2, is no CSV"),
     "a zero byte": ("path,label\na\0.png,A\n", "row 2 leads to no file"),
+    "two signs": ("path;label,split\na/000.png;A\n", "no column path and no column label.*«path;label»"),
     "one label": ("path,label\na/000.png,A\na/001.png,A\n", "only one class, «A»"),
 }
 
@@ -128,6 +130,42 @@ def test_what_is_wrong_with_a_table_names_file_and_row(tmp_path, images, data, c
     table = images / "labels.csv"
     table.write_text(text)
     refused(f"table:{table}", said, data)
+
+
+@pytest.mark.parametrize("sign", [";", "\t"])
+def test_a_table_as_a_spreadsheet_writes_it(images, sign):
+    """Byte order mark, other signs between fields, capitals, Windows's ends of lines, and a blank after a label."""
+    lines = [f"Path{sign} Label", *(f'"{path}"{sign}{label} ' for path, label in rows_of(images))]
+    (images / "labels.csv").write_text("\r\n".join(lines), encoding="utf-8-sig", newline="")
+    dataset = registry.load(f"table:{images / 'labels.csv'}")
+    assert dataset.classes == ("A", "B") and len(dataset.train_labels) + len(dataset.test_labels) == 12
+
+
+def test_a_file_that_is_named_may_be_a_link(tmp_path, images):
+    table = write(images / "labels.csv", rows_of(images))
+    (tmp_path / "link.csv").symlink_to(table)
+    np.savez(tmp_path / "x.npz", **arrays())
+    (tmp_path / "link.npz").symlink_to("x.npz")
+    for name in (f"table:{tmp_path / 'link.csv'}?root={images}", f"arrays:{tmp_path / 'link.npz'}"):
+        dataset = registry.load(name)
+        os.utime(table, ns=(1, 1)), os.utime(tmp_path / "x.npz", ns=(1, 1))
+        assert registry.reload(name).fingerprint == dataset.fingerprint
+
+
+PARQUETS = {
+    "images for paths": ({"path": [b"\x89PNG"] * 2, "label": ["A", "B"]}, "column path holds binary.*hf:"),
+    "images and no paths": ({"image": [b"\x89PNG"] * 2, "label": ["A", "B"]}, "no column path;.*hf:"),
+    "lists": ({"path": ["a/000.png"] * 2, "label": [[1], [2]]}, "column label holds list"),
+    "no number": ({"path": ["a/000.png"] * 2, "label": [1.0, float("nan")]}, "row 2 has no label"),
+    "nothing": ({"path": ["a/000.png"] * 2, "label": ["A", None]}, "row 2 has no label"),
+}
+
+
+@pytest.mark.parametrize("case", PARQUETS)
+def test_what_is_wrong_with_a_parquet_table_names_column_or_row(images, data, case):
+    columns, said = PARQUETS[case]
+    pq.write_table(pa.table(columns), images / "labels.parquet")
+    refused(f"table:{images / 'labels.parquet'}", said, data)
 
 
 def test_rows_at_fault_are_counted_and_the_first_are_named(images, data):
@@ -192,6 +230,9 @@ def test_arrays_without_test_images_or_classes_or_channels(tmp_path):
         for index, image in enumerate(dataset.images(split)):
             number = int(dataset.file_name(split, index).removeprefix("images[").rstrip("]"))
             assert np.array_equal(image[..., 0], grey[number]) and dataset.labels(split)[index] == number % 2
+    np.savez(tmp_path / "z.npz", images=grey, labels=np.arange(20) % 2 * 200_000)
+    dataset = registry.load(f"arrays:{tmp_path / 'z.npz'}")
+    assert dataset.classes == ("0", "200000") and store.problems(dataset) == [], "numbers between are no classes"
     np.savez(tmp_path / "y.npz", images=grey, labels=np.array(["no", "yes"] * 10))
     assert registry.load(f"arrays:{tmp_path / 'y.npz'}").classes == ("no", "yes")
 
@@ -222,6 +263,12 @@ ARRAYS = {
         "images has images of .1, 5000.; sides",
     ),
     "fortran": (arrays(images=np.asfortranarray(np.zeros((20, 9, 7, 3), np.uint8))), "images is in Fortran"),
+    "one-hot": (arrays(labels=np.eye(4, dtype=int)[np.arange(20) % 4]), "labels has the shape .20, 4.*argmax"),
+    "truths": (arrays(labels=np.arange(20) > 9), "labels has the type bool.*labels.astype.int"),
+    "bytes": (arrays(labels=np.array([b"a", b"b"] * 10)), "labels has the type .S1.*labels.astype.str"),
+    "no name": (arrays(classes=np.array(["a", "", "c", "d"])), "classes has an empty text at 1"),
+    "no text": (arrays(classes=np.full(4, 0x7FFFFFFF, np.uint32).view("<U1")), "classes holds what is no text"),
+    "half a character": (arrays(classes=np.full(4, 0xDC00, np.uint32).view("<U1")), "classes holds what is no text"),
     "one class": (arrays(labels=np.zeros(20, int), test_labels=np.zeros(8, int)), "only one class, «a»"),
 }
 
@@ -250,6 +297,15 @@ def test_files_that_are_no_arrays(tmp_path, data):
         archive.writestr("images.npy", b"\x93NUMPY\x01\x00\xff\xff{'descr': '|u1'")
         archive.writestr("labels.npy", b"x")
     refused(f"arrays:{path}", "images has no header", data)
+    for shape, said in (("(-1, 9, 7)", "shape .-1, 9, 7."), ("(20, 9, 7)", "no .npz file.*ends before")):
+        np.savez(path, **arrays(images=None, test_images=None, test_labels=None))
+        header = f"{{'descr': '|u1', 'fortran_order': False, 'shape': {shape}}}".encode().ljust(117) + b"\n"
+        with zipfile.ZipFile(path, "a") as archive:
+            archive.writestr("images.npy", b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header)
+        refused(f"arrays:{path}", said, data)
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.writestr("labels", b"x")
+    refused(f"arrays:{path}", "labels stands in it twice", data)
     refused(f"arrays:{path}?side=64", "no option side", data)
 
 
@@ -381,17 +437,23 @@ def test_a_folder_of_save_to_disk(tmp_path, images):
 
 @pytest.mark.parametrize("names", [None, ["a", "b"]])
 def test_a_folder_of_parquet_files(tmp_path, images, names):
-    import pyarrow.parquet as pq
-
     (tmp_path / "hub" / "data").mkdir(parents=True)
     pq.write_table(hugging_face_table(images, names), tmp_path / "hub" / "data" / "train-00000-of-00001.parquet")
     dataset = registry.load(f"hf:{tmp_path / 'hub'}?image=photo&label=kind&test=0.5&side=8")
     assert dataset.classes == ("a", "b") and dataset.train_images.shape == (6, 8, 8, 3)
 
 
-def test_hugging_face_folders_that_are_none(tmp_path, images, data):
-    import pyarrow.parquet as pq
+def test_row_groups_of_a_parquet_file_are_read_one_after_the_other(tmp_path, images):
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    for place, rows in ((whole, 100), (parts, 5)):
+        place.mkdir()
+        pq.write_table(hugging_face_table(images, None), place / "train.parquet", row_group_size=rows)
+    one, other = (registry.load(f"hf:{place}?image=photo&label=kind") for place in (whole, parts))
+    assert one.fingerprint == other.fingerprint and len(one.train_labels) == 10
+    assert pq.ParquetFile(parts / "train.parquet").metadata.num_row_groups == 3
 
+
+def test_hugging_face_folders_that_are_none(tmp_path, images, data):
     refused(f"hf:{images}", "neither a folder that save_to_disk wrote", data)
     refused("hf:someone/nothing", "no folder here|cannot be had from the hub", data)
     saved = tmp_path / "saved"
@@ -409,7 +471,13 @@ def test_hugging_face_folders_that_are_none(tmp_path, images, data):
     table = hugging_face_table(images, None)
     labels = pa.array([None, *table.column("kind").to_pylist()[1:]])
     pq.write_table(table.set_column(1, "kind", labels), saved / "train.parquet")
-    refused(f"hf:{saved}?label=kind", "row 0 has no label", data)
+    refused(f"hf:{saved}?label=kind", r"train.parquet\[0\] has no label", data)
+    pq.write_table(table.slice(0, 0), saved / "train.parquet")
+    refused(f"hf:{saved}?label=kind", "has no image that can be read", data)
+    pq.write_table(table.set_column(1, "kind", pa.array([[1]] * len(table))), saved / "train.parquet")
+    refused(f"hf:{saved}?label=kind", "column kind holds list.*no label", data)
+    (saved / "dataset_dict.json").write_text('{"splits": ["../images"]}')
+    refused(f"hf:{saved}?label=kind", "names no splits", data)
 
 
 def test_images_that_are_not_embedded_are_listed_and_never_opened(tmp_path, images):

@@ -8,19 +8,23 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
 from engine import config as configs
 from engine.__main__ import main
-from engine.datasets import registry
-from engine.errors import DataError
+from engine.datasets import registry, torchvision_sets
+from engine.errors import DataError, IntegrityError
 from engine.jobs import execute as work
 from engine.jobs.queue import JobQueue
 from engine.jobs.replay import Replay
+from engine.jobs.session import Session
 from engine.runs import run as runs
 from tests.helpers import ROOT, said, show, tiles
 from tests.images import folder
+from tests.test_image_tables import mnist_files
 
 pytestmark = pytest.mark.usefixtures("root")
 
@@ -39,8 +43,14 @@ def pets(tmp_path) -> Path:
     return folder(tmp_path / "pets", {"=cat": 50, "dog": 50}, (24, 16))
 
 
-def made(pets: Path, mode: str = "disk", *further: str) -> runs.Run:
-    assert main(["run", "--data", f"folder:{pets}", "--mode", mode, *SETTINGS, *further]) == 0
+def config_of(pets: Path) -> configs.RunConfig:
+    small = {"recipe.epochs": 1, "recipe.batch_size": 20}
+    return configs.preset("sample").replace(dataset=f"folder:{pets}", targets=("test:0",), replay_mode="disk", **small)
+
+
+def made(data: Path | str, mode: str = "disk", *further: str) -> runs.Run:
+    name = data if isinstance(data, str) else f"folder:{data}"
+    assert main(["run", "--data", name, "--mode", mode, *SETTINGS, *further]) == 0
     return runs.list_runs(runs.outputs_root())[0]
 
 
@@ -75,15 +85,134 @@ def test_rectangles_train_where_the_model_takes_them(pets, model):
     assert run.manifest().trained
 
 
-def test_a_changed_file_is_noticed_before_a_replay_and_named(pets):
-    run = made(pets)
-    path = pets / "dog" / "007.png"
-    Image.fromarray(255 - np.asarray(Image.open(path))).save(path)
-    with pytest.raises(DataError, match="has changed since run .* was made. dog/007.png has another content."):
+def change_folder(root: Path) -> tuple[str, Path]:
+    folder(root, {"cat": 15, "dog": 15})
+    return f"folder:{root}", root / "dog" / "007.png"
+
+
+def change_table(root: Path) -> tuple[str, Path]:
+    folder(root / "images", {"cat": 15, "dog": 15})
+    rows = [f"{p.relative_to(root)},{p.parent.name}" for p in sorted(root.rglob("*.png"))]
+    (root / "labels.csv").write_text("\n".join(["path,label", *rows]))
+    return f"table:{root / 'labels.csv'}", root / "images" / "dog" / "007.png"
+
+
+def change_arrays(root: Path) -> tuple[str, Path]:
+    root.mkdir()
+    images = np.random.default_rng(0).integers(0, 256, (30, 9, 7), np.uint8)
+    np.savez(root / "digits.npz", images=images, labels=np.arange(30) % 2)
+    return f"arrays:{root / 'digits.npz'}", root / "digits.npz"
+
+
+def change_hugging_face(root: Path) -> tuple[str, Path]:
+    files = sorted(folder(root.with_name("images"), {"cat": 15, "dog": 15}).rglob("*.png"))
+    root.mkdir()
+    table = pa.table({"image": [p.read_bytes() for p in files], "label": [p.parent.name for p in files]})
+    pq.write_table(table, root / "train.parquet", compression="none")
+    return f"hf:{root}", root / "train.parquet"
+
+
+def change_torchvision(root: Path) -> tuple[str, Path]:
+    mnist_files(root / "MNIST" / "raw")
+    return f"torchvision:MNIST?root={root}", root / "MNIST" / "raw" / "train-images-idx3-ubyte"
+
+
+CHANGES = {
+    "folder": change_folder,
+    "table": change_table,
+    "arrays": change_arrays,
+    "hf": change_hugging_face,
+    "torchvision": change_torchvision,
+}
+
+
+@pytest.mark.parametrize("kind", ["folder", *(pytest.param(kind, marks=pytest.mark.slow) for kind in [*CHANGES][1:])])
+def test_a_changed_file_is_noticed_before_a_replay_and_named(tmp_path, kind):
+    name, path = CHANGES[kind](tmp_path / "source")
+    run = made(name, "disk", "--set", "recipe.batch_size=10")
+    before = path.stat()
+    if path.suffix == ".png":
+        Image.fromarray(255 - np.asarray(Image.open(path))).save(path)
+    elif kind == "arrays":
+        with np.load(path) as values:
+            np.savez(path, images=255 - values["images"], labels=values["labels"])
+    else:  # one byte, of a pixel; nothing else tells
+        content = bytearray(path.read_bytes())
+        at = 500 if kind == "torchvision" else content.index(b"IDAT") + 60
+        content[at] ^= 255
+        path.write_bytes(content)
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns + 1))
+    with pytest.raises(DataError, match=f"has changed since run .* was made. .*{path.name} has another content."):
         work.execute(run, Replay(("test:1",), "loss", "disk"))
     assert len(run.scores().targets()) == 2
     app = show("pages/Influence.py", run=run.id)
-    assert "dog/007.png has another content" in said(app) and not tiles(app, "harmful")
+    assert f"{path.name} has another content" in said(app) and not tiles(app, "harmful")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", CHANGES)
+def test_a_source_that_is_gone_is_named_before_a_replay(tmp_path, kind, monkeypatch):
+    name, path = CHANGES[kind](tmp_path / "source")
+    run = made(name, "disk", "--set", "recipe.batch_size=10")
+    (tmp_path / "source").rename(tmp_path / "moved")
+    monkeypatch.setattr(torchvision_sets.TorchvisionSet, "_dataset", no_network)
+    with pytest.raises(DataError, match=f"{tmp_path / 'source'}|{path.name}"):
+        work.execute(run, Replay(("test:1",), "loss", "disk"))
+    (tmp_path / "moved").rename(tmp_path / "source")
+    work.execute(run, Replay(("test:1",), "loss", "disk"))
+    assert len(run.scores().targets()) == 3
+
+
+def no_network(*_: object, **__: object) -> None:
+    raise OSError(101, "Network is unreachable")
+
+
+@pytest.mark.parametrize("where", ["training", pytest.param("replay", marks=pytest.mark.slow)])
+def test_prepared_images_that_somebody_writes_to_meanwhile_give_no_scores(pets, monkeypatch, where):
+    run = runs.Run.create(runs.outputs_root(), config_of(pets))
+    if where == "replay":
+        work.execute(run)
+    images = registry.load(f"folder:{pets}").folder / "train_images.npy"
+
+    def damage(self, t: int) -> None:
+        with images.open("r+b") as file:
+            file.seek(-100, os.SEEK_END)
+            file.write(b"damaged")
+
+    monkeypatch.setattr(Session, "check_cancelled", damage)
+    with pytest.raises(IntegrityError, match="train_images.npy was written to while"):
+        work.execute(run, Replay(("test:1",), "loss", "disk") if where == "replay" else None)
+    assert len(run.scores().targets()) == (1 if where == "replay" else 0)
+    assert bool(run.manifest().trained) == (where == "replay")
+
+
+@pytest.mark.slow
+def test_prepared_files_that_are_deleted_meanwhile_do_no_harm(pets, monkeypatch):
+    run, other = (runs.Run.create(runs.outputs_root(), config_of(pets)) for _ in range(2))
+    work.execute(run)
+    monkeypatch.setattr(Session, "check_cancelled", lambda self, t: registry.delete(f"folder:{pets}") and None)
+    work.execute(other)
+    assert np.array_equal(run.scores().matrix("loss-000"), other.scores().matrix("loss-000"))
+
+
+@pytest.mark.slow
+def test_pages_of_a_run_whose_prepared_files_were_cut_or_deleted(pets):
+    """A map of a file that was cut short would end the process with a signal."""
+    run = made(pets)
+    assert tiles(show("pages/Influence.py", run=run.id), "harmful")
+    dataset = registry.load(f"folder:{pets}")
+    os.truncate(dataset.folder / "train_images.npy", 200)
+    assert tiles(show("pages/Influence.py", run=run.id), "harmful"), "made anew"
+    assert main(["data", dataset.name, "--delete"]) == 0
+    assert "is not prepared on this machine" in said(show("pages/Influence.py", run=run.id))
+
+
+def test_prepared_files_are_deleted_when_their_source_is_gone(pets, capsys):
+    folder_of_it = registry.load(f"folder:{pets}").folder
+    pets.rename(pets.with_name("moved"))
+    registry.clear()
+    assert main(["data", f"folder:{pets}", "--delete"]) == 0
+    assert not folder_of_it.exists() and not capsys.readouterr().out.startswith("freed 0")
 
 
 def test_a_touched_file_changes_nothing(pets):

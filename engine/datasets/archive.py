@@ -2,7 +2,8 @@
 
 What is in an archive is not believed: names that lead outside, links, devices and encrypted members are refused or
 left out, sizes are those that come out and not those that are announced, and the whole is streamed. A folder appears
-when all of it is there, under a name made of the archive's SHA-256, so that the same archive is unpacked once.
+when all of it is there, under a name made of the archive's SHA-256, so that the same archive is unpacked once: by one
+process at a time (a lock), the others wait and find it.
 """
 
 import bz2
@@ -11,7 +12,6 @@ import hashlib
 import lzma
 import os
 import re
-import secrets
 import stat
 import tarfile
 import unicodedata
@@ -24,13 +24,14 @@ from pathlib import Path, PurePosixPath
 from typing import IO
 
 from engine import files
+from engine.datasets import store
 from engine.datasets.names import printable
-from engine.datasets.prepared import data_folder
+from engine.datasets.prepared import data_folder, disk_errors, locked, new_folder, remove
 from engine.datasets.source import Progress, nothing, timed
-from engine.errors import DataError, StorageError
+from engine.errors import DataError, ReplayError, StorageError
 from engine.space import RESERVE, disk_free
 
-MOST_MEMBERS = 1_000_000
+MOST_MEMBERS = 1_000_000  # files and folders
 
 MOST_EXPANSION = 200  # bytes out for each byte of the archive; images hardly shrink
 
@@ -56,10 +57,10 @@ BROKEN = (zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError, EOFE
 
 @dataclass(frozen=True)
 class Member:
-    """A regular file of an archive; `open` streams its content."""
+    """A regular file of an archive, whose content `open` streams; or a folder, where there is no `open`."""
 
     name: str
-    open: Callable[[], IO[bytes]]
+    open: Callable[[], IO[bytes]] | None = None
 
 
 def is_archive(name: str) -> bool:
@@ -81,17 +82,35 @@ def unpack(file: IO[bytes], name: str, on_progress: Progress = nothing) -> Path:
         digest.update(block)
     stem = re.sub(r"[^A-Za-z0-9_-]", "-", Path(name).name.split(".")[0])[:40] or "archive"
     folder = data_folder() / "unpacked" / f"{stem}-{digest.hexdigest()[:16]}"
-    if folder.is_dir() and not folder.is_symlink():
-        return _classes_in(folder)
-    file.seek(0)
-    with files.disk_errors(folder):
-        folder.parent.mkdir(parents=True, exist_ok=True)
-    temporary = folder.parent / f"{files.TEMPORARY}{folder.name}-{secrets.token_hex(4)}"
-    with files.new_folder(temporary):
-        _unpack_into(temporary, file, size, name, on_progress)
-        with files.disk_errors(folder):
-            os.rename(temporary, folder)
+    if not _is_folder(folder):
+        files.check_writable(folder)
+        with locked(folder):
+            if not _is_folder(folder):  # another may have unpacked it while we waited
+                file.seek(0)
+                with new_folder(folder) as temporary:
+                    _unpack_into(temporary, file, size, name, on_progress)
     return _classes_in(folder)
+
+
+def unpacked_from(place: Path) -> Path | None:
+    """The folder that an archive was unpacked into, where `place` is it or is in it."""
+    above = data_folder() / "unpacked"
+    if not files.is_inside(above, place):
+        return None
+    return above / place.relative_to(above).parts[0]
+
+
+def discard(place: Path) -> None:
+    """Deletes what was unpacked into the folder that `unpack` returned, unless a data set is prepared from it."""
+    folder = unpacked_from(place)
+    if folder is None or any(unpacked_from(Path(path)) == folder for path in store.prepared_places("folder")):
+        return
+    with locked(folder), disk_errors(folder):
+        remove(folder)
+
+
+def _is_folder(path: Path) -> bool:
+    return path.is_dir() and not path.is_symlink()
 
 
 def _unpack_into(folder: Path, file: IO[bytes], size: int, name: str, on_progress: Progress) -> None:
@@ -104,23 +123,24 @@ def _unpack_into(folder: Path, file: IO[bytes], size: int, name: str, on_progres
             count += 1
             if count > MOST_MEMBERS:
                 raise DataError(f"{shown} has more than {MOST_MEMBERS:,} files.", "Unpack it, and use folder:DIR.")
-            path = _inside(folder, member.name, seen, shown)
-            if path is None:
-                continue
-            written = _write(path, member, written, limit, shown)
+            path = _inside(folder, member, seen, shown)
+            if path is not None and member.open is None:
+                with disk_errors(path):
+                    path.mkdir(parents=True, exist_ok=True)
+            elif path is not None:
+                written = _write(path, member, written, limit, shown)
             report(min(size, file.tell()))
-    except (
-        *BROKEN,
-        OSError,
-        RuntimeError,
-    ) as error:  # gzip and bz2 raise OSError; the disk has StorageErrors
-        raise DataError(f"{shown} is damaged, or of a kind that cannot be read ({error}).", "Pack it again.") from None
+    except ReplayError:
+        raise
+    except Exception as error:  # what the readers of a damaged archive raise is not known: ValueError, struct.error, …
+        said = str(error) or type(error).__name__
+        raise DataError(f"{shown} is damaged, or of a kind that cannot be read ({said}).", "Pack it again.") from None
     if not count:
         raise DataError(f"{shown} is empty.", "Pack a folder that has one folder for each class.")
 
 
 def _members(file: IO[bytes], shown: str) -> Iterator[Member]:
-    """Regular files alone; `DataError` for links, devices and encrypted files."""
+    """Regular files and folders; `DataError` for links, devices and encrypted files."""
     if zipfile.is_zipfile(file):
         if _directory_size(file) > MOST_OF_A_DIRECTORY:
             raise DataError(f"{shown} names too many files.", "Unpack it yourself, and use folder:DIR.")
@@ -129,6 +149,7 @@ def _members(file: IO[bytes], shown: str) -> Iterator[Member]:
             for info in archive.infolist():
                 kind = stat.S_IFMT(info.external_attr >> 16)
                 if info.is_dir():
+                    yield Member(info.filename)
                     continue
                 if kind not in (0, stat.S_IFREG):
                     raise _refused(shown, info.filename, "is a link or a device")
@@ -147,6 +168,7 @@ def _members(file: IO[bytes], shown: str) -> Iterator[Member]:
         while (info := archive.next()) is not None:
             vars(archive)["members"].clear()  # it would remember all of them
             if info.isdir():
+                yield Member(info.name)
                 continue
             if not info.isreg():
                 raise _refused(shown, info.name, "is a link or a device")
@@ -201,10 +223,12 @@ def _directory_size(file: IO[bytes]) -> int:
     return announced
 
 
-def _inside(folder: Path, name: str, seen: set[str], shown: str) -> Path | None:
-    """Where a member is written; None for what file managers leave."""
-    name = name.replace("\\", "/")
+def _inside(folder: Path, member: Member, seen: set[str], shown: str) -> Path | None:
+    """Where a member is written; None for what file managers leave, and for the folder that is packed itself."""
+    name = member.name.replace("\\", "/")
     parts = PurePosixPath(name).parts
+    if not parts and member.open is None and name.strip("./") == "":
+        return None
     if not parts or name.startswith("/") or ".." in parts or "\0" in name or re.match(r"[A-Za-z]:", name):
         raise _refused(shown, name, "leads out of the archive")
     if any(part in BY_SYSTEMS or part.startswith("._") for part in parts):
@@ -217,16 +241,18 @@ def _inside(folder: Path, name: str, seen: set[str], shown: str) -> Path | None:
         raise _refused(shown, name, "has a name that no disk holds")
     key = unicodedata.normalize("NFC", "/".join(parts)).casefold()
     above = key.split("/")
-    folders = {"/".join(above[:i]) + "/" for i in range(1, len(above))}
-    if key in seen or f"{key}/" in seen or any(folder[:-1] in seen for folder in folders):
-        raise _refused(shown, name, "stands in it twice, or below a file")
-    seen |= folders | {key}
+    is_folder = member.open is None
+    folders = {"/".join(above[:i]) + "/" for i in range(1, len(above) + is_folder)}
+    if any(folder[:-1] in seen for folder in folders) or (not is_folder and (key in seen or f"{key}/" in seen)):
+        raise _refused(shown, name, "stands in it twice, or below a file (capitals do not tell names apart)")
+    seen |= folders if is_folder else folders | {key}
     return folder.joinpath(*parts)
 
 
 def _write(path: Path, member: Member, written: int, limit: int, shown: str) -> int:
     """Streams one file, and returns the bytes that are written by now."""
-    with member.open() as source, files.disk_errors(path):
+    assert member.open is not None, "a folder has no content"
+    with member.open() as source, disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         size = 0
         with path.open("xb") as sink:

@@ -33,6 +33,7 @@ from engine.datasets.names import (
     canonical,
     image_options,
     name_error,
+    printable,
 )
 from engine.datasets.source import ChangedError, Progress, Stamp, class_order, digests_of, split_of, stamp_of, timed
 from engine.errors import DataError, StorageError
@@ -55,7 +56,7 @@ class Arrays:
         unused = [key for key, _ in name.options if key not in USED]
         if unused:
             raise name_error(str(name), f"has no option {unused[0]}: arrays are taken as they are, with test and seed")
-        self.file = absolute(name.place)
+        self.place = self.file = absolute(name.place)
         self.root = self.file.parent
         self.name = canonical(name)
         self.title = self.file.stem
@@ -80,11 +81,18 @@ class Arrays:
 
     def _write(self, builder: Builder, archive: zipfile.ZipFile, on_progress: Progress) -> None:
         members = {name.removesuffix(".npy"): name for name in archive.namelist()}
-        for name in members.keys() - set(MEMBERS):
+        twice = next(
+            (name for name in members if sum(n.removesuffix(".npy") == name for n in archive.namelist()) > 1), ""
+        )
+        if twice:
+            raise self._error(printable(twice), "stands in it twice")
+        for name in sorted(members.keys() - set(MEMBERS)):
             builder.problem("ignored", name, f"is an array of {self.file.name} that is not read")
         for name in ("images", "labels", *(("test_labels",) if "test_images" in members else ())):
             if name not in members:
-                raise self._error(name, f"is not there; there are {', '.join(sorted(members)) or 'none'}")
+                raise self._error(
+                    name, f"is not there; there are {', '.join(map(printable, sorted(members))) or 'none'}"
+                )
         if "test_labels" in members and "test_images" not in members:
             raise self._error("test_images", "is not there, but test_labels is")
         splits = ["train", *(["test"] if "test_images" in members else [])]
@@ -158,6 +166,8 @@ class Arrays:
             raise
         except Exception as error:  # a header is a Python literal, and its parser has many kinds of errors
             raise self._error(name, f"has no header that can be read ({error})") from None
+        if min(shape, default=0) < 0:
+            raise self._error(name, f"has the shape {shape}")
         if dtype.hasobject:
             raise self._error(
                 name, "holds Python objects, which are not read", "Save numbers, or text of a fixed width."
@@ -171,12 +181,18 @@ class Arrays:
         for split, shape in headers.items():
             name = f"{prefixes[split]}labels"
             column = self._whole(name, archive, members)
+            if column.ndim == 2 and len(column) == shape[0] and column.dtype.kind in "biuf":
+                raise self._error(
+                    name, f"has the shape {column.shape}, one row an image", f"Give one number each: {name}.argmax(1)."
+                )
             if column.ndim != 1 or len(column) != shape[0]:
                 raise self._error(
                     name, f"has the shape {column.shape}, where {prefixes[split]}images has {shape[0]:,} images"
                 )
             if column.dtype.kind not in "iuU":
-                raise self._error(name, f"has the type {column.dtype}; labels are integers or text")
+                to = {"b": "int", "f": "int", "S": "str"}.get(column.dtype.kind)
+                remedy = REMEDY if to is None else f"Convert them: {name}.astype({to})."
+                raise self._error(name, f"has the type {column.dtype}; labels are integers or text", remedy)
             if column.dtype.kind != "U" and column.min() < 0:
                 raise self._error(name, f"has the label {column.min()}; labels count from 0")
             columns[split] = column
@@ -188,25 +204,37 @@ class Arrays:
             given = self._whole("classes", archive, members)
             if given.ndim != 1 or given.dtype.kind != "U":
                 raise self._error("classes", f"has the type {given.dtype} and shape {given.shape}; it is text [C]")
-            classes = given.tolist()
+            classes = self._texts("classes", given)
             if len(set(classes)) < len(classes):
                 raise self._error("classes", "names a class twice")
         if text == {True}:
-            names = {name for column in columns.values() for name in column.tolist()}
+            texts = {split: self._texts(f"{prefixes[split]}labels", column) for split, column in columns.items()}
+            names = {name for column in texts.values() for name in column}
             classes = classes or sorted(names, key=class_order(names))
             unknown = sorted(names - set(classes))
             if unknown:
                 raise self._error("labels", f"has «{unknown[0][:40]}», which is not among classes")
             numbers = {name: number for number, name in enumerate(classes)}
-            columns = {s: np.array([numbers[name] for name in c.tolist()], np.int64) for s, c in columns.items()}
+            columns = {split: np.array([numbers[name] for name in column]) for split, column in texts.items()}
+        if classes is None:  # numbers that nobody has are no classes
+            numbers = np.unique(np.concatenate(list(columns.values())))
+            classes = [str(number) for number in numbers.tolist()]
+            columns = {split: np.searchsorted(numbers, column) for split, column in columns.items()}
         highest = max(int(column.max()) for column in columns.values())
-        if classes is None:
-            if highest >= 100_000:
-                raise self._error("labels", f"has the label {highest:,}; labels count the classes from 0")
-            classes = [str(number) for number in range(highest + 1)]
         if highest >= len(classes):
             raise self._error("labels", f"has the label {highest:,}, where classes has {len(classes):,} names")
         return {split: column.astype(np.int64) for split, column in columns.items()}, classes
+
+    def _texts(self, name: str, column: np.ndarray) -> list[str]:
+        try:
+            texts = column.tolist()
+            for text in texts:
+                text.encode()
+        except (SystemError, ValueError) as error:  # four bytes of a file may be no character
+            raise self._error(name, f"holds what is no text ({error})") from None
+        if "" in texts:
+            raise self._error(name, f"has an empty text at {texts.index('')}", "Give every class a name.")
+        return texts
 
     def _whole(self, name: str, archive: zipfile.ZipFile, members: dict[str, str]) -> np.ndarray:
         with archive.open(members[name]) as member:

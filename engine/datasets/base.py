@@ -83,11 +83,17 @@ class Dataset:
         names = self.train_names if split == "train" else self.test_names
         return names[index] if names else None
 
-    def with_known(self, fingerprint: str, counts: np.ndarray) -> "Dataset":
-        """This value, its fingerprint and its `histogram` known already. They are no fields, so that a copy by
-        `dataclasses.replace` never inherits them."""
-        vars(self).update(fingerprint=fingerprint, _counts=counts)
+    def with_known(self, fingerprint: str, counts: np.ndarray, mapped: dict[Path, tuple[int, ...]]) -> "Dataset":
+        """This value, with what is known already: its fingerprint, its `histogram`, and which files it maps, as
+        `engine.datasets.store.identity` has them. They are no fields, so that a copy by `dataclasses.replace` never
+        inherits them."""
+        vars(self).update(fingerprint=fingerprint, _counts=counts, mapped=mapped)
         return self
+
+    @functools.cached_property
+    def mapped(self) -> dict[Path, tuple[int, ...]]:
+        """Files of the data folder that the arrays are maps of; none, where nobody keeps them for this data set."""
+        return {}
 
     @functools.cached_property
     def fingerprint(self) -> str:

@@ -14,6 +14,7 @@ from engine.datasets import duplicates
 from engine.datasets.base import ARRAYS, SPLITS, Dataset, histogram, pieces
 from engine.datasets.decode import ImageForm, has_colours
 from engine.datasets.names import printable
+from engine.datasets.prepared import disk_errors
 from engine.datasets.source import Source
 from engine.errors import DataError
 
@@ -37,7 +38,8 @@ class Builder:
         self.problems: list[dict] = []
         self.sha256: dict[str, str] = {}  # of source files, by path
         self._coloured = False
-        self._splits = {split: _Split(folder / f"{split}_images.npy") for split in SPLITS}
+        with disk_errors(folder):
+            self._splits = {split: _Split(folder / f"{split}_images.npy") for split in SPLITS}
 
     def problem(self, kind: str, file: str, detail: str) -> None:
         self.problems.append({"kind": kind, "file": printable(file), "detail": detail})
@@ -53,10 +55,16 @@ class Builder:
         """Images uint8 [n, H, W, C]; `files` has the SHA-256 of each image's file, or "" each."""
         if self.grey_if_possible and not self._coloured:
             self._coloured = has_colours(images)
-        self._splits[split].append(images, labels, names, files)
+        with disk_errors(self.folder):
+            self._splits[split].append(images, labels, names, files)
 
     def finish(self, earlier: dict[str, bytes]) -> None:
-        """Writes labels, names, checksums and what was noticed. Raises `DataError` where no data set has come of it."""
+        """Writes labels, names, checksums and what was noticed. Raises `DataError` where no data set has come of it,
+        and `StorageError` where the disk refuses it, as `append` does."""
+        with disk_errors(self.folder):
+            self._finish(earlier)
+
+    def _finish(self, earlier: dict[str, bytes]) -> None:
         self.close()
         form = self.form
         if form is None or not sum(part.n for part in self._splits.values()):
@@ -128,17 +136,17 @@ class Builder:
                 if not counts[split][index]:
                     self.problem(f"no {verb} images", self.classes[index], f"has no {verb} image")
         trained = np.flatnonzero(counts["train"])
-        place = self.source.root
+        place = printable(str(self.source.place))
         if len(trained) < 2:
             only = f"only one class, «{printable(self.classes[trained[0]])}»," if len(trained) else "no class"
             raise DataError(
                 f"{place} has {only} with training images that can be read.",
-                "Two classes or more are needed: one folder of images each.",
+                "Two classes or more are needed, each with images for training.",
             )
         if not len(labels["test"]):
             raise DataError(
                 f"{place} leaves no image for testing: no class has two images.",
-                "Add images, or a folder `test` beside `train`.",
+                "Add images, or a split for testing.",
             )
         new = np.zeros(len(self.classes), np.int64)
         new[present] = np.arange(len(present))
@@ -228,5 +236,5 @@ def no_images(source: Source, problems: list[dict]) -> DataError:
     first = f" The first of {len(unreadable):,} that cannot be read: {unreadable[0]['file']}: " if unreadable else ""
     detail = unreadable[0]["detail"] if unreadable else ""
     return DataError(
-        f"{printable(str(source.root))} has no image that can be read.{first}{detail}", "See docs/data.md."
+        f"{printable(str(source.place))} has no image that can be read.{first}{detail}", "See docs/data.md."
     )

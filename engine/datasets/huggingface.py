@@ -4,11 +4,15 @@ A folder that `save_to_disk` wrote, or one of Parquet files (`train-00000-of-000
 PyArrow alone; a name of the hub needs the package `datasets` (an extra) and a network, or its cache.
 """
 
+import contextlib
 import importlib
 import json
 import os
-from collections.abc import Sequence
+import threading
+from collections import deque
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +22,7 @@ from engine.datasets.base import Dataset
 from engine.datasets.builder import Builder
 from engine.datasets.decoding import decode_items
 from engine.datasets.names import OWN, DatasetName, absolute, canonical, image_options, printable
-from engine.datasets.source import TESTS, Item, Progress, Stamp, class_order, digests_of, split_of, stamp_of
+from engine.datasets.source import TESTS, Item, Progress, Stamp, class_order, digests_of, sha256_of, split_of, stamp_of
 from engine.errors import DataError
 
 REMEDY = "docs/data.md says what such a folder holds; name columns with image= and label=."
@@ -44,7 +48,7 @@ class HuggingFaceSet:
             self.root, parts = place, _parts(place)
         else:
             self.root, parts = _of_hub(name.place)
-        self.name = canonical(name)
+        self.name, self.place = canonical(name), self.root
         if not any(part.split == "train" for part in parts):
             raise DataError(
                 f"{place} has no split train; its splits are {', '.join(sorted({p.split for p in parts})) or 'none'}.",
@@ -65,19 +69,19 @@ class HuggingFaceSet:
     def write(self, builder: Builder, on_progress: Progress) -> None:
         for split in self._ignored:
             builder.problem("ignored", split, "is a split that is not read")
-        rows: list[tuple[str, Any, Any, str]] = []  # split, image column, row in it, name; labels beside
+        rows: list[tuple[str, _Images, int, str]] = []  # split, image column, row in it, name; labels beside
         labels: list[Any] = []
         names: list[str] | None = None
         for part in self._parts:
-            table = _open(part)
-            image, label = self._column(table, "image"), self._column(table, "label")
-            names = _class_names(table, label) or names
-            column = table.column(image)
-            labels += table.column(label).to_pylist()
-            stem = part.path.name
-            rows += [(part.split, column, row, f"{stem}[{row}]") for row in range(len(column))]
+            schema = _schema(part)
+            image, label = self._column(schema, "image"), self._column(schema, "label")
+            names = _class_names(schema, label) or names
+            images, column = _Images(part, image), _labels(part, label)
+            labels += column
+            rows += [(part.split, images, row, f"{part.path.name}[{row}]") for row in range(len(column))]
         if any(label is None for label in labels):
-            raise DataError(f"{self.root}: row {labels.index(None)} has no label.", "Give every image a label.")
+            row = rows[labels.index(None)][-1]
+            raise DataError(f"{self.root}: {row} has no label.", "Give every image a label.")
         if names is not None and all(isinstance(label, int) for label in labels):
             builder.classes = names
             numbers = labels
@@ -91,26 +95,26 @@ class HuggingFaceSet:
         tested = any(split == "test" for split, *_ in rows)
         splits = split_of([split if tested else "" for split, *_ in rows], numbers, self.options, builder)
         items = [
-            Item(split, number, name, lambda column=column, row=row: _content(column[row].as_py()))
-            for (_, column, row, name), number, split in zip(rows, numbers, splits, strict=True)
+            Item(split, number, name, partial(images.read, row))
+            for (_, images, row, name), number, split in zip(rows, numbers, splits, strict=True)
         ]
         items.sort(key=lambda item: item.split != "train")
         decode_items(builder, items, self.options, on_progress)
         for stamp in self.stamps:
-            builder.sha256[stamp.path] = files.sha256_of(Path(os.path.normpath(self.root / stamp.path)))
+            builder.sha256[stamp.path] = sha256_of(self.root, stamp)
 
-    def _column(self, table: Any, what: str) -> str:
+    def _column(self, schema: Any, what: str) -> str:
         """The column that holds images or labels: the one that is named, or the only one that can be meant."""
         wanted = self.columns.get(what)
         if wanted is None:
-            candidates = [what] if what in table.column_names else _candidates(table, what)
+            candidates = [what] if what in schema.names else _candidates(schema, what)
             if len(candidates) == 1:
                 return candidates[0]
-        elif wanted in table.column_names:
+        elif wanted in schema.names:
             return wanted
         raise DataError(
             f"{self.root} has no column {printable(wanted or what)}; its columns are "
-            f"{', '.join(map(printable, table.column_names))}.",
+            f"{', '.join(map(printable, schema.names))}.",
             f"Name the right one: …?{what}=COLUMN.",
         )
 
@@ -120,7 +124,7 @@ def _parts(folder: Path) -> list[Part]:
     if (folder / "dataset_dict.json").is_file():
         value = files.read_json(folder / "dataset_dict.json", REMEDY)
         splits = value.get("splits") if isinstance(value, dict) else None
-        if not isinstance(splits, list) or not all(isinstance(s, str) and (folder / s).is_dir() for s in splits):
+        if not isinstance(splits, list) or not all(isinstance(s, str) and _is_inside(folder, s) for s in splits):
             raise DataError(f"{folder / 'dataset_dict.json'} names no splits that are there.", REMEDY)
         return [part for split in splits for part in _saved(folder / split, split)]
     if (folder / "state.json").is_file():
@@ -132,6 +136,10 @@ def _parts(folder: Path) -> list[Part]:
             "A folder of images is named folder:DIR.",
         )
     return [Part(_split_of_name(path.name), path, "parquet") for path in parquet]
+
+
+def _is_inside(folder: Path, split: str) -> bool:
+    return os.path.basename(split) == split not in ("", ".", "..") and (folder / split).is_dir()
 
 
 def _split_of_name(name: str) -> str:
@@ -150,7 +158,7 @@ def _saved(folder: Path, split: str) -> list[Part]:
     if indices:
         raise DataError(f"{folder} was saved with an index beside its rows.", "Save it after flatten_indices().")
     for name in names:
-        if not isinstance(name, str) or os.path.basename(name) != name:
+        if not isinstance(name, str) or not name or os.path.basename(name) != name:
             raise DataError(f"{folder / 'state.json'} names the file {name!r}, outside its folder.", REMEDY)
     return [Part(split.lower(), folder / name, "arrow") for name in names]
 
@@ -174,43 +182,107 @@ def _of_hub(name: str) -> tuple[Path, list[Part]]:
     return Path(os.path.commonpath([part.path.parent for part in parts])), parts
 
 
-def _open(part: Part) -> Any:
-    """The table, memory-mapped where it is Arrow."""
+@contextlib.contextmanager
+def _read_errors(part: Part) -> Iterator[None]:
     import pyarrow as pa
-    import pyarrow.parquet as pq
 
     try:
-        if part.kind == "parquet":
-            return pq.read_table(part.path, memory_map=True)
-        source = pa.memory_map(str(part.path))
-        try:
-            return pa.ipc.open_stream(source).read_all()
-        except pa.ArrowInvalid:
-            return pa.ipc.open_file(source).read_all()
-    except (pa.ArrowException, OSError) as error:
+        yield
+    except (pa.ArrowException, OSError, ValueError) as error:
         raise DataError(f"{part.path} cannot be read ({error}).", "Write or fetch it again.") from None
 
 
-def _features(table: Any) -> dict:
+def _arrow(part: Part) -> Any:
+    """The table of an Arrow file, memory-mapped."""
+    import pyarrow as pa
+
+    source = pa.memory_map(str(part.path))
     try:
-        features = json.loads(table.schema.metadata[b"huggingface"])["info"]["features"]
+        return pa.ipc.open_stream(source).read_all()
+    except pa.ArrowInvalid:
+        return pa.ipc.open_file(source).read_all()
+
+
+def _schema(part: Part) -> Any:
+    """Names and metadata of a file's columns."""
+    import pyarrow.parquet as pq
+
+    with _read_errors(part):
+        return pq.read_schema(part.path) if part.kind == "parquet" else _arrow(part).schema
+
+
+def _labels(part: Part, column: str) -> list[Any]:
+    """All labels of a file: text, whole numbers, or None where there is none."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    with _read_errors(part):
+        table = pq.read_table(part.path, columns=[column]) if part.kind == "parquet" else _arrow(part)
+        kind = table.schema.field(column).type
+        kind = kind.value_type if pa.types.is_dictionary(kind) else kind
+        fit = (pa.types.is_integer, pa.types.is_string, pa.types.is_large_string, pa.types.is_boolean, pa.types.is_null)
+        if any(is_fit(kind) for is_fit in fit):
+            return table.column(column).to_pylist()
+    raise DataError(
+        f"{part.path}: the column {printable(column)} holds {kind}, which is no label.",
+        "Labels are text or whole numbers; name the right column: …?label=COLUMN.",
+    )
+
+
+class _Images:
+    """The column of images of a file. Of a Parquet file two row groups are in memory, not more: rows are asked for in
+    their order, by threads that are not far from one another."""
+
+    def __init__(self, part: Part, column: str):
+        self.part, self.column = part, column
+        self._mutex = threading.Lock()
+        self._file: Any = None
+        self._groups: deque[tuple[range, Any]] = deque(maxlen=2)  # their rows, and their part of the column
+
+    def read(self, row: int) -> bytes:
+        """The bytes of an image's file. Raises `DataError` where there are none."""
+        with self._mutex, _read_errors(self.part):
+            rows, group = next((each for each in self._groups if row in each[0]), None) or self._load(row)
+            value = group[row - rows.start].as_py()
+        return _content(value)
+
+    def _load(self, row: int) -> tuple[range, Any]:
+        import pyarrow.parquet as pq
+
+        if self.part.kind != "parquet":
+            column = _arrow(self.part).column(self.column)
+            self._groups.append((range(len(column)), column))
+            return self._groups[-1]
+        if self._file is None:
+            self._file = pq.ParquetFile(self.part.path, memory_map=True)
+        end = 0
+        for number in range(self._file.metadata.num_row_groups):
+            start, end = end, end + self._file.metadata.row_group(number).num_rows
+            if start <= row < end:
+                group = self._file.read_row_group(number, columns=[self.column]).column(self.column)
+                self._groups.append((range(start, end), group))
+                return self._groups[-1]
+        raise ValueError(f"row {row:,} is not there")
+
+
+def _features(schema: Any) -> dict:
+    try:
+        features = json.loads(schema.metadata[b"huggingface"])["info"]["features"]
         return features if isinstance(features, dict) else {}
     except (KeyError, TypeError, ValueError):
         return {}
 
 
-def _candidates(table: Any, what: str) -> list[str]:
+def _candidates(schema: Any, what: str) -> list[str]:
     kind = {"image": "Image", "label": "ClassLabel"}[what]
-    features = _features(table)
+    features = _features(schema)
     return [
-        name
-        for name in table.column_names
-        if isinstance(features.get(name), dict) and features[name].get("_type") == kind
+        name for name in schema.names if isinstance(features.get(name), dict) and features[name].get("_type") == kind
     ]
 
 
-def _class_names(table: Any, label: str) -> list[str] | None:
-    feature = _features(table).get(label)
+def _class_names(schema: Any, label: str) -> list[str] | None:
+    feature = _features(schema).get(label)
     names = feature.get("names") if isinstance(feature, dict) else None
     return names if isinstance(names, list) and all(isinstance(name, str) for name in names) else None
 

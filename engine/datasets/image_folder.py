@@ -22,7 +22,7 @@ from engine.datasets.builder import Builder
 from engine.datasets.decode import EXTENSIONS
 from engine.datasets.decoding import decode_items
 from engine.datasets.names import DatasetName, absolute, canonical, image_options, printable
-from engine.datasets.source import TESTS, Item, Progress, Stamp, class_order, digests_of, read, split_of
+from engine.datasets.source import TESTS, ChangedError, Item, Progress, Stamp, class_order, digests_of, read, split_of
 from engine.errors import DataError
 
 
@@ -43,7 +43,7 @@ class ImageFolder:
 
     def __init__(self, name: DatasetName):
         self.options = image_options(name)
-        self.root = absolute(name.place)
+        self.place = self.root = absolute(name.place)
         self.name = canonical(name)
         self.title = self.root.name or str(self.root)
         self.description = f"Folder {self.root}"
@@ -74,7 +74,7 @@ def scan(root: Path) -> Listing:
     """Lists a folder of images. Raises `DataError` where it is none, or has no classes."""
     if os.path.isfile(root):
         raise DataError(
-            f"{root} is a file, not a folder of images.",
+            f"{printable(str(root))} is a file, not a folder of images.",
             "Name the folder that has one folder a class, or write table:FILE or arrays:FILE.npz.",
         )
     if not os.path.isdir(root):
@@ -174,9 +174,16 @@ class _Look:
             with os.scandir(os.path.join(self.root, path)) as entries:
                 for entry in sorted(entries, key=lambda entry: os.fsencode(entry.name)):
                     self._entry(entry, os.path.join(path, entry.name), folders, images)
+        except FileNotFoundError as error:
+            raise ChangedError(
+                f"{printable(str(error.filename or path))} went away while the folder was being listed.",
+                "Wait until nothing writes to the folder, and load it again.",
+            ) from None
         except OSError as error:
             if not path:
-                raise DataError(f"{self.root} cannot be listed ({error.strerror}).", "Make it readable.") from None
+                raise DataError(
+                    f"{printable(str(self.root))} cannot be listed ({error.strerror}).", "Make it readable."
+                ) from None
             self.note("unreadable", path, f"the folder cannot be listed ({error.strerror})")
         self._seen[path] = folders, images
         return folders, images

@@ -1,9 +1,11 @@
-"""Prepared data sets: memory-mapped arrays in the data folder."""
+"""Prepared data sets: memory-mapped arrays in the data folder; and how anything is written there."""
 
 import contextlib
+import fcntl
 import logging
 import os
-from collections.abc import Callable
+import secrets
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -32,6 +34,60 @@ def data_folder() -> Path:
         return (base if base.is_absolute() else Path.home() / ".local" / "share") / "replay-explorer"
     except (RuntimeError, OSError) as error:
         raise ConfigError(f"There is no folder for data ({error}).", "Set REPLAY_DATA_DIR to one.") from None
+
+
+@contextlib.contextmanager
+def disk_errors(path: Path) -> Iterator[None]:
+    """`files.disk_errors`, with the remedy for the folder of data."""
+    try:
+        with files.disk_errors(path):
+            yield
+    except StorageError as error:
+        raise StorageError(
+            error.what, "Free space, or set REPLAY_DATA_DIR to a folder that can be written.", passing=error.passing
+        ) from error
+
+
+@contextlib.contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Waits until no other process or thread makes or deletes this folder, which need not be there."""
+    with disk_errors(folder):
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        handle = os.open(folder.parent / f".lock-{folder.name}", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+    try:
+        with disk_errors(folder):
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
+
+
+@contextlib.contextmanager
+def new_folder(folder: Path) -> Iterator[Path]:
+    """For who holds its lock: a temporary folder that takes `folder`'s place once it is filled, and is deleted where
+    filling it fails. What killed processes left of theirs goes first."""
+    parent = folder.parent
+    with disk_errors(folder):
+        for left in parent.glob(f"{files.TEMPORARY}{folder.name}-*"):
+            files.remove_inside(parent, left)
+        files.sweep(parent, recursive=False)
+    temporary = parent / f"{files.TEMPORARY}{folder.name}-{secrets.token_hex(4)}"
+    with files.new_folder(temporary):
+        yield temporary
+        with disk_errors(folder):
+            remove(folder)
+            os.rename(temporary, folder)
+
+
+def remove(folder: Path) -> None:
+    """Deletes a folder below the data folder, for who holds its lock. Out of sight first, so that nobody meets half of
+    it. Maps that are open stay valid."""
+    if not folder.exists() and not folder.is_symlink():
+        return
+    files.check_inside(data_folder(), folder)
+    doomed = folder.with_name(f"{files.TEMPORARY}{folder.name}-{secrets.token_hex(4)}")
+    folder.rename(doomed)
+    files.remove_inside(doomed.parent, doomed)
 
 
 def prepared(name: str, digest: str, read: Callable[[], dict[str, np.ndarray]]) -> dict[str, np.ndarray]:

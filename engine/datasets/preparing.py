@@ -1,5 +1,7 @@
 """Data sets that are being prepared in the background, for pages: one thread each, owned by the process."""
 
+import atexit
+import itertools
 import threading
 import traceback
 from collections.abc import Callable
@@ -13,6 +15,8 @@ from engine.datasets.names import DatasetName, image_options, name_error
 from engine.datasets.prepared import data_folder
 from engine.datasets.source import Progress
 from engine.errors import CancelledError, ReplayError
+
+WAIT = 10.0  # seconds for what is cancelled because the process ends
 
 
 @dataclass
@@ -47,9 +51,12 @@ class Preparations:
         self._mutex = threading.Lock()
         self._all: dict[str, Preparation] = {}
 
-    def start(self, key: str, work: Callable[[Progress], Dataset]) -> Preparation:
-        """Runs `work`, which gets the progress to report to, in a thread of its own."""
+    def start(self, key: str, work: Callable[[Progress], Dataset], alone: bool = False) -> Preparation:
+        """Runs `work`, which gets the progress to report to, in a thread of its own. `alone`: it joins nothing, and
+        gets a number where its key is taken."""
         with self._mutex:
+            if alone and key in self._all:
+                key = next(each for n in itertools.count(2) if (each := f"{key} ({n})") not in self._all)
             running = self._all.get(key)
             if running is not None and not running.finished.is_set():
                 return running
@@ -61,6 +68,14 @@ class Preparations:
         with self._mutex:
             return list(self._all.values())
 
+    def stop(self) -> None:
+        """Cancels all, and waits a while until nothing of theirs is left: the process is on its way out."""
+        running = [preparation for preparation in self.all() if not preparation.finished.is_set()]
+        for preparation in running:
+            preparation.cancelled.set()
+        for preparation in running:
+            preparation.finished.wait(WAIT)
+
     def forget(self, key: str) -> None:
         """Drops one that has finished."""
         with self._mutex:
@@ -70,6 +85,9 @@ class Preparations:
 
 
 preparations = Preparations()
+
+# As the queue of jobs does: an interpreter that ends would leave threads where they stand, with half a folder.
+atexit.register(preparations.stop)
 
 
 def add(name: str) -> Preparation:
@@ -88,9 +106,14 @@ def add_archive(file: IO[bytes], file_name: str, options: tuple[tuple[str, str],
 
     def work(on_progress: Progress) -> Dataset:
         place = archive.unpack(file, file_name, on_progress)
-        return registry.reload(registry.canonical(str(DatasetName("folder", str(place), options))), on_progress)
+        name = registry.canonical(str(DatasetName("folder", str(place), options)))
+        try:
+            return registry.reload(name, on_progress)
+        except ReplayError:
+            archive.discard(place)
+            raise
 
-    return preparations.start(f"archive {file_name}", work)
+    return preparations.start(f"archive {file_name}", work, alone=True)  # one of the same name need not be the same
 
 
 def _run(preparation: Preparation, work: Callable[[Progress], Dataset]) -> None:

@@ -43,18 +43,29 @@ def register(name: str, loader: Callable[[], Dataset]) -> None:
 
 
 def load(name: str, on_progress: Progress = nothing) -> Dataset:
-    """The data set of a name, loaded once a process: later calls do not look at the disk again.
+    """The data set of a name, loaded once a process: later calls look only at whether its prepared files are as they
+    were.
 
     Raises `ConfigError` for a name that is not known, `DataError` for one whose files are missing or damaged.
     `on_progress(done, of, seconds_left)` hears of preparing what is loaded for the first time ever.
     """
-    with _mutex:
-        dataset = _loaded.get(name)
+    dataset = _known(name)
     if dataset is None:
         dataset = _load(name, on_progress)
         with _mutex:
             dataset = _loaded.setdefault(name, dataset)
     return dataset
+
+
+def _known(name: str) -> Dataset | None:
+    """What was loaded, unless its prepared files have been deleted, replaced or written to since: then it is
+    forgotten, for to read a map of a file that was cut short ends the process."""
+    with _mutex:
+        dataset = _loaded.get(name)
+        if dataset is not None and not store.is_there(dataset):
+            del _loaded[name]
+            return None
+        return dataset
 
 
 def reload(name: str, on_progress: Progress = nothing) -> Dataset:
@@ -65,7 +76,7 @@ def reload(name: str, on_progress: Progress = nothing) -> Dataset:
     dataset = _load(name, on_progress)
     with _mutex:
         known = _loaded.get(name)
-        if known is None or (known.fingerprint, known.folder) != (dataset.fingerprint, dataset.folder):
+        if known is None or (known.fingerprint, known.mapped) != (dataset.fingerprint, dataset.mapped):
             _loaded[name] = dataset
         return _loaded[name]
 
@@ -87,7 +98,7 @@ def _load(name: str, on_progress: Progress) -> Dataset:
 def is_prepared(name: str) -> bool:
     """Whether `load` has it ready: a name that is registered, or one whose prepared files are there. For pages, which
     decode nothing."""
-    if name in DATASETS or name in _loaded:
+    if name in DATASETS or _known(name) is not None:
         return True
     return problem(name) is None and store.is_prepared(canonical(name))
 

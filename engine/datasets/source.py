@@ -1,11 +1,13 @@
 """What a data set is made of: files as a cheap look finds them, and images as they are read."""
 
+import contextlib
 import errno
 import hashlib
+import io
 import os
 import stat
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
@@ -27,11 +29,13 @@ TESTS = ("test", "val", "valid", "validation")  # of those that are there, the f
 @dataclass(frozen=True)
 class Stamp:
     """A source file as the listing found it: its path below the source's root (`os.fsdecode`d), bytes, and time of
-    its last change in nanoseconds."""
+    its last change in nanoseconds. `named`: somebody named this very file, which may be a link then; what was found in
+    a folder is none."""
 
     path: str
     size: int
     mtime_ns: int
+    named: bool = False
 
 
 @dataclass(frozen=True)
@@ -51,6 +55,7 @@ class Source(Protocol):
     name: str  # the canonical name: absolute path, options
     title: str
     description: str
+    place: Path  # the file or folder that messages name
     root: Path  # of the stamps' paths
     stamps: Sequence[Stamp]
     listing: str  # digest of which files there are, and of what else the look saw, but for sizes and times
@@ -78,7 +83,7 @@ def stamp_of(file: Path, path: str) -> Stamp:
         raise DataError(f"There is no file {file} ({said}).", "Correct the path in the data set's name.") from None
     if not stat.S_ISREG(status.st_mode):
         raise DataError(f"{file} is no file.", "A folder of images is named folder:DIR.")
-    return Stamp(path, status.st_size, status.st_mtime_ns)
+    return Stamp(path, status.st_size, status.st_mtime_ns, named=True)
 
 
 def digests_of(stamps: Sequence[Stamp], further: str = "") -> tuple[str, str]:
@@ -101,38 +106,59 @@ def timed(on_progress: Progress, of: int) -> Callable[[int], None]:
 
 
 def read(root: Path, stamp: Stamp) -> bytes:
-    """The content of a regular file, no links followed; it must be what the listing saw.
+    """The content of a regular file; it must be what the listing saw.
 
     Raises `ChangedError` where it is gone or has another size or time, `DataError` where it cannot be read.
     """
+    with opened(root, stamp) as file:
+        content = file.read(stamp.size + 1)
+        if len(content) != stamp.size:
+            raise _changed(stamp, "changed while the data set was being read")
+    return content
+
+
+def sha256_of(root: Path, stamp: Stamp) -> str:
+    """Of a file's content, which is never whole in memory. Raises as `read`."""
+    with opened(root, stamp) as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _changed(stamp: Stamp, how: str) -> "ChangedError":
+    return ChangedError(
+        f"{printable(stamp.path)} {how}.", "Wait until nothing writes to it, and load the data set again."
+    )
+
+
+@contextlib.contextmanager
+def opened(root: Path, stamp: Stamp) -> Iterator[io.BufferedReader]:
+    """A source's file, open for reading; no links are followed to one that nobody named. Raises as `read`, also
+    where it is another file at the end."""
     path = os.path.join(root, stamp.path)
-    shown = printable(stamp.path)
-    again = "Wait until nothing writes to it, and load the data set again."
+    flags = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | (0 if stamp.named else os.O_NOFOLLOW)
     try:
-        handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        handle = os.open(path, flags)
     except FileNotFoundError:
-        raise ChangedError(f"{shown} went away while the data set was being read.", again) from None
+        raise _changed(stamp, "went away while the data set was being read") from None
     except OSError as error:
         if error.errno in (errno.ELOOP, errno.ENOTDIR, errno.ENXIO):  # a link, a file above it, a socket
-            raise ChangedError(f"{shown} is no regular file any more.", again) from None
+            raise _changed(stamp, "is no regular file any more") from None
         raise DataError(f"It cannot be opened ({error.strerror}).", "Make it readable.") from None
     with os.fdopen(handle, "rb") as file:
         if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-            raise ChangedError(f"{shown} is no regular file any more.", again)
+            raise _changed(stamp, "is no regular file any more")
         try:
-            content = file.read(stamp.size + 1)
+            yield file
         except OSError as error:
             raise DataError(f"It cannot be read ({error.strerror}).", "Check the disk, or copy it again.") from None
         status = os.fstat(file.fileno())
-    if (status.st_size, status.st_mtime_ns, len(content)) != (stamp.size, stamp.mtime_ns, stamp.size):
-        raise ChangedError(f"{shown} changed while the data set was being read.", again)
-    return content
+    if (status.st_size, status.st_mtime_ns) != (stamp.size, stamp.mtime_ns):
+        raise _changed(stamp, "changed while the data set was being read")
 
 
 def for_testing(labels: Sequence[int] | np.ndarray, fraction: float, seed: int) -> np.ndarray:
     """Bool [N]: which examples are for testing, the same fraction of every class, at least one and never all of a
     class that has two or more. A pure function of its arguments."""
-    labels = np.asarray(labels)
+    labels = np.asarray(labels, np.int64)
     chosen = np.zeros(len(labels), bool)
     order = np.argsort(labels, kind="stable")
     counts = np.bincount(labels)

@@ -15,12 +15,9 @@ wait and find it. Images pass through in pieces: no split is ever whole in memor
 """
 
 import contextlib
-import fcntl
 import hashlib
 import logging
 import os
-import secrets
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,10 +27,10 @@ from engine import files
 from engine.datasets.base import ARRAYS, Dataset
 from engine.datasets.builder import SCHEMA, Builder, path_of
 from engine.datasets.decode import ImageForm
-from engine.datasets.names import printable
-from engine.datasets.prepared import data_folder
-from engine.datasets.source import Progress, Source, nothing, read
-from engine.errors import IntegrityError, StorageError
+from engine.datasets.names import DatasetName, printable
+from engine.datasets.prepared import data_folder, disk_errors, locked, new_folder, remove
+from engine.datasets.source import ChangedError, Progress, Source, Stamp, nothing, sha256_of
+from engine.errors import DataError, IntegrityError
 
 logger = logging.getLogger(__name__)
 
@@ -52,7 +49,7 @@ def load(source: Source, on_progress: Progress = nothing) -> Dataset:
     if dataset is not None:
         return dataset
     files.check_writable(folder)
-    with _locked(folder):
+    with locked(folder):
         dataset = _prepared(folder, source)  # another process may have made it while we waited
         manifest = _manifest(folder)
         if dataset is None and manifest is not None and _same_content(folder, manifest, source):
@@ -118,6 +115,12 @@ def prepared_sets() -> list[Prepared]:
     return sorted(found, key=lambda one: (one.title, one.name))
 
 
+def prepared_places(kind: str) -> list[str]:
+    """Of the data sets of a kind that are prepared, the files or folders that they were made from."""
+    names = [DatasetName.parse(one.name) for one in prepared_sets()]
+    return [name.place for name in names if name.kind == kind]
+
+
 def is_prepared(name: str) -> bool:
     return _manifest(folder_of(name)) is not None
 
@@ -126,10 +129,38 @@ def delete(name: str) -> int:
     """Deletes what was prepared for a data set and returns the bytes freed. Its sources stay."""
     folder = folder_of(name)
     size = files.size_of(folder)
-    with _disk_errors(folder), _locked(folder):
-        if folder.exists() or folder.is_symlink():
-            _remove(folder)
+    with locked(folder), disk_errors(folder):
+        remove(folder)
     return size
+
+
+def identity(path: Path) -> tuple[int, ...]:
+    """What tells a file from another one in its place, and from itself before somebody wrote to it; nothing where it is
+    not there."""
+    try:
+        status = os.stat(path, follow_symlinks=False)
+    except OSError:
+        return ()
+    return status.st_ino, status.st_size, status.st_ctime_ns
+
+
+def is_there(dataset: Dataset) -> bool:
+    """Whether the files that a data set maps stand where they stood, untouched."""
+    return all(identity(path) == known for path, known in dataset.mapped.items())
+
+
+def check(dataset: Dataset) -> None:
+    """Raises `IntegrityError` where somebody wrote to the files that a data set maps: for jobs, before they record what
+    came of them. Files that were deleted or replaced do no harm, since maps that are open keep what they had."""
+    for path, known in dataset.mapped.items():
+        now = identity(path)
+        if now and now != known and now[0] == known[0]:
+            manifest = _manifest(path.parent) or {"sha256": {}}
+            if files.sha256_of(path) != manifest["sha256"].get(path.name):
+                raise IntegrityError(
+                    f"{path} was written to while the images in it were in use.",
+                    f"Delete the folder {path.parent}, load the data set again, and repeat what was computed.",
+                )
 
 
 def changes(name: str, fingerprint: str, most: int = 5) -> list[str]:
@@ -184,6 +215,7 @@ def _dataset(folder: Path, manifest: dict, source: Source) -> Dataset:
     """The arrays as memory maps, each file compared with its checksum once a process."""
     remedy = f"Delete the folder {folder}, and load the data set again."
     sha256 = manifest["sha256"]
+    mapped = {folder / f"{key}.npy": identity(folder / f"{key}.npy") for key in ARRAYS}
     arrays = {key: np.asarray(files.read_npy(folder / f"{key}.npy", sha256[f"{key}.npy"], remedy)) for key in ARRAYS}
     names = _read(folder / "names.json", sha256["names.json"])
     form = manifest["form"]
@@ -198,7 +230,7 @@ def _dataset(folder: Path, manifest: dict, source: Source) -> Dataset:
         form=ImageForm(**form | {"ground": tuple(form["ground"])}),
         folder=folder,
     )
-    return dataset.with_known(manifest["fingerprint"], np.array(manifest["histogram"]))
+    return dataset.with_known(manifest["fingerprint"], np.array(manifest["histogram"]), mapped)
 
 
 def _same_content(folder: Path, manifest: dict, source: Source) -> bool:
@@ -218,42 +250,34 @@ def _same_content(folder: Path, manifest: dict, source: Source) -> bool:
         size, mtime, sha256 = before[stamp.path]
         if size != stamp.size:
             return False
-        if mtime != stamp.mtime_ns and hashlib.sha256(read(source.root, stamp)).hexdigest() != sha256:
+        if mtime != stamp.mtime_ns and _sha256_of(source, stamp) != sha256:
             return False
     return True
+
+
+def _sha256_of(source: Source, stamp: Stamp) -> str:
+    """ "" where the file cannot be read, as when it was listed so."""
+    try:
+        return sha256_of(source.root, stamp)
+    except ChangedError:
+        raise
+    except DataError:
+        return ""
 
 
 # -- building
 
 
 def _build(folder: Path, source: Source, on_progress: Progress) -> None:
-    parent = folder.parent
-    with _disk_errors(folder):
-        for left in parent.glob(f"{files.TEMPORARY}{folder.name}-*"):  # by a process that died: we hold the lock
-            files.remove_inside(parent, left)
-        temporary = parent / f"{files.TEMPORARY}{folder.name}-{secrets.token_hex(4)}"
-        with files.new_folder(temporary):
-            builder = Builder(temporary, source)
-            try:
-                source.write(builder, on_progress)
-                builder.finish(_earlier(folder))
-            finally:
-                builder.close()
-            if folder.exists() or folder.is_symlink():
-                _remove(folder)
-            os.rename(temporary, folder)
-
-
-@contextlib.contextmanager
-def _disk_errors(path: Path) -> Iterator[None]:
-    """`files.disk_errors`, with the remedy for the folder of data."""
-    try:
-        with files.disk_errors(path):
-            yield
-    except StorageError as error:
-        raise StorageError(
-            error.what, "Free space, or set REPLAY_DATA_DIR to a folder that can be written.", passing=error.passing
-        ) from error
+    with new_folder(folder) as temporary, contextlib.closing(Builder(temporary, source)) as builder:
+        try:
+            source.write(builder, on_progress)
+        except OSError as error:  # the builder's own are `StorageError`s
+            raise DataError(
+                f"{printable(str(error.filename or source.place))} cannot be read ({error.strerror or error}).",
+                "Check that it is there and that its disk is well, and load the data set again.",
+            ) from error
+        builder.finish(_earlier(folder))
 
 
 def _earlier(folder: Path) -> dict[str, bytes]:
@@ -266,24 +290,3 @@ def _earlier(folder: Path) -> dict[str, bytes]:
     if manifest is not None:
         lists[f"{manifest['fingerprint'][:32]}.json"] = (folder / "files.json").read_bytes()
     return lists
-
-
-def _remove(folder: Path) -> None:
-    """Out of sight first, so that nobody meets half a folder. Maps that are open stay valid."""
-    files.check_inside(data_folder(), folder)
-    doomed = folder.with_name(f"{files.TEMPORARY}{folder.name}-{secrets.token_hex(4)}")
-    folder.rename(doomed)
-    files.remove_inside(doomed.parent, doomed)
-
-
-@contextlib.contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    with _disk_errors(folder):
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        handle = os.open(folder.parent / f".lock-{folder.name}", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
-    try:
-        with _disk_errors(folder):
-            fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(handle)

@@ -4,26 +4,44 @@
 
 Paths are relative to `root`, by default the table's own folder, and lead to regular files below it. A table is
 explicit, so that a row which cannot be used is an error that names it, where a file that is no image is a problem
-that is listed. Other columns are not read.
+that is listed. Other columns are not read. Fields are separated by commas, or by what stands in the first line in
+their place: semicolons, as spreadsheets of many languages write, or tabs.
 """
 
 import csv
-import hashlib
 import os
 import stat
 from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from engine.datasets import store
 from engine.datasets.base import Dataset
 from engine.datasets.builder import Builder
 from engine.datasets.decoding import decode_items
 from engine.datasets.names import OWN, DatasetName, absolute, canonical, image_options, printable
-from engine.datasets.source import TESTS, Item, Progress, Stamp, class_order, digests_of, read, split_of, stamp_of
+from engine.datasets.source import (
+    TESTS,
+    Item,
+    Progress,
+    Stamp,
+    class_order,
+    digests_of,
+    read,
+    sha256_of,
+    split_of,
+    stamp_of,
+)
 from engine.errors import DataError
 
 NEEDED, OPTIONAL = ("path", "label"), ("split",)
+
+NAMES = (*NEEDED, *OPTIONAL)
+
+MOST_OF_A_LINE = 1 << 16  # characters that are looked at for the sign between fields
+
+PARQUET = (".parquet", ".pq")
 
 SHOWN = 5  # rows at fault that an error names
 
@@ -35,7 +53,7 @@ class Table:
 
     def __init__(self, name: DatasetName):
         self.options = image_options(name, OWN[name.kind])
-        self.file = absolute(name.place)
+        self.place = self.file = absolute(name.place)
         place = dict(name.options).get("root", "")
         self.root = absolute(place) if place else self.file.parent
         self.name = canonical(name)
@@ -54,7 +72,7 @@ class Table:
 
     def write(self, builder: Builder, on_progress: Progress) -> None:
         table, *images = self.stamps
-        builder.sha256[table.path] = hashlib.sha256(read(self.root, table)).hexdigest()
+        builder.sha256[table.path] = sha256_of(self.root, table)
         for column in self._unused:
             builder.problem("ignored", column, f"is a column of {self.file.name} that is not read")
         names = {label for _, _, label, _ in self._rows}
@@ -78,17 +96,17 @@ class Table:
 
 def _read_rows(file: Path) -> tuple[list[Row], list[str]]:
     """Rows and the names of columns that are not read. Raises `DataError` that names column or row."""
-    if file.suffix.lower() in (".parquet", ".pq"):
+    if file.suffix.lower() in PARQUET:
         columns, cells = _parquet(file)
     else:
         columns, cells = _csv(file)
     missing = [name for name in NEEDED if name not in columns]
     if missing:
         there = ", ".join(f"«{printable(column)[:40]}»" for column in columns[:20]) or "none"
-        raise DataError(
-            f"{file} has no column {' and no column '.join(missing)}; its columns are {there}.",
-            "Name the columns path, label and, if you like, split, in the first row.",
-        )
+        remedy = "Name the columns path, label and, if you like, split, in the first row."
+        if file.suffix.lower() in PARQUET:
+            remedy += f" Images that are in Parquet files themselves are hf:{printable(str(file.parent))}."
+        raise DataError(f"{file} has no column {' and no column '.join(missing)}; its columns are {there}.", remedy)
     twice = sorted({name for name in (*NEEDED, *OPTIONAL) if columns.count(name) > 1})
     if twice:
         raise DataError(f"{file} has the column {twice[0]} twice.", "Rename one of them.")
@@ -100,16 +118,17 @@ def _read_rows(file: Path) -> tuple[list[Row], list[str]]:
             faults.append(f"row {number} has {len(row)} fields, where the first row has {len(columns)}")
             continue
         path, label = (row[place] for place in places)
-        rows.append((number, path, label, "" if split is None else row[split].strip().lower() or "(empty)"))
+        rows.append((number, path, label.strip(), "" if split is None else row[split].strip().lower() or "(empty)"))
     _raise(file, faults, len(rows) + len(faults))
     return rows, [name for name in columns if name not in (*NEEDED, *OPTIONAL)]
 
 
 def _csv(file: Path) -> tuple[list[str], Iterator[tuple[int, list[str]]]]:
-    delimiter = "\t" if file.suffix.lower() == ".tsv" else ","
     try:
         with file.open(encoding="utf-8-sig", newline="") as lines:
-            reader = csv.reader(lines, delimiter=delimiter, strict=True)
+            first = lines.readline(MOST_OF_A_LINE)
+            lines.seek(0)
+            reader = csv.reader(lines, delimiter=_delimiter(file, first), strict=True)
             rows = []
             for row in reader:
                 if row:
@@ -122,7 +141,15 @@ def _csv(file: Path) -> tuple[list[str], Iterator[tuple[int, list[str]]]]:
         raise DataError(f"{file} is no UTF-8 text (byte {error.start:,}).", "Save the table as UTF-8.") from None
     except OSError as error:
         raise DataError(f"{file} cannot be read ({error.strerror}).", "Make it readable.") from None
-    return (rows[0][1], iter(rows[1:])) if rows else ([], iter(()))
+    if not rows:
+        return [], iter(())
+    return [name.strip().lower() if name.strip().lower() in NAMES else name for name in rows[0][1]], iter(rows[1:])
+
+
+def _delimiter(file: Path, first: str) -> str:
+    if file.suffix.lower() == ".tsv":
+        return "\t"
+    return "," if "," in first else next((sign for sign in ";\t" if sign in first), ",")
 
 
 def _parquet(file: Path) -> tuple[list[str], Iterator[tuple[int, list[str]]]]:
@@ -131,13 +158,24 @@ def _parquet(file: Path) -> tuple[list[str], Iterator[tuple[int, list[str]]]]:
 
     try:
         names = pq.read_schema(file).names
-        table = pq.read_table(file, columns=[name for name in names if name in (*NEEDED, *OPTIONAL)])
-        columns = [["" if cell is None else str(cell) for cell in column.to_pylist()] for column in table.itercolumns()]
+        table = pq.read_table(file, columns=[name for name in names if name in NAMES])
+        columns = [_cells(file, name, table.column(name)) for name in table.column_names]
     except (pa.ArrowException, OSError, ValueError) as error:
         raise DataError(f"{file} is no Parquet file that can be read ({error}).", "Write it again.") from None
     unread = [name for name in names if name not in table.column_names]
     cells = ([*row, *("" for _ in unread)] for row in zip(*columns, strict=True))
     return [*table.column_names, *unread], enumerate(cells, 1)
+
+
+def _cells(file: Path, name: str, column: Any) -> list[str]:
+    """A column of a Parquet file as text; "" where a cell is empty or no number."""
+    import pyarrow as pa
+
+    kind = column.type.value_type if pa.types.is_dictionary(column.type) else column.type
+    if pa.types.is_nested(kind) or pa.types.is_binary(kind) or pa.types.is_large_binary(kind):
+        hint = f" Images that are in Parquet files themselves are hf:{printable(str(file.parent))}."
+        raise DataError(f"{file}: the column {name} holds {kind}, not text.", f"Write paths and labels as text.{hint}")
+    return ["" if cell is None or cell != cell else str(cell) for cell in column.to_pylist()]
 
 
 def _check_rows(file: Path, root: Path, rows: Sequence[Row]) -> list[Stamp]:
@@ -150,7 +188,7 @@ def _check_rows(file: Path, root: Path, rows: Sequence[Row]) -> list[Stamp]:
         stamp, fault = None, None
         if not path:
             fault = "has no path"
-        elif not label.strip():
+        elif not label:
             fault = "has no label"
         elif split not in ("", "train", *TESTS):
             fault = f"has the split «{printable(split)[:40]}», which is none of train, {', '.join(TESTS)}"

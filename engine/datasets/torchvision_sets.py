@@ -24,7 +24,7 @@ from engine.datasets.builder import Builder
 from engine.datasets.decode import ImageForm
 from engine.datasets.names import OWN, DatasetName, absolute, canonical, image_options, name_error
 from engine.datasets.prepared import data_folder
-from engine.datasets.source import Progress, Stamp, digests_of, stamp_of, timed
+from engine.datasets.source import Progress, Stamp, digests_of, sha256_of, stamp_of, timed
 from engine.errors import DataError
 
 LOOK = 0.5  # seconds between looks at how far a download is
@@ -100,6 +100,7 @@ class TorchvisionSet:
         self.root = absolute(options["root"]) if options.get("root") else data_folder().absolute()
         self.name = canonical(name)
         self.title = f"{self.which} {self.split}".strip()
+        self.place = self.root
         self.description = f"{self.title} of torchvision, in {self.root}"
         self.stamps: Sequence[Stamp] = ()
         self.listing = self.quick = ""
@@ -138,7 +139,7 @@ class TorchvisionSet:
                 done += len(piece)
                 report(done)
         for stamp in self.stamps:
-            builder.sha256[stamp.path] = files.sha256_of(Path(os.path.normpath(self.root / stamp.path)))
+            builder.sha256[stamp.path] = sha256_of(self.root, stamp)
 
     def _read(self) -> tuple[list[str], dict[str, tuple[np.ndarray, np.ndarray]]]:
         """Classes, and images uint8 [N, H, W, C] and labels by split."""

@@ -227,6 +227,7 @@ class Scoring:
             before_step=session.check_cancelled,
             resume=(done, scores),
         )
+        session.check_data()
         return scores.float().cpu().numpy(), norms, keeper.seconds
 
     def _keep(self, part: Part, scores: np.ndarray, norms: dict[int, list[float]]) -> None:

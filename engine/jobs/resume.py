@@ -33,10 +33,12 @@ RESUME_PARTS = "resume-replay-{}_*.safetensors"  # of a set that is done in part
 
 
 class ResumePoint:
-    """One file. `training` is the training's digest: a point of another one is never gone on from."""
+    """One file. `training` is the training's digest: a point of another one is never gone on from. `check` raises where
+    what was computed is not to be kept."""
 
-    def __init__(self, path: Path, training: str, writer: Writer):
+    def __init__(self, path: Path, training: str, writer: Writer, check: Callable[[], None] = lambda: None):
         self.path, self.training, self._writer, self._written = path, training, writer, None
+        self._check = check
 
     def load(self, device: torch.device, **header: str) -> tuple[dict[str, Tensor], dict[str, str]] | None:
         """The tensors and the header, None where there is none. Raises `IntegrityError` where the file is damaged,
@@ -51,6 +53,7 @@ class ResumePoint:
         `on_saved(seconds)` is told what the writing took."""
         if self._written is not None:
             self._written.result()
+        self._check()
 
         def write() -> None:
             began = time.monotonic()

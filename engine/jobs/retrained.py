@@ -121,7 +121,9 @@ def _train(
             "the peak learning rate, or leave out fewer images.",
             error.step,
         ) from error
-    return {key: _evaluated(session, state, rows) for key, state in zip(changes, states, strict=True)}
+    evaluated = {key: _evaluated(session, state, rows) for key, state in zip(changes, states, strict=True)}
+    session.check_data()
+    return evaluated
 
 
 def _evaluated(session: Session, state: State, rows: list[int]) -> dict[str, torch.Tensor]:

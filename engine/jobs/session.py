@@ -16,6 +16,7 @@ from engine.core.training import advance, initial_state, optimizer_for
 from engine.core.trunk import Trunk
 from engine.core.trunk import split as split_off_trunk
 from engine.datasets import registry as dataset_registry
+from engine.datasets import store as prepared_data
 from engine.datasets.base import Dataset
 from engine.errors import CancelledError, DataError
 from engine.jobs.cancel import process_ends
@@ -68,6 +69,10 @@ class Session:
                 f"Cancelled before step {t + 1} of {self.steps}.", "What was trained and scored before is kept."
             )
 
+    def check_data(self) -> None:
+        """Before what was computed is recorded: raises `IntegrityError` where somebody wrote to the prepared images."""
+        prepared_data.check(self.dataset)
+
     def segment(self) -> int:
         """Steps from one full checkpoint, and one recorded digest, to the next."""
         space = round(self.config.checkpoint_mb * 1e6)
@@ -75,7 +80,7 @@ class Session:
         return segment_length(self.steps, checkpoint, self.config.segment, space)
 
     def resume_point(self, name: str) -> ResumePoint:
-        return ResumePoint(self.run.path / "trajectory" / name, self.training, self.writer)
+        return ResumePoint(self.run.path / "trajectory" / name, self.training, self.writer, self.check_data)
 
     def trajectory(self, mode: str, digests: Digests) -> Trajectory:
         """The states of the training in a replay mode; what is lacking is trained again when it is asked for.

@@ -139,6 +139,7 @@ def train(session: "Session", mode: str) -> "tuple[Trained, Trajectory]":
             before_step=session.check_cancelled,
             resume=(start, state),
         )
+        session.check_data()
         trained = Trained(final, digests)
         _keep_model(session, trained, mode, time.monotonic() - began)
     except BaseException:
