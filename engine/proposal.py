@@ -7,30 +7,34 @@
     proposed.config         # a `RunConfig` that fits the data: valid, and of a cost that two CPU cores bear
     proposed.reasons        # why, sentence by sentence, as plain text
 
-It aims at scores that foretell what retraining does, before it aims at accuracy (docs/trust.md): few hundred small
-steps, low logits, no kinks. A rule made of sizes alone can be wrong about data that it has never seen, so
-`engine.jobs.probe` measures whether the recipe trains smoothly, before anything is run at its full length.
+It aims at scores that foretell what retraining does, before it aims at accuracy (docs/trust.md): some 160 small steps,
+low logits, no kinks. A rule made of sizes alone can be wrong about data that it has never seen, so `engine.jobs.probe`
+measures whether the recipe trains smoothly, before anything is run at its full length.
 
 When not: to get the most accurate model of the data. Nothing here looks at the images.
 """
 
+import math
 from dataclasses import dataclass
 
 from engine.config import Recipe, RunConfig
 from engine.datasets.base import Dataset
 from engine.errors import ConfigError
 
-STEPS = 150  # of a training: as many as the presets that agree with retraining have
+# Of N images a batch has 3 √N and an epoch √N / 3 steps, so that 480 / √N epochs make 160 steps, whatever N is: as many
+# as the recipes have that were measured, 250 and 6 of 6,000 images, 100 and 12 of 1,528.
+BATCH, EPOCHS = 3.0, 480.0
 
-STEPS_AN_EPOCH = 20  # in batches of a twentieth of the images; of few images as many as make batches of `LEAST`
+FEWEST_EPOCHS, MOST_EPOCHS = 3, 40
 
-LEAST, MOST = 16, 1000  # images of a batch
+LEAST, MOST = 10, 1000  # images of a batch
 
-EPOCHS = 3, 20  # at least and at most
+# For one image of a batch: what decides is the rate over the batch size. Above `LINEAR` images it grows as their root.
+PEAK, LINEAR = 2e-4, 250
 
-PEAK, PEAK_BATCH = 0.05, 250  # the `sample` preset's; the rate falls with the batch, for the ratio decides
+SCALE, POSITIONS = 0.5, 49  # of the logits, and positions that the last layer sees, in the `sample` preset
 
-TARGETS = 16
+TARGETS = 8
 
 DISK = 2 << 30  # bytes of trajectory up to which every state is kept
 
@@ -70,50 +74,62 @@ def propose(data: str, *, training: int, test: int, channels: int, size: tuple[i
             f"{size[1]} × {size[0]} pixels.",
             "Take at least 2 training images, 1 test image, 2 classes and 4 pixels a side.",
         )
-    batch = _batch(training)
-    steps_an_epoch = training // batch
-    epochs = min(max(round(STEPS / steps_an_epoch), EPOCHS[0]), EPOCHS[1])
-    peak = _rounded(PEAK * batch / PEAK_BATCH) if batch < PEAK_BATCH else PEAK
-    parameters = _parameters(channels, size, classes)
-    steps = epochs * steps_an_epoch
-    mode = "disk" if 4 * parameters * steps <= DISK else "recompute"
+    batch, epochs = _batch(training), _epochs(training)
+    steps = epochs * (training // batch)
+    peak = _rounded(PEAK * batch if batch <= LINEAR else PEAK * math.sqrt(LINEAR * batch))
+    positions = (size[0] // 4) * (size[1] // 4)
+    scale = _rounded(SCALE * math.sqrt(POSITIONS / positions))
+    kept = 4 * steps * _parameters(channels, positions, classes)
     config = RunConfig(
         preset="proposed",
         dataset=data,
+        model="small-cnn",
+        model_options="" if scale == SCALE else f"scale={scale:g}",
         recipe=Recipe(epochs=epochs, batch_size=batch, peak_lr=peak),
         targets=_targets(test),
-        replay_mode=mode,
+        replay_mode="disk" if kept <= DISK else "recompute",
     )
-    reasons = (
-        f"{training:,} training images: batches of {batch:,} and {epochs} epochs make {steps:,} steps; about "
-        f"{STEPS} small ones train smoothly, which scores need to agree with retraining.",
-        f"A peak rate of {peak:g}, for what decides is the rate over the batch size.",
-        f"small-cnn, with {parameters:,} parameters for {channels} × {size[0]} × {size[1]} pixels and {classes:,} "
-        "classes: smooth, with low logits, and quick on a processor.",
-        f"{len(config.targets)} test images as targets, spread over all {test:,}.",
-        f"{mode.capitalize()} mode: all states would take {4 * parameters * steps / 1e6:,.0f} MB.",
+    return Proposal(config, _reasons(config, training, test, size, positions, scale, kept))
+
+
+def _reasons(
+    config: RunConfig, training: int, test: int, size: tuple[int, int], positions: int, scale: float, kept: int
+) -> tuple[str, ...]:
+    """A sentence for each choice. `kept` bytes would keep every state."""
+    recipe = config.recipe
+    steps = recipe.epochs * (training // recipe.batch_size)
+    return (
+        f"{training:,} training images: {recipe.epochs} epochs in batches of {recipe.batch_size:,} make {steps:,} "
+        "steps. Few and small steps keep a training smooth, and only a smooth one has scores that foretell what "
+        "retraining does.",
+        f"Peak learning rate {recipe.peak_lr:g}, by the batch size: higher ones learn faster, and make the scores "
+        "worthless.",
+        f"The network small-cnn: smooth, and quick on a processor. Of {size[1]} × {size[0]} pixels it makes "
+        f"{positions:,} positions, so its logits are multiplied by {scale:g}: the more positions, the steeper.",
+        f"{len(config.targets)} of {test:,} test images to explain, spread over all of them.",
+        f"{config.replay_mode.capitalize()} mode: every state together would take {kept / 1e6:,.0f} MB.",
+        "Made of sizes alone: the probe measures whether it is smooth for these images, before it is run.",
     )
-    return Proposal(config, reasons)
 
 
 def _batch(training: int) -> int:
-    """A round number near a part of the images in `STEPS_AN_EPOCH`."""
-    batch = min(max(training // STEPS_AN_EPOCH, LEAST), MOST)
-    if batch >= 100:
-        batch = 50 * round(batch / 50)
-    elif batch > LEAST:
-        batch = 10 * round(batch / 10)
-    return max(2, min(batch, training))
+    """A round number near `BATCH` √N."""
+    batch = BATCH * math.sqrt(training)
+    unit = 50 if batch >= 100 else 10
+    return max(2, min(max(unit * round(batch / unit), LEAST), MOST, training))
+
+
+def _epochs(training: int) -> int:
+    return min(max(round(EPOCHS / math.sqrt(training)), FEWEST_EPOCHS), MOST_EPOCHS)
 
 
 def _rounded(number: float) -> float:
-    """One significant digit and a half: 0.012, 0.015, 0.02."""
-    return float(f"{number:.1g}") if number >= 0.1 else float(f"{number:.2g}")
+    """To two digits: a number that a person reads."""
+    return float(f"{number:.2g}")
 
 
-def _parameters(channels: int, size: tuple[int, int], classes: int) -> int:
-    """Of small-cnn, biases aside: two convolutions, and one weight a position, channel and class."""
-    positions = (size[0] // 4) * (size[1] // 4)
+def _parameters(channels: int, positions: int, classes: int) -> int:
+    """Of small-cnn, norms and biases aside: two convolutions, and a weight for each position, channel and class."""
     return 24 * channels * 36 + 32 * 24 * 9 + 32 * positions * classes
 
 
