@@ -2,14 +2,13 @@
 
 import streamlit as st
 
-from engine import augmentation
 from engine import config as configs
 from engine.config import Recipe, RunConfig
 from engine.datasets import preparing, registry, store
 from engine.datasets.archive import SUFFIXES
 from engine.datasets.names import COLOURS, DEFAULTS, FITS, DatasetName
 from engine.files import size_of
-from ui import formats, gallery, link, paging, pictures, shell
+from ui import augment_form, formats, gallery, link, paging, pictures, shell
 from ui.paging import EVERY, class_name
 from ui.text import line, plain
 
@@ -40,7 +39,7 @@ KINDS = {
 
 def image_options() -> tuple[tuple[str, str], ...]:
     """How files become images: options of the data set's name, those alone that are not the defaults."""
-    with st.expander("How files become images", icon=":material/crop:"):
+    with st.expander("How files become images"):
         first, second, third = st.columns(3)
         side = first.text_input(
             "Side in pixels", placeholder="chosen from the files", help="64, or 96x64 for width × height."
@@ -207,11 +206,9 @@ def samples(dataset) -> None:
 
 def augmented(dataset) -> None:
     """Some training images, as a training with augmentation shows them to the model."""
-    with st.expander("Training images, augmented", icon=":material/auto_awesome_motion:"):
-        notation = configs.LISTS["recipe.augment"]
-        text = st.text_input(
-            "Augmentation", placeholder=augmentation.EXAMPLE, max_chars=augmentation.LONGEST, help=notation.what
-        )
+    with st.expander("Training images, augmented"):
+        text = st.session_state.setdefault("data-augmentation", "")
+        augment_form.choose(text, dataset.image_shape, "data-augment", keep_augmentation)
         recipe = Recipe(augment=text)
         problems = configs.problems(RunConfig(recipe=recipe), image_shape=dataset.image_shape)
         if "recipe.augment" in problems:
@@ -219,6 +216,10 @@ def augmented(dataset) -> None:
         elif recipe.augment:
             pictures.augmented(dataset, recipe, range(min(AUGMENTED, dataset.sizes.n_train)))
             st.caption("The image itself, and what each of the first epochs makes of it.")
+
+
+def keep_augmentation(text: str) -> None:
+    st.session_state["data-augmentation"] = text
 
 
 def tile(dataset, split: str, index: int, below: tuple[str, ...] = ()) -> gallery.Tile:
@@ -251,7 +252,7 @@ def problems(dataset) -> None:
         records = [problem for problem in found if problem["kind"] == kind]
         if not records:
             continue
-        with st.expander(f"{title}: {len(records):,}", icon=":material/report:"):
+        with st.expander(f"{title}: {len(records):,}"):
             st.dataframe(
                 {
                     "File": [line(problem["file"]) for problem in records[:ROWS]],
@@ -301,7 +302,7 @@ def act(dataset) -> None:
 
 
 with shell.page("Data"):
-    with st.expander("Add a data set", icon=":material/add:", expanded=not store.prepared_sets()):
+    with st.expander("Add a data set", expanded=not store.prepared_sets()):
         add()
     on_their_way()
     name = choose()
@@ -311,15 +312,15 @@ with shell.page("Data"):
     if dataset is not None:
         facts(dataset)
         act(dataset)
-        st.subheader("Images")
+        st.header("Images")
         samples(dataset)
         augmented(dataset)
-        st.subheader("Problems")
+        st.header("Problems")
         problems(dataset)
         left, right = st.columns(2)
         with left:
-            st.subheader("Classes")
+            st.header("Classes")
             classes(dataset)
         with right:
-            st.subheader("Channels")
+            st.header("Channels")
             channels(dataset)

@@ -35,7 +35,7 @@ from engine.jobs.replay import Replay
 from engine.jobs.session import opened
 from engine.models.functional import FunctionalModel
 from engine.runs.run import Run
-from tests.helpers import ROOT, said, show, sound
+from tests.helpers import ROOT
 from tests.made_up import SMALL
 from tools.exactness import H, relative_error
 from tools.hold import every_step_told
@@ -628,17 +628,6 @@ def test_the_preview_is_what_training_sees():
     assert np.abs(pixels * 255 - shown).max() <= 0.51 and (shown != dataset.train_images[index]).any()
     unchanged = preview.augmented(dataset, dataclasses.replace(recipe, augment=""), [4, 2], 1)
     assert np.array_equal(unchanged, dataset.train_images[[4, 2]])
-
-
-def test_data_shows_training_images_augmented(root):
-    app = show("pages/Data.py", data="fashion-mnist-sample")
-    assert "as epoch 1 shows it" not in "".join(html.body for html in app.get("html"))
-    field = next(field for field in app.text_input if field.label == "Augmentation")
-    app = sound(field.set_value("crop:3,rotate:20").run())
-    assert ", as epoch 6 shows it to the model" in "".join(html.body for html in app.get("html"))
-    field = next(field for field in app.text_input if field.label == "Augmentation")
-    field.set_value("saturation:0.5").run()
-    assert "needs images of three channels" in said(app)
 
 
 # -- the text and its errors

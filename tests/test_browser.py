@@ -1,5 +1,6 @@
 """The app as people use it: a fresh server, a real browser, the sample run from start to clean-up."""
 
+import contextlib
 import re
 import shutil
 import signal
@@ -11,9 +12,10 @@ import axe_playwright_python
 import numpy as np
 import pytest
 from PIL import Image
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Page, TimeoutError, expect
 
 from engine import config as configs
+from engine import config_file
 from engine.analysis import trust
 from engine.datasets import registry as dataset_registry
 from engine.jobs import execute as work
@@ -21,6 +23,7 @@ from engine.runs import notes
 from engine.runs import run as runs
 from engine.runs.job import JobRecord
 from tests.helpers import PAGES, at_rest, idle, settled, shown, steps_done, wait_until
+from tests.images import folder
 from tests.made_up import SMALL
 from tools.hold import Hold
 from tools.serve import server
@@ -219,6 +222,105 @@ def test_own_settings_with_targets_picked_by_looking(page, tmp_path):
         page.get_by_role("button", name="Replay for these targets").click()
         settled(page, "Live")
         wait_until(lambda: any(t.name == chosen for t in run.scores().targets()), 60, page)
+
+
+def pick(page: Page, box: str, option: str) -> None:
+    """One of a list; which closes again where the page scrolls, or is drawn anew, and is then opened once more."""
+    wanted = page.get_by_role("option", name=option, exact=True)
+
+    def offered() -> bool:
+        if not wanted.is_visible():
+            page.get_by_role("combobox", name=box).click()
+            with contextlib.suppress(TimeoutError):
+                wanted.wait_for(timeout=1000)
+        return wanted.is_visible()
+
+    idle(page)
+    wait_until(offered, 30, page)
+    wanted.click()
+
+
+def test_a_file_fills_the_form_comes_back_the_same_and_is_what_runs(page, tmp_path):
+    config = SMALL.replace(
+        preset="mine",
+        replay_mode="recompute",
+        target_function="difference:6>4",
+        **{"recipe.optimizer": "adamw", "recipe.eps_root": 1e-8, "recipe.peak_lr": 0.002, "recipe.augment": "flip"},
+    )
+    (tmp_path / "mine.toml").write_text(config_file.dumps(config))
+    (tmp_path / "wrong.toml").write_text("[recipe]\nepoch = 3\n")
+    root = runs.outputs_root(tmp_path / "runs")
+    with server(root, page) as (url, _):
+        page.goto(f"{url}/Set_up_a_run")
+        settled(page, "Set up a run")
+        page.get_by_role("button", name="Start the run").wait_for()
+        page.get_by_text("TOML file", exact=True).click()
+        files = page.locator('input[type="file"]')
+        files.set_input_files(tmp_path / "wrong.toml")
+        expect(page.get_by_text("did you mean epochs?")).to_be_visible()
+        expect(page.get_by_role("button", name="Start the run")).to_have_count(0)
+        files.set_input_files(tmp_path / "mine.toml")
+        expect(page.get_by_role("spinbutton", name="Batch size")).to_have_value("1000")
+        expect(page.get_by_role("combobox", name="Optimizer")).to_have_value("adamw")
+        expect(page.get_by_text("each of the first epochs makes of it")).to_be_visible()
+        expect(page.locator(".st-key-setup-bar")).to_contain_text(re.compile(r"Disk [\d.]+ .?B"))
+        idle(page)
+        with page.expect_download() as download:
+            page.get_by_role("button", name="TOML", exact=True).click()
+        assert config_file.loads(download.value.path().read_text()) == config
+
+        # By the keyboard alone: another number, and the start.
+        epochs = page.get_by_role("spinbutton", name="Epochs")
+        epochs.focus()
+        page.keyboard.press("Control+a")
+        page.keyboard.type("2")
+        page.keyboard.press("Enter")
+        expect(page.get_by_text("Yours; proposed: 1")).to_be_visible()
+        idle(page)
+        page.get_by_role("button", name="Start the run").focus()
+        page.keyboard.press("Enter")
+        settled(page, "Live")
+        (run,) = runs.list_runs(root)
+        assert run.manifest().config == config.replace(**{"recipe.epochs": 2})
+
+
+def test_another_data_set_is_proposed_for_and_shown_augmented(page, tmp_path, monkeypatch):
+    """From the page *Data* to the form, in a real browser: sizes, samples and previews are of the data chosen."""
+    monkeypatch.setenv("REPLAY_DATA_DIR", str(tmp_path / "data"))
+    name = dataset_registry.load(f"folder:{folder(tmp_path / 'pets', {'cat': 30, 'dog': 30})}").name
+    seen = page.locator('img[alt*="as epoch"]')
+
+    def drawn() -> None:
+        expect(seen).to_have_count(36)  # six images, six epochs
+        assert all(width == 12 for width in seen.evaluate_all("images => images.map(i => i.naturalWidth)"))
+        assert len(set(seen.evaluate_all("images => images.map(i => i.src)"))) > 18
+
+    with server(runs.outputs_root(tmp_path / "runs"), page) as (url, _):
+        page.goto(f"{url}/Data?data={quote(name)}")
+        settled(page, "Data")
+        idle(page)
+        page.get_by_text("Training images, augmented").click()
+        pick(page, "Augmentation", "Rotate")
+        page.keyboard.press("Escape")
+        drawn()
+        page.get_by_role("link", name="Set up a run with it").click()
+        settled(page, "Set up a run")
+        expect(page.get_by_text("12 × 10 pixels, in colour, 2 classes")).to_be_visible()
+        size = page.get_by_role("spinbutton", name="Batch size")
+        expect(size).to_have_value("16")
+        size.fill("8")
+        size.press("Enter")
+        expect(page.get_by_text("Yours; proposed: 16")).to_be_visible()
+        idle(page)
+        pick(page, "Augmentation", "Rotate")
+        page.keyboard.press("Escape")
+        drawn()
+        rates = page.locator('img[alt^="Learning rate over"]')
+        assert rates.evaluate("image => image.naturalWidth > 0")
+        pick(page, "Data set", "fashion-mnist-sample")
+        expect(page.get_by_text("28 × 28 pixels, grey, 10 classes")).to_be_visible()
+        expect(size).to_have_value("8")  # a person's own
+        assert parse_qs(urlsplit(page.url).query)["dataset"] == ["fashion-mnist-sample"]
 
 
 def test_deleted_checkpoints_are_rebuilt_from_the_storage_page(page, tmp_path):

@@ -39,7 +39,7 @@ def finish() -> None:
 
 
 def shown(app) -> str:
-    return "\n".join(element.value for kind in (app.markdown, app.caption, app.subheader) for element in kind)
+    return "\n".join(element.value for kind in (app.markdown, app.caption, app.header) for element in kind)
 
 
 def test_a_folder_is_added_by_its_path_and_shown(pets):
@@ -190,6 +190,21 @@ def test_who_asked_for_it_is_taken_there_and_others_are_told(pets):
     assert theirs.selectbox(key="data-choice").value != f"folder:{pets}" and "It is ready" in shown(theirs)
     assert sound(mine.run()).selectbox(key="data-choice").value == f"folder:{pets}"
     assert "It is ready" not in shown(sound(theirs.run()))
+
+
+def test_training_images_are_shown_augmented():
+    def bodies(app) -> str:
+        return "".join(html.body for html in sound(app).get("html"))
+
+    app = show("pages/Data.py", data="fashion-mnist-sample")
+    assert "as epoch 1 shows it" not in bodies(app)
+    app.multiselect(key="data-augment").set_value(["crop", "rotate"]).run()
+    shown_first = bodies(app)
+    assert ", as epoch 6 shows it to the model" in shown_first
+    app.number_input(key="data-augment-rotate").set_value(90.0).run()
+    assert "as epoch 6" in bodies(app) and bodies(app) != shown_first
+    app.number_input(key="data-augment-crop").set_value(30).run()
+    assert "leaves nothing of some images" in said(app) and "as epoch 1" not in bodies(app)
 
 
 def test_read_only_mode_adds_and_deletes_nothing(pets, monkeypatch):

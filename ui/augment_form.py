@@ -8,9 +8,11 @@ from engine import augmentation
 from engine.augmentation import KINDS
 from ui.text import plain
 
+ACROSS = 3  # amounts side by side
+
 
 def choose(
-    text: str, shape: tuple[int, int, int] | None, key: str, on_change: Callable, disabled: bool = False
+    text: str, shape: tuple[int, int, int] | None, key: str, on_change: Callable[[str], None], disabled: bool = False
 ) -> None:
     """What is done to each training image, in the order in which it was picked. `shape` is [H, W, C] of the images:
     kinds that cannot be done to them are not offered. `on_change` hears the new text before the page is drawn."""
@@ -28,24 +30,29 @@ def choose(
         on_change=lambda: on_change(_written(key)),
         disabled=disabled,
     )
-    for each in chosen:
-        kind = KINDS[each.name]
-        if kind.amount is None:
-            st.caption(f"{each.name.capitalize()}: {plain(kind.sentence)}")
-            continue
-        _show(f"{key}-{each.name}", int(each.amount) if kind.amount.whole else float(each.amount))
-        st.number_input(
-            f"{each.name.capitalize()}: amount in {kind.amount.unit}"
-            if "(" not in kind.amount.unit
-            else f"{each.name.capitalize()}: amount",
-            value=None,
-            step=1 if kind.amount.whole else None,
-            format=None if kind.amount.whole else "%g",
-            key=f"{key}-{each.name}",
-            on_change=lambda: on_change(_written(key)),
-            disabled=disabled,
-        )
-        st.caption(f"{plain(kind.sentence)} From {kind.amount.low:g} to {kind.amount.high:g}.")
+    for first in range(0, len(chosen), ACROSS):
+        for column, each in zip(st.columns(ACROSS), chosen[first : first + ACROSS], strict=False):
+            with column:
+                _amount(each, key, on_change, disabled)
+
+
+def _amount(each: augmentation.Augmentation, key: str, on_change: Callable[[str], None], disabled: bool) -> None:
+    """How strong one of them is, and what it does."""
+    name, sentence, amount = each.name.capitalize(), plain(KINDS[each.name].sentence), KINDS[each.name].amount
+    if amount is None:
+        st.markdown(f"{name}  \n:small[:gray[{sentence}]]")
+        return
+    _show(f"{key}-{each.name}", int(each.amount) if amount.whole else float(each.amount))
+    st.number_input(
+        f"{name} ({amount.unit})" if amount.unit.isalpha() else name,
+        value=None,
+        step=1 if amount.whole else None,
+        format=None if amount.whole else "%g",
+        key=f"{key}-{each.name}",
+        on_change=lambda: on_change(_written(key)),
+        disabled=disabled,
+    )
+    st.caption(f"{sentence} From {amount.low:g} to {amount.high:g}.")
 
 
 def _show(key: str, value: object) -> None:

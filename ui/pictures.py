@@ -73,8 +73,12 @@ def alt(dataset_name: str, split: str, index: int) -> str:
 
 def picture(dataset_name: str, split: str, index: int) -> str:
     """HTML of one image with its alternative text."""
+    return _full_width(image_url(dataset_name, split, index), alt(dataset_name, split, index))
+
+
+def _full_width(url: str, alt_text: str) -> str:
     return (
-        f'<img src="{image_url(dataset_name, split, index)}" alt="{markup(alt(dataset_name, split, index))}" '
+        f'<img src="{url}" alt="{markup(alt_text)}" '
         'style="width:100%;image-rendering:pixelated;border-radius:4px;display:block">'
     )
 
@@ -88,7 +92,7 @@ def array_picture(image: np.ndarray, alt_text: str, size: int) -> str:
 
 
 def augmented(dataset: datasets_base.Dataset, recipe: Recipe, indices: Sequence[int], size: int = 56) -> None:
-    """A row a training image: itself, and as the first epochs show it to the model."""
+    """A row a training image: itself, and as the first epochs show it to the model; smaller in a narrow window."""
     # Only what augmentation depends on, so that other settings make no image anew.
     seed, text, rows = recipe.seed, recipe.augment, []
     epochs = [
@@ -96,11 +100,12 @@ def augmented(dataset: datasets_base.Dataset, recipe: Recipe, indices: Sequence[
         for epoch in range(min(EPOCHS, recipe.epochs))
     ]
     for row, index in enumerate(indices):
-        cells = [f'<div style="width:{size}px">{picture(dataset.name, "train", index)}</div>']
+        cells = [picture(dataset.name, "train", index)]
         for number, images in enumerate(epochs, 1):
             words = f"{alt(dataset.name, 'train', index)}, as epoch {number} shows it to the model"
-            cells.append(f"<div>{array_picture(images[row], words, size)}</div>")
-        rows.append(f'<div style="display:flex;gap:0.3rem;margin-bottom:0.3rem">{"".join(cells)}</div>')
+            cells.append(_full_width(data_url(images[row]), words))
+        drawn = "".join(f'<div style="flex:1 1 0;max-width:{size}px">{cell}</div>' for cell in cells)
+        rows.append(f'<div style="display:flex;gap:0.3rem;margin-bottom:0.3rem">{drawn}</div>')
     st.html("".join(rows))
 
 

@@ -6,6 +6,7 @@ The draft is a value in the session, another for every change. Widgets show it, 
 drawn; so a field that is hidden keeps its setting, and a page that is drawn shows one state from top to bottom.
 """
 
+import functools
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -33,7 +34,7 @@ class Draft:
     changes: Mapping[str, Any] = field(default_factory=dict)
     targets_of: str = ""
 
-    @property
+    @functools.cached_property
     def proposed(self) -> RunConfig:
         """The settings but for a person's own."""
         fits: dict[str, Any] = {}
@@ -45,7 +46,7 @@ class Draft:
         # A preset's name stands for its measured results, which another training does not have.
         return base.replace(preset="own") if self.source in configs.PRESETS and self._trains_otherwise() else base
 
-    @property
+    @functools.cached_property
     def config(self) -> RunConfig:
         return self.proposed.replace(**self.changes)
 
@@ -53,6 +54,7 @@ class Draft:
         before = {name: value for name, value in self.changes.items() if value != configs.get(self.base, name)}
         return any(name.partition(".")[0] in configs.TRAINING for name in before)
 
+    @functools.cached_property
     def changed(self) -> dict[str, tuple[Any, Any]]:
         """By setting: what was proposed, and what a person made of it."""
         proposed = self.proposed

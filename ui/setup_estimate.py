@@ -15,6 +15,11 @@ from ui.setup_draft import Form, label
 from ui.text import plain
 
 NOT_OF_SIZE = ("preset", "replay_mode", "clean_when_done")  # an estimate covers every mode
+# The bar is as low as its content, and told from what scrolls behind it.
+STYLE = """<style>
+[data-testid="stBottomBlockContainer"] {padding-top: 0.6rem; padding-bottom: 0.8rem}
+[data-testid="stBottom"] {border-top: 1px solid rgba(128, 140, 150, 0.35)}
+</style>"""
 HOLDS = 10.0  # seconds for which what is free counts as it was
 
 
@@ -83,6 +88,7 @@ def draw_measure(form: Form) -> None:
 
 
 def draw_bar(form: Form, expected: Estimate | None, error: ReplayError | None) -> None:
+    st.html(STYLE)
     with st.container(horizontal=True, vertical_alignment="center", key="setup-bar"):
         if error is None and form.ready and expected is not None:
             st.markdown(in_words(form, expected))
@@ -126,8 +132,9 @@ def in_words(form: Form, expected: Estimate) -> str:
     stays = expected.modes["memory"] if form.config.clean_when_done else mode
     ram = formats.size(mode.ram)
     figures = {
-        "Disk": f"{formats.size(stays.disk)}, {formats.size(mode.disk_peak)} at the peak",
-        "Memory": ram if expected.train_seconds is not None else f"{ram} beside the engine's own",
+        "Disk": formats.size(stays.disk),
+        "at its peak": formats.size(mode.disk_peak),
+        "Memory": ram if expected.train_seconds is not None else f"{ram} more",
         **({"GPU memory": formats.size(mode.gpu)} if expected.gpu_free else {}),
         "Time": "not measured" if mode.seconds is None else formats.duration(mode.seconds),
     }

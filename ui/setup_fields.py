@@ -64,7 +64,7 @@ def remarks(form: Form, name: str) -> None:
     """Below a field: what is wrong with it, and what it was before a person changed it."""
     if name in form.problems:
         st.error(f"{label(name)} {plain(form.problems[name])}.")
-    if name in (changed := form.draft.changed()):
+    if name in (changed := form.draft.changed):
         st.caption(f":material/edit: Yours; proposed: {plain(setup_draft.written(name, changed[name][0]))}")
 
 

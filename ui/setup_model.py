@@ -19,7 +19,7 @@ def draw(form: Form) -> None:
         "fills. Smaller ones train sooner, and their scores are easier to rely on."
     )
     rest = [name for name in setup_fields.names_of("model") if name not in PLAIN]
-    changed = [name for name in rest if name in form.draft.changed()]
+    changed = [name for name in rest if name in form.draft.changed]
     wrong = [name for name in rest if name in form.problems]
     with st.expander("Advanced", expanded=bool(wrong or changed)):
         choose_weights(form)

@@ -111,7 +111,7 @@ def draw_reasons(draft: Draft) -> None:
 
 def draw_changed(draft: Draft) -> None:
     """What a person changed, each with a button that puts it back."""
-    changed = draft.changed()
+    changed = draft.changed
     if not changed:
         return
     with st.expander(f"Changed by you: {', '.join(plain(label(name)) for name in changed)}"):

@@ -176,7 +176,7 @@ def offered_images(form: Form, dataset: Dataset) -> tuple[Sequence[int], str]:
     if source == ALL_IMAGES:
         label = which.selectbox("Class", [EVERY, *dataset.classes], format_func=class_name, disabled=form.disabled)
         number = paging.label_number(label, dataset.classes)
-        return paging.of_class(dataset.test_labels, number).tolist(), label
+        return paging.of_class(dataset.test_labels, number).tolist(), f"class-{number}"
     runs = [run.id for run in shell.all_runs() if run.trained and run.dataset == dataset.name]
     if not runs:
         which.info("No run of this data set has been trained yet.")
