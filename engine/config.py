@@ -47,7 +47,11 @@ ANNEALS = ("cosine", "linear")
 
 REPLAY_MODES = ("memory", "disk", "recompute")
 
-PRECISIONS = ("float32", "float64")
+PRECISIONS = ("float32", "float64", "tf32", "bfloat16")  # `engine.core.precision` says what each is
+
+REPLAY_PRECISIONS = ("same", *PRECISIONS)
+
+COMPILE = ("auto", "on", "off")
 
 DEVICES = ("auto", "cpu", "cuda")
 
@@ -188,7 +192,8 @@ class RunConfig:
     `clean_when_done` deletes the trajectory once the run's own targets have their scores.
     `model_options` go to the model's function, as NAME=VALUE,NAME=VALUE. `initial_weights` is a file, `frozen` a list
     of patterns of names such as layer1.*,conv1*, and `frozen_eval` puts what is frozen into evaluation mode
-    (`engine.models.finetune`).
+    (`engine.models.finetune`). `precision` is that of the training, `replay_precision` that of the steps backwards
+    (`engine.core.precision`). `compile` says whether steps are compiled (`engine.core.compiled`).
     """
 
     preset: str = "own"
@@ -209,9 +214,21 @@ class RunConfig:
     initial_weights: str = added("")
     frozen: str = added("")
     frozen_eval: bool = added(False)
+    replay_precision: str = added("same")
+    compile: str = added("auto")
 
     def __post_init__(self) -> None:
         _plain(self)
+
+    @property
+    def state_precision(self) -> str:
+        """Of states, adjoints and scores: tf32 and bfloat16 are of what a step computes between them."""
+        return "float64" if self.precision == "float64" else "float32"
+
+    @property
+    def replays_in(self) -> str:
+        """The precision of a step backwards."""
+        return self.precision if self.replay_precision == "same" else self.replay_precision
 
     def replace(self, **changes) -> "RunConfig":
         """A copy with some fields changed; a recipe's fields are named `recipe.peak_lr`."""
@@ -469,7 +486,18 @@ CHOICES = {
         "Where the states before the steps are kept: in memory, on disk, or some and the rest anew.",
     ),
     "device": Choice(lambda: DEVICES, "Where to compute; auto takes a GPU where there is one."),
-    "precision": Choice(lambda: PRECISIONS, "Of all arithmetic. float64 takes twice the memory, and more time."),
+    "precision": Choice(
+        lambda: PRECISIONS,
+        "Of the training. float64 takes twice the memory, and more time; tf32 and bfloat16 are fast on a GPU.",
+    ),
+    "replay_precision": Choice(
+        lambda: REPLAY_PRECISIONS,
+        "Of the steps backwards: that of the training (same), or another one. Scores stay float32 in all but float64.",
+    ),
+    "compile": Choice(
+        lambda: COMPILE,
+        "Whether steps are compiled: faster once some time has gone into compiling; auto decides by measuring.",
+    ),
 }
 
 

@@ -193,6 +193,46 @@ def exact_arithmetic() -> Iterator[None]:
                 _set_flags(before)
 
 
+class _Products:
+    """Who computes products of matrices in which way now. torch's flag is the process's: those who want the other way
+    wait until the last of these has left."""
+
+    def __init__(self) -> None:
+        self.turn, self.users, self.tf32 = threading.Condition(), 0, False
+        self.before: tuple[Any, Any] = (False, False)
+
+
+_products = _Products()
+
+
+@contextlib.contextmanager
+def products(device: torch.device, tf32: bool) -> Iterator[None]:
+    """Products of float32 matrices, and convolutions, on a GPU: in TF32 (10 bits of fraction) or in float32.
+
+    For as long as kernels are launched, such as one step; blocks of the same way may lie in each other, of different
+    ways not. Nothing on a CPU, which has no TF32.
+    """
+    if device.type != "cuda":
+        yield
+        return
+    cudnn: Any = torch.backends.cudnn
+    matmul: Any = torch.backends.cuda.matmul
+    with _products.turn:
+        _products.turn.wait_for(lambda: not _products.users or _products.tf32 == tf32)
+        if not _products.users:
+            _products.tf32, _products.before = tf32, (cudnn.allow_tf32, matmul.allow_tf32)
+            cudnn.allow_tf32 = matmul.allow_tf32 = tf32
+        _products.users += 1
+    try:
+        yield
+    finally:
+        with _products.turn:
+            _products.users -= 1
+            if not _products.users:
+                cudnn.allow_tf32, matmul.allow_tf32 = _products.before
+            _products.turn.notify_all()
+
+
 def _set_flags(values: tuple[bool, ...]) -> tuple[bool, ...]:
     """Sets torch's flags in the order of `EXACT_FLAGS`, and returns what they were."""
     cudnn: Any = torch.backends.cudnn  # its flags are properties, which its type does not say

@@ -23,30 +23,65 @@ adjoint of the buffers and the many targets are this project's. Cost: about two 
 a target, and one gradient a step for an optimizer whose pullback reads it.
 """
 
+import contextlib
 import threading
+from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
 from torch.func import grad, jvp, vmap
 
 from engine.core.optim.base import Optimizer
+from engine.core.precision import computed_in
 from engine.core.state import Adjoint, State
 from engine.core.stream import StepInputs
 from engine.models.functional import FunctionalModel
 
 # torch keeps the level of forward-mode differentiation in a global: two threads in it at once break each other.
-_one_forward_mode = threading.Lock()
+forward_mode = threading.Lock()
 
 
-def step(model: FunctionalModel, optimizer: Optimizer, state: State, inputs: StepInputs) -> tuple[State, Tensor]:
+class Linearized(Protocol):
+    """A step's gradient at one state, and the derivative of that gradient in any direction."""
+
+    @property
+    def gradient(self) -> Tensor | None:
+        """g [P]; None where it was not asked for."""
+        ...
+
+    def tangents(self, v_KP: Tensor, adjoint_KQ: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Of ∇(θ,b) L̃ in the directions (v, 1), see the module: its θ part [K, P], its b part [K, Q], and the
+        tangents of ℓ [K, B]."""
+        ...
+
+
+class Passes(Protocol):
+    """The two passes through the model that steps are made of: as they are here, or compiled (`engine.core.compiled`).
+
+    Both keep to the precision in which they were made, and return tensors of the state's own.
+    """
+
+    def gradient(self, state: State, inputs: StepInputs) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+        """g [P]; and the loss L, and the buffers after the pass [Q]."""
+        ...
+
+    def linearize(self, state: State, inputs: StepInputs, needs_grad: bool) -> Linearized:
+        """The step at this state; `needs_grad`: whether its gradient is asked for."""
+        ...
+
+
+def step(
+    passes: Passes | FunctionalModel, optimizer: Optimizer, state: State, inputs: StepInputs
+) -> tuple[State, Tensor]:
     """The next state, and the loss L (a scalar)."""
-    g, (value, buffers) = _gradient(model, state, inputs)
+    g, (value, buffers) = as_passes(passes).gradient(state, inputs)
     theta, opt = optimizer.update(state.theta, state.opt, g, inputs)
     return State(theta, opt, buffers), value
 
 
 def step_back(
-    model: FunctionalModel,
+    passes: Passes | FunctionalModel,
     optimizer: Optimizer,
     state: State,
     inputs: StepInputs,
@@ -56,30 +91,75 @@ def step_back(
     """The adjoint before the step whose *starting* state is given, and dφ/dw [K, B] of the step.
 
     Of `state.opt`, only what the optimizer `replay_needs` is read. `chunk` targets are carried
-    through one pass at a time.
+    through one pass at a time; compiled passes have a number of their own.
     """
-    g = _gradient(model, state, inputs)[0] if optimizer.needs_grad else None
-    direct, opt, v = optimizer.pullback(state.theta, state.opt, g, inputs, adjoint.theta, adjoint.opt)
-    zero = state.theta.new_zeros(())
-    one = torch.ones_like(zero)
-
-    def pseudo_loss(theta: Tensor, buffers: Tensor, epsilon: Tensor, adjoint_b: Tensor):
-        value, (losses, after) = _loss(model, theta, buffers, inputs)
-        return value + epsilon * (adjoint_b * after).sum(), losses
-
-    def one_target(v_P: Tensor, adjoint_b: Tensor):
-        def gradient(theta, epsilon):
-            return grad(pseudo_loss, argnums=(0, 1), has_aux=True)(theta, state.buffers, epsilon, adjoint_b)
-
-        tangents, loss_tangent = jvp(gradient, (state.theta, zero), (v_P, one))[1]
-        return *tangents, loss_tangent
-
-    with _one_forward_mode:
-        through_theta, buffers, loss_tangent = vmap(one_target, chunk_size=chunk)(v, adjoint.buffers)
+    at = as_passes(passes, chunk).linearize(state, inputs, optimizer.needs_grad)
+    direct, opt, v = optimizer.pullback(state.theta, state.opt, at.gradient, inputs, adjoint.theta, adjoint.opt)
+    through_theta, buffers, loss_tangent = at.tangents(v, adjoint.buffers)
     return Adjoint(direct + through_theta, opt, buffers), loss_tangent / inputs.w_B.shape[0]
 
 
-def _gradient(model: FunctionalModel, state: State, inputs: StepInputs) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+def as_passes(passes: Passes | FunctionalModel, chunk: int | None = None) -> Passes:
+    """A model's own passes, `chunk` targets at a time, in the precision that it is in; others as they are."""
+    return Eager(passes, chunk=chunk) if isinstance(passes, FunctionalModel) else passes
+
+
+@dataclass(frozen=True)
+class Eager:
+    """`Passes` that torch runs operation by operation. `precision` None: that of the model, in torch's present ways.
+    `chunk` targets are carried through a pass at a time, all where None."""
+
+    model: FunctionalModel
+    precision: str | None = None
+    chunk: int | None = None
+
+    def gradient(self, state: State, inputs: StepInputs) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+        with self._computed(inputs):
+            return gradient(self.model, state, inputs)
+
+    def linearize(self, state: State, inputs: StepInputs, needs_grad: bool) -> "EagerLinearized":
+        return EagerLinearized(self, state, inputs, self.gradient(state, inputs)[0] if needs_grad else None)
+
+    def _computed(self, inputs: StepInputs) -> contextlib.AbstractContextManager[None]:
+        return computed_in(self.precision, inputs.w_B.device) if self.precision else contextlib.nullcontext()
+
+
+@dataclass(frozen=True)
+class EagerLinearized:
+    """A `Linearized` that keeps nothing: each call runs the primal pass anew, once for all its targets."""
+
+    passes: Eager
+    state: State
+    inputs: StepInputs
+    gradient: Tensor | None
+
+    def tangents(self, v_KP: Tensor, adjoint_KQ: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        passes, state, inputs = self.passes, self.state, self.inputs
+        with passes._computed(inputs), forward_mode:
+            return vmap(lambda v, b: tangents(passes.model, state, inputs, v, b), chunk_size=passes.chunk)(
+                v_KP, adjoint_KQ
+            )
+
+
+def tangents(
+    model: FunctionalModel, state: State, inputs: StepInputs, v_P: Tensor, adjoint_Q: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """`Linearized.tangents` of one target: [P], [Q], [B]. The caller holds torch's forward mode."""
+    zero = state.theta.new_zeros(())
+    one = torch.ones_like(zero)
+
+    def pseudo_loss(theta: Tensor, buffers: Tensor, epsilon: Tensor):
+        value, (losses, after) = _loss(model, theta, buffers, inputs)
+        return value + epsilon * (adjoint_Q * after).sum(), losses
+
+    def gradients(theta: Tensor, epsilon: Tensor):
+        return grad(pseudo_loss, argnums=(0, 1), has_aux=True)(theta, state.buffers, epsilon)
+
+    of_gradients, of_losses = jvp(gradients, (state.theta, zero), (v_P, one))[1]
+    return *of_gradients, of_losses
+
+
+def gradient(model: FunctionalModel, state: State, inputs: StepInputs) -> tuple[Tensor, tuple[Tensor, Tensor]]:
     """g [P]; and the loss L, and the buffers after the pass [Q]."""
 
     def loss(theta: Tensor):

@@ -107,6 +107,12 @@ def _tensor(array: np.ndarray, device: torch.device) -> Tensor:
     return torch.from_numpy(np.require(array, requirements="W")).to(device)
 
 
+def on_device(array: np.ndarray, device: torch.device) -> Tensor:
+    """A copy; on a GPU, one for which the host does not wait: its kernels are launched while the GPU computes."""
+    tensor = torch.from_numpy(array)
+    return tensor if device.type == "cpu" else tensor.pin_memory().to(device, non_blocking=True)
+
+
 @dataclass(frozen=True)
 class StepInputs:
     """All that a step needs beside the state."""
@@ -118,6 +124,11 @@ class StepInputs:
     lr: float | Tensor  # learning rate of the step; [P] within an optimizer whose parameter groups have their own
     key: int  # seed of what is random in the step
     loss: ExampleLoss = ExampleLoss()  # of each example
+
+    @property
+    def key_on_device(self) -> Tensor:
+        """`key`, int64 [], where the batch is."""
+        return on_device(np.array(self.key, np.int64), self.w_B.device)
 
 
 @dataclass(frozen=True)
@@ -178,7 +189,7 @@ class Stream:
         return self.data.batch(index_B, lambda images, pixels: augment(images, keys_B, self._augmentations, pixels))
 
     def at(self, t: int) -> StepInputs:
-        index = torch.as_tensor(self.plan[t], device=self.data.device)
+        index = on_device(self.plan[t], self.data.device)
         return StepInputs(
             t,
             index,
