@@ -19,6 +19,7 @@ EPILOG = """examples:
   python -m engine run --preset sample --set recipe.epochs=4 --set target_function=margin
   python -m engine run --data folder:photos
   python -m engine config --data folder:photos > mine.toml
+  python -m engine probe --data folder:photos
   python -m engine data folder:photos
   python -m engine run --preset sample --model net.py:build --set model_options=depth=3
   python -m engine config --preset sample > mine.toml; python -m engine run --config mine.toml
@@ -190,6 +191,10 @@ def _add_configured(commands, common: argparse.ArgumentParser) -> None:
     for name, text in (
         ("run", "train, replay, print where the scores are"),
         ("estimate", "memory, disk and time of each replay mode, from a short measurement"),
+        (
+            "probe",
+            "whether the recipe trains smoothly, so that scores can be trusted: four trainings of half its steps",
+        ),
         ("config", "print what would be run as a TOML file, every setting with what it is"),
     ):
         command = commands.add_parser(
@@ -208,6 +213,8 @@ def _add_configured(commands, common: argparse.ArgumentParser) -> None:
         start.add_argument(
             "--config", metavar="FILE", help="start from a TOML file, as the command config and the form write it"
         )
+        if name == "probe":
+            command.add_argument("--again", action="store_true", help="measure, also where that was done before")
         if name == "config":
             start.add_argument("--run", metavar="RUN", help="start from the settings of a run")
 

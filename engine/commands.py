@@ -27,6 +27,7 @@ from engine.datasets import store
 from engine.datasets.base import SPLITS, Dataset
 from engine.datasets.names import name_error
 from engine.errors import ConfigError
+from engine.jobs import probe as probes
 from engine.jobs.job import Job, Result
 from engine.jobs.queue import discard
 from engine.jobs.rebuild import Rebuild
@@ -244,6 +245,25 @@ def estimate(call: argparse.Namespace) -> int:
     return 0 if costs.recommended else 1
 
 
+def probe(call: argparse.Namespace) -> int:
+    """Says what it costs before it measures; what was measured before is printed again."""
+    from engine import device as devices
+    from engine.jobs.estimate import check_device_is_free
+
+    root, config = runs.outputs_root(call.outputs), _configured(call)
+    report = None if call.again else probes.known(root, config)
+    if report is None:
+        check_device_is_free(devices.choose(config.device).type, root)
+        cost = probes.cost(config)
+        print(f"{cost.trainings} trainings, {cost.steps:,} steps in all: about {cost.seconds:.0f} s", flush=True)
+        report = probes.measure(root, config, on_progress=_shown("Probing"))
+    each = " and ".join(_figure(value, 3) for value in report.metasmoothness) or "-"
+    print(f"metasmoothness {each}; {report.seconds:.1f} s on {report.device}, {report.created}")
+    print(f"verdict: {report.verdict.level}. {report.verdict.reason}")
+    print(probes.path_of(root, report.training_digest))
+    return 0
+
+
 def config(call: argparse.Namespace) -> int:
     """Prints what `run` would run. Its data set is not looked at, for that may be on another machine; so targets and
     target function, which may name its classes, are printed as they are written, and judged by `run`. Only a proposal
@@ -408,6 +428,12 @@ def _changed(call: argparse.Namespace, config: configs.RunConfig) -> configs.Run
 
 def _prepared(name: str) -> Dataset:
     """The data set; where its files are decoded, how far that is stands on one line of the terminal."""
+    with _ended_in_order():
+        return datasets.load(name, _shown("Preparing the data"))
+
+
+def _shown(what: str) -> Callable[[int, int, float | None], None]:
+    """What hears of (done, of, seconds left), and says it on one line of the terminal, where there is one."""
     shown = 0.0
 
     def report(done: int, of: int, seconds_left: float | None) -> None:
@@ -417,10 +443,9 @@ def _prepared(name: str) -> Dataset:
             shown = now
             left = "" if seconds_left is None else f", {seconds_left:.0f} s left"
             end = "\n" if done == of else ""
-            print(f"\rPreparing the data: {done:,} of {of:,}{left}    ", end=end, file=sys.stderr, flush=True)
+            print(f"\r{what}: {done:,} of {of:,}{left}    ", end=end, file=sys.stderr, flush=True)
 
-    with _ended_in_order():
-        return datasets.load(name, report)
+    return report
 
 
 @contextlib.contextmanager
@@ -499,6 +524,7 @@ COMMANDS = {
     "run": Command(run, trains=True),
     "data": Command(data),
     "estimate": Command(estimate, trains=True),
+    "probe": Command(probe, trains=True),
     "config": Command(config),
     "attribute": Command(attribute, trains=True),
     "resume": Command(resume, trains=True),

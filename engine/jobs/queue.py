@@ -12,6 +12,7 @@ import logging
 import os
 import threading
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from engine.datasets import registry as dataset_registry
 from engine.errors import ConfigError, ReplayError, StorageError
 from engine.jobs.cancel import Cancel
 from engine.jobs.job import Job
+from engine.jobs.probe import Probing
 from engine.jobs.registry import records, unfinished
 from engine.runs import run as runs
 from engine.runs.job import JobRecord
@@ -42,9 +44,50 @@ class _Held:
     cancel: Cancel = field(default_factory=Cancel)
     released: threading.Event = field(default_factory=threading.Event)
 
+    @property
+    def root(self) -> Path:
+        return self.run.root
+
+    def work(self, execute: Callable) -> None:
+        execute(self.run, self.job, self.cancel)
+
+    def fail(self, what: str) -> None:
+        _fail(self.run, what)
+
     def release(self) -> None:
         os.close(self.lock)
         self.released.set()
+
+    def __str__(self) -> str:
+        return f"Run {self.run.id}"
+
+
+@dataclass(eq=False)
+class _HeldProbe:
+    """A probe that is queued or worked on (`engine.jobs.probe`)."""
+
+    probing: Probing
+
+    @property
+    def root(self) -> Path:
+        return self.probing.root
+
+    @property
+    def cancel(self) -> Cancel:
+        return self.probing.asked_to_stop
+
+    def work(self, execute: Callable) -> None:
+        self.probing.work()
+
+    def fail(self, what: str) -> None:
+        self.probing.fail(what)
+
+    def release(self) -> None:
+        if not self.probing.ends:
+            self.probing.cancel()
+
+    def __str__(self) -> str:
+        return "The probe"
 
 
 class _Worker:
@@ -54,8 +97,8 @@ class _Worker:
         self.loaded = threading.Event()  # torch is there, and jobs begin at once
         self.failure = ""  # why torch could not be loaded, where it could not
         self._changed = threading.Condition()
-        self._waiting: deque[_Held] = deque()
-        self._current: _Held | None = None
+        self._waiting: deque[_Held | _HeldProbe] = deque()
+        self._current: _Held | _HeldProbe | None = None
         self._thread: threading.Thread | None = None
         self._ends = False
 
@@ -68,12 +111,19 @@ class _Worker:
             self._thread.start()
 
     def held(self, root: Path) -> list[_Held]:
-        """The one being worked on first, then those that wait, in their order."""
+        """Runs: the one being worked on first, then those that wait, in their order."""
+        return [held for held in self._every(root) if isinstance(held, _Held)]
+
+    def probes(self, root: Path) -> list[Probing]:
+        """Likewise."""
+        return [held.probing for held in self._every(root) if isinstance(held, _HeldProbe)]
+
+    def _every(self, root: Path) -> list[_Held | _HeldProbe]:
         with self._changed:
             every = [self._current, *self._waiting] if self._current else list(self._waiting)
-            return [held for held in every if held.run.root == root]
+            return [held for held in every if held.root == root]
 
-    def add(self, held: _Held) -> None:
+    def add(self, held: _Held | _HeldProbe) -> None:
         with self._changed:
             self._waiting.append(held)
             self._changed.notify_all()
@@ -107,19 +157,19 @@ class _Worker:
             execute = execute or self._load()
             try:
                 if execute is None:
-                    _fail(held.run, "The engine cannot be loaded: " + self.failure)
+                    held.fail("The engine cannot be loaded: " + self.failure)
                 else:
-                    execute(held.run, held.job, held.cancel)
+                    held.work(execute)
             except ReplayError:
                 pass  # told by the run's events, and logged there
             except BaseException:  # the thread must outlive every job; the run's log has the rest
-                logger.exception("Run %s failed.", held.run.id)
+                logger.exception("%s failed.", held)
             finally:
                 held.release()  # first: a run that this thread no longer has is free
                 with self._changed:
                     self._current = None
 
-    def _next(self) -> _Held | None:
+    def _next(self) -> _Held | _HeldProbe | None:
         with self._changed:
             while not self._waiting and not self._ends:
                 self._changed.wait()
@@ -148,6 +198,8 @@ _worker = _Worker()
 _queues: dict[Path, "JobQueue"] = {}
 
 _queues_mutex = threading.Lock()
+
+_probes_mutex = threading.Lock()  # of looking whether a probe is in hand, and queueing it
 
 # A server that handles signals returns from its main function; the interpreter then ends with the worker in the
 # middle of a step. Here the worker ends first, within a step, and the run can be resumed.
@@ -191,12 +243,26 @@ class JobQueue:
     def start(self, config: RunConfig) -> str:
         """Checks the configuration, makes the run's folder, queues it, and returns its id. It comes from the app, so it
         may name only what the app offers."""
-        config = check_offered(config.replace(dataset=dataset_registry.canonical(config.dataset)))
-        dataset = dataset_registry.load(config.dataset)
-        config = check(read_questions(config, dataset), *dataset.sizes)
-        run = Run.create(self.root, config)
+        run = Run.create(self.root, _checked(config))
         self._enqueue(run, None)
         return run.id
+
+    def probe(self, config: RunConfig) -> Probing:
+        """Queues the probe of a configuration, and returns it at once: the same one where it is in hand already. What
+        was measured before is not looked at (`engine.jobs.probe.known`)."""
+        files.check_writable(self.root)
+        config = _checked(config)
+        with _probes_mutex:
+            for probing in _worker.probes(self.root):
+                if probing.config == config and not (probing.ends or probing.asked_to_stop.is_set()):
+                    return probing
+            probing = Probing(self.root, config)
+            _worker.add(_HeldProbe(probing))
+        return probing
+
+    def probes(self) -> list[Probing]:
+        """Probes in this process's hands, the one being worked on first."""
+        return [probing for probing in _worker.probes(self.root) if not probing.ends]
 
     def submit(self, run_id: str, job: Job) -> None:
         """Queues a job of a trained run. Raises what `Job.check` raises, before anything is recorded; the run's
@@ -285,6 +351,13 @@ def discard(run: Run, number: int, seen: JobRecord | None = None) -> JobRecord:
         run.update_manifest(jobs=left, **({} if left else {"status_said": "finished", "error": None}))
         run.events_log.append("note", text=f"The unfinished job «{jobs[number].kind}» was discarded.")
     return jobs[number]
+
+
+def _checked(config: RunConfig) -> RunConfig:
+    """A configuration of the app, ready to run: it may name only what the app offers."""
+    config = check_offered(config.replace(dataset=dataset_registry.canonical(config.dataset)))
+    dataset = dataset_registry.load(config.dataset)
+    return check(read_questions(config, dataset), *dataset.sizes)
 
 
 def _record(run: Run, job: Job | None) -> None:
