@@ -8,6 +8,7 @@ import copy
 import io
 import itertools
 import random
+import re
 import threading
 
 import numpy as np
@@ -489,8 +490,6 @@ HIDDEN = {
 @pytest.mark.parametrize("kind", HIDDEN)
 def test_state_and_randomness_that_a_step_cannot_see_are_named(kind):
     make, said = HIDDEN[kind]
-    import re
-
     assert re.search(said, refusal_of(make())), kind
 
 
@@ -520,6 +519,341 @@ def test_a_float_buffer_that_counts_is_part_of_the_state():
             return h * (1 + 0.1 * self.steps)
 
     assert error_of(Counts()) <= 1e-6
+
+
+# -- what a copy or a functional call would leave behind
+
+
+def trained_as_in_a_loop(model: nn.Module) -> float:
+    """The largest difference of a parameter or buffer from that of a plain loop over the same batches."""
+    inputs, labels = data()
+    trained = engine.train(model, inputs, labels, RECIPE, device="cpu")
+    optimizer = torch.optim.SGD(
+        [
+            dict(params=[p for p in model.parameters() if p.requires_grad and p.dim() > 1]),
+            dict(params=[p for p in model.parameters() if p.requires_grad and p.dim() <= 1], weight_decay=0.0),
+        ],
+        lr=RECIPE.peak_lr,
+        momentum=RECIPE.momentum,
+        nesterov=RECIPE.nesterov,
+        weight_decay=RECIPE.weight_decay,
+    )
+    for t in range(trained.stream.steps):
+        step = trained.stream.at(t)
+        for group in optimizer.param_groups:
+            group["lr"] = step.lr
+        optimizer.zero_grad()
+        F.cross_entropy(model(step.batch[0].clone()), step.batch[1]).backward()
+        optimizer.step()
+    tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+    state = trained.model_state
+    assert state.keys() >= {k for k, p in model.named_parameters() if p.requires_grad}
+    return max(float((state[k] - tensors[k].detach()).abs().max()) for k in state)
+
+
+def with_forward_around() -> nn.Module:
+    model = Model()
+    inner = model.forward
+    model.forward = lambda x: 2 * inner(x)
+    return model
+
+
+def with_a_parts_forward_around() -> nn.Module:
+    model = Model()
+    inner = model.last.forward
+    model.last.forward = lambda x: 2 * inner(x)
+    return model
+
+
+def with_compiled_forward() -> nn.Module:
+    model = Model()
+    model.forward = torch.compile(model.forward, backend="eager")
+    return model
+
+
+def with_a_hook_that_asks_the_model() -> nn.Module:
+    model = Model()
+
+    def hook(part, inputs, output):
+        return output * model.last.weight.sum()
+
+    model.first.register_forward_hook(hook)
+    return model
+
+
+class RealOrigMod(Model):
+    """A module of that name which torch.compile did not make."""
+
+    def __init__(self):
+        super().__init__()
+        self._orig_mod = nn.Linear(6, 6).double()
+
+    def between(self, h):
+        return self._orig_mod(h)
+
+
+class Masked(Model):
+    """A mask of attention among the buffers."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("mask", torch.tensor([0.0, -torch.inf] * 3, dtype=torch.float64))
+
+    def between(self, h):
+        return torch.softmax(h + self.mask, 1)
+
+
+class FreezesInForward(Model):
+    """Sets a mode in forward, the same each time."""
+
+    def __init__(self):
+        super().__init__()
+        self.norm = nn.BatchNorm1d(6).double()
+
+    def between(self, h):
+        self.norm.eval()
+        return self.norm(h)
+
+
+class InputGradient(Model):
+    def between(self, h):
+        with torch.enable_grad():
+            z = h if h.requires_grad else h.detach().requires_grad_()
+            return h + torch.autograd.grad((z**3).sum(), z, create_graph=True)[0]
+
+
+FOLLOWED = {
+    "forward around": with_forward_around,
+    "a part's forward around": with_a_parts_forward_around,
+    "compiled forward": with_compiled_forward,
+    "hook": with_a_hook_that_asks_the_model,
+    "_orig_mod": RealOrigMod,
+    "infinite mask": Masked,
+    "mode in forward": FreezesInForward,
+    "gradient in forward": InputGradient,
+}
+
+
+@pytest.mark.parametrize("kind", FOLLOWED)
+def test_what_a_copy_could_lose_is_trained_as_in_a_loop_of_ones_own(kind):
+    assert trained_as_in_a_loop(FOLLOWED[kind]()) <= 1e-12
+    assert error_of(FOLLOWED[kind]()) <= 1e-6
+
+
+@pytest.mark.parametrize("ends_in_float", [False, True])
+def test_a_layer_that_computes_in_float32_is_right_in_a_training_in_float32(ends_in_float):
+    class Norm(Model):
+        def between(self, h):
+            return F.layer_norm(h.float(), (6,)).type_as(h) @ torch.eye(6)
+
+        def forward(self, x):
+            return super().forward(x).float() if ends_in_float else super().forward(x)
+
+    inputs, labels = data()
+    trained = engine.train(Norm().float(), inputs.float(), labels, RECIPE, device="cpu")
+    assert np.isfinite(engine.attribute(trained, inputs[:2].float(), labels[:2])).all()
+    assert "dtype" in refusal_of(Norm())
+
+
+class Alias(Model):
+    """A list of the weights, or a view of them, beside the module."""
+
+    def __init__(self, of):
+        super().__init__()
+        self.register_buffer("mean", torch.ones(6, dtype=torch.float64))
+        self.kept = [of(self)]
+
+    def between(self, h):
+        if self.training:
+            self.mean = self.mean * 0.9
+        return h * self.kept[0].sum() + self.mean
+
+
+class Unregistered(Model):
+    def __init__(self):
+        super().__init__()
+        self.hidden = [nn.Linear(6, 6).double()]
+
+    def between(self, h):
+        return self.hidden[0](h)
+
+
+class TwoNames(Model):
+    """A buffer under two names, or a view of another; a parameter that is a part of another."""
+
+    def __init__(self, kind):
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(6, dtype=torch.float64))
+        if kind == "parameter":
+            self.part = nn.Parameter(self.first.weight.data[:2])
+        else:
+            self.register_buffer("again", self.mean if kind == "same" else self.mean[:3])
+
+    def between(self, h):
+        if self.training:
+            self.mean = 0.9 * self.mean + 0.1 * h.mean(0)
+        return h - self.mean
+
+
+class LeavesMode(Model):
+    def __init__(self):
+        super().__init__()
+        self.norm = nn.BatchNorm1d(6).double()
+
+    def between(self, h):
+        out = self.norm(h)
+        self.norm.eval()
+        return out
+
+
+class CachesWeights(Model):
+    kept = None
+
+    def between(self, h):
+        if self.kept is None:
+            self.kept = self.last.weight.detach().sum()
+        return h * self.kept
+
+
+class AsksCounter(LeavesMode):
+    def between(self, h):
+        return self.norm(h) * (1 + 0.01 * self.norm.num_batches_tracked)
+
+
+class Grows(Model):
+    def __init__(self, change):
+        super().__init__()
+        self.register_buffer("bank", torch.ones(2, 6, dtype=torch.float64))
+        self.change = change
+
+    def between(self, h):
+        out = h * self.bank.to(h.dtype).sum(0)
+        if self.training:
+            self.bank = self.change(self.bank)
+        return out
+
+
+class LeavesOut(Model):
+    def parameters(self, recurse=True):
+        return self.last.parameters()
+
+
+class Says(Model):
+    """Raises or ends the process in a pass."""
+
+    def __init__(self, error):
+        super().__init__()
+        self.error = error
+
+    def between(self, h):
+        raise self.error
+
+
+class OwnTrain(Model):
+    def train(self):
+        return super().train(True)
+
+
+class Around(Model):
+    """A part with whatever is done to it."""
+
+    def __init__(self, part, change=lambda part: None):
+        super().__init__()
+        self.part = part
+        change(part)
+        self.double()
+
+    def between(self, h):
+        return self.part(h)
+
+
+class Function(nn.Module):
+    def __init__(self, function):
+        super().__init__()
+        self.function = function
+
+    def forward(self, h):
+        return self.function(h)
+
+
+class Ends(Model):
+    def __init__(self, end):
+        super().__init__()
+        self.end = end
+
+    def forward(self, x):
+        return self.end(super().forward(x))
+
+
+def without_init() -> nn.Module:
+    class Bare(nn.Module):
+        def __init__(self):
+            self.width = 3
+
+    return Bare()
+
+
+def beyond(h):
+    return h + (h.shape[0] > 1) * h.mean(0)
+
+
+LEFT_BEHIND = {
+    "alias of a parameter": (lambda: Alias(lambda m: m.last.weight), "«last.weight».* another way"),
+    "alias of a buffer": (lambda: Alias(lambda m: m.mean), "«mean».* another way"),
+    "view of a parameter": (lambda: Alias(lambda m: m.first.weight.detach()[0]), "«first.weight».* another way"),
+    "layers in a list": (Unregistered, "none of its parameters"),
+    "a buffer twice": (lambda: TwoNames("same"), "«mean» and «again» share memory"),
+    "view of a buffer": (lambda: TwoNames("view"), "«mean» and «again» share memory"),
+    "part of a parameter": (lambda: TwoNames("parameter"), "share memory"),
+    "mode left": (LeavesMode, "«norm» in another mode"),
+    "weights cached": (CachesWeights, "remembers"),
+    "counter of steps": (AsksCounter, "num_batches_tracked"),
+    "buffer grows": (lambda: Grows(lambda b: torch.cat([b, b])), "buffer «bank»"),
+    "buffer is gone": (lambda: Grows(lambda b: None), "buffer «bank»"),
+    "buffer in half": (lambda: Grows(lambda b: b.half()), "float16|«bank»"),
+    "parameters() of its own": (LeavesOut, "leaves .* out"),
+    "file": (lambda: Says(FileNotFoundError("no file")), "FileNotFoundError"),
+    "exit": (lambda: Says(SystemExit(3)), "SystemExit"),
+    "train of its own": (OwnTrain, "prepared"),
+    "no init": (without_init, "super"),
+    "meta": (lambda: Around(nn.Linear(6, 6, device="meta")), "«part.weight» is on the device meta"),
+    "sparse": (lambda: Around(Model(), lambda p: p.register_buffer("a", torch.eye(6).to_sparse())), "sparse_coo"),
+    "scripted part": (lambda: Around(torch.jit.script(nn.Linear(6, 6))), "«part» is compiled by torch.jit"),
+    "scripted": (lambda: torch.jit.script(nn.Sequential(nn.Flatten(), nn.Linear(192, 3))), "compiled by torch.jit"),
+    "data parallel": (lambda: nn.DataParallel(Model()), "spreads a module"),
+    "backward hook": (
+        lambda: Around(nn.Linear(6, 6), lambda p: p.register_full_backward_hook(lambda *_: None)),
+        "«part».* backward hook",
+    ),
+    "lock": (lambda: Around(nn.Linear(6, 6), lambda p: setattr(p, "lock", threading.Lock())), "«lock» of «part»"),
+    "batch statistics": (lambda: Around(Function(lambda h: h - h.mean(0))), "depend on the images beside"),
+    "beside": (lambda: Around(Function(beyond)), "depend on the images beside"),
+    "norm of the batch": (lambda: Around(Function(lambda h: h / h.norm(dim=0))), "depend on the images beside"),
+    "bfloat16": (lambda: Around(Function(lambda h: h.bfloat16().to(h.dtype))), "«part».* in bfloat16"),
+    "detached": (lambda: Ends(torch.Tensor.detach), "does not depend on any parameter"),
+    "constant": (lambda: Ends(torch.zeros_like), "does not depend on any parameter"),
+    "half logits": (lambda: Ends(torch.Tensor.half), "float16"),
+    "whole logits": (lambda: Ends(lambda y: y.round().long()), "int64"),
+    "function": (lambda: Around(Function(lambda h: F.dropout(h, 1e-9))), "dropout|bernoulli.* in «part»"),
+    "generator": (lambda: Around(Function(lambda h: h if random.random() > 1e-9 else -h)), "in «part».* Python's"),
+}
+
+
+@pytest.mark.parametrize("kind", LEFT_BEHIND)
+def test_what_a_copy_or_a_functional_call_cannot_follow_is_refused_by_name(kind):
+    make, said = LEFT_BEHIND[kind]
+    assert re.search(said, refusal_of(make())), kind
+
+
+def test_autocast_is_refused_in_the_precision_where_it_acts():
+    class Auto(Model):
+        def forward(self, x):
+            with torch.autocast("cpu", dtype=torch.bfloat16):
+                return super().forward(x).float()
+
+    inputs, labels = data()
+    with pytest.raises(ModelError, match="bfloat16"):
+        engine.train(Auto().float(), inputs.float(), labels, RECIPE, device="cpu")
 
 
 # -- small wrong terms

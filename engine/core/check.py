@@ -2,9 +2,7 @@
 
 Three questions, on a few real examples:
 
-1. **Is a pass a function of what a step sees?** (parameters, buffers, inputs.) Passes in a row, as in a
-   loop of the user's own, must give the same for the same inputs, draw no random numbers, and leave no
-   attribute, buffer, generator or global changed.
+1. **Is a pass a function of what a step sees?** (parameters, buffers, inputs.) See `engine.core.passes`.
 2. **Is a step backwards the transpose of the step?** In float64, for g and b' as functions of θ, b and w,
 
        ⟨λ, (g, b')(s + hδ) − (g, b')(s − hδ)⟩ / 2h   against   ⟨step_back(λ), δ⟩
@@ -22,22 +20,23 @@ are called. What cannot be found: state behind what a few passes reach, such as 
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 
 from engine.core import targets
 from engine.core.loss import ExampleLoss, loss_for
 from engine.core.memory import bytes_per_target, chunk_that_fits
 from engine.core.optim.base import Optimizer
+from engine.core.passes import check_passes, check_reach
 from engine.core.state import Adjoint, Opt, State
 from engine.core.step import step, step_back
 from engine.core.stream import Examples, StepInputs, Stream
 from engine.core.training import initial_state, optimizer_for
 from engine.errors import ModelError
 from engine.models.functional import FunctionalModel
-from engine.models.generators import Draws
-from engine.models.hidden_state import fingerprints, process_generators
 
 EXAMPLES = 8  # few, since they are used in float64; BatchNorm needs two or more
 
@@ -55,9 +54,7 @@ AWAY = 0.3  # how far from the initial weights, in their own sizes
 
 RATE = 0.1
 
-PASSES = 6  # in a row, on the same examples
-
-TRIES = 4  # at telling a pass that moves the process's generators from other threads that do
+CASTS = {torch.float32: Tensor.float, torch.float16: Tensor.half, torch.bfloat16: Tensor.bfloat16}
 
 
 def check_model(model: FunctionalModel, stream: Stream) -> None:
@@ -65,15 +62,35 @@ def check_model(model: FunctionalModel, stream: Stream) -> None:
     stream and replayed exactly."""
     few = torch.arange(min(EXAMPLES, stream.data.n), device=stream.data.device)
     batch = stream.batch(few, epoch=0)
+    with model.errors():
+        check_reach(model, batch[0])
     exact = model.to(model.theta0.device, torch.float64)
     exact_batch = batch[0].double(), batch[1]
-    _check_logits(exact, exact_batch, int(stream.data.labels.max()) + 1)
-    with exact.errors():
-        _check_passes(exact, exact_batch[0])
+    with exact.errors(), _InDouble(model.dtype):
+        _check_logits(exact, exact_batch, int(stream.data.labels.max()) + 1)
+        check_passes(exact, exact_batch[0])
         _check_derivative(exact, exact_batch, loss_for(stream.recipe, stream.data.labels, torch.float64))
-        _check_pullback(optimizer_for(exact, stream.recipe), exact.theta0)
+    _check_pullback(optimizer_for(exact, stream.recipe), exact.theta0)
     with model.errors():
         _check_calls(model, stream, Examples(*batch, stream.data.dtype))
+
+
+class _InDouble(TorchFunctionMode):
+    """What a pass asks for in the precision `low` of a training, float64 gives: a layer that computes in float32
+    whatever its inputs are is right in a training in float32, and would round away the differences here."""
+
+    def __init__(self, low: torch.dtype):
+        super().__init__()
+        self.low = low
+
+    def __torch_function__(self, func: Any, types, args: Any = (), kwargs=None):
+        if self.low == torch.float64:
+            return func(*args, **(kwargs or {}))
+        if func is CASTS.get(self.low):
+            func = Tensor.double
+        args = tuple(torch.float64 if a is self.low else a for a in args)
+        out: Any = func(*args, **{k: torch.float64 if v is self.low else v for k, v in (kwargs or {}).items()})
+        return out.double() if isinstance(out, Tensor) and out.dtype == self.low else out
 
 
 def _check_logits(model: FunctionalModel, batch: tuple[Tensor, Tensor], classes: int) -> None:
@@ -85,92 +102,16 @@ def _check_logits(model: FunctionalModel, batch: tuple[Tensor, Tensor], classes:
                 f"It must give logits of shape [{len(batch[1])}, C], with C at least "
                 f"{classes}, the number of classes that the labels name.",
             )
-        if not logits.is_floating_point() or not logits.isfinite().all():
+        if logits.dtype != model.dtype:
+            raise ModelError(
+                f"The model's logits are {logits.dtype} where its inputs are {model.dtype}.",
+                "Let it end in the dtype of its inputs: .to(x.dtype).",
+            )
+        if not logits.isfinite().all():
             raise ModelError(
                 "The model's logits are not finite numbers at its initial weights, though its inputs are.",
                 "Look for a division by zero or an overflow: a standardisation of a constant image, a log of 0.",
             )
-
-
-# -- 1. a function of what a step sees
-
-
-def _check_passes(model: FunctionalModel, inputs: Tensor) -> None:
-    others = inputs.flip(0) * 0.5
-    for training in (True, False):
-        mode = "training" if training else "evaluation"
-        _check_draws(model, inputs, training, mode)
-        first = first_prints = None
-        for number in range(PASSES):
-            outputs = _pass(model, inputs, training)
-            prints = fingerprints(model.module)
-            if first is None or first_prints is None:
-                first, first_prints = outputs, prints
-            for name in prints.keys() | first_prints.keys():
-                if prints.get(name) != first_prints.get(name):
-                    _refuse_state(name, mode)
-            if outputs.keys() != first.keys() or not all(_same(outputs[k], first[k]) for k in first):
-                raise ModelError(
-                    f"The model's {mode} pass is random, or remembers the passes before: two passes over the "
-                    "same images differ.",
-                    "Remove noise, and state that is neither a parameter nor a floating-point buffer; a replayed "
-                    "step must be the same step.",
-                )
-            if number % 2:
-                _pass(model, others, training)
-        model.put_back()
-
-
-def _check_draws(model: FunctionalModel, inputs: Tensor, training: bool, mode: str) -> None:
-    for _ in range(TRIES):
-        before = process_generators()
-        with Draws() as draws:
-            _pass(model, inputs, training)
-        if draws.names:
-            raise ModelError(
-                f"The model's {mode} pass is random: it draws from torch's {', '.join(sorted(set(draws.names)))}.",
-                "Write dropout as modules (nn.Dropout), which are replayed, not as functions, and remove other noise; "
-                "a replayed step must be the same step.",
-            )
-        if process_generators() == before:
-            return
-    raise ModelError(
-        f"The model's {mode} pass is random: it moves Python's or NumPy's generator.",
-        "Remove the noise; a replayed step must be the same step.",
-    )
-
-
-def _pass(model: FunctionalModel, inputs: Tensor, training: bool) -> dict[str, Tensor]:
-    """Everything that a pass gives, by name. What it may not change is compared here."""
-    theta = model.theta0.clone()
-    with torch.no_grad():
-        logits, tensors = model.open_pass(theta, model.buffers0, inputs, training)
-    if not torch.equal(theta, model.theta0):
-        raise ModelError(
-            "A pass changes the model's parameters themselves.",
-            "Leave that to the optimizer: a step sees changes of parameters nowhere else.",
-        )
-    for name, constant in model.constants.items():
-        if not _same(tensors[name], constant):
-            _refuse_state(f"«{name}», {str(constant.dtype).removeprefix('torch.')}", "training" if training else "")
-    parameters, buffers = model.named(theta, model.buffers0)
-    return {"logits": logits.clone(), **{name: tensors[name].clone() for name in buffers}}
-
-
-def _refuse_state(name: str, mode: str) -> None:
-    raise ModelError(
-        f"The model keeps a state that a step cannot see: {name} changes from one {mode} pass to the next.".replace(
-            "  ", " "
-        ),
-        "Register it as a floating-point buffer, which is part of the state, or take it out.",
-    )
-
-
-def _same(a: Tensor, b: Tensor) -> bool:
-    """Bit for bit, nan equal to itself."""
-    if a.shape != b.shape or a.dtype != b.dtype:
-        return False
-    return bool(((a == b) | ((a != a) & (b != b))).all())
 
 
 # -- 2. the transpose of the step
@@ -239,6 +180,11 @@ def _check_derivative(model: FunctionalModel, batch: tuple[Tensor, Tensor], loss
     origin = _flat(theta, model.theta0), _flat(buffers, model.buffers0), weights
     of_step = _Step(model, batch, loss, origin)
     sizes = [part.abs().max() if part.numel() else 0.0 for part in of_step(*origin)]
+    if not sizes[0]:
+        raise ModelError(
+            "The loss does not depend on any parameter of the model: its gradient is zero.",
+            "Look for a detach() or no_grad(), and for a forward that calls another module than this one.",
+        )
     no_theta, no_buffers, no_weights = map(torch.zeros_like, origin)
 
     # Directions that move every tensor by its own size, and then so that each has about the same effect.

@@ -26,6 +26,18 @@ class _Replayable(nn.modules.batchnorm._BatchNorm):
     running_mean: Tensor
     running_var: Tensor
 
+    @property
+    def num_batches_tracked(self) -> Tensor:
+        """torch's counter of steps, which is not kept here: it would be a state without a derivative."""
+        raise ModelError(
+            f"The model reads num_batches_tracked of a {type(self).__name__}, which a replayed step does not count.",
+            "Count in a floating-point buffer of the model's own, or leave it out.",
+        )
+
+    def reset_running_stats(self) -> None:
+        self.running_mean = torch.zeros_like(self.running_mean)
+        self.running_var = torch.ones_like(self.running_var)
+
     def forward(self, input: Tensor) -> Tensor:
         x = input
         self._check_input_dim(x)

@@ -14,7 +14,6 @@ see) is found by `engine.core.check`.
 """
 
 import contextlib
-import copy
 import math
 import threading
 from collections.abc import Iterator
@@ -22,13 +21,33 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
-from torch.nn.parameter import is_lazy
 
 from engine.errors import ModelError, ReplayError
-from engine.models import batch_norm, dropout, weight_norm
+from engine.models import batch_norm, copies, dropout, refusals, weight_norm
+from engine.models.copies import first_line
 from engine.models.hidden_state import Attributes
 
 COMPLEX = {torch.float16: torch.complex32, torch.float32: torch.complex64, torch.float64: torch.complex128}
+
+_IN = "In "  # how an error begins that names its module
+
+REMEDY = (
+    "Its passes must be made of operations that torch can differentiate twice, forwards over backwards, without "
+    "randomness other than dropout modules, keep to the dtype and device of their inputs, and take batches of any size."
+)
+
+REMEDIES = {
+    "saved tensor hooks": "Switch gradient checkpointing off: torch.func cannot differentiate through it.",
+    "setup_context": "Write the autograd.Function with setup_context, a differentiable backward and a jvp "
+    "(torch.func's notes on autograd.Function), or in torch's own operations.",
+    "implement the jvp": "Give the autograd.Function a jvp, or write it in torch's own operations.",
+    "forward AD with": "Use another operation in its place: torch has no forward derivative of this one.",
+    "doesn't have storage": "Stay with torch's operations: no .numpy(), and no packed sequences.",
+    "same dtype": "Make new tensors with dtype=x.dtype, and register all layers, so that they are converted.",
+    "missing 1 required positional": "Its forward must take the images alone.",
+    "sparse tensors": "Use sparse=False: gradients must be dense.",
+}
+"""By words of torch's errors."""
 
 
 class FunctionalModel:
@@ -45,30 +64,31 @@ class FunctionalModel:
     """
 
     def __init__(self, module: nn.Module, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32):
-        _check_parameters(module)
-        own_modes = {_unwrapped_path(path): part.training for path, part in module.named_modules()}
+        refusals.check_module(module)
+        unwrapped = copies.unwrapped_names(module)
+        own_modes = {unwrapped(path): part.training for path, part in module.named_modules()}
         own_names = [name for name, _ in [*module.named_parameters(), *module.named_buffers()]]
-        self._own_names = {_unwrapped_path(name): name for name in own_names}
-        compiled = [part for part in module.modules() if _is_compiled(part)]
-        self.notes = ["Modules wrapped by torch.compile are unwrapped: the engine runs what they wrap."] * bool(
-            compiled
-        )
-        module = _copied(module)
-        # A call of train() first, so that what it is overridden to do is done; `and`, so that no part
-        # leaves the evaluation mode that it was given in.
-        module.train()
-        training = {part: part.training and own_modes.get(path, True) for path, part in module.named_modules()}
-        batch_norm.make_replayable(module, training)
-        weight_norm.make_replayable(module, training)
+        self._own_names = {unwrapped(name): name for name in own_names}
+        self.notes: list[str] = []
+        if any(copies.is_compiled(part) for part in module.modules()):
+            self.notes += ["Modules wrapped by torch.compile are unwrapped: the engine runs what they wrap."]
         self._noise = dropout.Noise()
-        dropout.make_replayable(module, self._noise)
-        resting = batch_norm.resting_buffers(module, training)
-        module.eval()
-        evaluation = {part: part.training for part in module.modules()}
+        self._lock = threading.RLock()
+        with _preparing():
+            module = copies.copied(module)
+            # A call of train() first, so that what it is overridden to do is done; `and`, so that no part
+            # leaves the evaluation mode that it was given in.
+            module.train()
+            training = {part: part.training and own_modes.get(path, True) for path, part in module.named_modules()}
+            batch_norm.make_replayable(module, training)
+            weight_norm.make_replayable(module, training)
+            dropout.make_replayable(module, self._noise)
+            resting = batch_norm.resting_buffers(module, training) | _endless_buffers(module)
+            module.eval()
+            evaluation = {part: part.training for part in module.modules()}
         self._modes = {True: training, False: evaluation}
         self._mode: bool | None = None
         self._attributes: Attributes | None = None  # as they are before a pass in this mode
-        self._lock = threading.RLock()
         _convert(module, torch.device(device), dtype)
         self.module, self.dtype = module, dtype
         trainable = {k: p.detach() for k, p in module.named_parameters() if p.requires_grad}
@@ -115,6 +135,7 @@ class FunctionalModel:
             )
         if not self._buffer_shapes:
             return logits, buffers_Q
+        self.check_buffers(tensors)
         return logits, torch.cat([tensors[k].reshape(-1) for k in self._buffer_shapes])
 
     def open_pass(
@@ -138,6 +159,23 @@ class FunctionalModel:
         logits = functional_call(self.module, tensors, (inputs,))
         return logits, tensors
 
+    def check_buffers(self, tensors: dict[str, Tensor]) -> None:
+        """Raises `ModelError` where a pass has given a buffer another shape or precision."""
+        for name, shape in self._buffer_shapes.items():
+            after = tensors[name]
+            if not isinstance(after, Tensor) or after.shape != shape or after.dtype != self.dtype:
+                form = f"{tuple(after.shape)} of {after.dtype}" if isinstance(after, Tensor) else str(after)
+                raise ModelError(
+                    f"A pass makes of the buffer «{name}», {tuple(shape)} of {self.dtype}, {form}.",
+                    "A state keeps its shape and its dtype: register it as large as it gets, and convert what goes "
+                    "into it.",
+                )
+
+    @property
+    def buffer_names(self) -> list[str]:
+        """Of the floating-point buffers, which are part of the state."""
+        return list(self._buffer_shapes)
+
     def put_back(self) -> None:
         """Undoes what passes left in attributes."""
         if self._attributes is not None:
@@ -146,9 +184,10 @@ class FunctionalModel:
     def _set_mode(self, training: bool) -> None:
         if training == self._mode:
             return
-        self.module.train(training)  # for what an override does beside
-        for part, mode in self._modes[training].items():
-            part.training = mode
+        with _preparing():
+            self.module.train(training)  # for what an override does beside
+            for part, mode in self._modes[training].items():
+                part.training = mode
         self._mode, self._attributes = training, Attributes(self.module)
 
     def modes(self, training: bool) -> dict[nn.Module, bool]:
@@ -171,29 +210,47 @@ class FunctionalModel:
 
     @contextlib.contextmanager
     def errors(self) -> Iterator[None]:
-        """Failures of the module's own code, and of torch with it, as `ModelError`s that name the module."""
+        """Failures of the module's own code, and of torch with it, as `ModelError`s that name the module.
+
+        Of what means something else outside of a pass (a file that cannot be read, the end of the process), what comes
+        out of the module's own code.
+        """
         try:
             yield
-        except (ReplayError, MemoryError, torch.OutOfMemoryError, OSError):
+        except (MemoryError, torch.OutOfMemoryError):
             raise
-        except Exception as error:
+        except ReplayError as error:
+            if type(error) is not ModelError or error.what.startswith(_IN) or not (where := self._where(error)):
+                raise
+            raise ModelError(f"{_IN}{where}: {error.what}", error.remedy) from error
+        except (Exception, SystemExit) as error:
+            if isinstance(error, OSError | SystemExit) and not self._in_module(error):
+                raise
+            if "can't allocate memory" in str(error):
+                raise MemoryError(first_line(error)) from error
+            where = self._where(error)
             raise ModelError(
-                f"The model cannot be replayed: {self._where(error)}{type(error).__name__}: {first_line(error)}",
-                "Its passes must be made of operations that torch can differentiate twice, forwards over "
-                "backwards, without randomness other than dropout modules, and keep to the dtype and device of their "
-                "inputs.",
+                f"The model cannot be replayed: {f'in {where}, ' if where else ''}{type(error).__name__}: "
+                f"{first_line(error)}",
+                _remedy(error),
             ) from error
 
+    def _in_module(self, error: BaseException) -> bool:
+        return any(True for _ in self._running(error))
+
     def _where(self, error: BaseException) -> str:
-        """The innermost module that was running."""
+        """The innermost module that was running, but for the model itself."""
+        return next((f"«{path}» ({kind})" for path, kind in reversed(list(self._running(error))) if path), "")
+
+    def _running(self, error: BaseException) -> Iterator[tuple[str, str]]:
+        """Name and class of the parts that were running, the innermost last."""
         names = {id(part): name for name, part in self.module.named_modules()}
-        where, frame = "", error.__traceback__
+        frame = error.__traceback__
         while frame is not None:
             part = frame.tb_frame.f_locals.get("self")
-            if isinstance(part, nn.Module) and names.get(id(part)):
-                where = f"in «{names[id(part)]}» ({type(part).__name__}), "
+            if isinstance(part, nn.Module) and id(part) in names:
+                yield names[id(part)], type(part).__name__
             frame = frame.tb_next
-        return where
 
     def decay_mask(self, decay_norm_bias: bool) -> Tensor:
         """[P]: 1 where weight decay applies. Vectors and scalars are biases and norms."""
@@ -219,84 +276,33 @@ class FunctionalModel:
             return FunctionalModel(self.module, device, dtype)
 
 
-def first_line(error: BaseException) -> str:
-    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-
-
-def _check_parameters(module: nn.Module) -> None:
-    if not isinstance(module, nn.Module):
-        raise ModelError(f"The model is a {type(module).__name__}, not an nn.Module.", "Wrap it in one.")
-    for name, tensor in [*module.named_parameters(), *module.named_buffers()]:
-        if is_lazy(tensor):
-            raise ModelError(
-                f"The parameter «{name}» of a lazy module has no shape yet.",
-                "Run the model once on an example, or use a module that is told its sizes.",
-            )
-    trainable = {k: p for k, p in module.named_parameters() if p.requires_grad}
-    if not trainable:
-        raise ModelError("The model has no trainable parameter.", "Set requires_grad=True on some.")
-    for name, parameter in trainable.items():
-        if not parameter.is_floating_point():
-            raise ModelError(f"The parameter «{name}» is {parameter.dtype}.", "Train real, floating-point parameters.")
-        if parameter._backward_hooks or getattr(parameter, "_post_accumulate_grad_hooks", None):
-            raise ModelError(
-                f"The parameter «{name}» has a hook on its gradient, which a step cannot see.",
-                "Remove the hook, or write what it does into the model.",
-            )
-
-
-def _is_compiled(part: nn.Module) -> bool:
-    """Whether `torch.compile` made it, by wrapping (the class is not imported: that takes seconds) or in place."""
-    return (
-        type(part).__name__ == "OptimizedModule" and isinstance(getattr(part, "_orig_mod", None), nn.Module)
-    ) or getattr(part, "_compiled_call_impl", None) is not None
-
-
-def _unwrapped_path(path: str) -> str:
-    return ".".join(piece for piece in path.split(".") if piece != "_orig_mod")
-
-
-def _copied(module: nn.Module) -> nn.Module:
-    """A deep copy without what `torch.compile` wrapped around it, in which kept activations, which torch refuses to
-    copy, are values without a graph."""
-    memo: dict[int, object] = {}
-    for value in _attribute_tensors(module):
-        if not value.is_leaf:
-            memo[id(value)] = value.detach().clone()
+@contextlib.contextmanager
+def _preparing() -> Iterator[None]:
+    """Failures of what a module overrides beside its forward, such as `train`, as `ModelError`s."""
     try:
-        for part in reversed(list(module.modules())):  # the inner ones first
-            if type(part).__name__ == "OptimizedModule" and _is_compiled(part):
-                memo[id(part)] = copy.deepcopy(part._orig_mod, memo)
-        copied = copy.deepcopy(module, memo)
-        for part in copied.modules():
-            part._compiled_call_impl = None
-        return copied
-    except (RuntimeError, TypeError, NotImplementedError) as error:
+        yield
+    except (ReplayError, MemoryError, torch.OutOfMemoryError):
+        raise
+    except (Exception, SystemExit) as error:
         raise ModelError(
-            f"The model cannot be copied: {first_line(error)}",
-            "Take open files, locks and kept activations out of its attributes.",
+            f"The model cannot be prepared: {type(error).__name__}: {first_line(error)}",
+            "Its train(mode) and eval() must work as those of nn.Module, and its attributes be free to set.",
         ) from error
 
 
-def _attribute_tensors(module: nn.Module) -> Iterator[Tensor]:
-    """Tensors in attributes that are neither parameters nor buffers."""
+def _remedy(error: BaseException) -> str:
+    """What to do about a failure of a pass, by torch's words where they are known."""
+    return next((remedy for words, remedy in REMEDIES.items() if words in str(error)), REMEDY)
 
-    def visit(value: object, depth: int) -> Iterator[Tensor]:
-        if isinstance(value, Tensor):
-            yield value
-        elif isinstance(value, nn.Module):
-            return
-        elif depth < 6 and isinstance(value, list | tuple | set):
-            for entry in value:
-                yield from visit(entry, depth + 1)
-        elif depth < 6 and isinstance(value, dict):
-            for entry in value.values():
-                yield from visit(entry, depth + 1)
-        elif depth < 6 and hasattr(value, "__dict__") and not isinstance(value, type):
-            yield from visit(vars(value), depth + 1)
 
-    for part in module.modules():
-        yield from visit({k: v for k, v in vars(part).items() if k not in ("_parameters", "_buffers", "_modules")}, 0)
+def _endless_buffers(module: nn.Module) -> set[str]:
+    """Names of the buffers that hold nan or inf, such as a mask of attention. Nothing that trains holds either, so they
+    are constants; the check sees to it that they are."""
+    return {
+        name
+        for name, buffer in module.named_buffers()
+        if buffer.is_floating_point() and not buffer.double().isfinite().all()
+    }
 
 
 def _convert(module: nn.Module, device: torch.device, dtype: torch.dtype) -> None:

@@ -4,6 +4,8 @@ Seeding it, even inside `torch.random.fork_rng`, gives two threads each other's 
 is a thread's own, sees every random operation below it, and can hand it another generator.
 """
 
+from collections.abc import Callable
+
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -30,15 +32,18 @@ class OwnGenerator(TorchDispatchMode):
 
 
 class Draws(TorchDispatchMode):
-    """Notes in `names` which random operations run inside, whatever generator they draw from."""
+    """Notes in `names` which random operations run inside, whatever generator they draw from, and where: a name for
+    people of the module that runs, or nothing."""
 
-    def __init__(self):
+    def __init__(self, where: Callable[[], str] = str):
         super().__init__()
+        self.where = where
         self.names: list[str] = []
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         if draws(func):
-            self.names.append(func.overloadpacket.__name__.strip("_"))
+            where = self.where()
+            self.names.append(func.overloadpacket.__name__.strip("_") + (f" in {where}" if where else ""))
         return func(*args, **(kwargs or {}))
 
 

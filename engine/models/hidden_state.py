@@ -20,6 +20,8 @@ from torch import Tensor, nn
 # mode is set before each pass.
 _OWN = frozenset(vars(nn.Module())) | {"_is_full_backward_hook"}
 
+_REGISTERED = ("_parameters", "_buffers", "_modules")
+
 _DEPTH = 6  # of containers within containers
 
 Path = str
@@ -51,14 +53,21 @@ def process_generators() -> tuple[object, object]:
 
 
 class Attributes:
-    """The attributes of a module and its parts as they are, to be put back after a pass.
+    """The attributes of a module and its parts as they are, to be put back after a pass; and what it has registered.
 
     A pass may keep an activation in an attribute. What torch wraps tensors in while it differentiates
     must not outlive it there.
     """
 
     def __init__(self, module: nn.Module):
-        self._parts = [(part, dict(vars(part)), _copies(vars(part))) for part in module.modules()]
+        self._parts = [
+            (
+                part,
+                dict(vars(part)),
+                [*_copies(vars(part)), *((vars(part)[k], dict(vars(part)[k])) for k in _REGISTERED)],
+            )
+            for part in module.modules()
+        ]
 
     def put_back(self) -> None:
         for part, values, contents in self._parts:
