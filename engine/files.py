@@ -43,6 +43,8 @@ if TYPE_CHECKING:
 
 TEMPORARY = ".tmp-"
 
+SETTLED = 2.0  # seconds; clocks of file systems tick every 4 ms, some every two seconds
+
 SWEEP_AFTER = 600.0  # seconds: an older temporary file was left by a process that died; a younger one may be in use
 
 MOST_BYTES = 64 << 20  # of a JSON file, or of what is read of a log at once: a hundred times what a long run writes
@@ -192,18 +194,30 @@ def _sync(handle: int) -> None:
 
 
 def append(path: Path, content: bytes) -> None:
-    """Adds to the end of a file, which is made where it is missing. Nothing but a regular file is written to: a link
-    could lead into another run, and opening a pipe waits for a reader."""
-    flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-    with disk_errors(path):
-        handle = os.open(path, flags, 0o666)
-        try:
-            if not stat.S_ISREG(os.fstat(handle).st_mode):
-                raise OSError(errno.EISDIR, "no regular file")
-            with os.fdopen(handle, "ab", closefd=False) as file:
-                file.write(content)
-        finally:
-            os.close(handle)
+    """Adds to the end of a file, which is made where it is missing; see `open_to_append`."""
+    with disk_errors(path), os.fdopen(open_to_append(path), "ab") as file:
+        file.write(content)
+
+
+def open_to_append(path: Path) -> int:
+    """A handle for reading, and for writing at the end; the file is made where it is missing. Nothing but a regular
+    file is opened: a link could lead into another run, and opening a pipe waits for a reader. A file that stands in
+    another folder too, as after a backup by hard links (`cp -al`), gets a copy of its own first."""
+    flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    handle = os.open(path, flags, 0o666)
+    try:
+        status = os.fstat(handle)
+        if not stat.S_ISREG(status.st_mode):
+            raise OSError(errno.EISDIR, "no regular file")
+        if status.st_nlink <= 1:
+            return handle
+        content = os.pread(handle, status.st_size, 0)
+    except BaseException:
+        os.close(handle)
+        raise
+    os.close(handle)
+    replace(path, content)
+    return os.open(path, flags, 0o666)
 
 
 @contextlib.contextmanager
@@ -401,7 +415,15 @@ def sha256_of(path: Path, remedy: str = "Restore the file, or delete what it bel
         status = os.stat(path, follow_symlinks=False)
     except OSError as error:
         raise _read_error(path, error, remedy) from error
+    if not is_settled(status.st_ctime_ns):
+        return _sha256.__wrapped__(path, remedy)
     return _sha256(path, remedy, status.st_ino, status.st_size, status.st_ctime_ns)
+
+
+def is_settled(changed_ns: int) -> bool:
+    """Whether a file that was changed at this time (ns since 1970) would bear another one if it were changed again.
+    The clock may have been set back since: what changed in the future is settled, too."""
+    return abs(time.time_ns() - changed_ns) >= SETTLED * 1e9
 
 
 @functools.lru_cache(maxsize=1024)
@@ -495,14 +517,14 @@ def sweep(folder: Path, older_than: float = SWEEP_AFTER, recursive: bool = True)
     below it; those that changed within the last `older_than` seconds may belong to a living process and stay.
     Links are not followed."""
     check_writable(folder)
-    latest = time.time() - older_than
+    now = time.time()
     folders = [] if os.path.islink(folder) else [os.fspath(folder)]
     while folders:
         with contextlib.suppress(OSError), os.scandir(folders.pop()) as entries:  # another sweep may be faster
             for entry in entries:
                 is_folder = entry.is_dir(follow_symlinks=False)
                 if entry.name.startswith(TEMPORARY) and not entry.is_symlink():
-                    if _last_change(entry) <= latest:
+                    if abs(now - _last_change(entry)) >= older_than:  # or in the future, of a clock that was wrong
                         with contextlib.suppress(OSError):
                             shutil.rmtree(entry.path) if is_folder else os.unlink(entry.path)
                 elif is_folder and recursive:

@@ -71,10 +71,11 @@ def images(n: int = 26) -> tuple[torch.Tensor, torch.Tensor]:
 
 def wait_for(queue: JobQueue) -> None:
     """Returns once the worker has let go of everything that this queue has: each says when it is free."""
-    from engine.jobs.queue import _worker
+    from engine.jobs import queue as module
 
-    for held in _worker.held(queue.root):
-        held.released.wait()
+    for held in module._worker.held(queue.root):
+        while not held.released.wait(0.1):
+            assert module._worker._thread is None or module._worker._thread.is_alive(), "the worker has died"
 
 
 # -- pages without a browser

@@ -1,6 +1,7 @@
 """The ground: files whole or absent, readers that nothing surprises, deletions that follow no link."""
 
 import errno
+import hashlib
 import io
 import json
 import os
@@ -10,6 +11,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 from pathlib import Path
 
 import numpy as np
@@ -378,6 +380,28 @@ def test_a_server_that_starts_sweeps_the_folder_of_all_runs(tmp_path):
     os.utime(tmp_path / f"{files.TEMPORARY}old", (0, 0))
     JobQueue(tmp_path)
     assert [p.name for p in tmp_path.iterdir()] == [f"{files.TEMPORARY}young"]
+
+
+def test_what_a_wrong_clock_left_in_the_future_is_swept_and_read_once(tmp_path, monkeypatch):
+    later = time.time() + 1e6
+    for name in (f"{files.TEMPORARY}left", "array"):
+        (tmp_path / name).write_bytes(b"x")
+        os.utime(tmp_path / name, (later, later))
+    files.sweep(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["array"]
+    assert files.is_settled(int(later * 1e9)) and not files.is_settled(time.time_ns())
+
+
+def test_a_file_that_changes_twice_in_one_tick_of_the_clock_is_hashed_twice(tmp_path, monkeypatch):
+    """A fast machine changes a file in place, with the same size, before the file system's clock has ticked."""
+    path = tmp_path / "array"
+    path.write_bytes(b"one")
+    stands = os.stat(path)
+    monkeypatch.setattr(files.os, "stat", lambda *given, **more: stands)
+    first = files.sha256_of(path)
+    with path.open("r+b") as file:
+        file.write(b"two")
+    assert files.sha256_of(path) == hashlib.sha256(b"two").hexdigest() != first
 
 
 def test_a_sweep_takes_no_file_from_under_a_writer(tmp_path):

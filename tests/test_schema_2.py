@@ -223,3 +223,31 @@ def test_a_field_of_another_type_is_damage_whatever_its_checksum(finished, field
     with pytest.raises(IntegrityError, match="is no manifest of a run"):
         finished.manifest()
     assert finished.status == "damaged"
+
+
+@pytest.mark.parametrize(
+    "name, path, value",
+    [
+        ("lds-loss-0.01-0", ("drop",), "half"),
+        ("lds-loss-0.01-0", ("subsets",), -5),
+        ("lds-loss-0.01-0", ("lds_mean",), []),
+        ("lds-loss-0.01-0", ("targets", 0, "predicted"), [0.1]),
+        ("lds-loss-0.01-0", ("targets", 0, "title"), None),
+        ("what-if-000", ("left_out",), ["all"]),
+        ("what-if-000", ("relabelled",), {"one": 2}),
+        ("what-if-000", ("targets", 0, "before"), 3),
+        ("smoothness", ("mean",), "smooth"),
+    ],
+    ids=str,
+)
+def test_a_report_of_another_hand_is_named_whatever_its_checksum(finished, name, path, value):
+    file = finished.path / "validation" / f"{name}.json"
+    report = json.loads(file.read_text())
+    place = report
+    for part in path[:-1]:
+        place = place[part]
+    place[path[-1]] = value
+    finished.add_files({f"validation/{name}.json": files.write_json(file, report)})
+    record = finished.manifest()
+    with pytest.raises(IntegrityError, match=rf"{name}\.json is no such report"):
+        trust.reports(record), trust.what_ifs(record), trust.smoothness(record)

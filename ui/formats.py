@@ -140,10 +140,10 @@ def duration_beside(seconds: float | None, training: float | None) -> str:
 
 def age(created: str | None) -> str:
     try:
-        then = datetime.datetime.fromisoformat(created)
-    except (TypeError, ValueError):
+        then = datetime.datetime.fromisoformat(created).timestamp()
+    except (TypeError, ValueError, OverflowError):  # no date, or one before all time zones
         return "—"
-    return f"{duration(max(0.0, time.time() - then.timestamp()))} ago"
+    return f"{duration(max(0.0, time.time() - then))} ago"
 
 
 def clock(timestamp: float | None) -> str:

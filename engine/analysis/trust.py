@@ -17,9 +17,47 @@ import pandas as pd
 
 from engine import files
 from engine.errors import IntegrityError
+from engine.runs import fields
+from engine.runs.fields import by_index, by_name, finite, number, optional, text, whole
 from engine.runs.manifest import Manifest
 
-SMOOTHNESS = "smoothness"
+LDS, WHAT_IF, SMOOTHNESS = "lds-", "what-if-", "smoothness"
+
+CHANGES = "predicted", "actual"  # of a report: of each target, one a subset
+
+FIGURE = optional(finite)  # of a report: none where nothing varied, or it was not measured
+
+FIGURES = optional(by_name(FIGURE))  # by target function, and the probability of the true label
+
+SHAPES = {  # what is relied on of each report, by the beginning of its name
+    LDS: {
+        **dict.fromkeys(("function", "unit"), text),
+        **dict.fromkeys(("left_out", "subsets", "seed", "repeats"), whole),
+        **dict.fromkeys(("lds_mean", "lds_mean_low", "lds_mean_high", "slope_mean", "r2_mean", "noise_share"), FIGURE),
+        "drop": number,
+        "device_name": optional(text),
+        "targets": [
+            {
+                **dict.fromkeys(("key", "name", "title"), text),
+                **dict.fromkeys(("lds", "low", "high", "slope", "r2", "noise_share"), FIGURE),
+                **dict.fromkeys(CHANGES, [finite]),
+            }
+        ],
+    },
+    WHAT_IF: {
+        **dict.fromkeys(("test_accuracy", "test_accuracy_before"), number),
+        "left_out": [whole],
+        "relabelled": by_index(whole),
+        "targets": [
+            {
+                **dict.fromkeys(("key", "name", "function"), text),
+                **dict.fromkeys(("before", "predicted", "actual"), FIGURES),
+                "change": FIGURE,
+            }
+        ],
+    },
+    SMOOTHNESS: {"directions": [FIGURE], "mean": FIGURE},
+}
 
 LEVELS = ("trustworthy", "check before you rely on it", "do not rely on it")
 
@@ -50,12 +88,12 @@ class Verdict:
 
 def reports(record: Manifest) -> list[dict]:
     """Agreement with retraining, the smallest fraction left out first; each with its name under `name`."""
-    return sorted(_read(record, "lds-"), key=lambda r: (r["drop"], r["function"], r["seed"]))
+    return sorted(_read(record, LDS), key=lambda r: (r["drop"], r["function"], r["seed"]))
 
 
 def what_ifs(record: Manifest) -> list[dict]:
     """What was retrained, oldest first; each with its name under `name`."""
-    return _read(record, "what-if-")
+    return _read(record, WHAT_IF)
 
 
 def smoothness(record: Manifest) -> dict | None:
@@ -70,6 +108,12 @@ def _read(record: Manifest, prefix: str) -> list[dict]:
         if folder != "validation" or not name.startswith(prefix) or not name.endswith(".json"):
             continue
         report = files.read_json(record.folder / relative, remedy, sha)
+        try:
+            fields.check(report, SHAPES[prefix])
+            if prefix == LDS and any(len(t[w]) != report["subsets"] for t in report["targets"] for w in CHANGES):
+                raise ValueError("a target has more or fewer changes than there are subsets")
+        except (TypeError, ValueError, KeyError) as error:
+            raise IntegrityError(f"{record.folder / relative} is no such report ({error}).", remedy) from None
         if report.get("training_digest") != record.training_digest:
             raise IntegrityError(f"{record.folder / relative} belongs to another training.", remedy)
         found.append({**report, "name": name.removesuffix(".json")})

@@ -36,6 +36,7 @@ from engine.errors import IntegrityError
 from engine.jobs import machine
 from engine.jobs.session import Session
 from engine.models import registry as model_registry
+from engine.runs import fields
 from engine.trajectory.digests import Digests, pixel_means
 from engine.trajectory.modes import EveryState
 from engine.trajectory.state_files import digest_of, named, read_state, state_of
@@ -108,7 +109,14 @@ def reopen(session: Session) -> Trained:
             "Restore its config.json, or start a run with these settings.",
         )
     remedy = "Start the run again."
-    recorded = files.read_json(run.path / "model" / "digests.json", remedy, manifest.files.get("model/digests.json"))
+    path = run.path / "model" / "digests.json"
+    recorded = files.read_json(path, remedy, manifest.files.get("model/digests.json"))
+    try:
+        fields.check(recorded, {"every": fields.whole, "sha256": fields.by_index(fields.sha256)})
+        if not recorded["every"]:
+            raise ValueError("0 steps from one digest to the next")
+    except (TypeError, ValueError, KeyError) as error:
+        raise IntegrityError(f"{path} does not hold digests of states ({error}).", remedy) from None
     digests = Digests(
         session.optimizer, recorded["every"], session.steps, {int(t): sha for t, sha in recorded["sha256"].items()}
     )

@@ -40,8 +40,18 @@ from typing import Any
 
 from engine import files
 from engine.errors import IntegrityError
+from engine.runs.fields import LARGEST, check, finite, number, optional, text, whole
 
 TERMINAL = ("finished", "failed", "cancelled")
+
+LAST_MOMENT = 253402300799  # seconds since 1970: the end of the year 9999, the last that clocks show
+
+
+def moment(value: Any) -> float:
+    if not 0 <= number(value) <= LAST_MOMENT:
+        raise ValueError(f"{value} is no moment")
+    return value
+
 
 LONGEST_LINE = 8 << 20  # bytes; the losses of 100,000 steps take a quarter of it
 
@@ -53,25 +63,24 @@ CRC_END = re.compile(rb'"crc": "([0-9a-f]{8})"}\n?\Z')
 
 TAIL = 20  # bytes, more than `CRC_END` takes
 
-NUMBERS = (int, float)
-
 METERS = ("rss", "ram_total", "ram_available", "gpu", "gpu_total", "disk_used", "disk_free", "written", "read")
 
-# What readers rely on: the fields that a kind must have, and the types that fields have wherever they are.
+# What readers rely on: the fields that a kind must have, and what fields hold wherever they are.
 NEEDED = {
     "phase": ("phase", "steps"),
     "progress": ("phase", "step", "steps"),
     "paused": ("needed", "disk_free"),
 }
 
-TYPES = {
-    **dict.fromkeys(("phase", "text", "what", "remedy", "run", "after"), (str,)),
-    **dict.fromkeys(("step", "steps", "done", "ahead"), (int,)),
-    **dict.fromkeys(("time", "needed", "bytes"), NUMBERS),
-    **dict.fromkeys((*METERS, "rate"), (*NUMBERS, type(None))),
+READERS = {
+    **dict.fromkeys(("phase", "text", "what", "remedy", "run", "after", "job"), text),
+    **dict.fromkeys(("step", "steps", "done", "ahead"), whole),
+    **dict.fromkeys(("needed", "bytes"), number),
+    **dict.fromkeys((*METERS, "rate"), optional(number)),
+    "time": moment,
+    **dict.fromkeys(("losses", "rates"), [finite]),
+    "parts": [text],
 }
-
-LISTS = {"losses": NUMBERS, "rates": NUMBERS, "parts": (str,)}
 
 _mutex = threading.Lock()  # of reading the last line and writing the next: a job's threads both tell
 
@@ -86,8 +95,7 @@ class EventLog:
         """Writes one event and returns it. Raises `StorageError` where it cannot be written."""
         event = {"time": round(time.time(), 3), "kind": kind, **fields}
         with _mutex, files.disk_errors(self.path):
-            flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-            handle = os.open(self.path, flags, 0o666)
+            handle = files.open_to_append(self.path)
             try:
                 end = os.fstat(handle).st_size
                 tail = os.pread(handle, TAIL, max(0, end - TAIL))
@@ -136,7 +144,8 @@ class EventLog:
         whole = content.rfind(b"\n") + 1
         events = _events(content[:whole].splitlines(), self.run_id, _crc_at_end(tail) if offset else "")
         rest = len(content) - whole
-        if rest and (rest > LONGEST_LINE or time.time() - status.st_mtime > CUT_AFTER):
+        # A time in the future is that of a clock which was wrong.
+        if rest and (rest > LONGEST_LINE or abs(time.time() - status.st_mtime) > CUT_AFTER):
             events.append(_damage("The end of the log was cut, or is not a log."))
             return events, offset + len(content)
         return events, offset + whole
@@ -208,12 +217,8 @@ def _is_event(event: dict) -> bool:
         return False
     if not {"time", *NEEDED.get(event["kind"], ())} <= event.keys():
         return False
-    return all(_is(value, TYPES[name]) for name, value in event.items() if name in TYPES) and all(
-        isinstance(event[name], list) and all(_is(each, kinds) for each in event[name])
-        for name, kinds in LISTS.items()
-        if name in event
-    )
-
-
-def _is(value: Any, kinds: tuple[type, ...]) -> bool:
-    return isinstance(value, kinds) and not isinstance(value, bool)
+    try:
+        check(event, {name: READERS[name] for name in event.keys() & READERS.keys()})
+    except (TypeError, ValueError):
+        return False
+    return event.get("step", 0) <= event.get("steps", LARGEST) and event.get("done", 0) <= event.get("steps", LARGEST)

@@ -18,6 +18,7 @@ import engine
 from engine import files
 from engine.config import REPLAY_MODES, RunConfig, from_dict
 from engine.errors import ConfigError, IntegrityError
+from engine.runs.fields import by_name, flag, number, of, optional, record, sha256, text, whole
 from engine.runs.job import JobRecord, fields_of_schema_2
 from engine.runs.scores import ScoreSets
 
@@ -25,9 +26,9 @@ SCHEMA = 3
 
 OLDEST_SCHEMA = 2
 
-LARGEST = 2**63 - 1  # of a number of bytes, steps or seconds: more could be read, and neither shown nor counted with
-
 IN_PROGRESS = ("queued", "training", "replaying", "rebuilding", "validating")
+
+MOST_THREADS = 4096  # that a training may have had: a replay starts as many
 
 START_AGAIN = "Delete the run in Runs and storage and start it again."
 
@@ -51,62 +52,23 @@ class ErrorRecord:
     kind: str = "failed"
 
 
-# -- what the fields may hold: each function returns the value, or raises for another kind of value
-
-
-def _text(value: Any) -> str:
-    return _of(str, value)
-
-
-def _flag(value: Any) -> bool:
-    return _of(bool, value)
-
-
-def _whole(value: Any) -> int:
-    if not 0 <= _of(int, value) <= LARGEST:
-        raise ValueError(f"{value!r:.60} is not from 0 to {LARGEST}")
-    return value
-
-
-def _number(value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not -LARGEST <= value <= LARGEST:
-        raise TypeError(f"{value!r:.60} is no number")
-    return value
-
-
-def _of(kind: type, value: Any) -> Any:
-    if type(value) is not kind:
-        raise TypeError(f"{value!r:.60} is no {kind.__name__}")
-    return value
-
-
-def _optional(reader: Callable) -> Callable:
-    return lambda value: None if value is None else reader(value)
-
-
-def _by_name(reader: Callable) -> Callable:
-    return lambda value: {_text(name): reader(each) for name, each in _of(dict, value).items()}
-
-
-def _record(cls: type, **readers: Callable) -> Callable:
-    return lambda value: cls(**{name: readers[name](each) for name, each in _of(dict, value).items()})
+# -- what only a manifest's fields may hold
 
 
 def _job(value: Any) -> JobRecord:
-    _text(_of(dict, value)["kind"])
+    text(of(dict, value)["kind"])
     json.dumps(value, allow_nan=False)  # a ValueError for what is not finite
     return JobRecord.from_json(value)
 
 
-def _file(value: Any) -> str:
-    """A SHA-256 in hexadecimal."""
-    if len(bytes.fromhex(_text(value))) != 32:
-        raise ValueError(f"{value!r} is no SHA-256")
+def _threads(value: Any) -> int:
+    if not 1 <= of(int, value) <= MOST_THREADS:
+        raise ValueError(f"{value!r:.60} is no number of threads")
     return value
 
 
 def _files(value: Any) -> dict[str, str]:
-    checksums = _by_name(_file)(value)
+    checksums = by_name(sha256)(value)
     for path in checksums:  # joined to the run's folder by readers: none may lead out of it
         if path.startswith("/") or ".." in path.split("/") or "\0" in path:
             raise ValueError(f"{path!r} is no path inside a run")
@@ -118,7 +80,7 @@ def _entry(reader: Callable, default: Any = dataclasses.MISSING, **more: Any) ->
 
 
 def _mapping(reader: Callable) -> Any:
-    return field(default_factory=dict, metadata={"read": _by_name(reader)})
+    return field(default_factory=dict, metadata={"read": by_name(reader)})
 
 
 @dataclass(frozen=True)
@@ -130,49 +92,49 @@ class Manifest:
     checksums recorded here.
     """
 
-    run_id: str = _entry(_text)
-    status_said: str = _entry(_text)  # of `engine.runs.run.STATUSES`; `status` knows of killed processes too
-    created: str = _entry(_text, "")  # ISO 8601, with the time zone
-    written_by: str = _entry(_text, "")  # the project's version that wrote this file; "" before 0.2.0
-    dataset: str = _entry(_text, "")  # as in the configuration; "" in runs made before 0.2.0
-    model: str = _entry(_text, "")
-    jobs: tuple[JobRecord, ...] = _entry(lambda value: tuple(map(_job, _of(list, value))), ())  # next one first
-    error: ErrorRecord | None = _entry(_optional(_record(ErrorRecord, what=_text, remedy=_text, kind=_text)), None)
+    run_id: str = _entry(text)
+    status_said: str = _entry(text)  # of `engine.runs.run.STATUSES`; `status` knows of killed processes too
+    created: str = _entry(text, "")  # ISO 8601, with the time zone
+    written_by: str = _entry(text, "")  # the project's version that wrote this file; "" before 0.2.0
+    dataset: str = _entry(text, "")  # as in the configuration; "" in runs made before 0.2.0
+    model: str = _entry(text, "")
+    jobs: tuple[JobRecord, ...] = _entry(lambda value: tuple(map(_job, of(list, value))), ())  # next one first
+    error: ErrorRecord | None = _entry(optional(record(ErrorRecord, what=text, remedy=text, kind=text)), None)
     files: Mapping[str, str] = field(default_factory=dict, metadata={"read": _files})  # path inside the run: SHA-256
     # What the run was trained with; None until the training begins.
-    training_digest: str | None = _entry(_optional(_text), None)
-    data_fingerprint: str | None = _entry(_optional(_text), None)
-    plan_sha256: str | None = _entry(_optional(_text), None)  # of the batch plan; None before 0.2.0
-    rates_sha256: str | None = _entry(_optional(_text), None)  # of the learning rates; None before 0.2.0
+    training_digest: str | None = _entry(optional(text), None)
+    data_fingerprint: str | None = _entry(optional(text), None)
+    plan_sha256: str | None = _entry(optional(text), None)  # of the batch plan; None before 0.2.0
+    rates_sha256: str | None = _entry(optional(text), None)  # of the learning rates; None before 0.2.0
     # Weighted means of augmented pixels (engine/trajectory/digests.py); None where they were not recorded.
-    pixel_means: tuple[float, ...] | None = _entry(_optional(lambda value: tuple(map(_number, _of(list, value)))), None)
+    pixel_means: tuple[float, ...] | None = _entry(optional(lambda value: tuple(map(number, of(list, value)))), None)
     # SHA-256 of the files that decide the model beside this project's own code; None before there were such models.
-    model_sources: Mapping[str, str] | None = _entry(_optional(_by_name(_file)), None)
-    versions: Mapping[str, str] = _mapping(_text)  # of Python and the libraries
-    device: str | None = _entry(_optional(_text), None)
-    device_name: str | None = _entry(_optional(_text), None)  # the kind of GPU or CPU
-    driver: str | None = _entry(_optional(_text), None)  # version of the GPU's driver; None on a CPU
-    threads: int | None = _entry(_optional(_whole), None)
-    precision: str | None = _entry(_optional(_text), None)
-    tf32: bool = _entry(_flag, False)
-    deterministic: str | None = _entry(_optional(_text), None)  # whose deterministic kernels: "cpu" or "cudnn"
-    steps: int | None = _entry(_optional(_whole), None)
-    parameters: int | None = _entry(_optional(_whole), None)
-    buffers: int | None = _entry(_optional(_whole), None)
+    model_sources: Mapping[str, str] | None = _entry(optional(by_name(sha256)), None)
+    versions: Mapping[str, str] = _mapping(text)  # of Python and the libraries
+    device: str | None = _entry(optional(text), None)
+    device_name: str | None = _entry(optional(text), None)  # the kind of GPU or CPU
+    driver: str | None = _entry(optional(text), None)  # version of the GPU's driver; None on a CPU
+    threads: int | None = _entry(optional(_threads), None)
+    precision: str | None = _entry(optional(text), None)
+    tf32: bool = _entry(flag, False)
+    deterministic: str | None = _entry(optional(text), None)  # whose deterministic kernels: "cpu" or "cudnn"
+    steps: int | None = _entry(optional(whole), None)
+    parameters: int | None = _entry(optional(whole), None)
+    buffers: int | None = _entry(optional(whole), None)
     # What came of it.
-    trained: bool = _entry(_flag, False)
-    test_accuracy: float | None = _entry(_optional(_number), None)
+    trained: bool = _entry(flag, False)
+    test_accuracy: float | None = _entry(optional(number), None)
     trajectory: TrajectoryRecord = _entry(
-        _record(TrajectoryRecord, kept=_optional(_text), every=_whole, steps=_whole), TrajectoryRecord()
+        record(TrajectoryRecord, kept=optional(text), every=whole, steps=whole), TrajectoryRecord()
     )
-    scored: bool | None = _entry(_optional(_flag), None)  # None: no replay was finished; False: scores were deleted
-    targets_per_pass: int | None = _entry(_optional(_whole), None)
-    steps_recomputed: int | None = _entry(_optional(_whole), None)  # by the last replay
-    timings: Mapping[str, float] = _mapping(_number)  # seconds, by name
-    peak_bytes: Mapping[str, int] = _mapping(_whole)  # by memory: rss, gpu
+    scored: bool | None = _entry(optional(flag), None)  # None: no replay was finished; False: scores were deleted
+    targets_per_pass: int | None = _entry(optional(whole), None)
+    steps_recomputed: int | None = _entry(optional(whole), None)  # by the last replay
+    timings: Mapping[str, float] = _mapping(number)  # seconds, by name
+    peak_bytes: Mapping[str, int] = _mapping(whole)  # by memory: rss, gpu
     # At the end of the last job, so that a list of runs needs no look at their files; None before 0.2.0.
-    sizes: Mapping[str, int] | None = _entry(_optional(_by_name(_whole)), None)  # bytes, by `storage.PARTS`
-    targets_scored: int | None = _entry(_optional(_whole), None)
+    sizes: Mapping[str, int] | None = _entry(optional(by_name(whole)), None)  # bytes, by `storage.PARTS`
+    targets_scored: int | None = _entry(optional(whole), None)
     # Not in the file.
     folder: Path = field(default=Path(), compare=False, repr=False)
     held: bool = field(default=False, compare=False, repr=False)

@@ -25,7 +25,6 @@ import os
 import re
 import secrets
 import shutil
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
@@ -42,7 +41,7 @@ from engine.runs.job import JobRecord
 from engine.runs.lock import RunLock
 from engine.runs.manifest import IN_PROGRESS, START_AGAIN, Manifest
 from engine.runs.scores import ScoreSets
-from engine.runs.storage import DELETED, FOLDERS, SETTLED, Storage
+from engine.runs.storage import DELETED, FOLDERS, Storage
 
 RUN_ID = re.compile(r"[a-z0-9][a-z0-9-]{0,63}")
 
@@ -171,7 +170,7 @@ class Run:
             status = path.lstat()
         except OSError:
             return _manifest(path)
-        if time.time_ns() - status.st_mtime_ns < SETTLED * 1e9:  # a second change could bear the same time
+        if not files.is_settled(status.st_mtime_ns):
             return _manifest(path)
         known = _known_manifest(
             path, status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns

@@ -10,8 +10,24 @@ import numpy as np
 from engine import files
 from engine.datasets.base import Dataset
 from engine.errors import ConfigError, IntegrityError
+from engine.runs import fields
+from engine.runs.fields import Absent, finite, text, whole
 from engine.targets import Target, target_function
 from engine.targets.names import canonical
+
+SIDECAR = {  # what is relied on of a score set's description
+    "target_function": text,
+    "norm_steps": Absent([whole]),
+    "targets": [
+        {
+            "name": text,
+            "title": Absent(text),
+            "adjoint_growth": Absent(finite),
+            "norms": Absent([finite]),
+            "logits": Absent([finite]),
+        }
+    ],
+}
 
 
 @dataclass(frozen=True)
@@ -73,13 +89,9 @@ class ScoreSets:
         path = self._folder / relative
         sidecar = files.read_json(path, self._remedy, self._recorded[relative])
         try:
-            whole = isinstance(sidecar["target_function"], str) and all(
-                isinstance(target["name"], str) for target in sidecar["targets"]
-            )
-        except (TypeError, KeyError):
-            whole = False
-        if not whole:
-            raise IntegrityError(f"{path} does not describe a score set.", self._remedy)
+            fields.check(sidecar, SIDECAR)
+        except (TypeError, ValueError, KeyError) as error:
+            raise IntegrityError(f"{path} does not describe a score set ({error}).", self._remedy) from None
         return {**sidecar, "name": name}
 
     def targets(self) -> list[TargetRef]:

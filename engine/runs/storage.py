@@ -5,7 +5,6 @@ import errno
 import os
 import re
 import shutil
-import time
 from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
@@ -28,8 +27,6 @@ PARTS = (*FOLDERS, "logs", "other")  # what `sizes` tells apart
 CLEANABLE = ("trajectory", "scores", "validation", "logs")
 
 DELETED = ".deleted-"  # before the id of a run whose folder is on its way out
-
-SETTLED = 2.0  # seconds after which a folder's time of change tells whether it was changed again
 
 
 def refuse_link(path: Path) -> None:
@@ -70,10 +67,10 @@ def _known_size(folder: str) -> int:
         status = os.lstat(folder)
     except OSError:
         return 0
-    if time.time_ns() - status.st_mtime_ns < SETTLED * 1e9:  # a second change could bear the same time
-        total, folders = _look(folder)
-    else:
+    if files.is_settled(status.st_mtime_ns):
         total, folders = _looked(folder, status.st_dev, status.st_ino, status.st_mtime_ns)
+    else:
+        total, folders = _look(folder)
     return total + sum(_known_size(os.path.join(folder, name)) for name in folders)
 
 
