@@ -8,7 +8,7 @@ from engine.datasets import preparing, registry, store
 from engine.datasets.archive import SUFFIXES
 from engine.datasets.names import COLOURS, DEFAULTS, FITS, DatasetName
 from engine.files import size_of
-from ui import augment_form, formats, gallery, link, paging, pictures, shell
+from ui import augment_form, cards, formats, gallery, link, paging, pictures, shell
 from ui.paging import EVERY, class_name
 from ui.text import line, plain
 
@@ -112,14 +112,14 @@ def add() -> None:
 
 def begin(preparation: preparing.Preparation) -> None:
     """Remembers that this tab asked for it: it is taken there when it is done."""
-    st.session_state.setdefault("data-asked", set()).add(preparation.key)
+    st.session_state.setdefault("data-begun", set()).add(preparation.key)
     st.rerun()
 
 
 @st.fragment(run_every="1s")
 def on_their_way() -> None:
     """What is being prepared in this process, by whatever tab; this one is drawn again when one of its own is done."""
-    asked = st.session_state.setdefault("data-asked", set())
+    asked = st.session_state.setdefault("data-begun", set())
     for preparation in preparing.preparations.all():
         with st.container(border=True):
             st.markdown(f"**{plain(preparation.key)}**")
@@ -223,8 +223,8 @@ def keep_augmentation(text: str) -> None:
 
 
 def tile(dataset, split: str, index: int, below: tuple[str, ...] = ()) -> gallery.Tile:
-    file, label = dataset.file_name(split, index), dataset.classes[dataset.labels(split)[index]]
-    details = [("Image", f"{split}:{index}"), ("Label", label), *([("File", file)] if file else [])]
+    label = line(dataset.classes[dataset.labels(split)[index]])
+    details = [("Image", f"{split}:{index}"), ("Label", label), *cards.file_of(dataset, split, index)]
     return gallery.Tile(split, index, label, below, tuple(details))
 
 

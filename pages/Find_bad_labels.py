@@ -6,7 +6,7 @@ from engine.analysis import suspects
 from engine.jobs.replay import Replay
 from engine.jobs.what_if import WhatIf
 from engine.targets import AllTests
-from ui import formats, gallery, link, paging, run_choice, shell, target_choice, ticks
+from ui import cards, formats, gallery, link, paging, run_choice, shell, target_choice, ticks
 from ui.paging import EVERY, class_name
 from ui.run_choice import RunView
 from ui.text import line
@@ -78,10 +78,10 @@ def draw_suspects(run: RunView, left, key: str) -> None:
             "Suspects", starts, key=f"from-{run.id}-{key}", format_func=formats.from_position, value=start
         )
     st.query_params["from"] = str(start)
-    ticks.tiles(run, tiles_of(left[start:][: paging.A_PAGE]), "suspects")
+    ticks.tiles(run, tiles_of(run, left[start:][: paging.A_PAGE]), "suspects")
 
 
-def tiles_of(rows) -> list[gallery.Tile]:
+def tiles_of(run: RunView, rows) -> list[gallery.Tile]:
     """What a person needs to judge a label by: the label given, and what the model would say."""
     tiles = []
     for row in rows.itertuples():
@@ -89,10 +89,18 @@ def tiles_of(rows) -> list[gallery.Tile]:
             line(f"model: {row.model_label}"),
             f"given label: {formats.percent(row.probability)}",
             formats.arrow_score(row.score),
+            *(line(formats.shortened(file)) for _, file in cards.file_of(run.dataset, "train", row.index)),
         ]
         if "true_label" in rows:
             lines.append(line(f"true: {row.true_label}") if row.true_label != row.given_label else "label is right")
-        tiles.append(gallery.Tile("train", row.index, line(f"{row.rank}. {row.given_label}"), tuple(lines)))
+        details = (
+            ("Image", f"train:{row.index}"),
+            ("Given label", line(row.given_label)),
+            *cards.file_of(run.dataset, "train", row.index),
+            ("Model's label", line(row.model_label)),
+            ("Probability of the given label", formats.percent(row.probability)),
+        )
+        tiles.append(gallery.Tile("train", row.index, line(f"{row.rank}. {row.given_label}"), tuple(lines), details))
     return tiles
 
 

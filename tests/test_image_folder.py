@@ -21,7 +21,8 @@ from engine.datasets.decode import ImageForm, decode
 from engine.datasets.image_folder import ImageFolder
 from engine.datasets.names import DatasetName, printable
 from engine.errors import CancelledError, ConfigError, DataError, ReadOnlyError, ReplayError, StorageError
-from tests.images import emoji, folder, picture, spoil
+from tests.images import emoji, folder, picture
+from tools.emoji import spoil
 
 ROOT = Path(__file__).parents[1]
 

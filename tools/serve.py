@@ -47,9 +47,9 @@ def serving(outputs: Path, *options: str, errors: Path | None = None, hold: Hold
 
 
 @contextmanager
-def server(outputs: Path, page: Page, *options: str, hold: Hold | None = None):
+def server(outputs: Path, page: Page, *options: str, hold: Hold | None = None, **environment: str):
     """`serving`, whose URL this browser looks at: its tabs leave before the server goes."""
-    with serving(outputs, *options, hold=hold) as (url, process):
+    with serving(outputs, *options, hold=hold, **environment) as (url, process):
         yield url, process
         for tab in page.context.pages:
             tab.goto("about:blank")

@@ -13,6 +13,7 @@ from engine.datasets.base import Dataset
 from engine.runs import uploads
 from engine.runs.scores import TargetRef
 from engine.targets import TRAIN, UploadedImage, target_function
+from engine.targets.members import Members
 from ui import formats, gallery, link, pictures, ticks
 from ui.run_choice import RunView
 from ui.text import line, plain
@@ -73,6 +74,12 @@ def file_of(dataset: Dataset, split: str, index: int) -> tuple[tuple[str, str], 
     """The image's source file, for the details beside it; none where it comes from no file of its own."""
     file = dataset.file_name(split, index)
     return (("File", line(file)),) if file else ()
+
+
+def _file_of_one(dataset: Dataset, members: Members) -> tuple[tuple[str, str], ...]:
+    """The source file of a target that is one image; none of others."""
+    indices = members.indices.tolist()
+    return file_of(dataset, members.split, indices[0]) if len(indices) == 1 else ()
 
 
 def _model_labels(run: RunView, indices: np.ndarray) -> list[list[tuple[str, str]]]:
@@ -136,8 +143,9 @@ def _target_facts(run: RunView, view: target_view.TargetView) -> list[str]:
     true_label = "several" if view.true_label is None else plain(classes[view.true_label])
     if view.predicted_label is None:
         return [f"{label}: **{true_label}**", f"Classified right: **{formats.percent(view.accuracy)}**"]
+    files = [f"File: {plain(file)}" for _, file in _file_of_one(run.dataset, view.members)]
     right = ":material/check: right" if view.predicted_label == view.true_label else ":material/close: wrong"
-    return [f"{label}: **{true_label}**", f"Predicted: **{plain(classes[view.predicted_label])}** {right}"]
+    return [f"{label}: **{true_label}**", f"Predicted: **{plain(classes[view.predicted_label])}** {right}", *files]
 
 
 def removal(run: RunView, scores_N, ranking, function: str, panel) -> None:
@@ -164,7 +172,7 @@ def show_targets(run: RunView, refs: list[tuple[TargetRef, tuple[str, ...]]], ke
                 next(iter(members.indices.tolist()), -1),
                 line(ref.target.title(dataset)),
                 lines,
-                (("Target", ref.name),),
+                (("Target", ref.name), *_file_of_one(dataset, members)),
                 link=link.to("Influence", run=run.id, target=ref.key),
                 link_text="Influence on this target",
                 image=uploads.read(run.folder, own.image_id) if own else None,

@@ -96,6 +96,7 @@ PARTS = {
     "other": "Settings",
 }
 # Small files and logs still fit into what a run leaves free; its next states soon do not.
+WIDEST = 36  # characters of a file's name below its tile
 LOW_DISK = 5 * space.RESERVE
 
 
@@ -284,6 +285,12 @@ def retraining_time(train_seconds: float | None, subsets: int, fractions: int) -
     return (
         f"about {duration(train_seconds * (subsets * fractions + 1))}, for one training took {duration(train_seconds)}"
     )
+
+
+def shortened(path: str) -> str:
+    """The last part of a source file's path, as wide as a tile bears; the whole stands where the tile is enlarged."""
+    name = path.rpartition("/")[2]
+    return name if len(name) <= WIDEST else f"{name[: WIDEST - 9]}…{name[-8:]}"
 
 
 def file_name(key: str) -> str:

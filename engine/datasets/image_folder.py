@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from engine.datasets import store
+from engine.datasets import archive, store
 from engine.datasets.base import Dataset
 from engine.datasets.builder import Builder
 from engine.datasets.decode import EXTENSIONS
@@ -45,7 +45,7 @@ class ImageFolder:
         self.options = image_options(name)
         self.place = self.root = absolute(name.place)
         self.name = canonical(name)
-        self.title = self.root.name or str(self.root)
+        self.title = _title(self.root)
         self.description = f"Folder {self.root}"
         listing = scan(self.root)
         self.stamps: Sequence[Stamp] = listing.stamps
@@ -65,6 +65,12 @@ class ImageFolder:
             for stamp, split, label in zip(listing.stamps, splits, labels, strict=True)
         ]
         decode_items(builder, items, self.options, on_progress)
+
+
+def _title(root: Path) -> str:
+    """The folder's name; of what was unpacked, that of the archive, without its digest."""
+    name = root.name or str(root)
+    return name.rpartition("-")[0] if archive.unpacked_from(root) == root else name
 
 
 # -- listing
