@@ -34,7 +34,7 @@ def settings(app: AppTest) -> RunConfig:
 
 
 def captions(app: AppTest) -> str:
-    return "\n".join(c.value for c in app.caption)
+    return "\n".join(c.value for c in app.caption).replace("\\", "")
 
 
 def upload(app: AppTest, text: str) -> AppTest:
@@ -166,13 +166,14 @@ def test_a_file_that_the_form_could_not_have_written_is_refused(text, message, m
 
 
 def test_another_data_set_keeps_what_a_file_said(pets):
-    config = PRESETS["sample"].replace(preset="mine", **{"recipe.epochs": 2, "recipe.peak_lr": 0.01})
+    rate = proposal.for_dataset(registry.load(pets)).config.recipe.peak_lr  # as proposed for SGD, but not for Adam
+    changes = {"recipe.epochs": 2, "recipe.optimizer": "adam", "recipe.peak_lr": rate, "recipe.batch_size": 20}
+    config = PRESETS["sample"].replace(preset="mine", **changes)
     app = sound(upload(show(SET_UP), dumps(config)))
     sound(app.selectbox(key="set-dataset").set_value(pets).run())
-    assert settings(app).dataset == pets and settings(app).recipe.epochs == 2
-    assert settings(app).recipe.peak_lr == 0.01 and "Peak learning rate" in next(
-        e.label for e in app.expander if e.label.startswith("Changed by you")
-    )
+    assert settings(app).dataset == pets and settings(app).recipe == config.recipe
+    words = next(e.label for e in app.expander if e.label.startswith("Changed by you"))
+    assert "Optimizer" in words and "Peak learning rate" in words
 
 
 def test_a_run_is_started_with_exactly_what_the_file_says(downloads, monkeypatch, root):
@@ -220,7 +221,7 @@ def test_what_goes_with_adam_is_proposed_with_it_and_leaves_with_it():
     app = show(SET_UP)
     app.selectbox(key="set-recipe.optimizer").set_value("adam").run()
     assert settings(app).recipe.eps_root == 1e-8 and settings(app).recipe.peak_lr == 0.002
-    assert "Yours; proposed: sgd" in captions(app) and "Yours; proposed: 0.05" not in captions(app)
+    assert "Yours; proposed: sgd" in captions(app) and "Goes with adam; without it: 0.05" in captions(app)
     app.number_input(key="set-recipe.peak_lr").set_value(0.003).run()
     sound(app.selectbox(key="set-recipe.optimizer").set_value("sgd").run())
     recipe = settings(app).recipe
@@ -271,7 +272,42 @@ def test_pictures_of_the_rates_and_of_what_the_model_sees():
     assert "Saturation" not in app.multiselect(key="set-recipe.augment").options, "grey images have none"
 
 
+def test_weights_of_the_folder_of_models_are_offered_and_no_others(tmp_path, monkeypatch):
+    import torch
+
+    from engine import model_names
+    from engine.jobs import preview
+
+    monkeypatch.setenv("REPLAY_MODELS_DIR", str(tmp_path))
+    dataset = registry.load("fashion-mnist-sample")
+    names = preview.parameter_names(PRESETS["sample"], dataset)
+    assert len(names) > 3 and any(name.endswith(".weight") for name in names)
+    (tmp_path / "net.py").write_text("def net(channels, height, width, classes): ...")
+    torch.save({}, tmp_path / "first.pt")
+    (tmp_path / "notes.txt").touch()
+    assert model_names.listed() == ("net.py:net",)
+    app = show(SET_UP)
+    assert app.selectbox(key="set-initial_weights").options == ["none: drawn by the seed", "first.pt"]
+    assert "net.py:net" in app.selectbox(key="set-model").options
+
+
 # -- targets
+
+
+def test_of_thousands_of_classes_no_list_is_sent(tmp_path, monkeypatch):
+    import numpy as np
+
+    monkeypatch.setenv("REPLAY_DATA_DIR", str(tmp_path / "data"))
+    registry.clear()
+    labels = np.arange(1200) % 600
+    images = np.random.default_rng(0).integers(0, 256, (1200, 8, 8), np.uint8)
+    split = {"images": images, "labels": labels, "test_images": images[:600], "test_labels": labels[:600]}
+    np.savez(tmp_path / "many.npz", **split)
+    app = show(SET_UP, dataset=registry.load(f"arrays:{tmp_path / 'many.npz'}").name)
+    assert app.multiselect(key="sets").options == ["All test images"] and "600 classes" in captions(app)
+    sound(app.text_input(key="typed_targets").set_value("class:599").run())
+    assert "class:599" in settings(app).targets and not app.error
+    registry.clear()
 
 
 def test_targets_are_cleared_taken_by_class_by_set_and_by_name():

@@ -129,6 +129,23 @@ def switch_row(page: Page, url: str, run: runs.Run) -> tuple[str, str, str]:
     return f"Influence: another target, median of {SWITCHES} (longest)", shown, f"{SWITCH} s"
 
 
+def set_up_row(page: Page, url: str) -> tuple[str, str, str]:
+    """Another number of epochs in the form, until the estimate of it stands."""
+    opened(page, f"{url}/Set_up_a_run")
+    page.get_by_role("button", name="Start the run").wait_for()
+    epochs, times = page.get_by_role("spinbutton", name="Epochs"), []
+    for number in range(2, SWITCHES + 2):
+        epochs.fill(str(number))
+        began = page.evaluate("performance.now()")
+        epochs.press("Enter")
+        words = f"{number * 24:,} steps of"  # 6,000 images in batches of 250
+        drawn = "(words) => document.body.innerText.includes(words) && performance.now()"
+        times.append((page.wait_for_function(drawn, arg=words, polling="raf").json_value() - began) / 1000)
+    took = statistics.median(times)
+    shown = against(took, SWITCH, f"{took:.2f} s ({max(times):.2f} s)")
+    return f"Set up a run: another number, median of {SWITCHES} (longest)", shown, f"{SWITCH} s"
+
+
 def main() -> None:
     count = int(sys.argv[1]) if len(sys.argv) > 1 else 2
     with tempfile.TemporaryDirectory() as folder, chromium() as browser:
@@ -141,7 +158,7 @@ def main() -> None:
             opened(page, url)
             page.get_by_text("Computes on").wait_for()  # torch is loaded behind the first page
             before = memory(process.pid)
-            rows = [*page_rows(page, url, run), switch_row(page, url, run)]
+            rows = [*page_rows(page, url, run), switch_row(page, url, run), set_up_row(page, url)]
             grown = memory(process.pid) - before
             what = f"Memory of the server, {before / 1e6:.0f} MB with its first page, after all of this"
             rows.append((what, against(grown, GROWTH, f"+{grown / 1e6:.0f} MB"), f"+{GROWTH / 1e6:.0f} MB"))

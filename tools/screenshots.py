@@ -1,4 +1,4 @@
-"""Pictures of every page, light and dark, wide and narrow, on real runs: `make screenshots`.
+"""Pictures of every page, light and dark, on a desk, a small and a very small screen, on real runs: `make screenshots`.
 
 Those named in `KEPT` stand in the README; all go to a folder given as argument, to be looked at.
 """
@@ -18,6 +18,7 @@ from tools.serve import ROOT, chromium, server
 # What each page shows of the run; most of it is in the page's own link.
 PAGES = {
     "Overview": "",
+    "Data": "",
     "Set_up_a_run": "",
     "Live": "",
     "Influence": "target=test:7.loss&pin=test:7.loss,test:4.loss&k=12",
@@ -50,7 +51,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder, chromium() as browser:
         root = runs.outputs_root(folder)
         run = made(root)
-        for scheme, width in itertools.product(("light", "dark"), (1440, 900)) if look else [("light", 1440)]:
+        for scheme, width in itertools.product(("light", "dark"), (1440, 1024, 390)) if look else [("light", 1440)]:
             page = browser.new_page(viewport={"width": width, "height": 1000}, color_scheme=scheme)
             with server(root, page) as (url, _):
                 for name, query in PAGES.items():
@@ -65,7 +66,7 @@ def main() -> None:
                     if look:
                         look.mkdir(exist_ok=True)
                         # The page scrolls inside the window, so a tall window shows all of it.
-                        page.set_viewport_size({"width": width, "height": 2200})
+                        page.set_viewport_size({"width": width, "height": 2600 if width > 400 else 5000})
                         page.wait_for_timeout(800)
                         page.screenshot(path=look / f"{name}-{scheme}-{width}.png")
             page.close()

@@ -1,5 +1,6 @@
 """Step 1 of the form: the images that are learned from and explained."""
 
+import numpy as np
 import streamlit as st
 
 from engine.datasets import store
@@ -55,7 +56,4 @@ def facts(dataset: Dataset) -> str:
 
 def samples(dataset: Dataset) -> list[int]:
     """The first training image of each of the first classes."""
-    firsts: dict[int, int] = {}
-    for index, label in enumerate(dataset.train_labels[:5000].tolist()):
-        firsts.setdefault(label, index)
-    return [firsts[label] for label in sorted(firsts)[:SAMPLES]]
+    return np.unique(dataset.train_labels, return_index=True)[1][:SAMPLES].tolist()

@@ -35,14 +35,19 @@ class Draft:
     targets_of: str = ""
 
     @functools.cached_property
-    def proposed(self) -> RunConfig:
-        """The settings but for a person's own."""
-        fits: dict[str, Any] = {}
+    def goes_with(self) -> dict[str, tuple[str, Any]]:
+        """By setting: the choice of a person that it goes with, and the value that suits it."""
+        fits: dict[str, tuple[str, Any]] = {}
         for setting, choices in configs.GOES_WITH.items():
             chosen = self.changes.get(setting)
             if chosen is not None and chosen != configs.get(self.base, setting):
-                fits |= choices.get(chosen, {})
-        base = self.base.replace(**fits)
+                fits |= {name: (chosen, value) for name, value in choices.get(chosen, {}).items()}
+        return fits
+
+    @functools.cached_property
+    def proposed(self) -> RunConfig:
+        """The settings but for a person's own."""
+        base = self.base.replace(**{name: value for name, (_, value) in self.goes_with.items()})
         # A preset's name stands for its measured results, which another training does not have.
         return base.replace(preset="own") if self.source in configs.PRESETS and self._trains_otherwise() else base
 

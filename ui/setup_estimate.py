@@ -90,10 +90,11 @@ def draw_measure(form: Form) -> None:
 def draw_bar(form: Form, expected: Estimate | None, error: ReplayError | None) -> None:
     st.html(STYLE)
     with st.container(horizontal=True, vertical_alignment="center", key="setup-bar"):
-        if error is None and form.ready and expected is not None:
+        missing = what_is_missing(form, error)
+        if missing:
+            st.markdown(f":material/error: {missing}")
+        elif expected is not None:
             st.markdown(in_words(form, expected))
-        else:
-            st.markdown(f":material/error: {what_is_missing(form, error)}" if form_is_wrong(form, error) else "…")
         fits = expected is not None and not expected.modes[form.config.replay_mode].problem
         st.download_button(
             "TOML",
@@ -117,26 +118,26 @@ def draw_bar(form: Form, expected: Estimate | None, error: ReplayError | None) -
                 st.switch_page("pages/Live.py", query_params={"run": run_id})
 
 
-def form_is_wrong(form: Form, error: ReplayError | None) -> bool:
-    return error is not None or not form.ready
-
-
 def what_is_missing(form: Form, error: ReplayError | None) -> str:
+    """Why nothing can be started, as Markdown; empty where it can."""
     if form.problems:
         return f"To be corrected: {plain(', '.join(label(name) for name in form.problems))}."
-    return "The data set cannot be had." if form.dataset is None else plain(error.what if error else "")
+    if form.dataset is None:
+        return "The data set cannot be had."
+    if error is not None:
+        return plain(error.what)
+    failure = shell.queue().failure
+    return f"The engine cannot be loaded: {plain(failure)}" if failure else ""
 
 
 def in_words(form: Form, expected: Estimate) -> str:
     mode = expected.modes[form.config.replay_mode]
     stays = expected.modes["memory"] if form.config.clean_when_done else mode
-    ram = formats.size(mode.ram)
-    figures = {
-        "Disk": formats.size(stays.disk),
-        "at its peak": formats.size(mode.disk_peak),
-        "Memory": ram if expected.train_seconds is not None else f"{ram} more",
-        **({"GPU memory": formats.size(mode.gpu)} if expected.gpu_free else {}),
-        "Time": "not measured" if mode.seconds is None else formats.duration(mode.seconds),
-    }
-    shown = " · ".join(f"{name} **{plain(value)}**" for name, value in figures.items())
-    return shown if not mode.problem else f":material/warning: {shown}"
+    timed = mode.seconds is not None
+    figures = [
+        f"Disk **{formats.size(stays.disk)}**, **{formats.size(mode.disk_peak)}** at the peak",
+        f"Memory **{formats.size(mode.ram)}**{'' if timed else ' beside that of the engine'}",
+        *([f"GPU memory **{formats.size(mode.gpu)}**"] if expected.gpu_free else []),
+        f"Time **{formats.duration(mode.seconds) if timed else 'not measured'}**",
+    ]
+    return f"{':material/warning: ' if mode.problem else ''}{' · '.join(figures)}"

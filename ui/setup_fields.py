@@ -61,11 +61,14 @@ def plain_words(name: str) -> str:
 
 
 def remarks(form: Form, name: str) -> None:
-    """Below a field: what is wrong with it, and what it was before a person changed it."""
+    """Below a field: what is wrong with it, and what it would be had a person changed nothing."""
     if name in form.problems:
         st.error(f"{label(name)} {plain(form.problems[name])}.")
     if name in (changed := form.draft.changed):
         st.caption(f":material/edit: Yours; proposed: {plain(setup_draft.written(name, changed[name][0]))}")
+    elif name in form.draft.goes_with:
+        choice, before = form.draft.goes_with[name][0], setup_draft.written(name, configs.get(form.draft.base, name))
+        st.caption(f":material/link: Goes with {plain(choice)}; without it: {plain(before)}")
 
 
 def widget(form: Form, name: str, help: str | None) -> None:

@@ -3,7 +3,8 @@
 import streamlit as st
 
 from engine import model_names
-from ui import setup_draft, setup_fields
+from engine.jobs import preview
+from ui import formats, setup_draft, setup_fields, shell
 from ui.setup_draft import Form
 from ui.text import line
 
@@ -24,6 +25,20 @@ def draw(form: Form) -> None:
     with st.expander("Advanced", expanded=bool(wrong or changed)):
         choose_weights(form)
         setup_fields.fields(form, [name for name in rest if name != "initial_weights"])
+        draw_names(form)
+
+
+def draw_names(form: Form) -> None:
+    """What patterns can name, looked up where somebody asks: it builds the model."""
+    if form.disabled or form.dataset is None or form.problems.keys() & {"model", *setup_fields.names_of("model")}:
+        return
+    with st.popover("Names of the parameters", key="parameter-names", on_change="rerun") as names:
+        if names.open:
+            with shell.guarded():
+                # Without what is frozen: its patterns are perhaps what is being looked for.
+                found = preview.parameter_names(form.config.replace(frozen=""), form.dataset)
+                st.caption(f"{formats.count(len(found), 'tensors')}; a pattern such as conv* or *.bias names several.")
+                st.code("\n".join(map(line, found)), language=None)
 
 
 def weight_files() -> list[str]:

@@ -45,13 +45,11 @@ def proposed_draft(data: str) -> Draft:
 def choose_data(data: str) -> None:
     """Another data set is another proposal, and what a person changed stays: in the form, or by a file."""
     before = setup_draft.now()
-    draft, own = proposed_draft(data), dict(before.changes)
+    draft, own = proposed_draft(data), before.changes
     if before.source == FILE:
         names = [name for _, _, name in config_file.settings() if name not in ("dataset", "preset", "targets")]
-        own = {name: configs.get(before.base, name) for name in names} | own
-    for name, value in own.items():
-        draft = draft.with_(name, value)
-    setup_draft.put(replace(draft, targets_of=before.targets_of))
+        own = {name: configs.get(before.base, name) for name in names} | dict(own)
+    setup_draft.put(replace(draft, changes=own, targets_of=before.targets_of))
 
 
 # -- on the page

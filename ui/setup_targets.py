@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+import numpy as np
 import streamlit as st
 
 from engine.analysis import target_view
@@ -17,6 +18,7 @@ from ui.text import line, plain
 ALL_IMAGES, WRONG_IMAGES = "All test images", "Misclassified by an earlier run"
 A_PAGE = 24  # test images to pick from
 SHOWN = 32  # of the images chosen
+LISTED = 500  # classes, at most, in a list
 
 
 def draw(form: Form) -> None:
@@ -118,10 +120,7 @@ def _parsed(text: str):
 
 
 def _one_of_each_class(dataset: Dataset) -> list[int]:
-    firsts: dict[int, int] = {}
-    for index, label in enumerate(dataset.test_labels.tolist()):
-        firsts.setdefault(label, index)
-    return [firsts[label] for label in sorted(firsts)]
+    return np.unique(dataset.test_labels, return_index=True)[1].tolist()
 
 
 # -- by looking
@@ -190,15 +189,18 @@ def offered_images(form: Form, dataset: Dataset) -> tuple[Sequence[int], str]:
 
 
 def choose_sets(form: Form, dataset: Dataset) -> None:
+    # A list of thousands would be sent to the browser each time: then classes are named below.
+    few = dataset.sizes.n_classes <= LISTED
+    classes = dataset.classes if few else ()
     titles = {"test:all": ALL_IMAGES}
-    titles |= {f"class:{c}": line(f"All test images of {name}") for c, name in enumerate(dataset.classes)}
+    titles |= {f"class:{c}": line(f"All test images of {name}") for c, name in enumerate(classes)}
     setup_fields.show("sets", [name for name in form.config.targets if name in titles])
     st.multiselect(
         "Sets, which are averaged over",
         list(titles),
         key="sets",
         format_func=titles.get,
-        placeholder="all test images, or those of a class",
+        placeholder="all test images, or those of a class" if few else "all test images; those of a class by its name",
         help="«All test images» is what Find bad labels needs.",
         on_change=take_sets,
         args=(tuple(titles),),
