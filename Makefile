@@ -10,7 +10,7 @@ SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 WORKERS ?= 2
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 
-.PHONY: run check test bench bench-ui bench-storage bench-data bench-trust bench-labels trust trust-gpu trust-grid faults data screenshots browser clean
+.PHONY: run check test bench bench-ui bench-storage bench-data bench-emoji bench-trust bench-labels trust trust-gpu trust-grid faults data screenshots browser clean
 
 run: .venv/app.stamp
 	$(BIN)/streamlit run app.py
@@ -40,6 +40,10 @@ bench-storage: .venv/test.stamp
 # 100,000 images of 64 × 64 × 3 of one's own, from their files to the comparison of two runs.
 bench-data: .venv/test.stamp
 	$(BIN)/python -m tools.bench_data
+
+# From a folder of images with wrong labels among them to scores that are proven; about fifteen minutes. Needs npm.
+bench-emoji: .venv/test.stamp
+	$(BIN)/python -m tools.bench_emoji
 
 # The presets' agreement with retraining: about five minutes on two cores; half an hour on an H200, where the full
 # Fashion-MNIST is at hand. And that of a grid of recipes (docs/trust.md): minutes on a GPU, hours on two cores.

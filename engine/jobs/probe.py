@@ -61,7 +61,7 @@ LINE = (-1.0, 0.0, 1.0, 2.0)  # nudges of the weights, one a training
 
 FRACTION = 0.5  # of the steps; half of a one-cycle holds its peak
 
-# Over the recipes of docs/trust.md: from GOOD on every LDS was 0.9 or more; below POOR 0.6 at most.
+# Over 87 recipes (docs/trust.md): from GOOD on, 66 of 71 had an LDS of 0.9 or more; below POOR all had 0.53 at most.
 GOOD, POOR = 0.9, 0.5
 
 TIMED = 3  # steps, for the cost; the first ones, which allocate, are not among them
@@ -116,12 +116,14 @@ class Report:
         if self.mean >= GOOD:
             return Verdict(
                 LEVELS[0],
-                f"{said}: all measured recipes as smooth as this agreed with retraining. Validate the run to be sure.",
+                f"{said}: of 71 recipes as smooth as this, 66 agreed with retraining (LDS 0.9 or more). The others "
+                "fitted their images closely, which shows later: validate the run to be sure.",
             )
         if self.mean >= POOR:
             return Verdict(
                 LEVELS[1],
-                f"{said}, not quite smooth: a lower peak learning rate, larger batches or lower logits help.",
+                f"{said}, not quite smooth: recipes like this had an LDS of 0.41 to 0.92. A lower peak learning rate, "
+                "larger batches or lower logits help.",
             )
         return Verdict(
             LEVELS[2],
