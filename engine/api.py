@@ -9,8 +9,11 @@ Every error on purpose is an `engine.ReplayError` with what happened and what to
     StorageError     the trajectory's folder is full or cannot be written
 """
 
+import contextlib
 import dataclasses
 import functools
+import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
@@ -29,7 +32,8 @@ from engine.core.optim.base import Optimizer
 from engine.core.replay import replay
 from engine.core.state import State, Trajectory
 from engine.core.stream import Examples, Stream
-from engine.errors import ConfigError
+from engine.errors import ConfigError, ModelError
+from engine.models.copies import first_line
 from engine.models.functional import FunctionalModel
 from engine.targets.functions import examples, function_problem
 from engine.trajectory.digests import Digests
@@ -55,6 +59,7 @@ class Trained:
     trajectory: Trajectory
     state: State  # after the last step
     classes: int  # C, columns of the logits
+    versions: tuple[int, ...] = ()  # of its tensors when it was made
 
     @property
     def model_state(self) -> dict[str, Tensor]:
@@ -83,7 +88,7 @@ def train(
 ) -> Trained:
     """Trains a copy of `model` with the recipe's optimizer and cross-entropy loss, keeping what a replay needs.
 
-    `inputs` [N, ...], finite and floating-point (its dtype is the precision of everything); `labels` int64
+    `inputs` [N, ...], finite, float32 or float64 (its dtype is the precision of everything); `labels` int64
     [N], from 0 up; `weights` [N] of the examples, 1 each where not given. All are copied. `device` is "auto",
     "cpu" or "cuda".
 
@@ -112,27 +117,28 @@ def train(
     _check_number("segment", segment)
     if device not in DEVICES:
         raise ConfigError(f"There is no device {device!r}.", f"Choose one of {', '.join(DEVICES)}.")
+    mode, folder = _mode(replay_mode, trajectory_folder)
     if weights is not None:
-        _check_weights(weights, len(labels))
+        _check_weights(weights, len(labels), inputs.dtype)
     where = devices.choose(device)
     functional = FunctionalModel(model, where, inputs.dtype)
     data = Examples(_copy(inputs, where), _copy(labels, where), inputs.dtype)
     weights = torch.ones(data.n) if weights is None else weights
     stream = Stream(data, recipe, _copy(weights, where).to(inputs.dtype))
-    with devices.exact_arithmetic(), functional.errors():
+    with _computing(functional):
         classes = _classes(functional, data)
         _check_class_weights(recipe, classes)
         if check:
             check_model(functional, stream.weighted(None))
+        _check_labels(labels, classes, "input")
         optimizer = training.optimizer_for(functional, recipe)
         initial = training.initial_state(functional, optimizer)
         digests = Digests(optimizer, segment_length(stream.steps, 0, segment), stream.steps)
-        mode = replay_mode or ("memory" if trajectory_folder is None else "disk")
-        store = _store(mode, trajectory_folder, stream, initial, optimizer)
+        store = _store(mode, folder, stream, initial, optimizer)
         kind = Checkpoints if mode == "recompute" else EveryState
         trajectory = kind(store, initial, functools.partial(training.advance, functional, stream), digests)
         state = training.train(functional, stream, trajectory)
-    return Trained(functional, stream, trajectory, state, classes)
+    return Trained(functional, stream, trajectory, state, classes, _versions(functional, stream, state))
 
 
 def attribute(
@@ -163,7 +169,7 @@ def attribute(
     sets = _sets(targets, data.n)
     _check_function(function, trained.classes)
     _check_number("targets_per_pass", targets_per_pass)
-    with devices.exact_arithmetic(), trained.model.errors():
+    with _computing(trained.model):
         adjoint = target_values.adjoints(trained.model, trained.state, data, sets, function)
         scores = replay(trained.model, trained.stream, trained.trajectory, adjoint, targets_per_pass)
     return scores.float().cpu().numpy()
@@ -175,8 +181,9 @@ def retrain(trained: Trained, weights: Tensor) -> State:
     Raises `ConfigError` for weights of another shape or not finite, `DivergedError` where the loss stops
     being finite, `ModelError` where the model's own code fails.
     """
-    _check_weights(weights, trained.stream.data.n)
-    with devices.exact_arithmetic(), trained.model.errors():
+    _check_trained(trained)
+    _check_weights(weights, trained.stream.data.n, trained.state.theta.dtype)
+    with _computing(trained.model):
         return training.train(trained.model, trained.stream.weighted(weights.detach().to(trained.state.theta)))
 
 
@@ -197,9 +204,25 @@ def evaluate(
     data = _targets_data(trained, inputs, labels)
     sets = _sets(targets, data.n)
     _check_function(function, trained.classes)
-    with devices.exact_arithmetic(), trained.model.errors():
-        values = target_values.values(trained.model, state or trained.state, data, sets, function)
+    if state is not None:
+        _check_state(state, trained.state)
+    with _computing(trained.model):
+        values = target_values.values(trained.model, trained.state if state is None else state, data, sets, function)
     return values.double().cpu().numpy()
+
+
+@contextlib.contextmanager
+def _computing(model: FunctionalModel) -> Iterator[None]:
+    """Exact arithmetic, whatever autocast the caller is in; failures of the model's own code, and of memory, named."""
+    try:
+        with devices.exact_arithmetic(), torch.autocast(model.theta0.device.type, enabled=False), model.errors():
+            yield
+    except (MemoryError, torch.OutOfMemoryError) as error:
+        raise ModelError(
+            f"Memory ran out ({first_line(error)}).",
+            "Use a smaller batch, carry fewer targets at a time (targets_per_pass=1), or keep the trajectory in a "
+            "folder.",
+        ) from error
 
 
 def _copy(tensor: Tensor, device: torch.device) -> Tensor:
@@ -208,46 +231,73 @@ def _copy(tensor: Tensor, device: torch.device) -> Tensor:
 
 
 def _classes(model: FunctionalModel, data: Examples) -> int:
-    """C. Raises `ConfigError` for training labels beyond it."""
+    """C."""
     state = State(model.theta0, (), model.buffers0)
     few = dataclasses.replace(data, inputs=data.inputs[:2], labels=data.labels[:2])
     return target_values.logits(model, state, few).shape[1]
 
 
+def _versions(model: FunctionalModel, stream: Stream, state: State) -> tuple[int, ...]:
+    """How often each tensor that a replay reads was changed in place; those of torch.inference_mode are not counted."""
+    tensors = [model.theta0, model.buffers0, stream.data.inputs, stream.data.labels, stream.weights, *state.parts]
+    return tuple(t._version if isinstance(t, Tensor) and not t.is_inference() else 0 for t in tensors)
+
+
+def _check_trained(trained: Trained) -> None:
+    if not isinstance(trained, Trained):
+        raise ConfigError(
+            f"`trained` is a {type(trained).__name__}, not what `train` gives.", "Call engine.train first."
+        )
+    if trained.versions != _versions(trained.model, trained.stream, trained.state):
+        raise ConfigError(
+            "A tensor of the training was changed in place since: its state, its data or its weights.",
+            "Train again, and work on copies: trained.model_state gives them.",
+        )
+
+
+def _check_state(state: State, trained: State) -> None:
+    right = isinstance(state, State) and all(
+        part.shape == own.shape and part.dtype == own.dtype and part.device == own.device
+        for part, own in ((state.theta, trained.theta), (state.buffers, trained.buffers))
+    )
+    if not right:
+        raise ConfigError("`state` is no state of this training.", "Give what `retrain` gives for it.")
+
+
 def _targets_data(trained: Trained, inputs: Tensor, labels: Tensor) -> Examples:
-    _check_tensors(inputs, labels)
+    _check_trained(trained)
+    dtype, device = trained.state.theta.dtype, trained.state.theta.device
+    _check_tensors(inputs, labels, dtype)
     shape = tuple(trained.stream.data.inputs.shape[1:])
     if tuple(inputs.shape[1:]) != shape:
         raise ConfigError(
             f"`inputs` are of shape {tuple(inputs.shape)}, and the model was trained on images of {shape}.",
             f"Give a tensor of shape [M{''.join(f', {s}' for s in shape)}].",
         )
-    if int(labels.max()) >= trained.classes:
-        i = int((labels >= trained.classes).nonzero()[0])
-        raise ConfigError(
-            f"The label of target {i} is {int(labels[i])}, and the model has {trained.classes} classes.",
-            f"Labels go from 0 to {trained.classes - 1}.",
-        )
-    device, dtype = trained.state.theta.device, trained.state.theta.dtype
+    _check_labels(labels, trained.classes, "target")
     return Examples(inputs.detach().to(device), labels.to(device), dtype)
 
 
-def _sets(targets: list | None, count: int) -> list[np.ndarray]:
+def _sets(targets: object, count: int) -> list[np.ndarray]:
     if targets is None:
         return [np.array([i]) for i in range(count)]
+    remedy = f"Give a list of non-empty lists of indices from 0 to {count - 1}."
     try:
-        sets = [np.asarray(s) for s in targets]
-    except (TypeError, ValueError) as error:
-        raise ConfigError("`targets` must be a list of index sets.", "Give lists of whole numbers.") from error
-    if any(s.size and s.dtype.kind not in "iu" for s in sets):
-        raise ConfigError("A target's indices are no whole numbers.", "Give lists of whole numbers.")
-    sets = [s.astype(np.int64).reshape(-1) for s in sets]
-    if not sets or any(s.size == 0 or s.min() < 0 or s.max() >= count for s in sets):
-        raise ConfigError(
-            f"A target names none of the {count} images, or one that is not there.",
-            f"Give non-empty sets of indices from 0 to {count - 1}.",
-        )
-    return sets
+        if isinstance(targets, str | bytes | dict | set | frozenset):
+            raise TypeError
+        sets = [np.asarray(s) for s in targets]  # type: ignore[attr-defined]
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise ConfigError("`targets` must be a list of index sets.", remedy) from error
+    if not sets:
+        raise ConfigError("`targets` is empty.", remedy)
+    for k, indices in enumerate(sets):
+        if indices.size == 0:
+            raise ConfigError(f"Target {k} names no image.", remedy)
+        if indices.dtype.kind not in "iu":
+            raise ConfigError(f"Target {k} has indices that are no whole numbers.", remedy)
+        if (outside := indices[(indices < 0) | (indices >= count)]).size:
+            raise ConfigError(f"Target {k} names image {outside.flat[0]}, and there are {count}.", remedy)
+    return [s.astype(np.int64).reshape(-1) for s in sets]
 
 
 def _check_function(function: str, classes: int) -> None:
@@ -257,30 +307,63 @@ def _check_function(function: str, classes: int) -> None:
         )
 
 
-def _check_tensors(inputs: Tensor, labels: Tensor) -> None:
-    if not (isinstance(inputs, Tensor) and inputs.is_floating_point() and inputs.dim() > 0):
+def _check_tensors(inputs: Tensor, labels: Tensor, dtype: torch.dtype | None = None) -> None:
+    """`dtype` is the one that the inputs are converted to, their own where not given."""
+    if not _is_plain(inputs) or not inputs.is_floating_point() or inputs.dim() == 0:
         raise ConfigError(
-            "`inputs` must be a floating-point tensor [N, ...].", "Convert it, for example with images.float() / 255."
+            f"`inputs` must be a floating-point tensor [N, ...], not {_form(inputs)}.",
+            "Convert it, for example with torch.as_tensor(images).float() / 255.",
         )
-    if not (
-        isinstance(labels, Tensor)
-        and labels.dtype == torch.int64
-        and labels.dim() == 1
-        and len(labels) == len(inputs) > 0
-    ):
+    if (dtype or inputs.dtype) not in (torch.float32, torch.float64):
         raise ConfigError(
-            f"`labels` must be an int64 tensor [{len(inputs)}], one label an input.",
+            f"`inputs` are {inputs.dtype}, in which a replay would be rounding.", "Convert them with inputs.float()."
+        )
+    if len(inputs) == 0:
+        raise ConfigError("`inputs` has no image.", "Give at least one.")
+    if not _is_plain(labels) or labels.dtype != torch.int64 or labels.shape != (len(inputs),):
+        raise ConfigError(
+            f"`labels` must be an int64 tensor [{len(inputs)}], one label an input, not {_form(labels)}.",
             "Convert it with torch.as_tensor(labels, dtype=torch.int64).",
         )
     if labels.min() < 0:
-        raise ConfigError("A label is negative.", "Number the classes from 0.")
-    finite = inputs.detach().isfinite().reshape(len(inputs), -1).all(1)
+        i = int((labels < 0).nonzero()[0])
+        raise ConfigError(f"A label is negative: that of input {i} is {int(labels[i])}.", "Number the classes from 0.")
+    finite = inputs.detach().to(dtype or inputs.dtype).isfinite().reshape(len(inputs), -1).all(1)
     if not finite.all():
         bad = (~finite).nonzero()
         raise ConfigError(
             f"Input {int(bad[0])} is not finite: it holds nan or inf"
             + (f", as do {len(bad) - 1:,} others." if len(bad) > 1 else "."),
             "Leave it out or mend it. A standardisation of a constant image divides by zero.",
+        )
+
+
+def _is_plain(tensor: object) -> bool:
+    """A tensor whose values can be read: neither sparse, nested or quantised nor on the device meta."""
+    return (
+        isinstance(tensor, Tensor)
+        and not tensor.is_nested
+        and tensor.layout == torch.strided
+        and not tensor.is_meta
+        and not tensor.is_quantized
+    )
+
+
+def _form(value: object) -> str:
+    if not isinstance(value, Tensor):
+        return f"a {type(value).__name__}"
+    if _is_plain(value):
+        return f"{tuple(value.shape)} of {value.dtype}"
+    kind = "on the device meta" if value.is_meta else "quantised" if value.is_quantized else "sparse or nested"
+    return f"a tensor that is {kind}"
+
+
+def _check_labels(labels: Tensor, classes: int, what: str) -> None:
+    if int(labels.max()) >= classes:
+        i = int((labels >= classes).nonzero()[0])
+        raise ConfigError(
+            f"The label of {what} {i} is {int(labels[i])}, and the model has {classes} classes.",
+            f"Labels go from 0 to {classes - 1}. The model must give logits [B, C] for C classes.",
         )
 
 
@@ -291,6 +374,8 @@ def _check_number(name: str, value: int) -> None:
 
 
 def _check_recipe(recipe: Recipe, n: int) -> None:
+    if not isinstance(recipe, Recipe):
+        raise ConfigError(f"`recipe` is a {type(recipe).__name__}, not a Recipe.", "Write engine.Recipe(epochs=…, …).")
     faults = {
         name: problem
         for name, problem in problems(RunConfig(recipe=recipe), n_train=n).items()
@@ -313,16 +398,25 @@ def _check_class_weights(recipe: Recipe, classes: int) -> None:
         )
 
 
-def _check_weights(weights: Tensor, n: int) -> None:
-    real = isinstance(weights, Tensor) and not weights.is_complex()
-    if not real or weights.shape != (n,) or not torch.isfinite(weights).all():
-        raise ConfigError(f"`weights` must be a finite tensor [{n}].", "One weight an example.")
+def _check_weights(weights: Tensor, n: int, dtype: torch.dtype) -> None:
+    if not _is_plain(weights) or weights.is_complex() or weights.shape != (n,):
+        raise ConfigError(
+            f"`weights` must be a tensor [{n}] of finite numbers, not {_form(weights)}.",
+            "Give one weight an example, for example torch.ones(n) with zeros for those to leave out.",
+        )
+    finite = weights.detach().to(dtype).isfinite()
+    if not finite.all():
+        i = int((~finite).nonzero()[0])
+        raise ConfigError(
+            f"`weights` must be finite in {dtype}: that of example {i} is {float(weights[i]):g}.",
+            "Give one finite weight an example; 0 leaves it out.",
+        )
 
 
-def _store(
-    mode: str, folder: str | Path | None, stream: Stream, initial: State, optimizer: Optimizer
-) -> MemoryStore | DiskStore:
-    """Where the states go. Files in a folder carry the digest of this training, and of no other."""
+def _mode(mode: str | None, folder: object) -> tuple[str, Path | None]:
+    """The mode, and the folder where there is one. Raises `ConfigError` before anything is computed."""
+    if mode is None:
+        mode = "memory" if folder is None else "disk"
     if mode not in REPLAY_MODES:
         raise ConfigError(f"There is no replay mode {mode!r}.", f"Choose one of {', '.join(REPLAY_MODES)}.")
     if (mode == "disk" and folder is None) or (mode == "memory" and folder is not None):
@@ -331,10 +425,27 @@ def _store(
             "Disk mode needs a folder, memory mode takes none.",
         )
     if folder is None:
-        return MemoryStore(optimizer, full=mode == "recompute")
-    folder = Path(folder)
-    if not folder.is_dir() or any(folder.iterdir()):
+        return mode, None
+    if not isinstance(folder, str | os.PathLike) or not str(folder):
+        raise ConfigError(f"trajectory_folder={folder!r} is no path.", "Give a str or a pathlib.Path.")
+    try:
+        empty = Path(folder).is_dir() and not any(Path(folder).iterdir())
+    except (OSError, ValueError) as error:
+        raise ConfigError(
+            f"trajectory_folder {str(folder)[:200]!r} cannot be read ({getattr(error, 'strerror', None) or error}).",
+            "Name an empty folder of this training alone.",
+        ) from error
+    if not empty:
         raise ConfigError(f"{folder} is not an empty folder.", "Make one for this training alone.")
+    return mode, Path(folder)
+
+
+def _store(
+    mode: str, folder: Path | None, stream: Stream, initial: State, optimizer: Optimizer
+) -> MemoryStore | DiskStore:
+    """Where the states go. Files in a folder carry the digest of this training, and of no other."""
+    if folder is None:
+        return MemoryStore(optimizer, full=mode == "recompute")
     return DiskStore(
         folder, _digest(stream, initial, optimizer), initial.theta.device, Writer(), optimizer, full=mode == "recompute"
     )

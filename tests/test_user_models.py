@@ -959,6 +959,156 @@ def test_a_model_that_cannot_be_differentiated_forwards_is_refused_before_traini
 # -- arguments
 
 
+def changed(tensor: torch.Tensor, index: int, value: float) -> torch.Tensor:
+    tensor = tensor.clone()
+    tensor.view(-1)[index] = value
+    return tensor
+
+
+INPUTS, LABELS = data()
+
+WRONG_DATA = {
+    "an array": (INPUTS.numpy(), LABELS, "not a ndarray"),
+    "bytes": (INPUTS.byte(), LABELS, "not .* of torch.uint8"),
+    "half": (INPUTS.half(), LABELS, "torch.float16"),
+    "float8": (INPUTS.to(torch.float8_e4m3fn), LABELS, "float8"),
+    "meta inputs": (INPUTS.to("meta"), LABELS, "`inputs`.*meta"),
+    "sparse inputs": (INPUTS.to_sparse(), LABELS, "`inputs`.*sparse"),
+    "no images": (INPUTS[:0], LABELS[:0], "no image"),
+    "nan": (changed(INPUTS, 200, torch.nan), LABELS, "Input 1 is not finite"),
+    "labels of another length": (INPUTS, LABELS[:5], r"`labels`.* not \(5,\)"),
+    "int32 labels": (INPUTS, LABELS.int(), "int32"),
+    "a list of labels": (INPUTS, LABELS.tolist(), "not a list"),
+    "meta labels": (INPUTS, LABELS.to("meta"), "`labels`.*meta"),
+    "negative label": (INPUTS, changed(LABELS, 4, -100), "input 4 is -100"),
+    "label beyond": (INPUTS, changed(LABELS, 4, 3), "4 is 3, and the model has 3 classes|C.* at least 4|gives"),
+}
+
+ONES = torch.ones(N, dtype=torch.float64)
+
+WRONG_WEIGHTS = {
+    "none": (None, "NoneType"),
+    "an array": (np.ones(N), "ndarray"),
+    "short": (ONES[:3], r"not \(3,\)"),
+    "nan": (changed(ONES, 5, torch.nan), "example 5 is nan"),
+    "meta": (ONES.to("meta"), "meta"),
+    "sparse": (ONES.to_sparse(), "sparse"),
+    "complex": (ONES + 0j, "complex"),
+}
+
+WRONG_TARGETS = {
+    "nothing": ([], "empty"),
+    "an empty set": ([[0], []], "Target 1 names no image"),
+    "beyond": ([[0], [1, 7]], "Target 1 names image 7, and there are 2"),
+    "negative": ([[-1]], "names image -1"),
+    "floats": ([[0.5]], "whole numbers"),
+    "mask": ([[True, False]], "whole numbers"),
+    "a text": ("test:0", "list of index sets"),
+    "a dict": ({0: [0]}, "list of index sets"),
+    "a set": ([{0, 1}], "whole numbers"),
+    "a number": (3, "list of index sets"),
+    "huge": ([[10**30]], "whole numbers"),
+}
+
+
+@pytest.fixture(scope="module")
+def trained():
+    return engine.train(Model(), *data(), RECIPE, device="cpu")
+
+
+@pytest.mark.parametrize("kind", WRONG_DATA)
+def test_wrong_data_are_named_in_every_call(kind, trained):
+    inputs, labels, said = WRONG_DATA[kind]
+    calls = [
+        lambda: engine.train(Model(), inputs, labels, RECIPE, device="cpu"),
+        lambda: engine.train(Model(), inputs, labels, RECIPE, device="cpu", check=False),
+        lambda: engine.attribute(trained, inputs, labels),
+        lambda: engine.evaluate(trained, inputs, labels),
+    ]
+    for call in calls if kind not in ("half", "float8") else calls[:2]:  # targets are converted
+        with pytest.raises((ConfigError, ModelError), match=said) as error:
+            call()
+        assert error.value.remedy
+
+
+@pytest.mark.parametrize("kind", WRONG_WEIGHTS)
+def test_wrong_weights_are_named(kind, trained):
+    weights, said = WRONG_WEIGHTS[kind]
+    with pytest.raises(ConfigError, match=said):
+        engine.retrain(trained, weights)
+    if weights is not None:
+        with pytest.raises(ConfigError, match=said):
+            engine.train(Model(), INPUTS, LABELS, RECIPE, device="cpu", weights=weights)
+
+
+def test_numbers_that_are_infinite_in_the_precision_of_the_training_are_named():
+    trained = engine.train(Model().float(), INPUTS.float(), LABELS, RECIPE, device="cpu")
+    with pytest.raises(ConfigError, match="example 2 is 1e\\+300"):
+        engine.retrain(trained, changed(ONES, 2, 1e300))
+    for call in (engine.attribute, engine.evaluate):
+        with pytest.raises(ConfigError, match="Input 0 is not finite"):
+            call(trained, INPUTS[:1] * 1e60, LABELS[:1])
+
+
+@pytest.mark.parametrize("kind", WRONG_TARGETS)
+def test_wrong_targets_are_named(kind, trained):
+    targets, said = WRONG_TARGETS[kind]
+    for call in (engine.attribute, engine.evaluate):
+        with pytest.raises(ConfigError, match=said):
+            call(trained, INPUTS[:2], LABELS[:2], targets=targets)
+
+
+def test_other_arguments_of_another_kind_are_named(trained, tmp_path):
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "file").touch()
+    folders = [tmp_path / "full", tmp_path / "full" / "file", tmp_path / "none", str(tmp_path / ("x" * 5000)), "a\0b"]
+    for folder in [*folders, 3, b"bytes", [tmp_path], ""]:
+        with pytest.raises(ConfigError, match="folder"):
+            engine.train(Model(), INPUTS, LABELS, RECIPE, device="cpu", trajectory_folder=folder)
+    for options in (dict(replay_mode=""), dict(replay_mode=3), dict(replay_mode="disk")):
+        with pytest.raises(ConfigError, match="mode"):
+            engine.train(Model(), INPUTS, LABELS, RECIPE, device="cpu", **options)
+    for recipe in (None, {"epochs": 2}, "fast"):
+        with pytest.raises(ConfigError, match="Recipe"):
+            engine.train(Model(), INPUTS, LABELS, recipe, device="cpu")
+    for wrong in (None, Model(), INPUTS):
+        for call, rest in (
+            (engine.attribute, (INPUTS, LABELS)),
+            (engine.evaluate, (INPUTS, LABELS)),
+            (engine.retrain, (ONES,)),
+        ):
+            with pytest.raises(ConfigError, match="engine.train"):
+                call(wrong, *rest)
+    other = engine.train(norms(), INPUTS, LABELS, RECIPE, device="cpu").state
+    for state in (other, trained, trained.model_state, 3):
+        with pytest.raises(ConfigError, match="state"):
+            engine.evaluate(trained, INPUTS, LABELS, state=state)
+
+
+def test_a_callers_autocast_changes_nothing():
+    inputs = INPUTS.float()
+    trained = engine.train(Model().float(), inputs, LABELS, RECIPE, device="cpu")
+    expected = engine.attribute(trained, inputs[:2], LABELS[:2])
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert np.array_equal(engine.attribute(trained, inputs[:2], LABELS[:2]), expected)
+        again = engine.train(Model().float(), inputs, LABELS, RECIPE, device="cpu")
+    assert torch.equal(again.state.theta, trained.state.theta)
+
+
+@pytest.mark.parametrize("of", ["state", "data", "weights"])
+def test_a_training_that_was_changed_in_place_is_not_explained(of):
+    trained = engine.train(Model(), INPUTS, LABELS, RECIPE, device="cpu", weights=ONES)
+    tensor = {"state": trained.state.theta, "data": trained.stream.data.inputs, "weights": trained.stream.weights}[of]
+    tensor.mul_(2)
+    for call in (
+        lambda: engine.attribute(trained, INPUTS[:1], LABELS[:1]),
+        lambda: engine.evaluate(trained, INPUTS[:1], LABELS[:1]),
+        lambda: engine.retrain(trained, ONES),
+    ):
+        with pytest.raises(ConfigError, match="changed in place"):
+            call()
+
+
 @pytest.mark.parametrize("where", [0, 12])
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_an_input_that_is_not_finite_is_named(where, value):
@@ -988,8 +1138,6 @@ def test_wrong_arguments_of_attribute_and_train_are_named():
     for wrong in (-1, 2.5, True, "all"):
         with pytest.raises(ConfigError, match="targets_per_pass"):
             engine.attribute(trained, inputs[:1], labels[:1], targets_per_pass=wrong)
-    with pytest.raises(ConfigError, match="whole numbers"):
-        engine.attribute(trained, inputs[:1], labels[:1], targets=[[0.5]])
     for options in (
         dict(segment=-3, replay_mode="recompute"),
         dict(segment=-1),
