@@ -128,6 +128,10 @@ def storage_error(path: Path, error: OSError) -> StorageError:
         )
     if error.errno == errno.ELOOP:
         return StorageError(f"{path} is a link, or is reached through one: links are not followed.", REMOVE_LINK)
+    if error.errno in (errno.EISDIR, errno.ENOTDIR, errno.EEXIST):
+        return StorageError(
+            f"{path} cannot be written: something else stands in its place ({said}).", "Move that away by hand."
+        )
     if error.errno == errno.ENOENT:
         return StorageError(
             f"{path} cannot be written: its folder is gone ({said}).", "Reload: the run may have been deleted."

@@ -721,6 +721,45 @@ def test_an_interrupted_training_is_no_failure(root):
     assert do(run).scores == "loss-000"
 
 
+def cancelled_in(run: runs.Run, phase: str, job: Job | None = None) -> None:
+    cancel = threading.Event()
+    with every_step_told(), pytest.raises(CancelledError):
+        do(run, job, cancel=cancel, on_event=lambda event: cancel.set() if event.get("phase") == phase else None)
+    assert run.manifest().error.kind == "cancelled" and run.manifest().resumable
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("phase", ["prepare", "train", "evaluate", "replay"])
+def test_a_new_run_is_cancelled_in_any_phase_and_goes_on_to_the_same_scores(root, made, phase):
+    run = runs.Run.create(root, SMALL)
+    cancelled_in(run, phase)
+    assert run.status == "cancelled" and run.manifest().trained == (phase in ("evaluate", "replay"))
+    do(run)
+    expected = runs.Run(made.parent, made.name).scores().matrix("loss-000")
+    assert np.array_equal(run.scores().matrix("loss-000"), expected)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "job, phases",
+    [
+        (Replay(("test:3",), "loss", "recompute"), ("prepare", "replay")),
+        (Rebuild("recompute"), ("prepare", "rebuild")),
+        (Validate(5), ("prepare", "retrain")),
+        (WhatIf.of([3]), ("prepare", "retrain")),
+        (Smoothness(1), ("prepare", "retrain")),
+    ],
+    ids=lambda value: getattr(value, "kind", ""),
+)
+def test_a_job_of_any_kind_is_cancelled_in_any_phase_and_goes_on(run, job, phases):
+    for phase in phases:
+        cancelled_in(run, phase, job)
+        assert run.status == "finished" and [left.kind for left in unfinished(run)] == [job.kind]
+    result = do(run)
+    assert unfinished(run) == () and run.manifest().error is None
+    assert result.scores or result.reports or run.manifest().kept_mode == "recompute"
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("mode", ["disk", "memory"])
 @pytest.mark.parametrize("phase", ["train", "replay"])

@@ -352,6 +352,16 @@ def test_a_chart_without_values_has_no_scale_and_one_point_is_seen():
     assert {line.mode for line in one.data} == {"markers"} and max(one.layout.yaxis.tickvals) == 1e9
 
 
+def test_what_is_no_run_is_listed_with_its_reason(run, root):
+    """F26: a run that was renamed, and one that is a link to another disk."""
+    shutil.copytree(run.path, root / "My ![run](x)")
+    (root / "linked").symlink_to(run.path)
+    app = show("pages/Runs_and_storage.py")
+    assert "2 entries of the folder not shown" in [expander.label for expander in app.expander]
+    shown = app.dataframe[-1].value
+    assert list(shown["Entry"]) == ["My ![run](x)", "linked"] and "is a link" in shown["Why"][1]
+
+
 # -- what a page reads
 
 
@@ -405,6 +415,7 @@ def test_a_page_takes_one_view_of_its_run_even_while_that_changes(page, run, mon
 NUMBERS = (
     "9" * 5000,
     "0" * 16 + "19999",
+    "999999",  # of the form, and beyond every last one
     "-" + "1" * 5000,
     "+1",
     "٣",
@@ -431,7 +442,7 @@ IN_LINKS = (
 def test_a_number_in_a_link_that_is_none_is_said_and_stops_no_page(page, names, query, number, run):
     app = show(page, run=run.id, **query, **dict.fromkeys(names, number))
     for name in names:
-        finite = name in ("low", "high") and number in ("1.5", "+1", "0" * 16 + "19999")
+        finite = name in ("low", "high") and number in ("1.5", "+1", "0" * 16 + "19999", "999999")
         assert finite or f"asks for {name} «" in said(app)
 
 
