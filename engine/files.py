@@ -236,6 +236,15 @@ def new_folder(path: Path) -> Iterator[Path]:
         raise
 
 
+def expanded(text: str) -> str:
+    """A path with ~ and ~name as the home folders that they stand for. `StorageError` where there is no such person:
+    a folder that is called ~name is not what anybody wants."""
+    path = os.path.expanduser(text)
+    if path.startswith("~"):
+        raise StorageError(f"{text!r} names a home folder that there is not.", "Write the folder's whole path.")
+    return path
+
+
 def make_folder(path: Path) -> None:
     """Makes a folder where it is missing: git, rsync and zip drop empty ones. The one above it must be there, so
     that a run that was deleted meanwhile does not come back as an empty shell."""

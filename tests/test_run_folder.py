@@ -177,6 +177,23 @@ def test_creation_that_fails_leaves_nothing(root, monkeypatch):
     assert list(root.iterdir()) == []
 
 
+@pytest.mark.parametrize("name", ["~nosuchuser/x", "loop", "loop/x", "x" * 300, "x/" * 3000, "/dev/null/x", "a-file"])
+def test_an_outputs_folder_that_cannot_be_is_a_sentence(name, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "loop").symlink_to("loop")
+    (tmp_path / "a-file").touch()
+    assert main(["list", f"--outputs={name}"]) == 1
+    said = capsys.readouterr().err
+    assert said.startswith("error: ") and said.count("\n") == 1
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a-file", "loop"]
+
+
+def test_an_outputs_folder_may_have_any_name(tmp_path):
+    root = runs.outputs_root(tmp_path / '-a "b" %s {c}\n é 🎈')
+    assert run_of(root, "one", {("test:0",): ("loss", np.ones((1, N)))}).scores().targets()
+    assert main(["list", f"--outputs={root}"]) == 0
+
+
 # -- lists
 
 

@@ -51,7 +51,7 @@ STATUSES = (*IN_PROGRESS, "finished", "failed", "cancelled", "interrupted", "dam
 def outputs_root(given: str | Path | None = None) -> Path:
     """The folder of all runs: the argument, else REPLAY_OUTPUTS_DIR, else ./outputs. Made if absent,
     but not in read-only mode, where it need not be writable either."""
-    root = Path(given or os.environ.get("REPLAY_OUTPUTS_DIR") or "outputs").expanduser().resolve()
+    root = Path(os.path.realpath(files.expanded(str(given or os.environ.get("REPLAY_OUTPUTS_DIR") or "outputs"))))
     if files.read_only():
         if not root.is_dir() or not os.access(root, os.R_OK | os.X_OK):
             raise StorageError(
