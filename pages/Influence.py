@@ -324,7 +324,9 @@ def draw_what_if(run: RunView, ref: TargetRef) -> None:
 def draw_tick_buttons(run: RunView, ref: TargetRef) -> None:
     scores_N = run.manifest.score_sets.row(ref)
     with st.container(horizontal=True, vertical_alignment="bottom"):
-        many = st.number_input("Images", min_value=1, max_value=len(scores_N), value=50, step=10, width=140)
+        many = st.number_input(
+            "Images", min_value=1, max_value=len(scores_N), value=min(50, len(scores_N)), step=10, width=140
+        )
         for side, arrow in (("harmful", "upward"), ("helpful", "downward")):
             st.button(
                 f"Tick the most {side}",
