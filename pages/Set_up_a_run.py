@@ -9,6 +9,7 @@ from ui import (
     setup_estimate,
     setup_mode,
     setup_model,
+    setup_probe,
     setup_recipe,
     setup_start,
     setup_targets,
@@ -32,6 +33,7 @@ with shell.page("Set up a run"):
     setup_recipe.draw(form)
     preview = st.container()
     setup_recipe.draw_advanced(form)
+    trust = st.container()
 
     st.header("4 Targets")
     setup_targets.draw(form)
@@ -44,7 +46,10 @@ with shell.page("Set up a run"):
     # What needs the engine comes last: nothing above waits until it is loaded.
     expected = error = None
     waiting = st.bottom.empty()
-    if not form.disabled and setup_estimate.wait_for_engine(waiting):
+    loaded = not form.disabled and setup_estimate.wait_for_engine(waiting)
+    with trust:
+        setup_probe.draw(form, loaded)
+    if loaded:
         if setup_recipe.wants_preview(form):
             with preview, shell.guarded():
                 setup_recipe.draw_preview(form)

@@ -196,6 +196,10 @@ def test_own_settings_with_targets_picked_by_looking(page, tmp_path):
         page.get_by_role("button", name="Measure on this machine").click()
         expect(table.get_by_text("training ×")).to_have_count(3, timeout=120_000)
         expect(page.get_by_text("Recommended here: disk mode")).to_be_visible()
+        idle(page)
+        expect(page.get_by_text("4 trainings, 12 steps in all: about")).to_be_visible()  # of what was measured
+        page.get_by_role("button", name="Measure the smoothness").click()
+        expect(page.get_by_text("over the first 3 of 6 steps")).to_be_visible(timeout=60_000)
         expect(page.locator(".st-key-setup-bar")).to_contain_text(re.compile(r"Time \d+ s"))
         page.get_by_role("button", name="Start the run").click()
         settled(page, "Live")

@@ -2,6 +2,8 @@
 
 import dataclasses
 import shutil
+import threading
+import time
 
 import pytest
 from streamlit.testing.v1 import AppTest
@@ -11,6 +13,7 @@ from engine import config_file, files, proposal, space
 from engine.config import PRESETS, RunConfig
 from engine.config_file import dumps, loads
 from engine.datasets import registry
+from engine.jobs import probe
 from engine.jobs.queue import JobQueue
 from engine.runs import run as runs
 from tests.helpers import button, said, show, sound
@@ -359,6 +362,69 @@ def test_the_three_modes_are_compared_and_measured_where_asked():
     assert not button(sound(app), "Start the run").disabled
     app.number_input(key="set-checkpoint_mb").set_value(0.01).run()
     assert "Not one checkpoint of" in said(sound(app)) and button(app, "Start the run").disabled
+
+
+def finish(probing) -> None:
+    """Until the worker is done with it."""
+    deadline = time.monotonic() + 120
+    while not probing.ends:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def test_the_recipe_is_probed_its_cost_said_before_and_its_verdict_kept(monkeypatch):
+    app = show(SET_UP)
+    app.number_input(key="set-recipe.epochs").set_value(1).run()
+    app.number_input(key="set-recipe.batch_size").set_value(1000).run()
+    assert not [b for b in app.button if b.key == "probe"], "the cost comes first"
+    sound(app.button(key="cost-of-probe").click().run())
+    assert "4 trainings, 12 steps in all: about" in captions(app)
+    begin, measure = threading.Event(), probe.measure
+
+    def held(*arguments):
+        assert begin.wait(60)
+        return measure(*arguments)
+
+    monkeypatch.setattr(probe, "measure", held)
+    sound(app.button(key="probe").click().run())
+    probing = app.session_state["probing"]
+    assert len(app.get("progress")) == 1 and not [b for b in app.button if b.key == "probe"]
+    other = show(SET_UP)
+    other.number_input(key="set-recipe.epochs").set_value(1).run()
+    other.number_input(key="set-recipe.batch_size").set_value(1000).run()
+    assert len(sound(other).get("progress")) == 1, "another tab sees the same one"
+    begin.set()
+    finish(probing)
+    app = sound(app.run())
+    report = probe.known(shell.root(), settings(app))
+    assert report is not None and f"{report.mean:.2f} over the first 3 of 6 steps" in (
+        "\n".join([said(app), *(e.value for e in app.success)]).replace("\\", "")
+    )
+    app.number_input(key="set-recipe.seed").set_value(1).run()
+    assert "over the first 3 of 6 steps" not in said(app).replace("\\", ""), "it is of another training"
+    app.text_input(key="typed_targets").set_value("test:50").run()
+    app.number_input(key="set-recipe.seed").set_value(0).run()
+    assert "over the first 3 of 6 steps" in said(app).replace("\\", ""), "targets decide no training"
+
+
+def test_a_probe_is_cancelled_and_told(monkeypatch):
+    app = show(SET_UP)
+    sound(app.button(key="cost-of-probe").click().run())
+    begin, measure = threading.Event(), probe.measure
+
+    def held(*arguments):
+        assert begin.wait(60)
+        return measure(*arguments)
+
+    monkeypatch.setattr(probe, "measure", held)
+    sound(app.button(key="probe").click().run())
+    probing = app.session_state["probing"]
+    app.button(key="cancel-probe").click().run()
+    begin.set()
+    finish(probing)
+    app = sound(app.run())
+    assert "was cancelled" in said(app) and probe.known(shell.root(), settings(app)) is None
+    assert "was cancelled" not in said(sound(app.run())) and not app.button(key="probe").disabled
 
 
 def test_a_mode_that_does_not_fit_is_refused_with_its_numbers(monkeypatch):
