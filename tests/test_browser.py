@@ -15,7 +15,7 @@ from PIL import Image
 from playwright.sync_api import Page, TimeoutError, expect
 
 from engine import config as configs
-from engine import config_file
+from engine import config_file, proposal
 from engine.analysis import trust
 from engine.datasets import registry as dataset_registry
 from engine.jobs import execute as work
@@ -200,7 +200,7 @@ def test_own_settings_with_targets_picked_by_looking(page, tmp_path):
         expect(page.get_by_text("4 trainings, 12 steps in all: about")).to_be_visible()  # of what was measured
         page.get_by_role("button", name="Measure the smoothness").click()
         expect(page.get_by_text("over the first 3 of 6 steps")).to_be_visible(timeout=60_000)
-        expect(page.locator(".st-key-setup-bar")).to_contain_text(re.compile(r"Time \d+ s"))
+        expect(page.locator(".st-key-setup-bar")).to_contain_text(re.compile(r"Time (\d+ min )?\d+ s"))
         page.get_by_role("button", name="Start the run").click()
         settled(page, "Live")
         expect(page.get_by_text("Finished: the scores are ready.")).to_be_visible(timeout=120_000)
@@ -291,7 +291,8 @@ def test_a_file_fills_the_form_comes_back_the_same_and_is_what_runs(page, tmp_pa
 def test_another_data_set_is_proposed_for_and_shown_augmented(page, tmp_path, monkeypatch):
     """From the page *Data* to the form, in a real browser: sizes, samples and previews are of the data chosen."""
     monkeypatch.setenv("REPLAY_DATA_DIR", str(tmp_path / "data"))
-    name = dataset_registry.load(f"folder:{folder(tmp_path / 'pets', {'cat': 30, 'dog': 30})}").name
+    dataset = dataset_registry.load(f"folder:{folder(tmp_path / 'pets', {'cat': 30, 'dog': 30})}")
+    name, proposed = dataset.name, f"{proposal.for_dataset(dataset).config.recipe.batch_size}"
     seen = page.locator('img[alt*="as epoch"]')
 
     def drawn() -> None:
@@ -311,10 +312,10 @@ def test_another_data_set_is_proposed_for_and_shown_augmented(page, tmp_path, mo
         settled(page, "Set up a run")
         expect(page.get_by_text("12 × 10 pixels, in colour, 2 classes")).to_be_visible()
         size = page.get_by_role("spinbutton", name="Batch size")
-        expect(size).to_have_value("16")
+        expect(size).to_have_value(proposed)
         size.fill("8")
         size.press("Enter")
-        expect(page.get_by_text("Yours; proposed: 16")).to_be_visible()
+        expect(page.get_by_text(f"Yours; proposed: {proposed}")).to_be_visible()
         idle(page)
         pick(page, "Augmentation", "Rotate")
         page.keyboard.press("Escape")
