@@ -3,6 +3,9 @@ costs what it says, and nothing is left of one that was cancelled, wherever it s
 
 import dataclasses
 import json
+import signal
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
@@ -22,6 +25,7 @@ from engine.errors import CancelledError, ConfigError, IntegrityError, ReadOnlyE
 from engine.jobs import probe
 from engine.jobs.queue import JobQueue
 from engine.models import registry as models
+from tests.helpers import ROOT
 
 
 @pytest.fixture(autouse=True)
@@ -60,7 +64,7 @@ def test_the_number_is_that_of_four_trainings_in_a_plain_loop(root, config):
         ends.append(state.theta.double())
     moves = [after - before for before, after in zip(ends, ends[1:], strict=False)]
     expected = [float((a.abs() * (a * b).sign()).sum() / a.abs().sum()) for a, b in zip(moves, moves[1:], strict=False)]
-    assert report.metasmoothness == pytest.approx(expected, abs=1e-3) and len(expected) == 2
+    assert report.metasmoothness == pytest.approx(expected, abs=1e-9) and len(expected) == 2
     assert (report.steps, report.of) == (stream.steps // 2, stream.steps)
 
 
@@ -243,3 +247,15 @@ def test_the_command_says_the_cost_the_number_and_the_verdict(root, tmp_path, ca
     assert main(call) == 0
     assert capsys.readouterr().out.splitlines() == printed[1:], "what was measured is not measured again"
     assert main([*call, "--again"]) == 0 and capsys.readouterr().out.startswith("4 trainings, ")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("signal_", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL], ids=str)
+def test_a_process_that_is_ended_leaves_no_half_of_a_report(signal_, root):
+    """Once it has said what it costs, which is long before its end."""
+    command = [sys.executable, "-m", "engine", "probe", "--preset", "sample", "--outputs", str(root)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, cwd=ROOT) as process:
+        assert process.stdout is not None and process.stdout.readline().startswith("4 trainings, 288 steps")
+        process.send_signal(signal_)
+        assert process.wait() in (130, -signal_) and "metasmoothness" not in process.stdout.read()
+    assert not files_below(root)
