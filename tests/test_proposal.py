@@ -64,6 +64,12 @@ def test_the_reasons_say_the_numbers_of_the_recipe():
         assert number in said
 
 
+def test_few_images_a_class_are_warned_of():
+    few, enough = (proposed(training, 100, 3, (64, 64), 100) for training in (499, 500))
+    assert "Validate before you rely" in few.reasons[-1] and "5 training images a class" in few.reasons[-1]
+    assert not any("Validate" in reason for reason in enough.reasons)
+
+
 def test_targets_are_spread_over_the_test_images():
     """In a folder they lie class by class: the first ones are all of one class."""
     targets = [int(text.removeprefix("test:")) for text in proposed(1_528, 383, 3, (64, 64), 10).config.targets]
