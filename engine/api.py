@@ -32,6 +32,7 @@ from engine.core.optim.base import Optimizer
 from engine.core.replay import replay
 from engine.core.state import State, Trajectory
 from engine.core.stream import Examples, Stream
+from engine.core.trunk import Trunk, split
 from engine.errors import ConfigError, ModelError
 from engine.models.copies import first_line
 from engine.models.functional import FunctionalModel
@@ -54,17 +55,20 @@ class Trained:
     `torch.save(trained.model_state, path)`.
     """
 
-    model: FunctionalModel
+    model: FunctionalModel  # what is trained: of a network with a frozen trunk, what comes behind it
     stream: Stream
     trajectory: Trajectory
     state: State  # after the last step
     classes: int  # C, columns of the logits
     versions: tuple[int, ...] = ()  # of its tensors when it was made
+    shape: tuple[int, ...] = ()  # of one input
+    trunk: Trunk | None = None  # whose features the stream holds, where there is one
 
     @property
     def model_state(self) -> dict[str, Tensor]:
         """Copies of parameters and buffers by name: `module.load_state_dict(trained.model_state, strict=False)`."""
-        return self.model.load(self.state.theta, self.state.buffers)
+        whole = self.model if self.trunk is None else self.trunk.whole
+        return whole.load(self.state.theta, self.state.buffers)
 
     def __getstate__(self) -> NoReturn:
         raise ConfigError(
@@ -103,6 +107,11 @@ def train(
     step with the optimizer's state, on the device or in the folder, and the rest trained again while
     replaying ("recompute"; `segment` 0 takes √T of T steps). The scores are the same bit for bit.
 
+    Of an `nn.Sequential` or a torchvision ResNet whose first stages have no parameter that requires a gradient and
+    rest in evaluation mode, these stages' features are computed once, and the rest is trained and replayed on them:
+    scores are those without this to rounding. Not where the recipe augments, nor where the features would take more
+    than a quarter of the device's memory.
+
     `check` first compares the model's derivatives with finite differences on eight examples, and looks for
     state and randomness that a step cannot see.
 
@@ -131,6 +140,9 @@ def train(
         if check:
             check_model(functional, stream.weighted(None))
         _check_labels(labels, classes, "input")
+        trunk = split(functional, data, recipe)
+        if trunk is not None:
+            functional, stream = trunk.rest, dataclasses.replace(stream, data=trunk.features(data))
         optimizer = training.optimizer_for(functional, recipe)
         initial = training.initial_state(functional, optimizer)
         digests = Digests(optimizer, segment_length(stream.steps, 0, segment), stream.steps)
@@ -138,7 +150,8 @@ def train(
         kind = Checkpoints if mode == "recompute" else EveryState
         trajectory = kind(store, initial, functools.partial(training.advance, functional, stream), digests)
         state = training.train(functional, stream, trajectory)
-    return Trained(functional, stream, trajectory, state, classes, _versions(functional, stream, state))
+    versions = _versions(functional, stream, state)
+    return Trained(functional, stream, trajectory, state, classes, versions, tuple(inputs.shape[1:]), trunk)
 
 
 def attribute(
@@ -268,14 +281,15 @@ def _targets_data(trained: Trained, inputs: Tensor, labels: Tensor) -> Examples:
     _check_trained(trained)
     dtype, device = trained.state.theta.dtype, trained.state.theta.device
     _check_tensors(inputs, labels, dtype)
-    shape = tuple(trained.stream.data.inputs.shape[1:])
+    shape = trained.shape
     if tuple(inputs.shape[1:]) != shape:
         raise ConfigError(
             f"`inputs` are of shape {tuple(inputs.shape)}, and the model was trained on images of {shape}.",
             f"Give a tensor of shape [M{''.join(f', {s}' for s in shape)}].",
         )
     _check_labels(labels, trained.classes, "target")
-    return Examples(inputs.detach().to(device), labels.to(device), dtype)
+    data = Examples(inputs.detach().to(device), labels.to(device), dtype)
+    return data if trained.trunk is None else trained.trunk.features(data)
 
 
 def _sets(targets: object, count: int) -> list[np.ndarray]:

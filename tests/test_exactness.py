@@ -4,6 +4,7 @@ The table is tools/exactness.py; mutations show that it can fail.
 """
 
 import dataclasses
+import itertools
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -12,6 +13,8 @@ import torch
 from torch import nn
 
 import engine
+from engine.augmentation import KINDS, parse
+from engine.config import ANNEALS, OPTIMIZERS, SCHEDULES, Recipe
 from engine.core import step
 from engine.core.optim.sgd import SGD
 from engine.core.replay import replay
@@ -19,9 +22,22 @@ from engine.core.state import Adjoint
 from engine.core.targets import adjoints
 from engine.core.training import initial_state, optimizer_for
 from engine.models.functional import FunctionalModel
-from tools.exactness import ALL, CASES, SETS, H, N, problem, recipe, relative_error, scores_and_differences
-
-TOLERANCE = 1e-6
+from engine.targets.functions import FAMILIES, FUNCTIONS, examples
+from tools.exactness import (
+    ALL,
+    CASES,
+    FACTORS,
+    SETS,
+    TOLERANCE,
+    H,
+    N,
+    design,
+    error_of_case,
+    problem,
+    recipe,
+    relative_error,
+    scores_and_differences,
+)
 
 
 @pytest.mark.slow
@@ -45,6 +61,33 @@ def test_a_weight_counts_where_it_is_not_one():
         moved[7] += sign * H
         ends.append(engine.evaluate(trained, *test, state=engine.retrain(trained, moved)))
     assert relative_error(scores, (ends[0] - ends[1]) / (2 * H)) <= TOLERANCE
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", design(together=1), ids=lambda case: case["layer"])
+def test_every_option_is_exact_beside_others(case):
+    """Each at least once; `python -m tools.exactness` has every pair of them."""
+    assert error_of_case(case) <= TOLERANCE
+
+
+def test_the_table_has_every_option_that_there_is_and_each_pair_of_them():
+    def values(factor: str, name: str) -> set:
+        return {level.get(name, getattr(Recipe(), name)) for level in FACTORS[factor].values()}
+
+    assert values("optimizer", "optimizer") == set(OPTIMIZERS)
+    assert values("schedule", "schedule") == set(SCHEDULES) and values("schedule", "anneal") == set(ANNEALS)
+    assert {each.name for text in FACTORS["augmentation"] for each in parse(text)} == set(KINDS)
+    functions = {name.partition(":")[0] for name in FACTORS["target function"]}
+    assert functions == {*FUNCTIONS, *FAMILIES} and set(examples()) == {
+        *FUNCTIONS,
+        *(family.example for family in FAMILIES.values()),
+    }
+    pairs = {frozenset(two) for case in design() for two in itertools.combinations(case.items(), 2)}
+    sizes = [len(levels) for levels in FACTORS.values()]
+    assert len(pairs) == sum(a * b for a, b in itertools.combinations(sizes, 2)) and len(design()) < 200
+    assert {level for case in design(together=1) for level in case.items()} == {
+        (name, level) for name, levels in FACTORS.items() for level in levels
+    }
 
 
 def cut_momentum(monkeypatch):

@@ -23,6 +23,7 @@ import engine
 from engine import config as configs
 from engine import datasets
 from engine.config import MODELS, Recipe, RunConfig
+from engine.core import stream as streams
 from engine.core import targets
 from engine.core.replay import replay
 from engine.core.step import step
@@ -30,23 +31,22 @@ from engine.core.stream import Examples, Stream
 from engine.core.training import advance, initial_state, optimizer_for, train
 from engine.core.trunk import split
 from engine.errors import ConfigError, IntegrityError, ModelError
+from engine.jobs import estimate, predict
 from engine.jobs import execute as work
-from engine.jobs import predict
 from engine.jobs.queue import JobQueue
 from engine.jobs.replay import Replay
 from engine.models import dropout, finetune, registry
-from engine.models.convnext_tiny import convnext_tiny
 from engine.models.functional import FunctionalModel
 from engine.models.timm_models import builder
-from engine.models.torchvision_models import resnet18
-from engine.models.vit_tiny import vit_tiny
+from engine.models.torchvision_models import resnet18, resnet50
 from engine.runs.run import Run
 from engine.trajectory.digests import Digests
 from engine.trajectory.modes import EveryState
 from engine.trajectory.stores import MemoryStore
 from tests import all_at_once
 from tests.helpers import ROOT
-from tests.test_user_models import data, error_of, head, norms, refusal_of
+from tests.test_user_models import RECIPE, data, error_of, head, norms, refusal_of
+from tools.exactness import NETWORKS, OF_TIMM
 
 H = 1e-6
 HAS_TIMM = importlib.util.find_spec("timm") is not None
@@ -310,26 +310,33 @@ def test_digests_of_older_runs_stay_and_each_new_field_counts():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "build",
-    [
-        lambda: vit_tiny(3, 8, 8, 3, factor=0.1),
-        lambda: vit_tiny(3, 8, 8, 3, factor=0.1, dropout=0.2),
-        lambda: convnext_tiny(3, 8, 8, 3, factor=0.1, patch=1, stochastic_depth=0.3, layer_scale=0.1),
-    ],
-    ids=["vit", "vit with dropout", "convnext with stochastic depth"],
-)
-def test_models_that_ship_are_exact(build):
-    torch.manual_seed(0)
-    assert small_error(build()) <= 1e-6
+@pytest.mark.parametrize("name", NETWORKS)
+def test_models_that_ship_are_exact_after_a_training_that_matters(name):
+    """Of all example weights at once, in random directions; narrow, so that it takes seconds."""
+    error, learned = NETWORKS[name].error(directions=2)
+    assert error <= 1e-6 and learned >= 0.25
 
 
 @pytest.mark.slow
-def test_a_residual_network_of_torchvision_is_exact():
-    """The smallest: two minutes on one core. Deeper ones are the same layers, and on six examples of 8 × 8 pixels their
-    training is chaotic, so that central differences tell nothing."""
+@pytest.mark.parametrize("name", OF_TIMM)
+def test_common_models_of_timm_are_exact(name):
+    if not HAS_TIMM:
+        pytest.skip("timm is not installed")
+    error, learned = OF_TIMM[name].error(directions=2)
+    assert error <= 1e-6 and abs(learned) >= 0.05
+
+
+def test_a_width_scales_the_channels_of_a_residual_network_and_nothing_else():
     torch.manual_seed(0)
-    assert small_error(resnet18(3, 8, 8, 3), h=1e-5) <= 1e-6
+    for build in (resnet18, resnet50):
+        whole, half = build(3, 16, 16, 5), build(3, 16, 16, 5, factor=0.5)
+        shapes = {name: list(tensor.shape) for name, tensor in whole.state_dict().items()}
+        for name, tensor in half.state_dict().items():
+            expected = [n // 2 if n >= 64 else n for n in shapes[name]]
+            assert list(tensor.shape) == expected, name
+        assert half(torch.randn(2, 3, 16, 16)).shape == (2, 5)
+    spread = half.layer3[0].conv2.weight.std() * (half.layer3[0].conv2.weight[:, 0].numel() / 2) ** 0.5
+    assert 0.97 < float(spread) < 1.03  # He's, of the narrow layer's own outputs
 
 
 def test_the_smooth_variant_has_no_kink_and_the_large_stem_is_torchvisions():
@@ -714,10 +721,10 @@ def test_the_frozen_trunks_features_are_computed_once_and_mean_the_same():
         model[1].running_mean.add_(0.2)
     whole = FunctionalModel(model, dtype=torch.float64)
     examples = Examples(*data(), torch.float64)
-    trunk = split(whole, examples)
+    trunk = split(whole, examples, Recipe())
     assert trunk is not None and list(trunk.stages._modules) == ["0", "1", "2", "3"]
     features = trunk.features(examples)
-    assert features.inputs.shape == (18, 144) and trunk.rest.parameters == whole.parameters
+    assert features.inputs.shape == (18, *trunk.shape) == (18, 144) and trunk.rest.parameters == whole.parameters
     assert torch.equal(trunk.rest.theta0, whole.theta0)
     assert trunk.rest.load(whole.theta0, whole.buffers0).keys() == {"4.weight", "4.bias", "6.weight", "6.bias"}
     on_features, on_images = trained_on(trunk.rest, features), trained_on(whole, examples)
@@ -731,7 +738,7 @@ def test_what_may_change_is_no_part_of_the_trunk(frozen):
     model, examples = three_layers(), Examples(*data(), torch.float64)
     finetune.freeze(model, frozen)
     whole = FunctionalModel(model, dtype=torch.float64)
-    trunk = split(whole, examples)
+    trunk = split(whole, examples, Recipe())
     assert trunk is None if frozen == "4" else list(trunk.stages._modules) == ["0"]
 
     class Branches(nn.Sequential):
@@ -740,14 +747,59 @@ def test_what_may_change_is_no_part_of_the_trunk(frozen):
 
     model = Branches(*three_layers())
     finetune.freeze(model, "0,1", evaluation=True)
-    assert split(FunctionalModel(model, dtype=torch.float64), examples) is None
+    assert split(FunctionalModel(model, dtype=torch.float64), examples, Recipe()) is None
+
+
+def test_a_trunk_is_used_in_python_too_and_the_scores_are_the_derivative(monkeypatch):
+    def trained(recipe=RECIPE):
+        model = nn.Sequential(*three_layers()[:5], nn.Dropout(0.3), nn.BatchNorm1d(5), nn.Linear(5, 3)).double()
+        finetune.freeze(model, "0,1", evaluation=True)
+        return model, engine.train(model, *data(), recipe, device="cpu")
+
+    few = data()[0][:3] * 0.9, data()[1][:3]
+    model, on_features = trained()
+    assert on_features.trunk is not None and on_features.stream.data.shape == (144,)
+    assert trained(dataclasses.replace(RECIPE, augment="flip"))[1].trunk is None
+    scores = engine.attribute(on_features, *few)
+    assert error_of(model) <= 1e-6
+    with pytest.raises(ConfigError, match="trained on images of"):
+        engine.attribute(on_features, torch.zeros(1, 144, dtype=torch.float64), few[1][:1])
+    monkeypatch.setattr("engine.api.split", lambda *given: None)
+    _, on_images = trained()
+    assert on_images.trunk is None and np.abs(scores).max() > 1e-3
+    np.testing.assert_allclose(scores, engine.attribute(on_images, *few), rtol=1e-6, atol=1e-9)
+    np.testing.assert_allclose(*(engine.evaluate(of, *few) for of in (on_features, on_images)), rtol=1e-12)
+    states = [of.model_state for of in (on_features, on_images)]
+    assert states[0].keys() == states[1].keys()
+    assert all(torch.allclose(states[0][name], states[1][name], atol=1e-12) for name in states[0])
+
+
+def test_the_estimate_counts_what_is_trained_and_measures_behind_the_trunk(root, monkeypatch):
+    config = config_of("small-cnn").replace(targets=("test:0", "train:3"))
+    parts = dict(frozen="0,1", frozen_eval=True)
+    whole, tuned = (estimate.estimate(each, root) for each in (config, config.replace(**parts)))
+    dataset = datasets.load("fashion-mnist-sample")
+    trained = registry.build(config.replace(**parts), dataset)
+    assert tuned.parameters == trained.parameters < whole.parameters
+    assert tuned.bytes_per_step < whole.bytes_per_step
+    passes = []
+    exact = FunctionalModel.__call__
+
+    def call(self, theta_P, buffers_Q, inputs, *given, **named):
+        passes.append(tuple(inputs.shape[1:]))
+        return exact(self, theta_P, buffers_Q, inputs, *given, **named)
+
+    monkeypatch.setattr(FunctionalModel, "__call__", call)
+    estimate.estimate(config.replace(**parts), root, measure=True)
+    trunk = split(trained, streams.examples(dataset, "train", torch.device("cpu"), torch.float32), config.recipe)
+    assert trunk is not None and set(passes) == {trunk.shape}
 
 
 def test_dropout_in_the_rest_draws_what_it_drew_in_the_whole():
     model = nn.Sequential(*three_layers()[:5], nn.Dropout(0.4), nn.Linear(5, 3)).double()
     finetune.freeze(model, "0,1", evaluation=True)
     whole, examples = FunctionalModel(model, dtype=torch.float64), Examples(*data(), torch.float64)
-    trunk = split(whole, examples)
+    trunk = split(whole, examples, Recipe())
     assert np.allclose(
         trained_on(trunk.rest, trunk.features(examples)), trained_on(whole, examples), rtol=1e-10, atol=0
     )

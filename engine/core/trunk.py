@@ -5,7 +5,7 @@ features in every step, whatever the batch. They are computed once, and the rest
 on them: the same mathematics, without the trunk's share of every pass. Sums are rounded as in one pass of `CHUNK`
 examples, so that scores equal those without this to rounding, and are the same bit for bit in every mode.
 
-Do not use it where images change from step to step (augmentation), or where the features do not fit.
+Not where images change from step to step (augmentation), nor where the features do not fit: `split` gives none then.
 """
 
 import dataclasses
@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from engine.config import Recipe
 from engine.core.stream import Examples
 from engine.device import exact_arithmetic, memory_total
 from engine.models.functional import FunctionalModel
@@ -26,25 +27,38 @@ SHARE = 4  # features may take a part of this number of the device's memory
 
 @dataclass(frozen=True, eq=False)
 class Trunk:
-    """`stages` give the features; `rest` has the parameters and the buffers of the whole model, in the same order."""
+    """`stages` give the features; `rest` has the parameters and the buffers of the `whole` model, in the same order."""
 
+    whole: FunctionalModel
     stages: nn.Sequential
     rest: FunctionalModel
+    shape: tuple[int, ...]  # of one example's features
 
-    @torch.no_grad()
     def features(self, data: Examples) -> Examples:
         """The examples with their features, floats [N, ...], for inputs."""
+        return self._of_rows(data, data.n)
+
+    def like_features(self, data: Examples) -> Examples:
+        """As `features`, for a measurement: those of the first `CHUNK` examples, over and over."""
+        first = self._of_rows(data, min(CHUNK, data.n))
+        return dataclasses.replace(first, inputs=first.inputs[torch.arange(data.n, device=data.device) % CHUNK])
+
+    @torch.no_grad()
+    def _of_rows(self, data: Examples, count: int) -> Examples:
         with exact_arithmetic():
-            pieces = [self.stages(data.batch(rows)[0]) for rows in torch.arange(data.n).split(CHUNK)]
+            pieces = [self.stages(data.batch(rows)[0]) for rows in torch.arange(count).split(CHUNK)]
         return dataclasses.replace(data, inputs=torch.cat(pieces), mean=None, std=None)
 
 
-def split(model: FunctionalModel, data: Examples) -> Trunk | None:
-    """The trunk of a model; None where it has none, or its features of the data would not fit.
+def split(model: FunctionalModel, data: Examples, recipe: Recipe) -> Trunk | None:
+    """The trunk of a model; None where it has none, where the recipe augments, or where its features of the data would
+    not fit.
 
     Stages are the children of an `nn.Sequential`, or of a torchvision ResNet, from the first on, until one has a
     parameter that is trained, a part in training mode that is more than a plain function, or a state of its own.
     """
+    if recipe.augment:
+        return None
     stages = _stages(model.module)
     trains = model.modes(training=True)
     count = 0
@@ -59,8 +73,10 @@ def split(model: FunctionalModel, data: Examples) -> Trunk | None:
         return None  # parameters that both share, or in another order
     with torch.no_grad(), exact_arithmetic():
         one = trunk(data.batch(range(1))[0])
+    if not isinstance(one, Tensor):
+        return None
     fits = one.numel() * one.element_size() * data.n <= memory_total(data.device) // SHARE
-    return Trunk(trunk, rest) if isinstance(one, Tensor) and fits else None
+    return Trunk(model, trunk, rest, tuple(one.shape[1:])) if fits else None
 
 
 def _stages(module: nn.Module) -> "OrderedDict[str, nn.Module]":

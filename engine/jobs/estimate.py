@@ -8,6 +8,7 @@ the very model, data and targets, forwards and backwards, and a few writes where
 
 import contextlib
 import functools
+import math
 import statistics
 import tempfile
 import time
@@ -178,12 +179,21 @@ def _pass_memory(config: RunConfig, dataset, model, device, full: int) -> tuple[
     """Targets a pass, and the bytes that a pass takes beside the trajectory: tangents, adjoints (old and new),
     scores, pixels."""
     from engine.core.memory import bytes_per_target, chunk_that_fits
+    from engine.core.stream import examples
+    from engine.core.trunk import split
 
     height, width, channels = dataset.image_shape
     n, k, item = dataset.sizes.n_train, len(config.targets), model.theta0.element_size()
-    per_target = bytes_per_target(model, (config.recipe.batch_size, channels, height, width))
+    shape, features = (channels, height, width), 0
+    trunk = None
+    if config.frozen:
+        trunk = split(model, examples(dataset, "train", model.theta0.device, model.theta0.dtype), config.recipe)
+    if trunk is not None:  # its own passes keep nothing
+        model, shape = trunk.rest, trunk.shape
+        features = item * math.prod(shape) * (n + dataset.sizes.n_test)
+    per_target = bytes_per_target(model, (config.recipe.batch_size, *shape))
     chunk = min(config.targets_per_pass or chunk_that_fits(per_target, k, device), k)
-    return chunk, chunk * per_target + 4 * k * full + item * k * n + dataset.train_images.size
+    return chunk, chunk * per_target + 4 * k * full + item * k * n + dataset.train_images.size + features
 
 
 def _mode(name: str, sizes: Sizes, probe: Probe | None, working: int, on_gpu: bool, free: dict[str, int]) -> Mode:
@@ -260,9 +270,10 @@ def _probe(config: RunConfig, dataset, model, device, chunk: int, root: Path, wo
     peak, dtype = devices.Peak(device, reset=True), getattr(torch, config.precision)
     model = model.to(device, dtype)
     train, test = (examples(dataset, split, device, dtype) for split in datasets_base.SPLITS)
+    clock = functools.partial(_timed, device)
+    featuring, (model, train, test) = _on_features(clock, config, model, train, test)
     optimizer, stream = optimizer_for(model, config.recipe), Stream(train, config.recipe)
     asked = questions.before_training(config.targets, dataset, train, test)
-    clock = functools.partial(_timed, device)
     with devices.exact_arithmetic(), _memory_errors(device):
         checking, _ = clock(check_model, model, stream)
         forward, state = _forwards(clock, model, optimizer, stream, initial_state(model, optimizer))
@@ -270,8 +281,21 @@ def _probe(config: RunConfig, dataset, model, device, chunk: int, root: Path, wo
         asking, adjoint = clock(questions.adjoints, model, state, asked, config.target_function)
         back = _backwards(clock, model, optimizer, stream, state, adjoint, chunk)
         write = _writing(clock, state, optimizer, root)
-    taken, other = peak.bytes(), checking + evaluating * (1 + train.n / test.n) + asking
+    taken = peak.bytes()
+    other = featuring + checking + evaluating * (1 + train.n / test.n) + asking
     return Probe(forward, back, write, other, taken["rss"], taken.get("gpu", 0))
+
+
+def _on_features(clock, config: RunConfig, model, train, test) -> tuple[float, tuple[Any, Any, Any]]:
+    """What a run trains and its splits, behind the frozen trunk where there is one, and the seconds that the trunk
+    takes of all examples: it is measured on some, whose features stand for the others'."""
+    from engine.core.trunk import CHUNK, split
+
+    trunk = split(model, train, config.recipe) if config.frozen else None
+    if trunk is None:
+        return 0.0, (model, train, test)
+    seconds, few = clock(trunk.like_features, train)
+    return seconds * (train.n + test.n) / min(CHUNK, train.n), (trunk.rest, few, trunk.like_features(test))
 
 
 def _timed(device, act, *arguments) -> tuple[float, Any]:

@@ -158,8 +158,7 @@ def opened(
     ):
         model = model_registry.build(config, dataset, device)
         train, test = (examples(dataset, split, device, dtype) for split in ("train", "test"))
-        # Augmented images have other features in each epoch.
-        trunk = split_off_trunk(model, train) if config.frozen and not config.recipe.augment else None
+        trunk = split_off_trunk(model, train, config.recipe) if config.frozen else None
         if trunk is not None:
             model, train, test = trunk.rest, trunk.features(train), trunk.features(test)
             model.notes.append("The frozen trunk's features were computed once, for all steps.")

@@ -42,9 +42,10 @@ def resnet(
     small: bool | None = None,
     smooth: bool = True,
     scale: float = 1.0,
+    factor: float = 1.0,
 ) -> nn.Module:
     """The network `name` of torchvision.models with random weights, under torchvision's own names, so that its files of
-    weights fit (`initial_weights`; with `small`, all but conv1).
+    weights fit (`initial_weights`; with `small`, all but conv1; with a `factor` on the channels other than 1, none).
 
     `small` is chosen by the images where None. `scale` multiplies the logits of the first weights: of the last layer's.
     """
@@ -62,6 +63,8 @@ def resnet(
     elif channels != 3:
         model.conv1 = nn.Conv2d(channels, 64, 7, stride=2, padding=3, bias=False)
         nn.init.kaiming_normal_(model.conv1.weight, mode="fan_out", nonlinearity="relu")
+    if factor != 1:
+        _scale_channels(model, factor)
     model.avgpool = Pool()
     if smooth:
         if not small:
@@ -74,6 +77,26 @@ def resnet(
         model.fc.weight.mul_(scale)
         model.fc.bias.mul_(scale)
     return model
+
+
+def _scale_channels(model: nn.Module, factor: float) -> None:
+    """Convolutions, norms and last layer of `factor` times the channels, with first weights drawn as torchvision's."""
+
+    def scaled(channels: int) -> int:
+        return max(1, round(channels * factor))
+
+    for part in list(model.modules()):
+        for child, layer in list(part.named_children()):
+            if isinstance(layer, nn.Conv2d):
+                into = layer.in_channels if part is model else scaled(layer.in_channels)  # the images' own
+                form = layer.kernel_size, layer.stride, layer.padding
+                narrow = nn.Conv2d(into, scaled(layer.out_channels), *form, bias=False)
+                nn.init.kaiming_normal_(narrow.weight, mode="fan_out", nonlinearity="relu")
+                setattr(part, child, narrow)
+            elif isinstance(layer, nn.BatchNorm2d):
+                setattr(part, child, nn.BatchNorm2d(scaled(layer.num_features)))
+            elif isinstance(layer, nn.Linear):
+                setattr(part, child, nn.Linear(scaled(layer.in_features), layer.out_features))
 
 
 resnet18: Callable[..., nn.Module] = functools.partial(resnet, "resnet18")
