@@ -416,7 +416,9 @@ NETWORKS = {
     ),
 }
 OF_TIMM = {
-    "timm:resnet18": Network(_of_timm("resnet18", channels=(8, 16, 32, 64)), WHOLE, side=64, h=TINY_H),
+    "timm:resnet18": Network(
+        _of_timm("resnet18"), dataclasses.replace(WHOLE, batch_size=8, peak_lr=0.002), n=8, side=32, h=TINY_H
+    ),
     "timm:vit_tiny_patch16_224, drop path": Network(
         _of_timm("vit_tiny_patch16_224", patch_size=8, embed_dim=48, depth=3, drop_path_rate=0.2), WITH_ADAMW, side=32
     ),

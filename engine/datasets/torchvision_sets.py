@@ -176,9 +176,10 @@ class TorchvisionSet:
         try:
             return make(str(self.root), download=download, **arguments)
         except ModuleNotFoundError as error:
+            package = str(error.name).partition(".")[0]
             raise DataError(
-                f"torchvision reads {self.title} by the package {error.name}, which is not installed.",
-                f"Install it: pip install {error.name}.",
+                f"torchvision reads {self.title} by the package {package}, which is not installed.",
+                f"Install it: pip install {package}.",
             ) from error
 
     def _download(self, on_progress: Progress) -> None:

@@ -23,6 +23,13 @@ class Mean(nn.Module):
         return x.mean((2, 3), keepdim=not self.flatten)
 
 
+class HardSigmoid(nn.Module):
+    """As `nn.Hardsigmoid`, whose derivative torch cannot differentiate forwards."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (x / 6 + 0.5).clamp(0, 1)
+
+
 def builder(name: str) -> Callable[..., nn.Module]:
     """The function (channels, height, width, classes, **options) of timm's model `name`; options are those of
     `timm.create_model`. Raises `ModelError` where timm is not installed, or has no such model."""
@@ -52,9 +59,11 @@ def builder(name: str) -> Callable[..., nn.Module]:
                 "Choose other options, or another model.",
             ) from error
         for part in list(model.modules()):
-            for child, pool in list(part.named_children()):
-                if type(pool).__name__ == "SelectAdaptivePool2d" and getattr(pool, "pool_type", "") == "avg":
-                    setattr(part, child, Mean(flatten=not isinstance(pool.flatten, nn.Identity)))
+            for child, layer in list(part.named_children()):
+                if type(layer).__name__ == "SelectAdaptivePool2d" and getattr(layer, "pool_type", "") == "avg":
+                    setattr(part, child, Mean(flatten=not isinstance(layer.flatten, nn.Identity)))
+                elif isinstance(layer, nn.Hardsigmoid):
+                    setattr(part, child, HardSigmoid())
         return model
 
     return build
