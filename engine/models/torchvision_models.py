@@ -8,6 +8,7 @@
 import functools
 import types
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -89,7 +90,7 @@ def _scale_channels(model: nn.Module, factor: float) -> None:
         for child, layer in list(part.named_children()):
             if isinstance(layer, nn.Conv2d):
                 into = layer.in_channels if part is model else scaled(layer.in_channels)  # the images' own
-                form = layer.kernel_size, layer.stride, layer.padding
+                form: Any = layer.kernel_size, layer.stride, layer.padding
                 narrow = nn.Conv2d(into, scaled(layer.out_channels), *form, bias=False)
                 nn.init.kaiming_normal_(narrow.weight, mode="fan_out", nonlinearity="relu")
                 setattr(part, child, narrow)
