@@ -1,10 +1,12 @@
 """Data: bring images of your own, see what is in a data set and what is wrong with it, delete what was prepared."""
 
+from pathlib import Path
+
 import streamlit as st
 
 from engine import config as configs
 from engine.config import Recipe, RunConfig
-from engine.datasets import preparing, registry, store
+from engine.datasets import archive, preparing, registry, store
 from engine.datasets.archive import SUFFIXES
 from engine.datasets.names import COLOURS, DEFAULTS, FITS, DatasetName
 from engine.files import size_of
@@ -288,13 +290,17 @@ def act(dataset) -> None:
             with shell.guarded():
                 begin(preparing.add(dataset.name))
         with st.popover("Delete its prepared files", icon=":material/delete:", **shell.acting()):
-            st.write(
-                f"This frees {formats.size(size_of(dataset.folder))}. The files that it was made from stay; pages of "
-                "runs on it need it prepared again."
-            )
+            place = Path(DatasetName.parse(dataset.name).place)
+            uploaded = archive.unpacked_from(place)
+            if uploaded is None:
+                frees, sources = size_of(dataset.folder), "The files that it was made from stay;"
+            else:
+                frees = size_of(dataset.folder) + size_of(uploaded)
+                sources = "What was unpacked goes with it, and is the same again once the archive is added again;"
+            st.write(f"This frees {formats.size(frees)}. {sources} pages of runs on it need it prepared again.")
             if st.button("Delete them", key=f"delete-{dataset.name}", **shell.acting()):
                 with shell.guarded():
-                    freed = registry.delete(dataset.name)
+                    freed = registry.delete(dataset.name) + archive.discard(place)
                     st.session_state["notice"] = f"{formats.size(freed)} freed."
                     st.query_params.clear()
                     st.session_state.pop("data-choice", None)

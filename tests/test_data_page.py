@@ -229,6 +229,19 @@ def test_prepared_files_are_deleted_and_the_sources_stay(pets, data):
     assert app.selectbox(key="data-choice").value == "fashion-mnist-sample"
 
 
+def test_what_came_in_an_archive_is_deleted_with_the_last_that_is_made_of_it(pets, data):
+    for options in ((), (("side", "8"),)):
+        assert preparing.add_archive(archive_of(pets), "pets.zip", options).finished.wait(60)
+    first, second = (one.name for one in store.prepared_sets())
+    place = Path(DatasetName.parse(first).place)
+    for name, is_left in ((first, True), (second, False)):
+        app = show("pages/Data.py", data=name)
+        sound(button(app, "Delete them").click().run())
+        assert place.is_dir() == is_left and "freed" in said(app)
+    assert preparing.add_archive(archive_of(pets), "pets.zip", ()).finished.wait(60)
+    assert store.is_prepared(first), "the same archive is the same data set"
+
+
 def test_a_changed_folder_is_looked_at_again(pets):
     before = registry.load(f"folder:{pets}")
     (pets / "cat" / "001.png").unlink()

@@ -24,6 +24,9 @@ from engine.runs.run import Run
 from tools import drawings
 from tools.serve import ROOT, chromium, server
 
+DRAWN = """() => document.querySelector('h1') && !document.querySelector('[data-testid="stSkeleton"]')
+  && document.querySelector('[data-testid="stApp"]').dataset.testScriptState === 'notRunning'"""
+
 
 class Shot(NamedTuple):
     """A page as its link shows it; `kept`: the file in `docs/`, and the height in pixels of its part."""
@@ -80,8 +83,8 @@ def show(page: Page, url: str, shot: Shot, run: Run, height: int) -> None:
     page.set_viewport_size({"width": page.viewport_size["width"], "height": height})  # type: ignore[index]
     of_data = f"&data={run.manifest().config.dataset}&dataset={run.manifest().config.dataset}"
     page.goto(f"{url}/{shot.page}?run={run.id}{of_data if shot.of == 'folder' else ''}&{shot.query}")
-    page.wait_for_selector("h1")
-    page.wait_for_timeout(4000)
+    page.wait_for_function(DRAWN, timeout=120_000)
+    page.wait_for_timeout(2000)  # charts move into their place
 
 
 def main() -> None:

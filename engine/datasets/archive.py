@@ -100,13 +100,16 @@ def unpacked_from(place: Path) -> Path | None:
     return above / place.relative_to(above).parts[0]
 
 
-def discard(place: Path) -> None:
-    """Deletes what was unpacked into the folder that `unpack` returned, unless a data set is prepared from it."""
+def discard(place: Path) -> int:
+    """Deletes what was unpacked into the folder that `unpack` returned, unless a data set is prepared from it, or it is
+    none of an archive. Returns the bytes freed."""
     folder = unpacked_from(place)
     if folder is None or any(unpacked_from(Path(path)) == folder for path in store.prepared_places("folder")):
-        return
+        return 0
+    size = files.size_of(folder)
     with locked(folder), disk_errors(folder):
         remove(folder)
+    return size
 
 
 def _is_folder(path: Path) -> bool:

@@ -215,6 +215,8 @@ def _stamp(root: str, path: str, inside: dict[str, bool]) -> tuple[Stamp | None,
         if folder not in inside:
             inside[folder] = os.path.realpath(folder) == folder
         status = os.lstat(full)
+    except PermissionError as error:
+        return None, f"leads where nothing may be read ({error.strerror}): {shown}"
     except (OSError, ValueError):
         return None, f"leads to no file: {shown}"
     if stat.S_ISLNK(status.st_mode) or not inside[folder]:
