@@ -42,7 +42,7 @@ def main(arguments: list[str] | None = None, on_loaded: Callable[[], None] = lam
         if command.trains:
             commands.load_torch()
         on_loaded()
-        return command.do(call)
+        return commands.do(call)
     except ReplayError as error:
         logger.debug("", exc_info=True)
         print(f"error: {error}", file=sys.stderr)

@@ -29,6 +29,8 @@ EPILOG = """examples:
   python -m engine resume RUN
   python -m engine rebuild RUN --mode recompute
   python -m engine validate RUN --subsets 50 --drop 0.01,0.05
+  torchrun --nproc-per-node=4 -m engine attribute RUN --targets test:0-999
+  python -m engine attribute RUN --targets test:0-999 --shard 2/8; python -m engine merge RUN
   python -m engine smoothness RUN
   python -m engine what-if RUN --leave-out 17,4711 --relabel 23=6
   python -m engine suspects RUN --csv suspects.csv
@@ -98,6 +100,14 @@ def targets(text: str) -> tuple[str, ...]:
     if not parts:
         raise argparse.ArgumentTypeError("is empty; name one or more, separated by commas")
     return parts
+
+
+def shard(text: str) -> tuple[int, int]:
+    """Reads I/N, the I-th of N shards, counted from 1."""
+    match = re.fullmatch(r"([0-9]{1,6})/([0-9]{1,6})", text.strip())
+    if match is None or not 1 <= int(match[1]) <= int(match[2]):
+        raise argparse.ArgumentTypeError(f"{text!r} is no shard; write I/N, such as 2/8, counted from 1")
+    return int(match[1]), int(match[2])
 
 
 def function(text: str) -> str:
@@ -253,11 +263,15 @@ def _add_trained(commands, one_run: argparse.ArgumentParser) -> None:
         choices=config.REPLAY_MODES,
         help="another replay mode than that of the trajectory on disk; trains again where it must",
     )
+    _add_shard(attribute)
     resume = commands.add_parser(
         "resume", parents=[one_run], help="go on with a run that was killed, cancelled or failed"
     )
     resume.add_argument(
         "--discard", type=whole(0), metavar="N", help="do nothing, and take unfinished job N, from 0, off the list"
+    )
+    resume.add_argument(
+        "--only", type=whole(0), metavar="N", help="do unfinished job N, from 0, and leave the others as they are"
     )
     rebuild = commands.add_parser(
         "rebuild",
@@ -280,6 +294,8 @@ def _add_checks(commands, one_run: argparse.ArgumentParser) -> None:
         "--drop", type=fractions, default=(0.01,), metavar="F,F", help="fractions to leave out (0.01)"
     )
     validate.add_argument("--seed", type=seed, default=0, metavar="N", help="of the subsets (0)")
+    _add_shard(validate)
+    commands.add_parser("merge", parents=[one_run], help="put together what shards of attribute and validate have done")
     smoothness = commands.add_parser(
         "smoothness", parents=[one_run], help="how straight the training's answer to changed weights is"
     )
@@ -312,6 +328,15 @@ def _add_checks(commands, one_run: argparse.ArgumentParser) -> None:
     )
     suspects.add_argument("--count", type=whole(0), default=20, metavar="K", help="how many to print (20)")
     suspects.add_argument("--csv", metavar="FILE", help="write all of them")
+
+
+def _add_shard(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--shard",
+        type=shard,
+        metavar="I/N",
+        help="do one of N parts, and leave it for merge: for arrays of jobs on a cluster (docs/clusters.md)",
+    )
 
 
 def _add_house_keeping(commands, common: argparse.ArgumentParser, one_run: argparse.ArgumentParser) -> None:

@@ -31,6 +31,7 @@ from engine.jobs import probe as probes
 from engine.jobs.job import Job, Result
 from engine.jobs.queue import discard
 from engine.jobs.rebuild import Rebuild
+from engine.jobs.registry import unfinished
 from engine.jobs.replay import Replay
 from engine.jobs.smoothness import Smoothness
 from engine.jobs.validation import Validate
@@ -61,7 +62,34 @@ def run(call: argparse.Namespace) -> int:
 
 
 def attribute(call: argparse.Namespace) -> int:
-    _execute(_opened(call), Replay(call.targets, call.function, call.mode or ""))
+    run, job = _opened(call), Replay(call.targets, call.function, call.mode or "")
+    if call.shard is not None:
+        return _shard(run, job, call.shard)
+    _execute(run, job)
+    return 0
+
+
+def _shard(run: runs.Run, job: Job, number: tuple[int, int]) -> int:
+    from engine.jobs import shards
+    from engine.jobs.parts import Shard
+
+    with _Bar() as bar:
+        said = shards.do(run, job, Shard(*number), bar.event)
+    print(said)
+    return 0
+
+
+def merge(call: argparse.Namespace) -> int:
+    from engine.jobs import merge as merging
+
+    run = _opened(call)
+    with _Bar() as bar:
+        results = merging.merge(run, bar.event)
+    for result in results:
+        if result.scores is not None:
+            shape = run.scores().matrix(result.scores).shape
+            print(f"scores {run.path / 'scores' / result.scores}.npy float32 {shape}")
+        _print_validations(run, result)
     return 0
 
 
@@ -73,20 +101,32 @@ def rebuild(call: argparse.Namespace) -> int:
 def resume(call: argparse.Namespace) -> int:
     run = _opened(call)
     if call.discard is None:
-        _execute(run)
+        _execute(run, None if call.only is None else _unfinished(run, call.only))
     else:
         job = discard(run, call.discard)
         print(f"run {run.id}: the unfinished job «{job.kind}» was discarded; {len(run.manifest().jobs)} left")
     return 0
 
 
+def _unfinished(run: runs.Run, number: int) -> Job:
+    jobs = unfinished(run)
+    if number >= len(jobs):
+        raise ConfigError(f"Run {run.id} has no unfinished job {number}.", f"It has {len(jobs)}, counted from 0.")
+    return jobs[number]
+
+
 def validate(call: argparse.Namespace) -> int:
-    run = _opened(call)
-    written = _check(run, Validate(call.subsets, call.drop, call.seed)).reports
-    for report in trust.reports(run.manifest()):
-        if report["name"] in written:
-            _print_validation(run, report)
+    run, job = _opened(call), Validate(call.subsets, call.drop, call.seed)
+    if call.shard is not None:
+        return _shard(run, job, call.shard)
+    _print_validations(run, _check(run, job))
     return 0
+
+
+def _print_validations(run: runs.Run, result: Result) -> None:
+    for report in trust.reports(run.manifest()):
+        if report["name"] in result.reports:
+            _print_validation(run, report)
 
 
 def _print_validation(run: runs.Run, report: dict) -> None:
@@ -149,11 +189,11 @@ def _check(run: runs.Run, job: Job) -> Result:
 
 
 def _execute(run: runs.Run, job: Job | None = None) -> Result:
-    from engine.jobs import execute
+    from engine.jobs import execute, ranks
 
-    with run.lock(), _Bar() as bar:
+    with ranks.held(run), _Bar() as bar, ranks.team(run) as (sharing, cancel):
         print(f"run {run.id}", flush=True)
-        result = execute.execute(run, job, on_event=bar.event)
+        result = execute.execute(run, job, cancel, bar.event, sharing)
     record = run.manifest()
     print(f"test accuracy {record.test_accuracy:.1%} on {record.device_name}")
     if result.scores is not None:
@@ -513,23 +553,45 @@ def _setting(text: str) -> tuple[str, object]:
         ) from None
 
 
+def do(call: argparse.Namespace) -> int:
+    """Does what the call says, in one process or as one rank of several, and returns the exit code. torch is loaded
+    where the command needs it."""
+    command = COMMANDS[call.command]
+    if os.environ.get("TORCHELASTIC_RUN_ID") is None or not command.trains:
+        return command.do(call)
+    from engine.jobs import ranks
+
+    if not ranks.launched():
+        return command.do(call)
+    if not command.shared:
+        names = ", ".join(name for name, each in COMMANDS.items() if each.shared)
+        raise ConfigError(
+            f"«{call.command}» is not shared out among ranks.", f"Call it without torchrun; with it: {names}."
+        )
+    ranks.take_device()
+    return ranks.follow(runs.outputs_root(call.outputs)) if ranks.rank() else command.do(call)
+
+
 class Command(NamedTuple):
-    """`do(call)` returns the exit code; `trains` says whether torch is loaded first."""
+    """`do(call)` returns the exit code; `trains` says whether torch is loaded first, `shared` whether several ranks of
+    torchrun can do it together."""
 
     do: Callable[[argparse.Namespace], int]
     trains: bool = False
+    shared: bool = False
 
 
 COMMANDS = {
-    "run": Command(run, trains=True),
+    "run": Command(run, trains=True, shared=True),
     "data": Command(data),
     "estimate": Command(estimate, trains=True),
     "probe": Command(probe, trains=True),
     "config": Command(config),
-    "attribute": Command(attribute, trains=True),
-    "resume": Command(resume, trains=True),
+    "attribute": Command(attribute, trains=True, shared=True),
+    "resume": Command(resume, trains=True, shared=True),
     "rebuild": Command(rebuild, trains=True),
-    "validate": Command(validate, trains=True),
+    "validate": Command(validate, trains=True, shared=True),
+    "merge": Command(merge, trains=True),
     "smoothness": Command(smoothness, trains=True),
     "what-if": Command(what_if, trains=True),
     "suspects": Command(list_suspects),

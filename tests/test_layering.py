@@ -78,10 +78,12 @@ def test_pages_draw_without_loading_torch():
 def test_nothing_pickles_evaluates_or_calls_a_shell():
     for path in [*ENGINE, *UI, *PAGES]:
         tree, names = ast.parse(path.read_text()), imported(path)
-        assert not {"pickle", "shelve", "marshal", "joblib", "subprocess"} & names, path.name
+        assert not {"pickle", "shelve", "marshal", "joblib"} & names, path.name
+        assert "subprocess" not in names or path.name == "launch.py", path.name  # which starts torchrun, and no shell
         for node in ast.walk(tree):
             if isinstance(node, ast.Call):
                 called = ast.unparse(node.func)
+                assert "shell" not in {each.arg for each in node.keywords}, path.name
                 if called == "torch.load" and "weights_only=True" in map(ast.unparse, node.keywords):
                     continue  # reads tensors alone
                 assert called not in ("eval", "exec", "os.system", "torch.load", "torch.save"), path.name

@@ -244,7 +244,7 @@ def _interrupted(folder: Path) -> runs.Run:
 
     root = runs.outputs_root(folder / "interrupted")
     run = runs.Run.create(root, SHORT)
-    silent = mock.patch.object(work, "_record_failure", lambda *args: None)  # a killed process says nothing
+    silent = mock.patch.object(work, "record_failure", lambda *args: None)  # a killed process says nothing
     with suppress(Killed), silent, every_step_told(), run.lock():
         work.execute(run, on_event=on_event)
     assert run.status == "interrupted" and (run.path / "trajectory" / RESUME_REPLAY).exists()

@@ -18,7 +18,7 @@ class _Reading:
     head: bytes
     offset: int = 0
     progress: Progress = field(default_factory=Progress)
-    log: list[dict] = field(default_factory=list)  # less the progress lines
+    log: list[dict] = field(default_factory=list)  # less the progress lines, its own and its ranks'
 
 
 def of(run: Run) -> Progress:
@@ -44,6 +44,6 @@ def _read(run: Run) -> _Reading:
         reading = _Reading(run, head)
     events, reading.offset = run.events(reading.offset)
     reading.progress = follow(reading.progress, events)
-    reading.log += [event for event in events if event["kind"] != "progress"]
+    reading.log += [event for event in events if event["kind"] not in ("progress", "ranks")]
     _readings()[run.id] = reading
     return reading

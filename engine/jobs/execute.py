@@ -59,7 +59,7 @@ def execute(
     if not jobs:
         raise ConfigError(f"Run {run.id} has nothing left to do.", "Name further targets, or look at its scores.")
     journal = Journal(run, cancel, on_event)
-    sharing.stops_with(lambda error: _record_failure(run, error, cancel, on_event))
+    sharing.at_work(journal, lambda error: record_failure(run, error, cancel, on_event))
     try:
         with devices.exact_arithmetic():
             files.check_no_links(run.path)
@@ -79,7 +79,7 @@ def execute(
     except BaseException as error:
         cancel.set()  # what waits for space waits no longer
         reason = sharing.why(error)
-        _record_failure(run, reason, cancel, on_event)
+        record_failure(run, reason, cancel, on_event)
         if reason is error:
             raise
         raise reason from error
@@ -110,6 +110,7 @@ def _do_all(run: Run, jobs: tuple[Job, ...], journal: Journal, cancel: threading
             continue
         sharing.begin(job)
         with opened(run, journal, cancel, sharing) as session:
+            sharing.opened(session)
             result = job.do(session)
         _remove(journal, recorded)
     if impossible is not None and result is None:
@@ -129,7 +130,7 @@ def _remove(journal: Journal, job: Job) -> None:
     journal.update(jobs=tuple(record for record in records(journal.run.manifest()) if record != job.record()))
 
 
-def _record_failure(run: Run, error: BaseException, cancel: threading.Event, on_event: OnEvent | None) -> None:
+def record_failure(run: Run, error: BaseException, cancel: threading.Event, on_event: OnEvent | None) -> None:
     """Writes down why a job ended, as far as the disk allows."""
     with contextlib.suppress(OSError):
         (run.path / SPARE).unlink(missing_ok=True)
@@ -145,13 +146,13 @@ def _record_failure(run: Run, error: BaseException, cancel: threading.Event, on_
             if on_event is not None:
                 on_event({"kind": kind, "what": what, "remedy": remedy})
         if kind == "failed":
-            _log_traceback(run, error)
+            log_traceback(run, error)
         run.update_manifest(status_said=status, error=said)
     except (OSError, ReplayError) as refusal:  # whoever waits for the job is told of the first error all the same
         logger.error("Run %s failed (%s), and its folder could not be told: %s", run.id, what, refusal)
 
 
-def _log_traceback(run: Run, error: BaseException) -> None:
+def log_traceback(run: Run, error: BaseException) -> None:
     stamp = time.strftime("%Y-%m-%d %H:%M:%S %z")
     text = f"{stamp}\n{''.join(traceback.format_exception(error))}\n"
     with contextlib.suppress(StorageError):

@@ -96,6 +96,27 @@ class Journal:
         self.update(timings=timings, peak_bytes=peak)
 
 
+class Quiet(Journal):
+    """Of a process that does a part of a job and does not hold the run: nothing goes into its log or its manifest.
+    `hear(event)` is told what there is to say."""
+
+    def __init__(self, run: Run, cancel: threading.Event, hear: OnEvent):
+        super().__init__(run, cancel)
+        self._hear = hear
+
+    def event(self, kind: str, **fields) -> None:
+        self._hear({"kind": kind, **fields})
+
+    def update(self, **fields) -> None:
+        pass
+
+    def add_files(self, checksums: dict[str, str]) -> None:
+        pass
+
+    def timing(self, name: str, seconds: float, **others: float) -> None:
+        pass
+
+
 class Meter:
     """Progress events of one phase, and one at its end: few enough that looking at the meters
     takes at most `METER_SHARE` of the time."""

@@ -22,7 +22,7 @@ import contextlib
 import os
 import re
 import secrets
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -76,6 +76,15 @@ def cut(passes: Iterable[int], width: int, targets: int, most: int) -> list[Part
         else:
             parts.append(each)
     return parts
+
+
+def split(todo: Iterable[Part], ends: Collection[int]) -> list[Part]:
+    """Parts cut once more at the rows `ends`, where they lie inside."""
+    pieces = []
+    for part in todo:
+        rows = [part.first, *sorted(end for end in set(ends) if part.first < end < part.stop), part.stop]
+        pieces += [Part(first, stop) for first, stop in zip(rows, rows[1:])]
+    return pieces
 
 
 @dataclass(frozen=True)
@@ -222,10 +231,19 @@ def agree(path: Path, value: dict) -> dict:
                 os.link(temporary, path)
         finally:
             temporary.unlink(missing_ok=True)
-    agreed = files.read_json(path, remedy)
-    if not isinstance(agreed, dict) or agreed.keys() != value.keys():
+    agreed = plan_at(path)
+    if agreed.keys() != value.keys():
         raise IntegrityError(f"{path} is no plan of this version.", remedy)
     return agreed
+
+
+def plan_at(path: Path) -> dict:
+    """What was agreed. Raises `IntegrityError` where the file is damaged."""
+    remedy = f"Delete {path} and what belongs to it beside it."
+    plan = files.read_json(path, remedy)
+    if not isinstance(plan, dict) or not {"training", "width", "kind"} <= plan.keys():
+        raise IntegrityError(f"{path} is no plan of parts.", remedy)
+    return plan
 
 
 def plan_path(run: Run, key: str) -> Path:

@@ -20,6 +20,7 @@ from engine import files
 from engine.config import RunConfig, check, check_offered, read_questions
 from engine.datasets import registry as dataset_registry
 from engine.errors import ConfigError, ReplayError, StorageError
+from engine.jobs import launch
 from engine.jobs.cancel import Cancel
 from engine.jobs.job import Job
 from engine.jobs.probe import Probing
@@ -49,7 +50,15 @@ class _Held:
         return self.run.root
 
     def work(self, execute: Callable) -> None:
-        execute(self.run, self.job, self.cancel)
+        try:
+            ranks = launch.ranks_for(self.run, self.job)
+        except ConfigError as error:
+            _fail(self.run, error.what, error.remedy)
+            raise
+        if ranks > 1 and _is_recorded(self.run, self.job):  # what a full disk left unrecorded waits here for space
+            launch.launch(self.run, self.job, self.cancel, self.lock, ranks)
+        else:
+            execute(self.run, self.job, self.cancel)
 
     def fail(self, what: str) -> None:
         _fail(self.run, what)
@@ -206,8 +215,9 @@ _probes_mutex = threading.Lock()  # of looking whether a probe is in hand, and q
 atexit.register(_worker.stop)
 
 
-def _fail(run: Run, what: str) -> None:
-    remedy = "Install the requirements again (torch first), and resume the run."
+def _fail(
+    run: Run, what: str, remedy: str = "Install the requirements again (torch first), and resume the run."
+) -> None:
     status = "finished" if run.manifest().scored else "failed"
     run.events_log.append("failed", what=what, remedy=remedy)
     run.update_manifest(status_said=status, error=ErrorRecord(what, remedy, "failed"))
@@ -358,6 +368,10 @@ def _checked(config: RunConfig) -> RunConfig:
     config = check_offered(config.replace(dataset=dataset_registry.canonical(config.dataset)))
     dataset = dataset_registry.load(config.dataset)
     return check(read_questions(config, dataset), *dataset.sizes)
+
+
+def _is_recorded(run: Run, job: Job | None) -> bool:
+    return job is None or job.record() in records(run.manifest())
 
 
 def _record(run: Run, job: Job | None) -> None:

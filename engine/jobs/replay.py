@@ -6,6 +6,7 @@ import re
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
@@ -16,6 +17,7 @@ from engine.errors import ConfigError, IntegrityError
 from engine.jobs import parts
 from engine.jobs.job import Job, Result, next_name, require_trained
 from engine.jobs.parts import Part, PartFile, TargetSet
+from engine.jobs.sharing import Merging
 from engine.runs import uploads
 from engine.runs.run import Run
 from engine.targets import UploadedImage, read_function, read_targets, target_function
@@ -100,7 +102,6 @@ class Scoring:
     job: Replay
     trained: "Trained"
     asked: "list[Asked]"
-    values: list[float]  # φ of each target at the end of training
     whole: TargetSet
     done: dict[Part, PartFile | tuple[np.ndarray, dict]] = field(default_factory=dict)  # scores [k, N] and sidecar
 
@@ -111,10 +112,16 @@ class Scoring:
 
         session.journal.update(status_said="replaying")
         asked = questions.asked_of(session, job.targets)
-        values = questions.values(session.model, trained.final, asked, job.function)
-        scoring = cls(session, job, trained, asked, values, decided(session, job))
+        scoring = cls(session, job, trained, asked, decided(session, job))
         scoring.collect()
         return scoring
+
+    @cached_property
+    def values(self) -> list[float]:
+        """φ of each target at the end of training: of all together, so that no division changes their bits."""
+        from engine.jobs import asked as questions
+
+        return questions.values(self.session.model, self.trained.final, self.asked, self.job.function)
 
     # -- what is done, and what is not
 
@@ -151,12 +158,17 @@ class Scoring:
         """Does what this process shall do of the passes that are lacking."""
         lacking = self.lacking()
         sharing = self.session.sharing
-        if not sharing.alone or len(self.cut(lacking)) > 1:
-            parts.agree(parts.plan_path(self.session.run, self.whole.key), plan_of(self.session, self.whole))
-        self.replay_passes(trajectory, sharing.share("replay", self.whole.passes, lacking))
+        if len(self.cut(lacking)) > 1:  # those who do not work alone have agreed already
+            parts.agree(
+                parts.plan_path(self.session.run, self.whole.key), plan_of(self.session, self.whole, self.job.mode)
+            )
+        about = dataclasses.asdict(self.job)
+        self.replay_passes(trajectory, sharing.share("replay", self.whole.passes, lacking, **about))
 
     def cut(self, passes: list[int]) -> list[Part]:
-        return self.whole.cut(passes, targets_a_part(self.session, self.whole.width))
+        """Passes as parts, none of which is half of one that was killed and half of another."""
+        ends = {end for rows in self._points().values() for end in (rows.first, rows.stop)}
+        return parts.split(self.whole.cut(passes, targets_a_part(self.session, self.whole.width)), ends)
 
     def replay_passes(self, trajectory: "Trajectory", passes: list[int]) -> None:
         session, todo = self.session, self.cut(passes)
@@ -295,17 +307,23 @@ class Scoring:
             return RESUME_REPLAY
         return RESUME_PARTS.replace("{}_*", f"{self.whole.key}_{part.first:05d}_{part.stop:05d}")
 
+    def _points(self) -> dict[str, Part]:
+        """The files that killed replays left of this set, each with the rows that it holds."""
+        from engine.jobs.resume import RESUME_PARTS, RESUME_REPLAY
+
+        folder = self.session.run.path / "trajectory"
+        names = {path.name: ROWS.search(path.name) for path in folder.glob(RESUME_PARTS.format(self.whole.key))}
+        held = {name: Part(int(match[1]), int(match[2])) for name, match in names.items() if match}
+        return held | {RESUME_REPLAY: Part(0, len(self.asked))}
+
     def _resumed(self, part: Part) -> "tuple[int, dict[int, list[float]], Adjoint, Any] | None":
         """Steps done, norms by step, adjoint and scores [k, N] of a part's targets, from what a killed replay left of
         these targets, perhaps among others: with another number of processes, parts are cut in other places."""
         from engine.core.state import Adjoint
-        from engine.jobs.resume import RESUME_PARTS, RESUME_REPLAY, intact, load_replay
+        from engine.jobs.resume import intact, load_replay
 
-        session, folder = self.session, self.session.run.path / "trajectory"
-        names = [path.name for path in folder.glob(RESUME_PARTS.format(self.whole.key))]
-        for name in [*names, RESUME_REPLAY]:
-            match = ROWS.search(name)
-            held = Part(int(match[1]), int(match[2])) if match else Part(0, len(self.asked))
+        session = self.session
+        for name, held in self._points().items():
             if not (held.first <= part.first and part.stop <= held.stop):
                 continue
             point = session.resume_point(name)
@@ -369,35 +387,56 @@ class Scoring:
 
 
 def decided(session: "Session", job: Replay) -> TargetSet:
-    """The set with the width of its passes: as its plan says, or as what a killed replay left says, or chosen now."""
-    from engine.core.memory import bytes_per_target, chunk_that_fits
+    """The set with the width of its passes: as its plan says, or chosen here, and agreed where others do parts of it.
+
+    Raises `ConfigError`, with both names, where it was begun on another kind of device and this process computes.
+    """
     from engine.jobs import machine
+
+    path = parts.plan_path(session.run, parts.set_key(session.training, job.function, job.targets))
+    if path.exists():
+        plan = parts.plan_at(path)
+    else:
+        plan = plan_of(session, TargetSet(session.training, job.function, job.targets, _width(session, job)), job.mode)
+        if not session.sharing.alone:
+            plan = parts.agree(path, plan)
+    if not isinstance(session.sharing, Merging):
+        done = f"What is done of this set ({path.name})"
+        machine.check_one_kind(machine.kind(session.device), plan["kind"], done)
+    return TargetSet(session.training, job.function, job.targets, plan["width"])
+
+
+def _width(session: "Session", job: Replay) -> int:
+    """Targets a pass: as a killed replay had it, or as the run's settings say, or what fits."""
+    from engine.core.memory import bytes_per_target, chunk_that_fits
     from engine.jobs.resume import RESUME_REPLAY, intact, load_replay
 
-    key = parts.set_key(session.training, job.function, job.targets)
-    path = parts.plan_path(session.run, key)
-    if path.exists():
-        plan = files.read_json(path, f"Delete {path} and the parts beside it.")
-        machine.check_one_kind(machine.kind(session.device), plan["kind"], f"What is done of this set ({path.name})")
-        return TargetSet(session.training, job.function, job.targets, plan["width"])
     digest, point = files.json_digest([job.function, *job.targets]), session.resume_point(RESUME_REPLAY)
     found = intact(lambda: load_replay(point, session.device, session.optimizer, digest), session.journal.note)
     if found is not None:
-        width = found[1]
-    elif not (width := session.config.targets_per_pass):
-        per_target = bytes_per_target(session.model, session.stream.batch_shape)
-        width = chunk_that_fits(per_target, len(job.targets), session.device)
-        if session.device.type == "cuda":
-            width = min(width, WIDEST_ON_GPU)
-    return TargetSet(session.training, job.function, job.targets, width)
+        return found[1]
+    if session.config.targets_per_pass:
+        return session.config.targets_per_pass
+    per_target = bytes_per_target(session.model, session.stream.batch_shape)
+    fit = chunk_that_fits(per_target, len(job.targets), session.device)
+    return even_width(len(job.targets), min(fit, WIDEST_ON_GPU)) if session.device.type == "cuda" else fit
 
 
-def plan_of(session: "Session", whole: TargetSet) -> dict[str, Any]:
+def even_width(targets: int, most: int) -> int:
+    """Targets a pass, at most so many, for as many passes as a power of two: 2, 4 and 8 GPUs share them evenly."""
+    passes = 1
+    while passes * most < targets:
+        passes *= 2
+    return -(-targets // passes)
+
+
+def plan_of(session: "Session", whole: TargetSet, mode: str) -> dict[str, Any]:
     """What all who do parts of a set must agree on."""
     return {
         "training": whole.training,
         "function": whole.function,
         "targets": list(whole.targets),
+        "mode": mode,
         "width": whole.width,
         **origin_of(session),
     }

@@ -8,9 +8,13 @@ What decides a retraining stands in the file's header and is compared when it is
 data), the batch plan, what is left out, which labels are others, and the device. A file that is damaged, stands in
 another's place, or is of a version that did not record all of it is trained again; so is one without the logits of a
 training image that was made a target since.
+
+Side by side, the last bits of a retraining depend on how many there are. So groups are cut from the whole list by
+number, never from what is missing, and a group is trained whole: whoever trains it, in whatever order, after whatever
+kill, gets the same bits. Each is its own group where they are trained one at a time.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -21,13 +25,16 @@ from engine import files
 from engine.core import retraining, targets
 from engine.core.state import State
 from engine.core.stream import Stream
-from engine.device import describe
 from engine.errors import DivergedError, IntegrityError
+from engine.jobs import machine, parts
 from engine.jobs.reopen import plan_digest
 from engine.jobs.session import Session
+from engine.jobs.sharing import Sharing
 from engine.runs.scores import TargetRef
 from engine.targets import TRAIN, Members, TrainImage
 from engine.trajectory.state_files import bytes_of, read_state, write_state
+
+WIDEST_ON_GPU = 8  # retrainings side by side: more are no faster each, and fewer groups are to be shared out
 
 
 @dataclass(frozen=True)
@@ -59,31 +66,85 @@ def train_rows(targets: Iterable[TargetRef]) -> list[int]:
 
 def side_by_side(session: Session) -> int:
     """Retrainings a pass."""
-    return retraining.side_by_side(session.model, session.stream)
+    width = retraining.side_by_side(session.model, session.stream)
+    return min(width, WIDEST_ON_GPU) if session.device.type == "cuda" else width
 
 
-def retrained(session: Session, changes: dict[str, Change], width: int, rows: list[int]) -> dict[str, Logits]:
+def groups_of(keys: Sequence[str], width: int) -> list[list[str]]:
+    """Retrainings that are trained side by side, at most `width` to a group: as even as can be, and as many groups as
+    a power of two, which 2, 4 and 8 GPUs share evenly; or each one alone."""
+    count = 1
+    while count * width < len(keys):
+        count *= 2
+    return parts.shares(keys, min(count, len(keys)) if width > 1 else len(keys))
+
+
+def retrained(
+    session: Session,
+    changes: dict[str, Change],
+    width: int,
+    rows: list[int],
+    sharing: Sharing | None = None,
+    kind: str | None = None,
+) -> dict[str, Logits]:
     """By key, on the test split and on the training images `rows`; what is kept from before is read, the rest trained,
-    `width` at a time.
+    `width` at a time at most.
 
+    `sharing` says with whom, the session's where it is None; `kind` where they are computed, here where it is None.
     Changes that are trained side by side must agree in their labels. Raises `DivergedError` that names the key.
     """
-    journal, folder = session.journal, session.run.path / "validation" / "retrained"
-    files.make_folder(folder)
-    headers = {key: _header(session, change) for key, change in changes.items()}
+    journal, sharing = session.journal, sharing or session.sharing
+    files.make_folder(session.run.path / "validation" / "retrained")
+    logits = kept(session, changes, rows, kind)
+    if logits:
+        journal.note(f"{len(logits)} of {len(changes)} retrainings were done before.")
+    groups = groups_of(list(changes), width)
+    lacking = [g for g, group in enumerate(groups) if not logits.keys() >= set(group)]
+    mine = sharing.share("retrain", range(len(groups)), lacking, keys=list(changes), width=width, rows=rows)
+    train_groups(session, changes, [groups[g] for g in mine], rows, logits.keys(), kind)
+
+    def all_there() -> bool:
+        missing = {key: change for key, change in changes.items() if key not in logits}
+        logits.update(kept(session, missing, rows, kind, lambda text: None))
+        return len(logits) == len(changes)
+
+    sharing.wait(all_there)
+    return {key: logits[key] for key in changes}
+
+
+def kept(
+    session: Session,
+    changes: dict[str, Change],
+    rows: list[int],
+    kind: str | None = None,
+    note: Callable[[str], None] | None = None,
+) -> dict[str, Logits]:
+    """Those of the retrainings that are on disk, computed on `kind`, here where it is None. `note` is told, the
+    session's journal where it is None, of those that are there and cannot be taken."""
+    note = note or session.journal.note
+    folder = session.run.path / "validation" / "retrained"
     logits, lacking = {}, 0
-    for key in changes:
-        before = _read(session, folder, key, headers[key])
+    for key, change in changes.items():
+        before = _read(folder, key, _header(session, change, kind), note)
         if before is not None and all(row in before.train for row in rows):
             logits[key] = before
         elif before is not None:
             lacking += 1
     if lacking:
-        journal.note(f"{lacking} retrainings did not keep what training images are asked now: they are done again.")
-    if logits:
-        journal.note(f"{len(logits)} of {len(changes)} retrainings were done before.")
-    missing = [key for key in changes if key not in logits]
-    groups = [missing[i : i + width] for i in range(0, len(missing), width)]
+        note(f"{lacking} retrainings did not keep what training images are asked now: they are done again.")
+    return logits
+
+
+def train_groups(
+    session: Session,
+    changes: dict[str, Change],
+    groups: list[list[str]],
+    rows: list[int],
+    known: Iterable[str] = (),
+    kind: str | None = None,
+) -> None:
+    """Trains each group side by side and keeps of each retraining what `retrained` reads, but for the `known` ones."""
+    journal, folder, known = session.journal, session.run.path / "validation" / "retrained", set(known)
     meter = journal.phase("retrain", len(groups) * session.steps)
     for g, group in enumerate(groups):
 
@@ -92,15 +153,18 @@ def retrained(session: Session, changes: dict[str, Change], width: int, rows: li
             meter.report(done + t)
 
         for key, tensors in _train(session, {key: changes[key] for key in group}, before_step, rows).items():
+            if key in known:
+                continue
+            header = _header(session, changes[key], kind)
+            if session.sharing.shard is not None:
+                header["shard"] = str(session.sharing.shard)
             journal.save(
                 bytes_of(tensors) + 512,
-                lambda path=folder / f"{key}.safetensors", tensors=tensors, header=headers[key]: write_state(
+                lambda path=folder / f"{key}.safetensors", tensors=tensors, header=header: write_state(
                     path, tensors, header
                 ),
             )
-            logits[key] = _logits(tensors)
     meter.report(len(groups) * session.steps)
-    return logits
 
 
 def _train(
@@ -150,22 +214,27 @@ def _relabelled(session: Session, relabelled: tuple[tuple[int, int], ...]) -> St
     return replace(session.stream, data=data)
 
 
-def _header(session: Session, change: Change) -> dict[str, str]:
+def _header(session: Session, change: Change, kind: str | None = None) -> dict[str, str]:
+    return header_of(session.training, plan_digest(session.stream.plan), change, kind or machine.kind(session.device))
+
+
+def header_of(training: str, plan: str, change: Change, kind: str) -> dict[str, str]:
+    """What decides a retraining: digests of the training and of its batch plan, the change, and the kind of device."""
     return {
-        "training": session.training,
-        "plan": plan_digest(session.stream.plan),
+        "training": training,
+        "plan": plan,
         "left_out": files.json_digest(change.left_out.tolist()),
         "relabelled": files.json_digest([list(pair) for pair in sorted(change.relabelled)]),
-        "device": describe(session.device),
+        "device": kind,
     }
 
 
-def _read(session: Session, folder: Path, key: str, header: dict[str, str]) -> Logits | None:
+def _read(folder: Path, key: str, header: dict[str, str], note: Callable[[str], None]) -> Logits | None:
     path = folder / f"{key}.safetensors"
     if not path.exists():
         return None
     try:
         return _logits(read_state(path, header, ""))
     except IntegrityError as error:
-        session.journal.note(f"{error.what} It is trained again.")
+        note(f"{error.what} It is trained again.")
         return None

@@ -50,6 +50,8 @@ class TrainAndReplay(Job):
             trained = reopen(session)
             opened = contextlib.closing(session.trajectory(self.mode, trained.digests))
         else:
+            if self.mode == "memory":
+                session.sharing.train()
             trained, trajectory = train(session, self.mode)
             opened = contextlib.closing(trajectory)
         with opened as trajectory:

@@ -2,23 +2,29 @@
 
 import time
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, ClassVar, Self
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
 
+from engine import files
 from engine.analysis import lds, target_view
 from engine.core.schedule import plan_for
 from engine.datasets.base import Dataset
 from engine.errors import ConfigError, IntegrityError
+from engine.jobs import parts
 from engine.jobs.job import Job, Result, require_trained
 from engine.jobs.reports import numbers, write_report
+from engine.jobs.sharing import Merging
 from engine.runs.run import Run
 from engine.runs.scores import TargetRef
 from engine.targets import UploadedImage, target_function
 
 if TYPE_CHECKING:
-    from engine.jobs.retrained import Logits
+    from engine.jobs.retrained import Change, Logits
     from engine.jobs.session import Session
+
+PLAN = "plan-{}.json"  # in `validation/`, where shards do the retrainings
 
 REPEATS = 4  # retrainings of the run's own weights, where the arithmetic may differ
 
@@ -60,9 +66,19 @@ class Validate(Job):
         """What each retraining leaves out of n examples, int64 [S] by key."""
         return {key: lds.subset(n, drop, self.seed, m) for drop in self.drops for m, key in enumerate(self.keys(drop))}
 
+    def changes(self, n: int, width: int, repeats: int) -> "dict[str, Change]":
+        """All retrainings by key: first those of the run's own weights, which measure the noise."""
+        from engine.jobs.retrained import Change
+
+        unchanged = {key: np.empty(0, np.int64) for key in self.unchanged(width, repeats)}
+        return {key: Change(rows) for key, rows in (unchanged | self.left_out(n)).items()}
+
+    def unchanged(self, width: int, repeats: int) -> list[str]:
+        return [f"all-{width}-{r}" for r in range(repeats)]
+
     def do(self, session: "Session") -> Result:
         from engine.jobs.reopen import reopen
-        from engine.jobs.retrained import Change, retrained, side_by_side, train_rows
+        from engine.jobs.retrained import retrained, train_rows
 
         reopen(session)
         session.journal.update(status_said="validating")
@@ -72,13 +88,12 @@ class Validate(Job):
             session.journal.note(
                 f"Retraining is judged on images of the data set, so these targets are not validated: {', '.join(own)}."
             )
-        width = side_by_side(session)
-        repeats = 1 if width == 1 and session.device.type == "cpu" else REPEATS
-        unchanged = {f"all-{width}-{r}": np.empty(0, np.int64) for r in range(repeats)}
-        left_out = self.left_out(session.stream.data.n)
-        changes = {key: Change(rows) for key, rows in (unchanged | left_out).items()}
+        plan = decided(session, self)
+        width, left_out = plan["width"], self.left_out(session.stream.data.n)
+        changes = self.changes(session.stream.data.n, width, plan["repeats"])
         rows = train_rows(ref for refs in scored.values() for ref in refs)
-        logits = retrained(session, changes, width, rows)
+        logits = retrained(session, changes, width, rows, kind=plan["kind"])
+        unchanged = self.unchanged(width, plan["repeats"])
         seconds = time.monotonic() - began
         names = []
         for drop in self.drops:
@@ -108,7 +123,37 @@ class Validate(Job):
                 write_report(session, names[-1], report)
                 session.journal.note(f"Wrote validation/{names[-1]}.json: {_sentence(report)}")
         session.journal.timing("validate_seconds", time.monotonic() - began)
+        files.remove_inside(session.run.path, plan_path(session.run, session.training, self))
         return Result(reports=tuple(names))
+
+
+def plan_path(run: Run, training: str, job: Validate) -> Path:
+    key = files.json_digest([training, job.subsets, list(job.drops), job.seed])[:16]
+    return run.path / "validation" / PLAN.format(key)
+
+
+def decided(session: "Session", job: Validate) -> dict[str, Any]:
+    """How the retrainings are done: `width` side by side, `repeats` of the run's own weights, and the `kind` of device.
+    As their plan says, where shards have begun; else chosen here, where they are computed.
+
+    Raises `ConfigError`, with both names, where they were begun on another kind of device and this process computes.
+    """
+    from engine.jobs import machine
+    from engine.jobs.replay import origin_of
+    from engine.jobs.retrained import side_by_side
+
+    path, origin = plan_path(session.run, session.training, job), origin_of(session)
+    if path.exists():
+        plan = parts.plan_at(path)
+    else:
+        width = side_by_side(session)
+        repeats = 1 if width == 1 and session.device.type == "cpu" else REPEATS
+        plan = {"training": session.training, **job.record().fields, "width": width, "repeats": repeats, **origin}
+        if session.sharing.shard is not None:
+            plan = parts.agree(path, plan)
+    if not isinstance(session.sharing, Merging):
+        machine.check_one_kind(origin["kind"], plan["kind"], f"What is done of these retrainings ({path.name})")
+    return plan
 
 
 def scored_targets(run: Run) -> dict[str, list[TargetRef]]:

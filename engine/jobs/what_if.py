@@ -14,6 +14,7 @@ from engine.core.schedule import plan_for
 from engine.datasets.base import Dataset
 from engine.jobs.job import Job, Result, next_name, require_trained
 from engine.jobs.reports import write_report
+from engine.jobs.sharing import ALONE
 from engine.runs.run import Run
 from engine.targets import Target, UploadedImage
 
@@ -59,7 +60,8 @@ class WhatIf(Job):
         predicted = what_ifs.predict(record, dataset, left_out)
         key = "what-if-" + files.json_digest([left_out.tolist(), sorted(self.relabelled)])[:16]
         rows = train_rows(record.score_sets.targets())
-        logits = retrained(session, {key: Change(left_out, self.relabelled)}, 1, rows)[key]
+        change = {key: Change(left_out, self.relabelled)}
+        logits = retrained(session, change, 1, rows, ALONE)[key]  # one training: there is nothing to share out
         targets = []
         for target in predicted:
             asked = Target.parse(target.name)

@@ -8,6 +8,8 @@ time. Each line has `time` (seconds since 1970) and `kind`:
                and `done`, how many of them were done before the run was resumed
     failed     `what` and `remedy`
     paused     the disk is full: `needed` and `disk_free`, in bytes
+    ranks      several processes share the work: `ranks`, of each its `rank`, `host`, `pid`, `device`, `phase`, `step`,
+               `steps`, and bytes `rss`, `gpu`, `gpu_total`
     progress   as below
     unreadable not in the file: stands for lines that are damaged, foreign or missing; `what` says it
 

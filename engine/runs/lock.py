@@ -5,12 +5,14 @@ shared for a moment, which never makes another's look fail; whoever wants it who
 nobody but such lookers has it.
 """
 
+import contextlib
 import errno
 import fcntl
 import os
 import random
 import stat
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 from engine import files
@@ -31,9 +33,9 @@ class FileLock:
     def __init__(self, path: Path, busy: tuple[str, str], patience: float = PATIENCE):
         self.path, self.busy, self.patience = path, busy, patience
 
-    def acquire(self, create: bool = True) -> int:
+    def acquire(self, create: bool = True, shared: bool = False) -> int:
         """Takes the lock and returns the handle whose closing (`os.close`) lets go of it. `create`: makes its file
-        where there is none.
+        where there is none. `shared`: together with others who take it so, and with nobody who wants it whole.
 
         Raises `RunBusyError` where another holds it for `patience` seconds, `StorageError` where the file system
         has no locks or the file is no regular one, `ReadOnlyError` in read-only mode.
@@ -42,7 +44,7 @@ class FileLock:
             handle = self._open(os.O_RDWR | (os.O_CREAT if create else 0))
         try:
             began = time.monotonic()
-            while not self._try(handle, fcntl.LOCK_EX):
+            while not self._try(handle, fcntl.LOCK_SH if shared else fcntl.LOCK_EX):
                 waited = time.monotonic() - began
                 only_looked_at = self._try(handle, fcntl.LOCK_SH)
                 if waited > (LOOKING if only_looked_at else self.patience):
@@ -64,6 +66,15 @@ class FileLock:
             return not self._try(handle, fcntl.LOCK_SH)
         except StorageError:  # a file system without locks: nobody can hold one
             return False
+        finally:
+            os.close(handle)
+
+    @contextlib.contextmanager
+    def shared(self) -> Iterator[None]:
+        """Holds it together with others who do the same."""
+        handle = self.acquire(shared=True)
+        try:
+            yield
         finally:
             os.close(handle)
 
@@ -100,7 +111,7 @@ class FileLock:
 
 
 class RunLock(FileLock):
-    """Held by whoever works on a run, cleans it or deletes it."""
+    """Held by whoever works on a run, cleans it or deletes it; shared by shards, which add files and change none."""
 
     def __init__(self, folder: Path, run_id: str):
         busy = f"Run {run_id} is in use by a job in progress.", "Wait until it has finished, or cancel it."

@@ -23,6 +23,7 @@ class Progress:
     series: dict[str, list[tuple[float, float]]] = field(default_factory=dict)  # (time, bytes)
     error: dict | None = None  # what, remedy
     paused: dict | None = None  # while it waits for space: needed, disk_free
+    ranks: list[dict] = field(default_factory=list)  # of each process that shares the work, as `engine.runs.events` has
     damage: list[str] = field(default_factory=list)  # what is wrong with the log, each thing once
 
     def points(self, meter: str) -> tuple[list[float], list[float]]:
@@ -40,6 +41,7 @@ def follow(progress: Progress, events: list[dict]) -> Progress:
         kind = event["kind"]
         if kind == "started":
             progress.error = progress.paused = None
+            progress.ranks = []
             progress.series = {}  # another process, or another day: its meters begin anew
             progress.phase, progress.step, progress.steps, progress.fraction = "prepare", 0, 0, 0.0
         elif kind == "phase":
@@ -51,6 +53,8 @@ def follow(progress: Progress, events: list[dict]) -> Progress:
                 progress.losses, progress.rates = progress.losses[:done], progress.rates[:done]
         elif kind == "progress":
             _advance(progress, event)
+        elif kind == "ranks":
+            progress.ranks = [rank for rank in event["ranks"] if _is_rank(rank)]
         elif kind == "unreadable":
             if event["what"] not in progress.damage:
                 progress.damage.append(event["what"])
@@ -78,3 +82,11 @@ def _advance(progress: Progress, event: dict) -> None:
         if event.get(meter) is not None:
             progress.meters[meter] = event[meter]
             progress.series.setdefault(meter, []).append((event["time"], event[meter]))
+
+
+RANK = {"rank": int, "step": int, "steps": int, "host": str, "device": str, "phase": str}
+
+
+def _is_rank(rank: dict) -> bool:
+    """Whether an entry of `ranks` has what is drawn of it, in the types that it is drawn as."""
+    return all(type(rank.get(name, kind())) is kind for name, kind in RANK.items()) and "rank" in rank
