@@ -610,6 +610,7 @@ PRESETS = {
         recipe=Recipe(epochs=6, batch_size=250),
         targets=tuple(f"test:{i}" for i in range(8)),
         replay_mode="disk",
+        compile="off",  # over before compiling would pay, and the same bits on every machine, whatever it measures
     ),
     # All 60,000 images. The highest rate that stays smooth with these initial weights: metasmoothness
     # 0.99 at a peak of 0.03 (accuracy 0.871), 0.77 at 0.045 (0.898). docs/trust.md has the frontier.

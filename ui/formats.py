@@ -34,6 +34,7 @@ STATUS_MARK = {
 PHASES = {
     "queued": "Queued",
     "prepare": "Prepare",
+    "compile": "Compile",
     "train": "Train",
     "evaluate": "Evaluate",
     "replay": "Replay",
@@ -379,6 +380,8 @@ def phase(name: str) -> str:
 def stages(kind: str, now: str) -> list[str]:
     """The stages of a job as Markdown, that of the phase `now` in bold."""
     names = kind_named(kind).stages
+    if now == "compile":
+        names = (names[0], now, *names[1:])
     if now in ("train", "evaluate", "rebuild") and now not in names:
         now = "train" if "train" in names else "rebuild"
     return [f"**{plain(phase(name))}**" if name == now else f":gray[{plain(phase(name))}]" for name in names]

@@ -88,9 +88,8 @@ class Compiled:
         on_part: OnPart = lambda done, parts: None,
     ):
         self.model, self.precision, self.example, self.on_part = model, precision, example, on_part
-        self.width = 0
+        self.chunk = 0  # targets that a pass backwards carries
         self._forwards: Part | None = None
-        self._side_by_side: dict[int, Part] = {}
         self._primal: Part | None = None
         self._tangents: Part | None = None
 
@@ -132,7 +131,7 @@ class Compiled:
         with self._computed(inputs):
             kept = self._primal(*arguments)[1:]
         self._tangents = Part(self._compiled(tangent, (v_KP, adjoint_KQ, *kept)), ())
-        self.width = width
+        self.chunk = width
         del kept
         self.on_part(3, 3)
         self._check_backwards(state, inputs)
@@ -142,6 +141,12 @@ class Compiled:
         with self._computed(inputs):
             g, *kept = self._primal(*_arguments(state, inputs))
         return CompiledLinearized(self, inputs, g, tuple(kept))
+
+    def fewer(self) -> "Compiled | None":
+        if self.chunk <= 1:
+            return None
+        self.compile_backwards(self.chunk // 2)
+        return self
 
     def _with_tangents(self, *arguments: Tensor) -> tuple[Tensor, ...]:
         """g, then what `Linearized.tangents` returns: the order that `divide` relies on."""
@@ -230,18 +235,18 @@ class CompiledLinearized:
         passes, k, parts = self.passes, v_KP.shape[0], []
         assert passes._tangents is not None
         with passes._computed(self.inputs):
-            for at in range(0, k, passes.width):
+            for at in range(0, k, passes.chunk):
                 parts.append(passes._tangents(*self._pass(v_KP, at), *self._pass(adjoint_KQ, at), *self.kept))
-        if passes.width == 1:
+        if passes.chunk == 1:
             return tuple(map(torch.stack, zip(*parts, strict=True)))  # type: ignore[return-value]
         return tuple(torch.cat(each)[:k] for each in zip(*parts, strict=True))  # type: ignore[return-value]
 
     def _pass(self, all_K: Tensor, at: int) -> tuple[Tensor]:
         """The targets from `at`, as many as a pass carries, padded with zeros."""
-        if self.passes.width == 1:
+        if self.passes.chunk == 1:
             return (all_K[at],)
-        some = all_K[at : at + self.passes.width]
-        short = self.passes.width - len(some)
+        some = all_K[at : at + self.passes.chunk]
+        short = self.passes.chunk - len(some)
         return (torch.cat([some, some.new_zeros(short, some.shape[1])]) if short else some,)
 
 
@@ -350,6 +355,8 @@ def _subgraph(graph: GraphModule, arguments: list[Node], inner: set[Node] | None
     for node in graph.graph.nodes:
         if node in inner and node not in copies:
             copies[node] = made.node_copy(node, copies.__getitem__)
+            if copies[node].target is torch.ops.aten.view.default:  # what is kept may lie in another order
+                copies[node].target = torch.ops.aten.reshape.default
     made.output(tree_map(lambda n: copies[n] if isinstance(n, Node) else n, tuple(outputs)))
     return GraphModule(graph, made)
 
@@ -371,10 +378,11 @@ def _errors() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _settings(cpu: bool) -> Iterator[None]:
-    """Inductor's: no choice by trial, since another choice has other bits. On a CPU in this process alone."""
+    """Inductor's: no choice by trial, since another choice has other bits; what one part hands to the next stays in the
+    layout that convolutions like. On a CPU in this process alone."""
     from torch._inductor import config
 
-    wanted = {"deterministic": True, "fx_graph_cache": True, "max_autotune": False}
+    wanted = {"deterministic": True, "fx_graph_cache": True, "max_autotune": False, "keep_output_stride": False}
     wanted |= {"compile_threads": 1} if cpu else {}
     with config.patch({name: value for name, value in wanted.items() if hasattr(config, name)}):
         yield

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from engine.core.memory import bytes_per_target, chunk_that_fits
 from engine.core.state import Adjoint, Trajectory
-from engine.core.step import step_back
+from engine.core.step import Eager, Passes, step_back
 from engine.core.stream import Stream
 from engine.core.training import optimizer_for
 from engine.errors import DivergedError
@@ -34,12 +34,15 @@ def replay(
     on_progress: OnProgress | None = None,
     before_step: Callable[[int], None] | None = None,
     resume: tuple[int, Tensor] | None = None,
+    passes: Passes | None = None,
+    on_fewer: Callable[[int], None] = lambda chunk: None,
 ) -> Tensor:
     """Scores [K, N], in the adjoint's precision, from the adjoint at the final state.
 
     `stream` is that of the training. `targets_per_pass` targets are carried through a step at a time;
     0 takes as many as fit. `resume`, steps done and the scores [K, N] so far, goes on from there; the
-    adjoint is then the one before those steps.
+    adjoint is then the one before those steps. `passes` through the model, with their own number of targets a pass; the
+    model's where None. Where memory runs out, half as many are carried from then on, and `on_fewer` is told how many.
 
     Raises `DivergedError`, with the step's number, soon after an adjoint is not finite, and what the
     trajectory raises where a step can neither be read nor rebuilt.
@@ -48,11 +51,23 @@ def replay(
     done, scores = resume or (0, adjoint.theta.new_zeros(adjoint.theta.shape[0], stream.data.n))  # [K, N]
     chunk = targets_per_pass or chunk_that_fits(bytes_per_target(model, stream.batch_shape), len(scores), scores.device)
     every = max(1, steps // LOOKS)
+    passes = passes or Eager(model, chunk=chunk)
     for t in reversed(range(steps - done)):
         if before_step is not None:
             before_step(t)
-        inputs = stream.at(t)
-        adjoint, score_KB = step_back(model, optimizer, trajectory.get(t), inputs, adjoint, chunk)
+        inputs, state = stream.at(t), trajectory.get(t)
+        while True:
+            try:
+                new, score_KB = step_back(passes, optimizer, state, inputs, adjoint)
+                break
+            except torch.OutOfMemoryError:
+                fewer = passes.fewer()
+                if fewer is None:
+                    raise
+                passes = fewer
+            torch.cuda.empty_cache()
+            on_fewer(passes.chunk or 1)
+        adjoint = new
         scores[:, inputs.index_B] += score_KB
         if t % every == 0:
             _check_finite(adjoint, scores, t, steps)

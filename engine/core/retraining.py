@@ -27,7 +27,7 @@ from torch.func import vmap
 
 from engine.core.memory import bytes_per_target, chunk_that_fits
 from engine.core.state import State
-from engine.core.step import step
+from engine.core.step import Passes, step
 from engine.core.stream import StepInputs, Stream
 from engine.core.training import initial_state, optimizer_for, train
 from engine.errors import DivergedError
@@ -49,14 +49,16 @@ def retrain(
     stream: Stream,
     weights_MN: Tensor,
     before_step: Callable[[int], None] | None = None,
+    passes: Passes | None = None,
 ) -> list[State]:
     """Final states of M trainings carried side by side; `weights_MN` of the examples, each row one.
 
-    `stream` says data and recipe; its own weights do not count. Raises `DivergedError` where one of
+    `stream` says data and recipe; its own weights do not count. `passes` through the model; its own where None; those
+    that are compiled carry one training at a time. Raises `DivergedError` where one of
     the trainings is not finite; its row is named.
     """
     if len(weights_MN) == 1:
-        return [train(model, stream.weighted(weights_MN[0]), before_step=before_step)]
+        return [train(model, stream.weighted(weights_MN[0]), before_step=before_step, passes=passes)]
     stream, optimizer = stream.weighted(weights_MN), optimizer_for(model, stream.recipe)
     initial = initial_state(model, optimizer)
     states = _mapped(lambda part: part.expand(len(weights_MN), -1), initial)
@@ -66,7 +68,7 @@ def retrain(
         inputs = stream.at(t)
 
         def one(state: State, w_B: Tensor, inputs: StepInputs = inputs) -> State:
-            return step(model, optimizer, state, replace(inputs, w_B=w_B))[0]
+            return step(passes or model, optimizer, state, replace(inputs, w_B=w_B))[0]
 
         states = vmap(one)(states, inputs.w_B)
     rows = [_mapped(lambda part, m=m: part[m], states) for m in range(len(weights_MN))]

@@ -25,7 +25,7 @@ a target, and one gradient a step for an optimizer whose pullback reads it.
 
 import contextlib
 import threading
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import torch
@@ -61,6 +61,15 @@ class Passes(Protocol):
 
     Both keep to the precision in which they were made, and return tensors of the state's own.
     """
+
+    @property
+    def chunk(self) -> int | None:
+        """Targets that a pass backwards carries at a time; None: all."""
+        ...
+
+    def fewer(self) -> "Passes | None":
+        """The same with half as many targets a pass; None where there are no fewer."""
+        ...
 
     def gradient(self, state: State, inputs: StepInputs) -> tuple[Tensor, tuple[Tensor, Tensor]]:
         """g [P]; and the loss L, and the buffers after the pass [Q]."""
@@ -119,6 +128,9 @@ class Eager:
 
     def linearize(self, state: State, inputs: StepInputs, needs_grad: bool) -> "EagerLinearized":
         return EagerLinearized(self, state, inputs, self.gradient(state, inputs)[0] if needs_grad else None)
+
+    def fewer(self) -> "Eager | None":
+        return replace(self, chunk=self.chunk // 2) if self.chunk and self.chunk > 1 else None
 
     def _computed(self, inputs: StepInputs) -> contextlib.AbstractContextManager[None]:
         return computed_in(self.precision, inputs.w_B.device) if self.precision else contextlib.nullcontext()

@@ -11,7 +11,7 @@ from engine.core.optim.base import Optimizer
 from engine.core.optim.clip import Clipped
 from engine.core.optim.groups import ScaledRates, decay_and_factors
 from engine.core.state import Put, Recorder, State
-from engine.core.step import step
+from engine.core.step import Passes, step
 from engine.core.stream import Stream
 from engine.errors import DivergedError
 from engine.models.functional import FunctionalModel
@@ -42,15 +42,17 @@ def train(
     on_progress: OnProgress | None = None,
     before_step: Callable[[int], None] | None = None,
     resume: tuple[int, State] | None = None,
+    passes: Passes | None = None,
 ) -> State:
     """The state after all steps of the stream.
 
     `before_step(t)` may raise to stop. `resume`, a step and the state before it, goes on from
-    there. Raises `DivergedError`, with the step's number, where a loss is not finite.
+    there. `passes` through the model; the model's own where None. Raises `DivergedError`, with the step's number,
+    where a loss is not finite.
     """
     start, state = resume or (0, initial_state(model, optimizer_for(model, stream.recipe)))
     put = trajectory.put if trajectory is not None else None
-    state = advance(model, stream, state, start, stream.steps, put, on_progress, before_step)
+    state = advance(model, stream, state, start, stream.steps, put, on_progress, before_step, passes)
     if not all(torch.isfinite(part).all() for part in state.parts):
         _check_finite(math.nan, stream.steps - 1, stream)
     if trajectory is not None:
@@ -67,6 +69,7 @@ def advance(
     put: Put | None = None,
     on_progress: OnProgress | None = None,
     before_step: Callable[[int], None] | None = None,
+    passes: Passes | None = None,
 ) -> State:
     """Runs the steps from `start` to before `stop`, putting the state before each."""
     optimizer = optimizer_for(model, stream.recipe)
@@ -77,7 +80,7 @@ def advance(
         if put is not None:
             put(t, state)
         inputs = stream.at(t)
-        state, loss = step(model, optimizer, state, inputs)
+        state, loss = step(passes or model, optimizer, state, inputs)
         pending.append(loss)
         rates.append(inputs.lr)
         if t + 1 == stop or time.monotonic() - looked >= LOSS_EVERY:

@@ -155,7 +155,7 @@ def sizes_of(config: RunConfig, data: datasets_base.Sizes, state: int, full: int
     from engine.trajectory.state_files import HEADER
     from engine.trajectory.writer import WAITING
 
-    n, k, item = data.n_train, len(config.targets), 8 if config.precision == "float64" else 4
+    n, k, item = data.n_train, len(config.targets), 8 if config.state_precision == "float64" else 4
     steps = len(plan_for(config.recipe, n))
     segment = segment_length(steps, full + HEADER, config.segment, round(config.checkpoint_mb * 1e6))
     checkpoints = -(-steps // segment)
@@ -267,7 +267,7 @@ def _probe(config: RunConfig, dataset, model, device, chunk: int, root: Path, wo
             f"{free / 1e6:,.0f} MB are free on {device}.",
             "Carry fewer targets per pass, use a smaller batch or a narrower model.",
         )
-    peak, dtype = devices.Peak(device, reset=True), getattr(torch, config.precision)
+    peak, dtype = devices.Peak(device, reset=True), getattr(torch, config.state_precision)
     model = model.to(device, dtype)
     train, test = (examples(dataset, split, device, dtype) for split in datasets_base.SPLITS)
     clock = functools.partial(_timed, device)

@@ -43,7 +43,7 @@ def logits(run: Run, images: np.ndarray) -> np.ndarray:
         raise IntegrityError(f"{path} cannot be read ({error.strerror}).", remedy) from error
     if checksum != record.files.get(STATE):
         raise IntegrityError(f"{path} has changed since it was written.", remedy)
-    dataset, dtype = dataset_registry.load(config.dataset), getattr(torch, config.precision)
+    dataset, dtype = dataset_registry.load(config.dataset), getattr(torch, config.state_precision)
     mean, std = (torch.as_tensor(a, dtype=dtype) for a in (dataset.mean, dataset.std))
     inputs = Examples(torch.from_numpy(images), torch.zeros(len(images), dtype=torch.int64), dtype, mean, std)
     with _one_at_a_time, device.exact_arithmetic():

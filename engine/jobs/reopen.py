@@ -177,7 +177,7 @@ def check_steps(session: Session, trajectory: Trajectory) -> None:
         return
     state = session.initial
     for t in range(STEPS):
-        state, _ = step(session.model, session.optimizer, state, session.stream.at(t))
+        state, _ = step(session.forwards, session.optimizer, state, session.stream.at(t))
     if not (torch.equal(state.theta, kept.theta) and torch.equal(state.buffers, kept.buffers)):
         raise _other(session, f"state after {STEPS} steps", "how a step computes (loss, optimizer, data)")
 

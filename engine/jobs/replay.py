@@ -238,6 +238,8 @@ class Scoring:
             on_progress=progress,
             before_step=session.check_cancelled,
             resume=(done, scores),
+            passes=session.backwards(self.whole.width),
+            on_fewer=lambda chunk: session.journal.note(f"Memory ran out: {chunk} targets a pass from here on."),
         )
         session.check_data()
         return scores.float().cpu().numpy(), norms, keeper.seconds

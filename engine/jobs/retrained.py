@@ -176,7 +176,7 @@ def _train(
         row[torch.from_numpy(change.left_out)] = 0
     stream = _relabelled(session, next(iter(changes.values())).relabelled)
     try:
-        states = retraining.retrain(session.model, stream, weights.to(session.device), before_step)
+        states = retraining.retrain(session.model, stream, weights.to(session.device), before_step, session.forwards)
     except DivergedError as error:
         keys = list(changes)
         raise DivergedError(

@@ -4,6 +4,7 @@ import contextlib
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 
@@ -11,6 +12,7 @@ from engine import device as devices
 from engine.config import RunConfig, check
 from engine.core.optim.base import Optimizer
 from engine.core.state import State, Trajectory
+from engine.core.step import Passes
 from engine.core.stream import Examples, Stream, examples
 from engine.core.training import advance, initial_state, optimizer_for
 from engine.core.trunk import Trunk
@@ -61,6 +63,25 @@ class Session:
     def steps(self) -> int:
         return self.stream.steps
 
+    @cached_property
+    def forwards(self) -> Passes:
+        """Of the training's steps, as they were or are to be: the first to ask may wait while they are compiled."""
+        from engine.jobs.compiling import forwards
+
+        return forwards(self)
+
+    def backwards(self, width: int) -> Passes:
+        """Of steps backwards for targets of which `width` are carried at a time where the run says no other number."""
+        from engine.jobs.compiling import backwards
+
+        if width not in self._backwards:
+            self._backwards[width] = backwards(self, width)
+        return self._backwards[width]
+
+    @cached_property
+    def _backwards(self) -> dict[int, Passes]:
+        return {}
+
     def check_cancelled(self, t: int) -> None:
         """Before step t: raises `CancelledError` where the job shall stop, or the process is on its way out."""
         self.sharing.check()
@@ -102,6 +123,7 @@ class Session:
 
     def _disk(self, full: bool = False) -> DiskStore:
         folder, on = self.run.path / "trajectory", devices.computed_on(self.device, torch.get_num_threads())
+        on += ", compiled" if self.run.manifest().compiled else ""
         return DiskStore(folder, self.training, self.device, self.writer, self.optimizer, full, on)
 
     def _forward(self, segment: int):
@@ -123,6 +145,7 @@ class Session:
                 put,
                 progress,
                 self.check_cancelled,
+                self.forwards,
             )
 
         return forward
@@ -150,7 +173,7 @@ def opened(
     device = devices.choose(config.device)
     journal.watch(device)
     journal.phase("prepare")
-    dtype = getattr(torch, config.precision)
+    dtype = getattr(torch, config.state_precision)
     cpu_threads = (manifest.threads or cpu_threads) if device.type == "cpu" else None
     with (
         devices.threads(cpu_threads),

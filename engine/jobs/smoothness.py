@@ -61,7 +61,7 @@ class Smoothness(Job):
         def trained(weights: torch.Tensor):
             nonlocal done
             weights_1N = weights[None].to(session.device, session.dtype)
-            (state,) = retraining.retrain(session.model, session.stream, weights_1N, before)
+            (state,) = retraining.retrain(session.model, session.stream, weights_1N, before, session.forwards)
             done += session.steps
             return state
 

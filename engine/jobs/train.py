@@ -107,7 +107,7 @@ def train(session: "Session", mode: str) -> "tuple[Trained, Trajectory]":
         data_fingerprint=session.dataset.fingerprint,
         **origin(session),
         precision=config.precision,
-        tf32=False,
+        tf32=config.precision == "tf32",
         deterministic="cudnn" if session.device.type == "cuda" else "cpu",
         steps=session.steps,
         parameters=session.model.parameters,
@@ -140,6 +140,7 @@ def train(session: "Session", mode: str) -> "tuple[Trained, Trajectory]":
             on_progress=meter.report,
             before_step=session.check_cancelled,
             resume=(start, state),
+            passes=session.forwards,
         )
         session.check_data()
         trained = Trained(final, digests)

@@ -19,7 +19,7 @@ class _Replayable(nn.modules.batchnorm._BatchNorm):
     """Batch normalisation (arXiv 1502.03167) over all dimensions but 1, in elementary operations.
 
     As `nn.BatchNorm*d`: normalises with the biased variance, and
-    running' = (1 − momentum) · running + momentum · batch, with the unbiased variance.
+    running' = (1 − momentum) · running + momentum · batch, with the unbiased variance. Statistics are float32 at least.
     """
 
     momentum: float  # never None, and statistics that are tracked: others are refused
@@ -39,7 +39,7 @@ class _Replayable(nn.modules.batchnorm._BatchNorm):
         self.running_var = torch.ones_like(self.running_var)
 
     def forward(self, input: Tensor) -> Tensor:
-        x = input
+        x = input.float() if input.dtype in (torch.bfloat16, torch.float16) else input
         self._check_input_dim(x)
         shape = (1, -1) + (1,) * (x.dim() - 2)
         if self.training:
@@ -60,7 +60,7 @@ class _Replayable(nn.modules.batchnorm._BatchNorm):
             scale = scale * self.weight
         shift = -mean * scale if self.bias is None else self.bias - mean * scale
         # One multiply-add over the activations, as the fused kernels do.
-        return torch.addcmul(shift.view(shape), x, scale.view(shape))
+        return torch.addcmul(shift.view(shape), x, scale.view(shape)).to(input.dtype)
 
 
 class BatchNorm1d(_Replayable, nn.BatchNorm1d):

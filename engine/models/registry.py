@@ -72,7 +72,7 @@ def build(config: RunConfig, dataset: Dataset, device: torch.device | str = "cpu
     """The model that a configuration asks for, on the device, in the configuration's precision. Its `notes` say how its
     weights came about, and what was replaced."""
     made, notes = prepared(config, dataset)
-    model = FunctionalModel(made, device, getattr(torch, config.precision))
+    model = FunctionalModel(made, device, getattr(torch, config.state_precision))
     model.notes[:0] = notes
     return model
 

@@ -4,7 +4,7 @@ Everything that a page shows of a run in progress is read from here, by any proc
 time. Each line has `time` (seconds since 1970) and `kind`:
 
     queued, started, finished, cancelled, cleaned, continued, note
-    phase      `phase` ("prepare", "train", "evaluate", "replay", "rebuild", "retrain"), its `steps`,
+    phase      `phase` ("prepare", "compile", "train", "evaluate", "replay", "rebuild", "retrain"), its `steps`,
                and `done`, how many of them were done before the run was resumed
     failed     `what` and `remedy`
     paused     the disk is full: `needed` and `disk_free`, in bytes
@@ -15,7 +15,7 @@ time. Each line has `time` (seconds since 1970) and `kind`:
 
 `progress` has
 
-    phase      "train", "replay", "rebuild" or "retrain"
+    phase      "train", "replay", "rebuild", "retrain" or "compile"
     step       steps of this phase done; `steps` is how many there are
     losses     train: mean batch loss of each step since the last progress line
     rates      train: learning rate of each of them

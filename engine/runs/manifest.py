@@ -117,6 +117,7 @@ class Manifest:
     threads: int | None = _entry(optional(_threads), None)
     precision: str | None = _entry(optional(text), None)
     tf32: bool = _entry(flag, False)
+    compiled: bool | None = _entry(optional(flag), None)  # whether the training's steps were; None before 0.3.0
     deterministic: str | None = _entry(optional(text), None)  # whose deterministic kernels: "cpu" or "cudnn"
     steps: int | None = _entry(optional(whole), None)
     parameters: int | None = _entry(optional(whole), None)

@@ -1,0 +1,171 @@
+"""Which of a run's steps are compiled (`engine.core.compiled`), and the compiling itself, as a phase of a job.
+
+    compile = off      none
+    compile = on       all; where that cannot be, the log says why, and the work goes on step by step
+    compile = auto     where it pays: two steps are measured, and what compiled ones would save over the whole training
+                       and replay must be `WORTH` times what the compiling takes
+
+How a run was trained stands in its manifest (`compiled`): its steps are run again in that way, to the same bits, in
+every mode, when it is resumed and when it is retrained. Where a run's compiled steps cannot be made, as on a machine
+without a compiler, `ConfigError` says so. Steps backwards change no state: each replay decides for itself.
+"""
+
+import time
+from typing import TYPE_CHECKING
+
+import torch
+
+from engine.core.code_cache import keep_in
+from engine.core.compiled import Compiled, CompileError
+from engine.core.converted import Converted, converted
+from engine.core.state import Adjoint
+from engine.core.step import Eager, Passes, step, step_back
+from engine.errors import ConfigError
+
+if TYPE_CHECKING:
+    from engine.jobs.session import Session
+
+# Measured (docs/performance.md). What compiling saves, as a part of the time that steps take one operation at a time:
+SAVES = {"cpu": 0.45, "cuda": 0.75}
+
+TAKES = {"cpu": 60.0, "cuda": 90.0}  # seconds of compiling all, from an empty folder
+
+WORTH = 2.0
+
+WIDTH = {"cpu": 4, "cuda": 1}  # targets that a compiled pass carries: more leave the caches, or take memory for nothing
+
+
+def pays(seconds: float, kind: str) -> bool:
+    """Whether to compile steps that take `seconds` in all, on a kind of device."""
+    return SAVES[kind] * seconds > WORTH * TAKES[kind]
+
+
+def forwards(session: "Session") -> Passes:
+    """The passes of the training's own steps. Decides for a run that was not trained, and writes down what."""
+    precision = session.config.precision
+    compiled = is_compiled(session)
+    if not compiled:
+        return Eager(session.model, precision)
+    passes = _compiled(session, precision, None)
+    if passes is not None:
+        return passes
+    if session.manifest.trained or session.manifest.compiled:
+        raise ConfigError(
+            f"Run {session.run.id} was trained with compiled steps, which cannot be made here; the log says why.",
+            "Use the machine that trained it, install a C++ compiler (g++), or start a new run.",
+        )
+    session.journal.update(compiled=False)
+    return Eager(session.model, precision)
+
+
+def backwards(session: "Session", width: int) -> Passes:
+    """The passes of steps backwards. Not compiled they carry `width` targets at a time; compiled as many, or as many as
+    pay on this kind of device: their scores do not depend on it."""
+    precision, config = session.config.replays_in, session.config
+    if config.compile == "on" or (config.compile == "auto" and is_compiled(session)):
+        passes = _compiled(session, precision, config.targets_per_pass or min(width, WIDTH[session.device.type]))
+        if passes is not None:
+            return passes
+    return _uncompiled(session, precision, width)
+
+
+def is_compiled(session: "Session") -> bool:
+    """Whether the training's steps are compiled: as its manifest says; decided, and written there, before the first."""
+    manifest = session.run.manifest()
+    if manifest.compiled is not None:
+        return manifest.compiled
+    # One that began before there were compiled steps goes on without.
+    compiled = session.manifest.training_digest is None and _wanted(session)
+    session.journal.update(compiled=compiled)
+    return compiled
+
+
+def _uncompiled(session: "Session", precision: str, chunk: int | None) -> Passes:
+    dtype = _dtype(precision)
+    if dtype == session.dtype:
+        return Eager(session.model, precision, chunk)
+    return Converted(Eager(session.model.to(session.device, dtype), precision, chunk), dtype)
+
+
+def _dtype(precision: str) -> torch.dtype:
+    return torch.float64 if precision == "float64" else torch.float32
+
+
+def _wanted(session: "Session") -> bool:
+    if session.config.compile != "auto":
+        return session.config.compile == "on"
+    seconds = _measured(session, len(session.config.targets))
+    yes = pays(seconds, session.device.type)
+    session.journal.note(
+        f"One operation at a time, training and replay would take about {seconds:,.0f} s: "
+        f"{'steps are compiled' if yes else 'too little for compiling to pay'}."
+    )
+    return yes
+
+
+def _measured(session: "Session", targets: int) -> float:
+    """Seconds that all steps take, and all target-steps, one operation at a time; from the second of two each."""
+    state, inputs, device = session.initial, session.stream.at(0), session.device
+    some = min(targets, WIDTH["cpu"])
+    theta, *opt, buffers = (part.new_ones(some, part.numel()) for part in state.parts)
+    adjoint, k = Adjoint(theta, tuple(opt), buffers), session.optimizer
+
+    def timed(act) -> float:
+        for _ in range(2):
+            _wait(device)
+            began = time.perf_counter()
+            act()
+            _wait(device)
+        return time.perf_counter() - began
+
+    forward = timed(lambda: step(_uncompiled(session, session.config.precision, None), k, state, inputs))
+    passes = _uncompiled(session, session.config.replays_in, some)
+    back = timed(lambda: step_back(passes, k, state, inputs, adjoint)) / some
+    return session.steps * (forward + targets * back)
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def _compiled(session: "Session", precision: str, width: int | None) -> Passes | None:
+    """Compiled forwards (`width` None), or backwards; None where that cannot be, which the log then says."""
+    journal, dtype = session.journal, _dtype(precision)
+    same = dtype == session.dtype
+    model = session.model if same else session.model.to(session.device, dtype)
+    example = session.initial, session.stream.at(0)
+    meter = journal.phase("compile", 1 if width is None else 3)
+    began = time.monotonic()
+    for note in keep_in(session.run.root):
+        journal.note(note)
+    passes = Compiled(
+        model,
+        precision,
+        example if same else converted(*example, dtype),
+        lambda done, parts: meter.report(done),
+    )
+    try:
+        if width is None:
+            passes.compile_forwards()
+        else:
+            _compile_backwards(passes, width, journal.note)
+    except CompileError as error:
+        journal.note(f"Steps are not compiled. {error.what}")
+        return None
+    which = "Steps" if width is None else "Steps backwards"
+    journal.note(f"{which} were compiled in {time.monotonic() - began:.1f} s.")
+    return passes if same else Converted(passes, dtype)
+
+
+def _compile_backwards(passes: Compiled, width: int, note) -> None:
+    """As many targets a pass as the memory has room for, from `width` downwards: found by running it."""
+    while True:
+        try:
+            return passes.compile_backwards(width)
+        except torch.OutOfMemoryError:
+            if width == 1:
+                raise
+        torch.cuda.empty_cache()
+        note(f"Memory ran out with {width} targets a pass; {width // 2} are tried.")
+        width //= 2
