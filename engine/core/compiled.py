@@ -152,12 +152,12 @@ class Compiled:
         """g, then what `Linearized.tangents` returns: the order that `divide` relies on."""
         v, adjoint = arguments[-2:]
         state, inputs = self._read(arguments[:-2])
-        g, _ = steps.gradient(self.model, state, inputs)
 
-        def one(v_P: Tensor, adjoint_Q: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-            return steps.tangents(self.model, state, inputs, v_P, adjoint_Q)
+        def one(v_P: Tensor, adjoint_Q: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+            return steps.gradient_and_tangents(self.model, state, inputs, v_P, adjoint_Q)
 
-        return g, *(one if v.dim() == 1 else vmap(one))(v, adjoint)
+        shared_and_own: Any = (None, 0, 0, 0)
+        return (one if v.dim() == 1 else vmap(one, out_dims=shared_and_own))(v, adjoint)
 
     # -- what both are made of
 
@@ -171,6 +171,7 @@ class Compiled:
 
     def _traced(self, function: Callable, arguments: tuple[Tensor, ...]) -> tuple[GraphModule, tuple[Tensor, ...]]:
         """The function's operations, and the constants that they read, which become its last arguments."""
+        from torch._functorch.compile_utils import fx_graph_cse
         from torch._inductor.decomposition import select_decomp_table
 
         inputs = self.example[1]
@@ -185,6 +186,8 @@ class Compiled:
             if torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ()):
                 raise CompileError(f"It draws random numbers ({node.target}).", "It runs without.")
         graph.graph.eliminate_dead_code()
+        # Once what stands there twice, such as the pass that g and its tangent share.
+        graph = GraphModule(graph, fx_graph_cse(graph.graph))
         return graph, _constants_as_arguments(graph)
 
     def _compiled(self, graph: GraphModule, arguments: tuple[Tensor, ...]) -> Callable[..., Any]:

@@ -26,11 +26,11 @@ a target, and one gradient a step for an optimizer whose pullback reads it.
 import contextlib
 import threading
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
-from torch.func import grad, jvp, vmap
+from torch.func import grad, jvp, vjp, vmap
 
 from engine.core.optim.base import Optimizer
 from engine.core.precision import computed_in
@@ -169,6 +169,29 @@ def tangents(
 
     of_gradients, of_losses = jvp(gradients, (state.theta, zero), (v_P, one))[1]
     return *of_gradients, of_losses
+
+
+def gradient_and_tangents(
+    model: FunctionalModel, state: State, inputs: StepInputs, v_P: Tensor, adjoint_Q: Tensor
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """g [P], and then what `tangents` returns, in a form whose primal pass is the same for all targets.
+
+    `tangents` has λb' in its primal pass, times ε = 0. Here it is a tangent alone: the pullback of (θ, b) ↦ (L, b') at
+    the cotangent (1, c), of which c = 0 moves in direction λb'. The same sums, rounded in another order.
+    """
+    zero_Q = torch.zeros_like(state.buffers)
+
+    def gradients(theta: Tensor, c_Q: Tensor):
+        def forward(theta: Tensor, buffers: Tensor):
+            value, (losses, after) = _loss(model, theta, buffers, inputs)
+            return (value, after), losses
+
+        at: Any = vjp(forward, theta, state.buffers, has_aux=True)
+        (value, _), pullback, losses = at
+        return *pullback((torch.ones_like(value), c_Q)), losses
+
+    primal, of_gradients = jvp(gradients, (state.theta, zero_Q), (v_P, adjoint_Q))
+    return primal[0], *of_gradients
 
 
 def gradient(model: FunctionalModel, state: State, inputs: StepInputs) -> tuple[Tensor, tuple[Tensor, Tensor]]:
