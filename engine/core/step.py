@@ -190,7 +190,8 @@ def gradient_and_tangents(
         (value, _), pullback, losses = at
         return *pullback((torch.ones_like(value), c_Q)), losses
 
-    primal, of_gradients = jvp(gradients, (state.theta, zero_Q), (v_P, adjoint_Q))
+    both: Any = jvp(gradients, (state.theta, zero_Q), (v_P, adjoint_Q))
+    primal, of_gradients = both
     return primal[0], *of_gradients
 
 
