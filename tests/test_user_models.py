@@ -4,9 +4,14 @@ Each model that is accepted is trained in float64, and its scores are compared w
 every example weight. Each situation was met in a public report; the kinds are listed by the names of the tests.
 """
 
+import array
+import collections
 import copy
+import ctypes
+import functools
 import io
 import itertools
+import os
 import random
 import re
 import threading
@@ -461,7 +466,150 @@ def with_gradient_hook() -> nn.Module:
     return model
 
 
+class Ticks:
+    """Counts in a slot, beyond the reach of `vars`."""
+
+    __slots__ = ("n",)
+
+    def __init__(self):
+        self.n = 0
+
+    def __call__(self, *_):
+        self.n += 1
+        return self.n
+
+    def hook(self, part, inputs, output):
+        return output if self() < 1000 else -output
+
+
+TICKS, LOCAL, NAMES = Ticks(), threading.local(), {"n": 0}
+
+
+class Total:
+    n = 0
+
+
+def through_another(limit: int = 1000) -> bool:
+    return further() < limit
+
+
+def further() -> int:
+    NAMES["n"] += 1
+    return NAMES["n"]
+
+
+def counts_itself() -> int:
+    counts_itself.n = getattr(counts_itself, "n", 0) + 1
+    return counts_itself.n
+
+
+def in_a_closure():
+    n = 0
+
+    def tick():
+        nonlocal n
+        n += 1
+        return n
+
+    return tick
+
+
+class Seldom(Model):
+    """Something counts the passes, and changes them after a thousand: no output shows it."""
+
+    def __init__(self, counter, tick=lambda counter: counter()):
+        super().__init__()
+        self.counter, self.tick = counter, tick
+
+    def between(self, h):
+        return h if self.tick(self.counter) < 1000 else h.relu()
+
+
+def add(container, key=0) -> int:
+    container[key] += 1
+    return container[key]
+
+
+class GlobalObject(Model):
+    def between(self, h):
+        return h if TICKS() < 1000 else h.relu()
+
+
+class GlobalClass(Model):
+    def between(self, h):
+        Total.n += 1
+        return h if Total.n < 1000 else h.relu()
+
+
+class ThreadLocal(Model):
+    def between(self, h):
+        LOCAL.n = getattr(LOCAL, "n", 0) + 1
+        return h if LOCAL.n < 1000 else h.relu()
+
+
+class OtherFunction(Model):
+    def between(self, h):
+        return h if through_another() else h.relu()
+
+
+class FunctionsOwn(Model):
+    def between(self, h):
+        return h if counts_itself() < 1000 else h.relu()
+
+
+class Environment(Model):
+    def between(self, h):
+        os.environ["REPLAY_TEST_PASSES"] = str(int(os.environ.get("REPLAY_TEST_PASSES", "0")) + 1)
+        return h
+
+
+class SparseState(Model):
+    def __init__(self):
+        super().__init__()
+        self.table = torch.eye(2).to_sparse()
+
+    def between(self, h):
+        self.table = self.table * 1.01
+        return h
+
+
+class Reseeds(Model):
+    def __init__(self):
+        super().__init__()
+        self.source = torch.Generator().manual_seed(1)
+
+    def between(self, h):
+        self.source.manual_seed(self.source.initial_seed() + 1)
+        return h
+
+
+def with_a_hook(hook) -> nn.Module:
+    model = Model()
+    model.first.register_forward_hook(hook)
+    return model
+
+
 HIDDEN = {
+    "slots": (lambda: Seldom(Ticks()), "self.counter"),
+    "bytes": (lambda: Seldom(bytearray(1), add), "self.counter"),
+    "array": (lambda: Seldom(array.array("i", [0]), add), "self.counter"),
+    "ctypes": (lambda: Seldom(ctypes.c_int(0), lambda c: setattr(c, "value", c.value + 1) or c.value), "self.counter"),
+    "list iterator": (lambda: Seldom(iter([0] * 5000), next), "self.counter"),
+    "cycle": (lambda: Seldom(itertools.cycle([1, 2, 3]), next), "self.counter"),
+    "deque": (lambda: Seldom(collections.deque([0, 1]), lambda c: c.rotate() or 0), "self.counter"),
+    "partial": (lambda: Seldom(functools.partial(add, [0])), "an argument"),
+    "closure": (lambda: Seldom(in_a_closure()), "«n» of in_a_closure"),
+    "bound method": (lambda: Seldom(Ticks().__call__), "Ticks"),
+    "global object": (GlobalObject, "TICKS"),
+    "global class": (GlobalClass, "Total"),
+    "thread's own": (ThreadLocal, "LOCAL"),
+    "two functions away": (OtherFunction, "NAMES"),
+    "a function's attribute": (FunctionsOwn, "counts_itself"),
+    "environment": (Environment, "os.environ"),
+    "sparse": (SparseState, "self.table"),
+    "seeds of a generator": (Reseeds, "self.source"),
+    "an object as hook": (lambda: with_a_hook(functools.partial(Ticks.hook, Ticks())), "an argument"),
+    "a method as hook": (lambda: with_a_hook(Ticks().hook), "Ticks"),
     "counter": (Counter, "self.calls"),
     "class counter": (ClassCounter, "ClassCounter.total"),
     "global counter": (GlobalCounter, "NUMBER"),
@@ -887,6 +1035,69 @@ class ZeroAtFirst(SmallDetach):
 @pytest.mark.parametrize("model", [SmallDetach(1.0), SmallDetach(1e-3), ZeroAtFirst()], ids=["1", "1e-3", "zero"])
 def test_a_small_wrong_term_is_found_and_named(model):
     assert "does not agree" in refusal_of(model)
+
+
+class Forgets(nn.Module):
+    def forward(self, h):
+        return h + 0.1 * h.detach() ** 2
+
+
+class Deep(Model):
+    def __init__(self, wrong: nn.Module):
+        super().__init__()
+        self.rows = nn.ModuleList([nn.Sequential(nn.Linear(6, 6), nn.Dropout(0.1), wrong), nn.BatchNorm1d(6)]).double()
+
+    def between(self, h):
+        for row in self.rows:
+            h = row(h)
+        return h
+
+
+class Looks(nn.Module):
+    """A padding row that is read, and that its gradient leaves out."""
+
+    def __init__(self):
+        super().__init__()
+        self.table = nn.Embedding(4, 6, padding_idx=0)
+
+    def forward(self, h):
+        return h + self.table((h.detach() > 0).sum(1) % 4) + self.table(torch.zeros(len(h), dtype=torch.int64))
+
+
+FAULTY = {
+    "a part of a part": (lambda: Deep(Forgets()), r"«rows.0.2» \(Forgets\)"),
+    "within it": (lambda: Deep(Looks()), r"«rows.0.2.table» \(Embedding\)"),
+    "second derivative": (lambda: Deep(Function(WrongTangent.apply)), r"«rows.0.2» \(Function\)"),
+    "the model itself": (lambda: SmallDetach(1.0), "the model's own forward"),
+    "not a number": (lambda: Deep(Function(lambda h: torch.where(h > 9, torch.sqrt(h - 9), h))), r"nan.*«rows.0.2»"),
+}
+
+
+class WrongTangent(torch.autograd.Function):
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(x):
+        return x**2
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        ctx.save_for_backward(inputs[0])
+        ctx.save_for_forward(inputs[0])
+
+    @staticmethod
+    def backward(ctx, g):
+        return 2 * ctx.saved_tensors[0] * g
+
+    @staticmethod
+    def jvp(ctx, t):
+        return 2.01 * ctx.saved_tensors[0] * t
+
+
+@pytest.mark.parametrize("kind", FAULTY)
+def test_the_module_in_which_a_wrong_derivative_begins_is_named(kind):
+    make, said = FAULTY[kind]
+    assert re.search(said, refusal_of(make())), kind
 
 
 def test_the_same_term_in_the_gradients_sight_is_accepted():

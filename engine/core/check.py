@@ -26,7 +26,7 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from engine.core import targets
+from engine.core import blame, targets
 from engine.core.loss import ExampleLoss, loss_for
 from engine.core.memory import bytes_per_target, chunk_that_fits
 from engine.core.optim.base import Optimizer
@@ -214,6 +214,12 @@ def _compare(of_step: _Step, delta: Direction, column: str, sizes: list, draw: "
     for i, error in enumerate(torch.stack(errors).min(0).values.tolist()):
         if not error < TOLERANCE:
             worst = _worst(of_step, delta, parts, sizes, i, draw)
+            worst += blame.place(model, *of_step.origin[:2], of_step.batch[0])
+            if math.isnan(error):
+                raise ModelError(
+                    f"The derivative of the model's step is not a number (nan){worst}.",
+                    "Look for a root at 0, and for a torch.where of which the branch not taken has none: clamp before.",
+                )
             raise ModelError(
                 f"The model's step does not agree with its derivative: that of the {('gradient', 'buffers')[i]} with "
                 f"respect to the {column} has a relative error of {error:.1e}{worst}.",

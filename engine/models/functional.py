@@ -154,10 +154,14 @@ class FunctionalModel:
         own = {**_unflatten(buffers_Q, self._buffer_shapes), **self._constants}
         tensors.update((k, tensor.clone()) for k, tensor in own.items())
         self._set_mode(training)
-        self._noise.begin(key, torch.arange(inputs.shape[0], device=inputs.device) if index_B is None else index_B)
+        self.begin_noise(inputs, key, index_B)
         # functional_call writes reassigned buffers back into this very dictionary.
         logits = functional_call(self.module, tensors, (inputs,))
         return logits, tensors
+
+    def begin_noise(self, inputs: Tensor, key: int = 0, index_B: Tensor | None = None) -> None:
+        """Dropout draws the masks of a pass from its beginning."""
+        self._noise.begin(key, torch.arange(inputs.shape[0], device=inputs.device) if index_B is None else index_B)
 
     def check_buffers(self, tensors: dict[str, Tensor]) -> None:
         """Raises `ModelError` where a pass has given a buffer another shape or precision."""
