@@ -233,7 +233,7 @@ def tile(dataset, split: str, index: int, below: tuple[str, ...] = ()) -> galler
 def classes(dataset) -> None:
     train, test = (dataset.counts(split).tolist() for split in ("train", "test"))
     st.dataframe(
-        {"Class": [line(name) for name in dataset.classes], "Training images": train, "Test images": test},
+        {"Class": [line(name) for name in dataset.classes], "Training": train, "Test": test},
         hide_index=True,
     )
 
@@ -277,7 +277,7 @@ def duplicates(dataset, records: list[dict]) -> None:
 
 
 def act(dataset) -> None:
-    with st.container(horizontal=True):
+    with st.container(horizontal=True, vertical_alignment="center"):
         st.page_link(
             "pages/Set_up_a_run.py",
             label="Set up a run with it",

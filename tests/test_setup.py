@@ -1,10 +1,13 @@
 """The form of *Set up a run*, without a browser: what it proposes, offers, hides, keeps, says and starts."""
 
+import base64
 import dataclasses
+import re
 import shutil
 import threading
 import time
 
+import numpy as np
 import pytest
 from streamlit.testing.v1 import AppTest
 
@@ -12,13 +15,14 @@ from engine import config as configs
 from engine import config_file, files, proposal, space
 from engine.config import PRESETS, RunConfig
 from engine.config_file import dumps, loads
+from engine.core import schedule
 from engine.datasets import registry
 from engine.jobs import probe
 from engine.jobs.queue import JobQueue
 from engine.runs import run as runs
 from tests.helpers import button, said, show, sound
 from tests.images import folder
-from ui import setup_draft, shell
+from ui import setup_draft, setup_recipe, shell
 
 pytestmark = [pytest.mark.usefixtures("root"), pytest.mark.slow]
 SET_UP = "pages/Set_up_a_run.py"
@@ -257,6 +261,12 @@ def test_groups_that_are_none_and_class_weights_of_ones_own():
 
 
 def test_pictures_of_the_rates_and_of_what_the_model_sees():
+    recipe, steps = PRESETS["sample"].recipe, 144
+    drawn = setup_recipe.picture_of_rates(recipe, steps).partition("base64,")[2].partition('"')[0]
+    points = re.search('points="(.*?)"', base64.b64decode(drawn).decode())[1].split()
+    heights = np.array([setup_recipe.HEIGHT - 6 - float(point.partition(",")[2]) for point in points])
+    rates = np.array([schedule.learning_rate(recipe, t, steps) for t in range(steps)])
+    assert heights / heights.max() == pytest.approx(rates / rates.max(), abs=0.001)
     app = show(SET_UP)
 
     def bodies() -> str:
@@ -298,8 +308,6 @@ def test_weights_of_the_folder_of_models_are_offered_and_no_others(tmp_path, mon
 
 
 def test_of_thousands_of_classes_no_list_is_sent(tmp_path, monkeypatch):
-    import numpy as np
-
     monkeypatch.setenv("REPLAY_DATA_DIR", str(tmp_path / "data"))
     registry.clear()
     labels = np.arange(1200) % 600
@@ -522,7 +530,28 @@ READS["recipe.optimizer"]["lookahead"] = ("recipe.pull",)
     assert done.returncode == 0 and "grown" in done.stdout, done.stderr[-3000:]
 
 
-@pytest.mark.parametrize("setting", ["recipe.optimizer", "recipe.schedule"])
+READ_BY = {
+    "recipe.optimizer": {
+        "recipe.momentum": 0.5,
+        "recipe.nesterov": False,
+        "recipe.beta1": 0.5,
+        "recipe.beta2": 0.9,
+        "recipe.eps": 0.1,
+        "recipe.eps_root": 0.1,
+    },
+    "recipe.schedule": {
+        "recipe.anneal": "linear",
+        "recipe.div_factor": 5.0,
+        "recipe.final_div_factor": 10.0,
+        "recipe.milestones": (0.3,),
+        "recipe.gamma": 0.5,
+        "recipe.power": 2.0,
+    },
+}
+"""Other values than the defaults, of the settings that some choice reads."""
+
+
+@pytest.mark.parametrize("setting", READ_BY)
 def test_what_a_choice_is_said_to_read_is_what_it_reads(setting):
     """Trained for some steps: the end moves with every setting that is read, and with none that is not."""
     import torch
@@ -534,22 +563,11 @@ def test_what_a_choice_is_said_to_read_is_what_it_reads(setting):
         recipe = RunConfig(recipe=RECIPE).replace(**changes).recipe
         return api.train(net(), *images(), recipe, device="cpu", check=False).state.theta
 
-    others = {
-        "recipe.momentum": 0.5,
-        "recipe.nesterov": False,
-        "recipe.beta1": 0.5,
-        "recipe.beta2": 0.9,
-        "recipe.eps": 0.1,
-        "recipe.eps_root": 0.1,
-        "recipe.anneal": "linear",
-        "recipe.div_factor": 5.0,
-        "recipe.final_div_factor": 10.0,
-        "recipe.milestones": (0.3,),
-        "recipe.gamma": 0.5,
-        "recipe.power": 2.0,
-    }
     for choice, reads in configs.READS[setting].items():
         before = end(**{setting: choice})
-        for name in {name for names in configs.READS[setting].values() for name in names}:
-            moved = not torch.equal(end(**{setting: choice, name: others[name]}), before)
-            assert moved == (name in reads), (choice, name)
+        moved = {
+            name
+            for name, value in READ_BY[setting].items()
+            if not torch.equal(end(**{setting: choice, name: value}), before)
+        }
+        assert moved == set(reads), choice

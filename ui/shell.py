@@ -116,7 +116,7 @@ def acting(disabled: bool = False, help: str | None = None) -> dict:
 
 def metrics(values: dict[str, str]) -> None:
     """A row of figures that wraps where the window is narrow."""
-    with st.container(horizontal=True, gap="large"):
+    with st.container(horizontal=True, gap="medium"):
         for label, value in values.items():
             st.metric(label, value, width="content")
 
