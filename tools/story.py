@@ -14,8 +14,10 @@ import tempfile
 import time
 from contextlib import contextmanager
 from pathlib import Path
+from typing import NamedTuple
 from urllib.parse import parse_qs, urlsplit
 
+import psutil
 from playwright.sync_api import Page, expect
 
 from engine import device
@@ -129,20 +131,33 @@ def suspects(page: Page, url: str, run: str) -> list[str]:
     return files_of(page, "suspects")
 
 
-class Clock:
-    """Seconds of each step, and since the first."""
+class Row(NamedTuple):
+    """A step: its seconds, those since the first began, and those of the processor that the server took for it."""
 
-    def __init__(self) -> None:
-        self.began = time.monotonic()
-        self.rows: list[tuple[str, float, float]] = []
+    what: str
+    seconds: float
+    since: float
+    cpu: float
+
+
+class Clock:
+    """Measures steps, of a server by the number of its process."""
+
+    def __init__(self, server: int) -> None:
+        self.began, self.server = time.monotonic(), psutil.Process(server)
+        self.rows: list[Row] = []
 
     @contextmanager
     def step(self, what: str):
-        before = time.monotonic()
+        before, cpu = time.monotonic(), self.cpu()
         yield
         now = time.monotonic()
-        self.rows.append((what, now - before, now - self.began))
+        self.rows.append(Row(what, now - before, now - self.began, self.cpu() - cpu))
         print(f"{what}: {now - before:.1f} s", file=sys.stderr, flush=True)
+
+    def cpu(self) -> float:
+        times = self.server.cpu_times()
+        return times.user + times.system
 
 
 def main() -> None:
@@ -164,10 +179,10 @@ def main() -> None:
                 Path(call.pictures).mkdir(exist_ok=True)
                 page.screenshot(path=Path(call.pictures) / f"{step}.png")
 
-        with server(folder / "outputs", page, REPLAY_DATA_DIR=str(folder / "data")) as (url, _):
+        with server(folder / "outputs", page, REPLAY_DATA_DIR=str(folder / "data")) as (url, process):
             page.goto(url)
             at_rest(page)
-            clock = Clock()
+            clock = Clock(process.pid)
             with clock.step("*Data*: the zip is uploaded, unpacked and decoded"):
                 add_archive(page, url, archive)
             counts, found = metrics(page), problems(page)
@@ -177,7 +192,7 @@ def main() -> None:
             picture("live")
             with clock.step("training and replay, until the first gallery on *Influence*"):
                 files = first_gallery(page)
-            total = clock.rows[-1][2]
+            total = clock.rows[-1].since
             picture("influence")
             with clock.step("*Find bad labels*"):
                 suspected = suspects(page, url, run)
@@ -187,9 +202,9 @@ def main() -> None:
             assert metrics(page) == counts and problems(page) == found, "path and archive are not the same"
     moved = set(spoiled["moved"])
     print(f"{device.describe()}; emoji: {counts}; problems: {found}\n")
-    print("| step | seconds | since the empty app |\n|---|---|---|")
-    for what, seconds, since in clock.rows:
-        print(f"| {what} | {seconds:.1f} | {since:.1f} |")
+    print("| step | seconds | since the empty app | the server's, on the processor |\n|---|---|---|---|")
+    for row in clock.rows:
+        print(f"| {row.what} | {row.seconds:.1f} | {row.since:.1f} | {row.cpu:.1f} |")
     hits = sum(file in moved for file in suspected)
     print(
         f"\nFrom the empty app to the first gallery: {total:.0f} s. {hits} of the first {len(suspected)} suspects by "
