@@ -13,6 +13,7 @@ from ui.paging import EVERY, class_name, from_the_first
 from ui.run_choice import RunView
 from ui.text import line, plain
 
+MISTAKES = 200  # pairs of classes that are listed where there is no matrix
 MOST_MEGABYTES = 20  # of an upload
 
 
@@ -94,6 +95,9 @@ def choose_filters(run: RunView) -> tuple[test_lists.TestFilter, str]:
 
 def draw_confusion(run: RunView, predicted) -> None:
     classes, key = run.dataset.classes, f"confusion-{run.id}"
+    if len(classes) > pictures.MOST_CLASSES:
+        draw_confusions(run, predicted)
+        return
     with st.expander("Confusion matrix", icon=":material/grid_on:"):
         pictures.chart(
             pictures.confusion(test_lists.confusion(predicted, run.dataset.test_labels, len(classes)), classes),
@@ -102,6 +106,22 @@ def draw_confusion(run: RunView, predicted) -> None:
             lambda: take_cell(key, classes),
         )
         st.caption("Counts of test images; rows: true label, columns: predicted label. Click a cell to see its images.")
+
+
+def draw_confusions(run: RunView, predicted) -> None:
+    """In place of a matrix of thousands of rows."""
+    with st.expander("Most frequent mistakes", icon=":material/grid_on:"):
+        names = [line(name) for name in run.dataset.classes]
+        found = test_lists.confusions(predicted, run.dataset.test_labels, MISTAKES)
+        st.dataframe(
+            {
+                "True label": [names[true] for true, _, _ in found],
+                "Predicted label": [names[taken_for] for _, taken_for, _ in found],
+                "Test images": [count for _, _, count in found],
+            },
+            hide_index=True,
+        )
+        st.caption(f"A matrix is drawn of up to {pictures.MOST_CLASSES} classes.")
 
 
 def take_cell(key: str, classes: tuple[str, ...]) -> None:

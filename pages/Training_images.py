@@ -171,15 +171,19 @@ def choose_cell(run: RunView, function: str, titles: list[str], sums) -> tuple[s
         "or choose below."
     )
     key = f"matrix-{run.id}-{function}"
-    pictures.chart(
-        pictures.heat(sums, titles, classes, unit, 1, cell),
-        key,
-        f"Matrix of summed scores: {len(titles)} groups of targets by {len(classes)} classes of training "
-        "images; the table below has the numbers, and the two choices below it choose a cell",
-        lambda: take_cell(key, group_key, titles, label_key, classes),
-    )
-    with st.expander("As a table"):
-        st.dataframe(formats.matrix_table(titles, classes, sums, unit), hide_index=True)
+    if len(classes) <= pictures.MOST_CLASSES:
+        pictures.chart(
+            pictures.heat(sums, titles, classes, unit, 1, cell),
+            key,
+            f"Matrix of summed scores: {len(titles)} groups of targets by {len(classes)} classes of training "
+            "images; the table below has the numbers, and the two choices below it choose a cell",
+            lambda: take_cell(key, group_key, titles, label_key, classes),
+        )
+        with st.expander("As a table"):
+            st.dataframe(formats.matrix_table(titles, classes, sums, unit), hide_index=True)
+    else:  # nobody sees thousands of columns
+        names = [line(name) for name in classes]
+        st.dataframe(formats.matrix_table(names, titles, sums.T, unit, "Classes"), hide_index=True)
     left, right = st.columns(2)
     group = left.selectbox("Targets", titles, key=group_key, format_func=line)
     label = right.selectbox("Label of the training images", classes, key=label_key, format_func=line)

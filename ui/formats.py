@@ -7,6 +7,8 @@ import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from engine import space
 from engine.analysis import lists
 from engine.errors import ConfigError
@@ -97,6 +99,7 @@ PARTS = {
     "other": "Settings",
 }
 # Small files and logs still fit into what a run leaves free; its next states soon do not.
+CLASSES = 30  # whose probabilities are shown
 WIDEST = 36  # characters of a file's name below its tile
 LOW_DISK = 5 * space.RESERVE
 
@@ -220,8 +223,18 @@ def megapixels(pixels: int) -> str:
     return f"{pixels / 1e6:.0f} megapixels"
 
 
+def likeliest(classes: Sequence[str], shares: np.ndarray) -> tuple[tuple[str, ...], np.ndarray]:
+    """Classes and their probabilities as they are; of more than `CLASSES`, those of the likeliest, in their order."""
+    if len(classes) <= CLASSES:
+        return tuple(classes), shares
+    first = np.argsort(-shares, kind="stable")[:CLASSES]
+    return tuple(classes[i] for i in first), shares[first]
+
+
 def shares_in_words(classes, shares) -> str:
-    return "Probability of each class: " + ", ".join(
+    which = "each class" if len(classes) <= CLASSES else f"the {CLASSES} likeliest classes"
+    classes, shares = likeliest(classes, shares)
+    return f"Probability of {which}: " + ", ".join(
         f"{name} {percent(p)}" for name, p in zip(classes, shares, strict=True)
     )
 
@@ -237,9 +250,9 @@ def sign_in_words(function: str) -> str:
     return f"{harmful}: harmful; {helpful}: helpful."
 
 
-def matrix_table(rows: list[str], columns, matrix, unit: str) -> list[dict]:
+def matrix_table(rows: list[str], columns, matrix, unit: str, what: str = "Targets") -> list[dict]:
     return [
-        {f"Targets (scores in {unit})": title} | {name: score(value) for name, value in zip(columns, row, strict=True)}
+        {f"{what} (scores in {unit})": title} | {name: score(value) for name, value in zip(columns, row, strict=True)}
         for title, row in zip(rows, matrix, strict=True)
     ]
 

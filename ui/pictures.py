@@ -22,6 +22,7 @@ from ui.text import line, markup
 DRAWN = 1200  # points of a curve that are worth sending every second
 EPOCHS = 6  # whose augmentations are shown
 COLOURS, GREY = ("#3f83c4", "#cf8632", "#4a9d78"), "#8a939c"  # to be told apart on light and on dark
+MOST_CLASSES = 100  # of a matrix of classes
 SIGNED = [[0, "#2c6cb0"], [0.5, "#f3f3f1"], [1, "#c4701c"]]  # below zero, zero, above
 
 
@@ -152,7 +153,8 @@ def histogram(scores_N: np.ndarray, unit: str, low: float | None, high: float | 
 
 
 def probabilities(shares: np.ndarray, classes: tuple[str, ...]) -> go.Figure:
-    """One bar a class, from the first at the top."""
+    """One bar a class, from the first at the top; of many classes the likeliest."""
+    classes, shares = formats.likeliest(classes, shares)
     figure = go.Figure(
         go.Bar(
             x=100 * shares,

@@ -45,6 +45,17 @@ def test_images(
     return found[np.argsort(keys[order][found], kind="stable")], predicted, confidence
 
 
+def confusions(predicted: np.ndarray, labels: np.ndarray, most: int) -> list[tuple[int, int, int]]:
+    """True class, predicted class and number of test images of the `most` frequent mistakes; without the matrix, which
+    many classes make too large."""
+    wrong = predicted != labels
+    pairs, counts = np.unique(np.stack([labels[wrong], predicted[wrong]], 1), axis=0, return_counts=True)
+    first = np.argsort(-counts, kind="stable")[:most]
+    return [
+        (int(true), int(taken_for), int(n)) for (true, taken_for), n in zip(pairs[first], counts[first], strict=True)
+    ]
+
+
 def confusion(predicted: np.ndarray, labels: np.ndarray, classes: int) -> np.ndarray:
     """int64 [true, predicted], counts of test images."""
     return np.bincount(labels * classes + predicted, minlength=classes * classes).reshape(classes, classes)

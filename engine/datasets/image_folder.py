@@ -81,7 +81,9 @@ def scan(root: Path) -> Listing:
     if os.path.isfile(root):
         raise DataError(
             f"{printable(str(root))} is a file, not a folder of images.",
-            "Name the folder that has one folder a class, or write table:FILE or arrays:FILE.npz.",
+            "Unpack it and name the folder, or drag it onto the page Data."
+            if archive.is_archive(root.name)
+            else "Name the folder that has one folder a class, or write table:FILE or arrays:FILE.npz.",
         )
     if not os.path.isdir(root):
         raise DataError(
