@@ -141,10 +141,16 @@ def test_a_cancelled_probe_leaves_nothing(at, root, config):
 
 def test_nothing_is_measured_where_nothing_may_be_written(root, monkeypatch, config):
     queue = JobQueue.of(root)
+    registry.load(config.dataset)
     monkeypatch.setenv("REPLAY_READ_ONLY", "1")
-    for start in (lambda: probe.measure(root, config), lambda: queue.probe(config)):
+    heard: list[tuple] = []
+    for start in (
+        lambda: probe.measure(root, config, on_progress=lambda *said: heard.append(said)),
+        lambda: queue.probe(config),
+    ):
         with pytest.raises(ReadOnlyError):
             start()
+    assert not heard, "it is said before anything is trained"
 
 
 # -- in the background
@@ -202,7 +208,7 @@ def test_probes_are_cancelled_while_they_wait_and_while_they_work(root, stopped_
     assert ended(first, queue).state == "cancelled" and first.report is None
     again = ended(queue.probe(config), queue)
     assert again.state == "done", "the worker goes on, and a cancelled probe can be asked for again"
-    assert files_below(root) == [probe.path_of(root, again.report.training_digest)]
+    assert again.report is not None and files_below(root) == [probe.path_of(root, again.report.training_digest)]
 
 
 def test_a_run_behind_a_probe_waits_for_it_and_is_run(root, stopped_at_first, config):
