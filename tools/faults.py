@@ -330,8 +330,9 @@ def _events(run: runs.Run) -> list[dict]:
 
 
 @contextmanager
-def no_hang(seconds: int = 120):
-    """Whoever opens a pipe or reads a device without an end is found out, not waited for."""
+def no_hang(seconds: int = 900):
+    """Whoever opens a pipe or reads a device without an end is found out, not waited for; far longer than any work that
+    ends, also on a machine that does much else."""
 
     def hangs(*_):
         raise AssertionError(f"nothing came back for {seconds} s")
