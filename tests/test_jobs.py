@@ -619,6 +619,29 @@ def test_a_queued_run_is_cancelled_at_once(run, root, monkeypatch):
 
 
 @pytest.mark.slow
+def test_a_job_that_is_refused_when_its_turn_comes_says_why(made, root, monkeypatch):
+    """What it needs was there when it was queued: an uploaded image, folders without links."""
+    begun, go_on = threading.Event(), threading.Event()
+    hold(monkeypatch, begun, go_on)
+    for name in ("first", "second", "third"):
+        shutil.copytree(made, root / name)
+    first, second, third = (runs.Run(root, name) for name in ("first", "second", "third"))
+    jobs, image = JobQueue(root), uploads.keep(second, datasets.load(SMALL.dataset).test_images[3])
+    jobs.submit("first", Replay(("test:3",)))
+    begun.wait()
+    jobs.submit("second", Replay((f"image:{image}:2",)))
+    jobs.submit("third", Replay(("test:3",)))
+    (second.path / "uploads" / f"{image}.png").unlink()
+    (third.path / "validation" / "linked").symlink_to(first.path)
+    go_on.set()
+    wait_for(jobs)
+    assert first.manifest().error is None and first.status == "finished"
+    for run, said in ((second, f"{image}.png is missing"), (third, "linked is a link")):
+        assert run.status == "finished" and run.manifest().resumable and said in run.manifest().error.what
+        assert run.events()[0][-1]["kind"] == "failed" and said in run.events()[0][-1]["what"]
+
+
+@pytest.mark.slow
 def test_finished_means_that_the_next_job_is_taken(run, root):
     """A submission from the very callback in which the manifest says that the run is finished."""
     jobs, taken, accepted = JobQueue(root), [], []

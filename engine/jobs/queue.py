@@ -52,16 +52,16 @@ class _Held:
     def work(self, execute: Callable) -> None:
         try:
             ranks = launch.ranks_for(self.run, self.job)
-        except ConfigError as error:
-            _fail(self.run, error.what, error.remedy)
+            if ranks > 1 and _is_recorded(self.run, self.job):  # what a full disk left unrecorded waits here for space
+                launch.launch(self.run, self.job, self.cancel, self.lock, ranks)
+            else:
+                execute(self.run, self.job, self.cancel)
+        except ReplayError as error:
+            _tell_refusal(self.run, error)
             raise
-        if ranks > 1 and _is_recorded(self.run, self.job):  # what a full disk left unrecorded waits here for space
-            launch.launch(self.run, self.job, self.cancel, self.lock, ranks)
-        else:
-            execute(self.run, self.job, self.cancel)
 
     def fail(self, what: str) -> None:
-        _fail(self.run, what)
+        _fail(self.run, what, "Install the requirements again (torch first), and resume the run.")
 
     def release(self) -> None:
         os.close(self.lock)
@@ -215,9 +215,16 @@ _probes_mutex = threading.Lock()  # of looking whether a probe is in hand, and q
 atexit.register(_worker.stop)
 
 
-def _fail(
-    run: Run, what: str, remedy: str = "Install the requirements again (torch first), and resume the run."
-) -> None:
+def _tell_refusal(run: Run, error: ReplayError) -> None:
+    """What a queued job needs may have changed before its turn came: then it was not begun, and nothing was told."""
+    try:
+        if run.manifest().status_said == "queued":
+            _fail(run, error.what, error.remedy)
+    except ReplayError as refusal:
+        logger.error("Run %s was refused (%s), and its folder could not be told: %s", run.id, error, refusal)
+
+
+def _fail(run: Run, what: str, remedy: str) -> None:
     status = "finished" if run.manifest().scored else "failed"
     run.events_log.append("failed", what=what, remedy=remedy)
     run.update_manifest(status_said=status, error=ErrorRecord(what, remedy, "failed"))
