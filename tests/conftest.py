@@ -11,7 +11,7 @@ import pytest
 
 from engine.runs import run as runs
 from tests import quick as quick_data
-from tests.helpers import PROBES, tab_is_sound
+from tests.helpers import GUARD, PROBES, tab_is_sound
 from tests.made_up import SMALL
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as the app computes; read when torch is loaded
@@ -92,8 +92,11 @@ def quick(quick_made, root, monkeypatch) -> runs.Run:
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator:
+    from playwright.sync_api import expect
+
     from tools.serve import chromium
 
+    expect.set_options(timeout=GUARD)
     with chromium() as browser:
         yield browser
 
@@ -103,7 +106,7 @@ def page(browser) -> Iterator:
     """A tab that fails the test for any console error, page error, exception or foreign request."""
     faults = []
     context = browser.new_context(viewport={"width": 1440, "height": 900})
-    context.set_default_timeout(30_000)
+    context.set_default_timeout(GUARD)
 
     def watch(tab) -> None:
         tab.on(

@@ -29,7 +29,6 @@ from tools.hold import Hold
 from tools.serve import server
 
 HEADINGS = {"" if path == "app.py" else Path(path).stem: heading for path, heading in PAGES.items()}
-expect.set_options(timeout=20_000)  # two cores, shared
 AXE = Path(axe_playwright_python.__file__).parent / "axe.min.js"
 # What axe-core finds and no option of Streamlit's cures: rule, theme, selector, and the contrast there has to be all
 # the same. On primary buttons and on the tags of a multiselect it writes in white. A blue dark enough for that is too
@@ -58,7 +57,7 @@ def test_the_sample_from_the_button_to_the_clean_up(page, tmp_path, finished_sam
         assert run.id in page.url
 
         # The server answers other pages in the middle of a replay, and the steps go on.
-        wait_until(lambda: steps_done(page) == ("Replay", 4), 90, page)
+        wait_until(lambda: steps_done(page) == ("Replay", 4), page)
         other = page.context.new_page()
         began = time.monotonic()
         other.goto(f"{url}/Runs_and_storage")
@@ -68,13 +67,13 @@ def test_the_sample_from_the_button_to_the_clean_up(page, tmp_path, finished_sam
         print(f"second tab drawn in {time.monotonic() - began:.1f} s during the replay")
         other.close()
         hold.open()
-        wait_until(lambda: steps_done(page) != ("Replay", 4), 60, page)
+        wait_until(lambda: steps_done(page) != ("Replay", 4), page)
 
         page.reload()
         settled(page, "Live")
         assert run.id in page.url
         page.goto("about:blank")  # a page that is looked at takes its share of two cores
-        wait_until(lambda: run.status == "finished", 400, page)
+        wait_until(lambda: run.status == "finished", page)
         shutil.copytree(run.path, finished_sample / run.id)
         page.go_back()
         expect(page.get_by_text("Finished: the scores are ready.")).to_be_visible()
@@ -129,7 +128,7 @@ def test_cancel_and_a_run_deleted_elsewhere(page, tmp_path):
         page.goto(url)
         page.get_by_role("button", name="Run the sample").click()
         settled(page, "Live")
-        wait_until(lambda: steps_done(page)[1] > 0, 60, page)
+        wait_until(lambda: steps_done(page)[1] > 0, page)
         page.get_by_role("button", name="Cancel the run").click()
         expect(page.locator('[data-testid="stAlert"]').get_by_text("Cancelled")).to_be_visible()
         (cancelled,) = runs.list_runs(outputs)
@@ -155,14 +154,14 @@ def test_a_run_of_a_killed_server_is_resumed_on_live_and_finishes(page, tmp_path
 
     with server(outputs, page, hold=hold) as (url, process):
         resume(url)
-        wait_until(lambda: steps_done(page) == ("Replay", 13), 240, page)
+        wait_until(lambda: steps_done(page) == ("Replay", 13), page)
         page.goto("about:blank")
         process.send_signal(signal.SIGKILL)
         process.wait()
     assert run.status == "interrupted"
     with server(outputs, page) as (url, _):
         resume(url)
-        expect(page.get_by_text("Finished: the scores are ready.")).to_be_visible(timeout=120_000)
+        expect(page.get_by_text("Finished: the scores are ready.")).to_be_visible()
         expect(page.get_by_text(re.compile(r"Resumes the replay after \d+ of 48 steps"))).to_be_visible()
     phases = [e["phase"] for e in run.events()[0] if e["kind"] == "phase"]
     assert phases.count("train") == 1 and run.status == "finished" and len(run.scores().targets()) == 2
@@ -194,7 +193,7 @@ def test_own_settings_with_targets_picked_by_looking(page, tmp_path):
         expect(table.get_by_text("not measured")).to_have_count(3)
         idle(page)
         page.get_by_role("button", name="Measure on this machine").click()
-        expect(table.get_by_text("training ×")).to_have_count(3, timeout=120_000)
+        expect(table.get_by_text("training ×")).to_have_count(3)
         expect(page.get_by_text("Recommended here: disk mode")).to_be_visible()
         idle(page)
         expect(page.get_by_text("4 trainings, 12 steps in all: about")).to_be_visible()  # of what was measured
@@ -203,7 +202,7 @@ def test_own_settings_with_targets_picked_by_looking(page, tmp_path):
         expect(page.locator(".st-key-setup-bar")).to_contain_text(re.compile(r"Time (\d+ min )?\d+ s"))
         page.get_by_role("button", name="Start the run").click()
         settled(page, "Live")
-        expect(page.get_by_text("Finished: the scores are ready.")).to_be_visible(timeout=120_000)
+        expect(page.get_by_text("Finished: the scores are ready.")).to_be_visible()
         (run,) = runs.list_runs(tmp_path)
         assert run.manifest().config.recipe.epochs == 1 and "test:10" in run.manifest().config.targets
         assert [t.name for t in run.scores().targets()] == list(run.manifest().config.targets)
@@ -219,13 +218,13 @@ def test_own_settings_with_targets_picked_by_looking(page, tmp_path):
         at_rest(page)  # the expander opens with an animation
         box.click()
         option = page.get_by_role("option").nth(1)  # after «Select all»
-        expect(option).to_contain_text("misclassified", timeout=15_000)
+        expect(option).to_contain_text("misclassified")
         chosen = option.inner_text().split(" · ")[0]
         option.click()
         page.keyboard.press("Escape")
         page.get_by_role("button", name="Replay for these targets").click()
         settled(page, "Live")
-        wait_until(lambda: any(t.name == chosen for t in run.scores().targets()), 60, page)
+        wait_until(lambda: any(t.name == chosen for t in run.scores().targets()), page)
 
 
 def pick(page: Page, box: str, option: str) -> None:
@@ -240,7 +239,7 @@ def pick(page: Page, box: str, option: str) -> None:
         return wanted.is_visible()
 
     idle(page)
-    wait_until(offered, 30, page)
+    wait_until(offered, page)
     wanted.click()
 
 
@@ -345,7 +344,7 @@ def test_deleted_checkpoints_are_rebuilt_from_the_storage_page(page, tmp_path):
             idle(page)
             page.get_by_role("button", name="Rebuild checkpoints").click()
             settled(page, "Live")
-            expect(page.get_by_text("Finished: the scores are ready.")).to_be_visible(timeout=60_000)
+            expect(page.get_by_text("Finished: the scores are ready.")).to_be_visible()
             assert run.manifest().kept_mode == mode and run.scores().targets()
             assert (run.storage().sizes()["trajectory"] == before) == (mode == "disk")
             expect(page.get_by_text(f"Checkpoints for {mode} mode are complete")).to_be_visible()
@@ -365,7 +364,7 @@ def test_scores_are_checked_by_retraining_from_the_pages(page, tmp_path):
 
     def finishes() -> None:
         settled(page, "Live")
-        expect(page.get_by_text("Finished: the scores are ready.")).to_be_visible(timeout=90_000)
+        expect(page.get_by_text("Finished: the scores are ready.")).to_be_visible()
 
     with server(tmp_path, page) as (url, _):
         page.goto(f"{url}/Trust?run={run.id}")
@@ -496,7 +495,7 @@ def test_influence_is_filtered_dragged_enlarged_ticked_pinned_and_linked(page, r
         boxes = page.locator(".st-key-gallery-harmful .grid input")
         boxes.nth(0).click()
         boxes.nth(1).click()
-        wait_until(lambda: notes.read(run).ticked == tuple(sorted(shown(page, "harmful")[:2])), 20, page)
+        wait_until(lambda: notes.read(run).ticked == tuple(sorted(shown(page, "harmful")[:2])), page)
         other = page.context.new_page()
         other.goto(f"{url}/Influence?run=seed-0&target=test:0.loss")
         expect(other.locator(".st-key-gallery-harmful .grid input:checked")).to_have_count(2)
@@ -520,7 +519,7 @@ def test_influence_is_filtered_dragged_enlarged_ticked_pinned_and_linked(page, r
         # A class, pinned targets, and the second page: the link restores them all.
         page.get_by_role("button", name="only: show all again").click()
         page.get_by_text("Another", exact=True).click()
-        wait_until(lambda: "relation=other" in page.url and "low=" not in page.url, 20, page)
+        wait_until(lambda: "relation=other" in page.url and "low=" not in page.url, page)
         idle(page)
         page.mouse.wheel(0, -5000)
         pins = page.get_by_role("combobox", name="Pin targets to compare")
@@ -532,16 +531,16 @@ def test_influence_is_filtered_dragged_enlarged_ticked_pinned_and_linked(page, r
                 pins.fill("Pullover")
             return pullovers.is_visible()
 
-        wait_until(offered, 30, page)
+        wait_until(offered, page)
         pullovers.click()
         page.keyboard.press("Escape")
         expect(page.get_by_text("Pinned targets side by side")).to_be_visible()
         idle(page)
         page.get_by_role("button", name="Next page").click()
-        wait_until(lambda: "page=2" in page.url, 20, page)
+        wait_until(lambda: "page=2" in page.url, page)
         label = dataset_registry.load("fashion-mnist-sample").test_labels[0]
         expected = [i for i in np.argsort(-scores_N) if labels_N[i] != label][6:12]
-        wait_until(lambda: shown(page, "harmful") == expected, 20, page)
+        wait_until(lambda: shown(page, "harmful") == expected, page)
         page.get_by_text("Copy link", exact=True).click()
         link = page.locator('[data-testid="stCode"] code').last.inner_text()
         assert urlsplit(link).query == urlsplit(page.url).query
@@ -568,7 +567,7 @@ def test_an_image_of_ones_own_is_uploaded_explained_and_shown(page, root, tmp_pa
         idle(page)
         page.get_by_role("button", name="Explain this image").click()
         settled(page, "Live")
-        expect(page.get_by_text("Finished: the scores are ready.")).to_be_visible(timeout=60_000)
+        expect(page.get_by_text("Finished: the scores are ready.")).to_be_visible()
         target = runs.Run.open(root, "seed-0").scores().targets()[-1]
         page.goto(f"{url}/Influence?run=seed-0&target={target.key}")
         settled(page, "Influence")

@@ -268,7 +268,7 @@ def test_a_cell_of_the_matrix_is_clicked_or_chosen_by_the_keyboard(page, tmp_pat
         page.goto(f"{url}/Training_images?run={run.id}&view=matrix")
         settled(page, "Training images")
         harmful = page.locator(".st-key-gallery-harmful li").first
-        expect(harmful).to_contain_text(strongest(0, 0), timeout=30_000)  # its code is fetched first
+        expect(harmful).to_contain_text(strongest(0, 0))
         idle(page)
         area = page.locator(".js-plotly-plot .nsewdrag")
         area.scroll_into_view_if_needed()
