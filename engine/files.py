@@ -320,6 +320,8 @@ def _read_error(path: Path, error: OSError, remedy: str) -> IntegrityError:
         return IntegrityError(f"{path} is missing.", remedy)
     if error.errno == errno.ELOOP:
         return IntegrityError(f"{path} is damaged: a link stands in its place.", remedy)
+    if error.errno in (errno.EACCES, errno.EPERM):  # nothing is lost: nobody should delete it for that
+        remedy = "Make it, and the folders that it is in, readable for whoever runs this."
     return IntegrityError(f"{path} cannot be read ({error.strerror or type(error).__name__}).", remedy)
 
 

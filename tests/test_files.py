@@ -404,6 +404,16 @@ def test_a_file_that_changes_twice_in_one_tick_of_the_clock_is_hashed_twice(tmp_
     assert files.sha256_of(path) == hashlib.sha256(b"two").hexdigest() != first
 
 
+def test_what_may_not_be_read_is_not_to_be_deleted(tmp_path, monkeypatch):
+    def refused(path, *given, **more):
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    monkeypatch.setattr(files.os, "lstat", refused)
+    with pytest.raises(IntegrityError, match="cannot be read") as error:
+        files.read_json(tmp_path / "manifest.json", "Delete the run.")
+    assert "Delete" not in error.value.remedy and "readable" in error.value.remedy
+
+
 def test_a_sweep_takes_no_file_from_under_a_writer(tmp_path):
     """Two threads: one writes, one sweeps; every write must end well."""
     done = threading.Event()

@@ -744,6 +744,27 @@ def test_an_interrupted_training_is_no_failure(root):
     assert do(run).scores == "loss-000"
 
 
+def test_what_the_system_refuses_in_a_job_is_a_sentence(run):
+    """Whatever call it refuses, also one that nobody thought of."""
+
+    @dataclasses.dataclass(frozen=True)
+    class Refused(Job):
+        kind = "refused"
+        stages = ("prepare", "done")
+
+        def check(self, run, dataset):
+            return self
+
+        def do(self, session):
+            raise PermissionError(13, "Permission denied", str(session.run.path / "trajectory" / "x"))
+
+    with pytest.raises(PermissionError):
+        do(run, Refused())
+    error = run.manifest().error
+    assert error.what == f"{run.path / 'trajectory' / 'x'} cannot be written (Permission denied)."
+    assert "Make the folder writable" in error.remedy
+
+
 def cancelled_in(run: runs.Run, phase: str, job: Job | None = None) -> None:
     cancel = threading.Event()
     with every_step_told(), pytest.raises(CancelledError):

@@ -8,9 +8,11 @@ and, for what was not foreseen, in log.txt with the traceback.
 
 import contextlib
 import logging
+import os
 import threading
 import time
 import traceback
+from pathlib import Path
 
 import torch
 
@@ -173,6 +175,9 @@ def _sentences(error: BaseException) -> tuple[str, str]:
         return error.what, error.remedy
     if isinstance(error, KeyboardInterrupt):
         return "The run was interrupted from the keyboard.", "Resume it to go on."
+    if isinstance(error, OSError) and error.filename is not None:
+        refused = files.storage_error(Path(os.fsdecode(error.filename)), error)
+        return refused.what, refused.remedy
     if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
         return (
             f"Memory ran out ({str(error).splitlines()[0] if str(error) else 'RAM'}).",

@@ -10,6 +10,7 @@ of them still on its way to the disk, a kill loses at most a segment.
 """
 
 import json
+import os
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -43,7 +44,7 @@ class ResumePoint:
     def load(self, device: torch.device, **header: str) -> tuple[dict[str, Tensor], dict[str, str]] | None:
         """The tensors and the header, None where there is none. Raises `IntegrityError` where the file is damaged,
         or its header is not of `header`."""
-        if not self.path.exists():
+        if not os.path.lexists(self.path):
             return None
         tensors, found = read_with_header(self.path, {"training": self.training, **header}, "")
         return {name: tensor.to(device) for name, tensor in tensors.items()}, found

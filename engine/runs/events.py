@@ -121,8 +121,8 @@ class EventLog:
     def _open(self) -> io.BufferedReader | None:
         try:
             return files.open_regular(self.path, "Make it readable, or delete the logs in Runs and storage.")
-        except IntegrityError:
-            if not self.path.is_symlink() and not self.path.exists():
+        except IntegrityError as error:
+            if isinstance(error.__cause__, FileNotFoundError):
                 return None
             raise
 
