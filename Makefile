@@ -10,7 +10,7 @@ SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 WORKERS ?= 2
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 
-.PHONY: run check test bench bench-ui bench-storage bench-data story bench-emoji bench-trust bench-labels trust trust-gpu trust-grid faults data screenshots browser clean
+.PHONY: run check test bench bench-scaling bench-ui bench-storage bench-data story bench-emoji bench-trust bench-labels trust trust-gpu trust-grid faults data screenshots browser clean
 
 run: .venv/app.stamp
 	$(BIN)/streamlit run app.py
@@ -48,6 +48,10 @@ bench-emoji: .venv/test.stamp
 # A real folder, from the upload to the first gallery and the mislabelled files, in a real browser; npm fetches the images.
 story: .venv/test.stamp browser
 	$(BIN)/python -m tools.story
+
+# Replays and retrainings shared out among 1, 2, 4 and 8 GPUs, as many as there are; under ten minutes.
+bench-scaling: .venv/test.stamp
+	$(BIN)/python -m tools.bench_scaling --plot scaling.png
 
 # The presets' agreement with retraining: about five minutes on two cores; half an hour on an H200, where the full
 # Fashion-MNIST is at hand. And that of a grid of recipes (docs/trust.md): minutes on a GPU, hours on two cores.

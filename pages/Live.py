@@ -34,6 +34,7 @@ def draw_now(folder: Run, was_in_progress: bool) -> None:
     for what in now.damage:
         st.warning(f"{plain(what)} The rest of the log is shown.", icon=":material/warning:")
     draw_figures(now)
+    draw_ranks(now)
 
 
 def draw_work(run: RunView, now: Progress) -> None:
@@ -172,6 +173,25 @@ def draw_figures(now: Progress) -> None:
             "Time left in this phase": formats.duration(now.seconds_left),
         }
     )
+
+
+def draw_ranks(now: Progress) -> None:
+    """Each GPU, or process, that shares the work: how far it is, and its memory."""
+    if not now.ranks:
+        return
+    st.markdown(f"**{formats.count(len(now.ranks), 'ranks')} share the work**")
+    for rank in now.ranks:
+        done, steps = rank.get("step", 0), rank.get("steps", 0)
+        memory = f" · memory {formats.size(rank['rss'])}" if rank.get("rss") else ""
+        if rank.get("gpu_total"):
+            memory += f" · GPU memory {formats.size(rank.get('gpu'))} of {formats.size(rank['gpu_total'])}"
+        phase = plain(formats.phase(rank.get("phase", "waiting")))
+        st.progress(
+            min(1.0, done / steps) if steps else 0.0,
+            text=f"Rank {rank['rank']} on {plain(rank.get('host', '?'))}, {plain(rank.get('device', ''))}: {phase}"
+            + (f", step {done:,} of {steps:,}" if steps else "")
+            + memory,
+        )
 
 
 def draw_charts(folder: Run, was_in_progress: bool) -> None:

@@ -134,25 +134,32 @@ def part_files(run: runs.Run) -> list[Path]:
 
 
 @pytest.mark.slow
-def test_shards_in_processes_at_the_same_time_merge_to_the_bits_of_one_process(quick):
+def test_shards_in_processes_at_the_same_time_merge_to_the_bits_of_one_process(quick, tmp_path):
     """Two processes a job start at once on one run's folder: none waits for another."""
-    one = do(quick, Replay(TEN, "margin")).scores
+    one = do(quick, Replay(TEN)).scores
     do(quick, Validate(5, (0.05,)))
     reports = trust.reports(quick.manifest())
     kept = {p.name: p.read_bytes() for p in (quick.path / "validation" / "retrained").iterdir()}
     shutil.rmtree(quick.path / "validation" / "retrained")
     manifest = (quick.path / "manifest.json").read_bytes()
 
-    def start(words: list[str], n: int) -> list[subprocess.Popen]:
-        command = [sys.executable, "-m", "engine", words[0], quick.id, *words[1:], "--outputs", str(quick.root)]
-        return [
-            subprocess.Popen([*command, "--shard", f"{i}/{n}"], cwd=ROOT, stderr=subprocess.PIPE, text=True)
-            for i in range(1, n + 1)
-        ]
+    def start(command: list[str], **environment: str) -> subprocess.Popen:
+        return subprocess.Popen(command, cwd=ROOT, env={**os.environ, **environment}, stderr=subprocess.PIPE, text=True)
 
+    # The job script of docs/clusters.md, as SLURM would run it.
+    script = tmp_path / "shards.sh"
+    script.write_text((ROOT / "docs" / "clusters.md").read_text().split("```bash\n")[1].split("```")[0])
+    slurm = {
+        "SLURM_ARRAY_TASK_COUNT": "2",
+        "SLURM_CPUS_PER_TASK": "1",
+        "REPLAY_OUTPUTS_DIR": str(quick.root),
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+    }
+    tasks = [{**slurm, "SLURM_ARRAY_TASK_ID": str(i)} for i in (1, 2)]
+    validate = [sys.executable, "-m", "engine", "validate", quick.id, "--subsets", "5", "--drop", "0.05"]
     calls = [
-        *start(["attribute", "--targets", ",".join(TEN), "--function", "margin"], 2),
-        *start(["validate", "--subsets", "5", "--drop", "0.05"], 2),
+        *(start(["bash", str(script), quick.id, ",".join(TEN)], **task) for task in tasks),
+        *(start([*validate, "--outputs", str(quick.root), "--shard", f"{i}/2"]) for i in (1, 2)),
     ]
     assert [(call.communicate(timeout=300)[1][-500:], call.returncode)[1] for call in calls] == [0] * 4
     assert (quick.path / "manifest.json").read_bytes() == manifest
@@ -162,7 +169,7 @@ def test_shards_in_processes_at_the_same_time_merge_to_the_bits_of_one_process(q
     assert again != one and np.array_equal(quick.scores().matrix(again), quick.scores().matrix(one))
     assert not part_files(quick) and not list(quick.path.glob("*/plan-*"))
     actual = lambda reports: {t["key"]: t["actual"] for each in reports for t in each["targets"]}  # noqa: E731
-    assert len(reports) == 2 and actual(trust.reports(quick.manifest())) == actual(reports)
+    assert len(reports) == 1 and actual(trust.reports(quick.manifest())) == actual(reports)
     for name in kept:  # the same tensors, beside who computed them
         tensors, header = read_with_header(quick.path / "validation" / "retrained" / name, {}, "")
         assert header["shard"] in ("1/2", "2/2")

@@ -4,9 +4,11 @@ from collections.abc import Callable
 
 import streamlit as st
 
+from engine.analysis import cost
 from engine.config import REPLAY_MODES
+from engine.jobs.parts import TARGETS_A_PART
 from engine.jobs.replay import Replay
-from ui import shell, targets_form
+from ui import formats, shell, targets_form
 from ui.run_choice import RunView
 
 
@@ -39,7 +41,19 @@ def choose(
         f"{at_once} {'Another mode' if ready else 'Every mode'} trains once more first, to the same states: "
         "they are checked against the digests recorded in training."
     )
+    draw_cost(run, len(targets))
     if st.button(
         label, type="primary", icon=":material/play_arrow:", key=f"explain-{key}", **shell.acting(not (targets or make))
     ):
         shell.submit(run.id, Replay(make() if make else targets, function, mode))
+
+
+def draw_cost(run: RunView, targets: int) -> None:
+    """What a replay of so many targets will take, before it is started."""
+    took = cost.replay_seconds(run.manifest, targets)
+    if targets and took is not None:
+        in_parts = " They are done in parts, each shown as soon as it is done." if targets > TARGETS_A_PART else ""
+        st.caption(
+            f"About {formats.duration(took)} for {formats.count(targets, 'targets')}, as replays of this run went so "
+            f"far.{in_parts}"
+        )

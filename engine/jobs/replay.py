@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 import numpy as np
 
 from engine import files
+from engine.analysis import cost
 from engine.datasets.base import Dataset
 from engine.errors import ConfigError, IntegrityError
 from engine.jobs import parts
@@ -164,6 +165,18 @@ class Scoring:
             )
         about = dataclasses.asdict(self.job)
         self.replay_passes(trajectory, sharing.share("replay", self.whole.passes, lacking, **about))
+
+    def _announce(self, lacking: list[int]) -> None:
+        """What a set in parts will take, before the first of them."""
+        todo, asked = self.cut(lacking), len(self.asked)
+        if len(todo) < 2:
+            return
+        targets = sum(map(len, todo))
+        took = cost.replay_seconds(self.session.run.manifest(), targets)
+        about = "" if took is None else f", about {cost.in_words(took)} for one process, as replays of this run went"
+        self.session.journal.note(
+            f"{targets:,} of {asked:,} targets in {len(todo)} parts{about}. Each is shown as soon as it is done."
+        )
 
     def cut(self, passes: list[int]) -> list[Part]:
         """Passes as parts, none of which is half of one that was killed and half of another."""

@@ -89,4 +89,9 @@ RANK = {"rank": int, "step": int, "steps": int, "host": str, "device": str, "pha
 
 def _is_rank(rank: dict) -> bool:
     """Whether an entry of `ranks` has what is drawn of it, in the types that it is drawn as."""
-    return all(type(rank.get(name, kind())) is kind for name, kind in RANK.items()) and "rank" in rank
+    meters = (rank.get(name, 0) for name in ("rss", "gpu", "gpu_total"))
+    return (
+        "rank" in rank
+        and all(type(rank.get(name, kind())) is kind for name, kind in RANK.items())
+        and all(isinstance(value, log.NUMBERS) for value in meters)
+    )
