@@ -1,5 +1,6 @@
 """Sets of targets in parts, and shards that know nothing of each other: bits, resumes, and what merging refuses."""
 
+import dataclasses
 import json
 import os
 import shutil
@@ -13,7 +14,7 @@ import pytest
 
 from engine import files
 from engine.__main__ import main
-from engine.analysis import trust
+from engine.analysis import cost, trust
 from engine.errors import CancelledError, ConfigError, IntegrityError, RunBusyError
 from engine.jobs import parts, shards
 from engine.jobs.execute import execute
@@ -22,8 +23,10 @@ from engine.jobs.parts import Part, Shard, TargetSet
 from engine.jobs.replay import Replay
 from engine.jobs.retrained import groups_of
 from engine.jobs.validation import Validate
+from engine.runs import progress
 from engine.runs import run as runs
 from engine.trajectory.state_files import read_with_header, save_state
+from tests.helpers import show
 
 ROOT = Path(__file__).parents[1]
 
@@ -82,7 +85,9 @@ def test_a_set_in_parts_has_the_bits_of_one_replay_and_leaves_nothing_else(quick
     assert sorted(p.name for p in (run.path / "scores").iterdir()) == sorted(
         f"{name}.{suffix}" for name in ("loss-000", whole, in_parts) for suffix in ("npy", "json")
     )
-    assert any(e.get("text") == "Targets 5 to 8 of 10 are scored." for e in run.events()[0])
+    notes = [e["text"] for e in run.events()[0] if e["kind"] == "note"]
+    assert "Targets 5 to 8 of 10 are scored." in notes
+    assert any(n.startswith("10 of 10 targets in 3 parts, about ") and n.endswith("soon as it is done.") for n in notes)
 
 
 def test_finished_targets_are_shown_while_others_are_worked_on_and_a_resume_goes_on_after_them(quick, small_parts):
@@ -324,3 +329,31 @@ def test_all_who_ask_agree_on_what_the_first_wrote(tmp_path):
         thread.join()
     assert len(agreed) == 8 and len(set(agreed)) == 1
     assert [p.name for p in tmp_path.iterdir()] == ["plan.json"]
+
+
+# -- what the pages show
+
+
+def test_live_shows_each_rank_and_what_others_wrote_is_text(quick):
+    good = {"rank": 1, "host": "![x](http://evil.example/p.png)", "device": "H100", "phase": "replay", "step": 3}
+    ranks = [{"rank": 0, "host": "here", "device": "H100", "phase": "replay", "step": 5, "steps": 10, "rss": 5e8}]
+    ranks += [{**good, "steps": 10, "gpu": 2e9, "gpu_total": 8e10}]
+    quick.events_log.append("started", job="replay")
+    quick.events_log.append("ranks", ranks=ranks)
+    for odd in ({**good, "steps": "many"}, {"host": "nobody"}, {**good, "rss": "much"}, "rank"):
+        quick.events_log.append("ranks", ranks=[odd])
+    now = progress.follow(progress.Progress(), quick.events()[0])
+    assert now.ranks == ranks and now.damage
+    app = show("pages/Live.py", run=quick.id)
+    texts = [each.proto.text for each in app.get("progress") if "Rank" in each.proto.text]
+    assert len(texts) == 2 and "step 5 of 10" in texts[0] and "500.0 MB" in texts[0]
+    assert "GPU memory 2.0 GB of 80.0 GB" in texts[1] and "![x]" not in texts[1]
+
+
+def test_what_further_targets_take_is_said_before(quick):
+    record = quick.manifest()
+    assert record.timings["replay_targets"] == 2
+    assert cost.replay_seconds(record, 100) == pytest.approx(50 * record.timings["replay_seconds"])
+    older = dataclasses.replace(record, timings={"replay_seconds": 4.0}, targets_scored=2)
+    assert cost.replay_seconds(older, 1000) == 2000 and cost.in_words(2000) == "33 min"
+    assert cost.replay_seconds(dataclasses.replace(record, timings={}), 5) is None

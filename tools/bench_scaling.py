@@ -199,8 +199,11 @@ def table(report: dict[str, Any]) -> str:
 
 def plot(report: dict[str, Any], path: Path) -> None:
     """Speed-up against the number of GPUs, beside the ideal."""
-    import matplotlib
-
+    try:
+        import matplotlib
+    except ImportError:
+        print(f"{path} is not drawn: matplotlib is not installed. The figures are in the JSON.", file=sys.stderr)
+        return
     matplotlib.use("Agg")
     from matplotlib import pyplot
 

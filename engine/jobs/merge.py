@@ -84,6 +84,8 @@ def jobs(run: Run) -> list[Found]:
 
 def _targets(run: Run, path: Path) -> Found:
     plan, record = parts.plan_at(path), run.manifest()
+    if not {"function", "targets", "mode"} <= plan.keys():
+        raise IntegrityError(f"{path} is no plan of targets.", f"Delete {path}.")
     whole = TargetSet(plan["training"], plan["function"], tuple(plan["targets"]), plan["width"])
     job = Replay(whole.targets, whole.function, plan["mode"])
     name = f"The set of {len(whole.targets):,} targets ({whole.function}; {path.name})"
@@ -94,11 +96,11 @@ def _targets(run: Run, path: Path) -> Found:
         try:
             part = parts.read(each, whole)
             part.scores()
-            theirs = part.sidecar["part"].get("kind")
+            theirs = part.sidecar["part"]["kind"]
             if theirs != plan["kind"]:
                 problems.append(f"{each.name} was computed on {theirs}, and the set was begun on {plan['kind']}")
             sound.append(part)
-        except (IntegrityError, KeyError, TypeError) as error:
+        except IntegrityError as error:
             problems.append(_said(error))
     return Found(name, job, problems + _doubled(whole, sound) + _missing(whole, sound))
 
@@ -154,6 +156,8 @@ def _without_plan(run: Run) -> list[str]:
 
 def _retrainings(run: Run, dataset: Dataset, path: Path) -> Found:
     plan, record, n = parts.plan_at(path), run.manifest(), len(dataset.train_labels)
+    if not {"subsets", "drops", "seed", "repeats"} <= plan.keys():
+        raise IntegrityError(f"{path} is no plan of retrainings.", f"Delete {path}.")
     job = Validate(plan["subsets"], tuple(plan["drops"]), plan["seed"])
     name = f"The validation with {job.subsets:,} subsets ({path.name})"
     if plan["training"] != record.training_digest:
@@ -201,5 +205,5 @@ def _missing_keys(missing: list[str], keys: list[str], width: int, by: set[str])
     return [f"{len(missing)} retrainings are missing: {named}" + (f" ({', '.join(shards)})" if shards else "")]
 
 
-def _said(error: Exception) -> str:
-    return error.what.rstrip(".") if isinstance(error, ReplayError) else f"{type(error).__name__}: {error}"
+def _said(error: ReplayError) -> str:
+    return error.what.rstrip(".")

@@ -31,13 +31,37 @@ import numpy as np
 
 from engine import files
 from engine.errors import IntegrityError
+from engine.runs import fields
+from engine.runs.fields import Absent, number, optional, sha256, text, whole
 from engine.runs.run import Run
+from engine.runs.scores import SIDECAR
 
 TARGETS_A_PART = 64  # at most: partial results come often, and walking through the training again costs little
 
 PART = re.compile(r"part-([0-9a-f]{16})_(\d{5,})_(\d{5,})(?:_(\d+)of(\d+))?\.json")
 
-PLAN = re.compile(r"plan-([0-9a-f]{16})\.json")
+# What readers rely on of a part's sidecar, beside what they do of any; and of a plan, of targets or of retrainings.
+SHAPE = {
+    "checksum": text,
+    "sha256": sha256,
+    "shape": [whole],
+    "training_digest": text,
+    "part": {
+        **dict.fromkeys(("first", "stop", "of", "width"), whole),
+        "set": text,
+        "kind": text,
+        "shard": optional(text),
+    },
+}
+
+PLAN_SHAPE = {
+    **dict.fromkeys(("training", "kind"), text),
+    "width": whole,
+    **dict.fromkeys(("function", "mode"), Absent(text)),
+    "targets": Absent([text]),
+    **dict.fromkeys(("subsets", "seed", "repeats"), Absent(whole)),
+    "drops": Absent([number]),
+}
 
 
 @dataclass(frozen=True, order=True)
@@ -69,8 +93,8 @@ def shares(items: Sequence, n: int) -> list[list]:
 def cut(passes: Iterable[int], width: int, targets: int, most: int) -> list[Part]:
     """Passes, by number, as parts: runs of neighbours, of at most `most` targets each, or of one pass."""
     parts: list[Part] = []
-    for number in passes:
-        each = pass_of(number, width, targets)
+    for order in passes:
+        each = pass_of(order, width, targets)
         if parts and parts[-1].stop == each.first and each.stop - parts[-1].first <= most:
             parts[-1] = Part(parts[-1].first, each.stop)
         else:
@@ -192,9 +216,13 @@ def read(path: Path, whole: TargetSet) -> PartFile:
     name, or is of another set, another training or another width."""
     remedy, match = remedy_for(path), PART.fullmatch(path.name)
     sidecar = files.read_json(path, remedy)
-    about = sidecar.get("part") if isinstance(sidecar, dict) else None
-    if match is None or not isinstance(about, dict):
-        raise IntegrityError(f"{path} is no part of a set of targets.", remedy)
+    try:
+        fields.check(sidecar, SIDECAR | SHAPE)
+        if match is None:
+            raise ValueError("its name is that of no part")
+    except (TypeError, ValueError, KeyError) as error:
+        raise IntegrityError(f"{path} is no part of a set of targets ({error}).", remedy) from None
+    about = sidecar["part"]
     rest = {name: value for name, value in sidecar.items() if name != "checksum"}
     if sidecar.get("checksum") != files.json_digest(rest):
         raise IntegrityError(f"{path} is damaged: it has changed since it was written.", remedy)
@@ -241,8 +269,12 @@ def plan_at(path: Path) -> dict:
     """What was agreed. Raises `IntegrityError` where the file is damaged."""
     remedy = f"Delete {path} and what belongs to it beside it."
     plan = files.read_json(path, remedy)
-    if not isinstance(plan, dict) or not {"training", "width", "kind"} <= plan.keys():
-        raise IntegrityError(f"{path} is no plan of parts.", remedy)
+    try:
+        fields.check(plan, PLAN_SHAPE)
+        if plan["width"] < 1:
+            raise ValueError("a width of 0")
+    except (TypeError, ValueError, KeyError) as error:
+        raise IntegrityError(f"{path} is no plan of parts ({error}).", remedy) from None
     return plan
 
 

@@ -163,14 +163,13 @@ class Scoring:
             parts.agree(
                 parts.plan_path(self.session.run, self.whole.key), plan_of(self.session, self.whole, self.job.mode)
             )
+            self._announce(lacking)
         about = dataclasses.asdict(self.job)
         self.replay_passes(trajectory, sharing.share("replay", self.whole.passes, lacking, **about))
 
     def _announce(self, lacking: list[int]) -> None:
         """What a set in parts will take, before the first of them."""
         todo, asked = self.cut(lacking), len(self.asked)
-        if len(todo) < 2:
-            return
         targets = sum(map(len, todo))
         took = cost.replay_seconds(self.session.run.manifest(), targets)
         about = "" if took is None else f", about {cost.in_words(took)} for one process, as replays of this run went"

@@ -42,7 +42,7 @@ from typing import Any
 
 from engine import files
 from engine.errors import IntegrityError
-from engine.runs.fields import LARGEST, check, finite, number, optional, text, whole
+from engine.runs.fields import LARGEST, Absent, check, finite, number, optional, text, whole
 
 TERMINAL = ("finished", "failed", "cancelled")
 
@@ -72,6 +72,14 @@ NEEDED = {
     "phase": ("phase", "steps"),
     "progress": ("phase", "step", "steps"),
     "paused": ("needed", "disk_free"),
+    "ranks": ("ranks",),
+}
+
+RANK = {
+    "rank": whole,
+    **dict.fromkeys(("host", "device", "state", "phase"), Absent(text)),
+    **dict.fromkeys(("pid", "step", "steps"), Absent(whole)),
+    **dict.fromkeys(("rss", "gpu", "gpu_total"), Absent(number)),
 }
 
 READERS = {
@@ -82,6 +90,7 @@ READERS = {
     "time": moment,
     **dict.fromkeys(("losses", "rates"), [finite]),
     "parts": [text],
+    "ranks": [RANK],
 }
 
 _mutex = threading.Lock()  # of reading the last line and writing the next: a job's threads both tell
@@ -221,6 +230,6 @@ def _is_event(event: dict) -> bool:
         return False
     try:
         check(event, {name: READERS[name] for name in event.keys() & READERS.keys()})
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, KeyError):
         return False
     return event.get("step", 0) <= event.get("steps", LARGEST) and event.get("done", 0) <= event.get("steps", LARGEST)

@@ -54,7 +54,7 @@ def follow(progress: Progress, events: list[dict]) -> Progress:
         elif kind == "progress":
             _advance(progress, event)
         elif kind == "ranks":
-            progress.ranks = [rank for rank in event["ranks"] if _is_rank(rank)]
+            progress.ranks = event["ranks"]
         elif kind == "unreadable":
             if event["what"] not in progress.damage:
                 progress.damage.append(event["what"])
@@ -82,16 +82,3 @@ def _advance(progress: Progress, event: dict) -> None:
         if event.get(meter) is not None:
             progress.meters[meter] = event[meter]
             progress.series.setdefault(meter, []).append((event["time"], event[meter]))
-
-
-RANK = {"rank": int, "step": int, "steps": int, "host": str, "device": str, "phase": str}
-
-
-def _is_rank(rank: dict) -> bool:
-    """Whether an entry of `ranks` has what is drawn of it, in the types that it is drawn as."""
-    meters = (rank.get(name, 0) for name in ("rss", "gpu", "gpu_total"))
-    return (
-        "rank" in rank
-        and all(type(rank.get(name, kind())) is kind for name, kind in RANK.items())
-        and all(isinstance(value, log.NUMBERS) for value in meters)
-    )
