@@ -346,8 +346,8 @@ def test_live_shows_each_rank_and_what_others_wrote_is_text(quick):
     assert now.ranks == ranks and now.damage
     app = show("pages/Live.py", run=quick.id)
     texts = [each.proto.text for each in app.get("progress") if "Rank" in each.proto.text]
-    assert len(texts) == 2 and "step 5 of 10" in texts[0] and "500.0 MB" in texts[0]
-    assert "GPU memory 2.0 GB of 80.0 GB" in texts[1] and "![x]" not in texts[1]
+    assert len(texts) == 2 and "step 5 of 10 · memory 500 MB" in texts[0]
+    assert "GPU memory 2 GB of 80 GB" in texts[1] and "![x]" not in texts[1]
 
 
 def test_what_further_targets_take_is_said_before(quick):

@@ -649,7 +649,10 @@ class _Work:
         return self.trained
 
     def do(self, order: dict) -> None:
-        self.session = dataclasses.replace(self.session, manifest=self.session.run.manifest())
+        if not self.session.manifest.trained:  # by now it may be
+            compiled = {k: v for k, v in vars(self.session).items() if k in ("forwards", "_backwards")}
+            self.session = dataclasses.replace(self.session, manifest=self.session.run.manifest())
+            vars(self.session).update(compiled)
         {"train": self.train, "replay": self.replay, "retrain": self.retrain}[order["do"]](order)
 
     def train(self, order: dict) -> None:
@@ -667,6 +670,7 @@ class _Work:
             trajectory=trajectory,
             on_progress=meter.report,
             before_step=session.check_cancelled,
+            passes=session.forwards,
         )
 
     def replay(self, order: dict) -> None:

@@ -50,7 +50,8 @@ class TrainAndReplay(Job):
             trained = reopen(session)
             opened = contextlib.closing(session.trajectory(self.mode, trained.digests))
         else:
-            if self.mode == "memory":
+            if self.mode == "memory" and not session.sharing.alone:
+                _ = session.forwards  # whether steps are compiled is decided, and written down, before others train
                 session.sharing.train()
             trained, trajectory = train(session, self.mode)
             opened = contextlib.closing(trajectory)
