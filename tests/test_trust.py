@@ -252,8 +252,8 @@ def test_a_validation_says_what_retraining_says(run):
 def counted(monkeypatch) -> list[int]:
     trained, original = [], retraining.retrain
 
-    def count(model, stream, weights, before_step=None):
-        states = original(model, stream, weights, before_step)
+    def count(model, stream, weights, *more):
+        states = original(model, stream, weights, *more)
         trained.append(len(weights))
         return states
 
