@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from engine import config as configs
+from engine.analysis import logits as logit_maths
 from engine.analysis import test_images as test_lists
 from engine.datasets import registry
 from engine.jobs import execute as work
@@ -24,6 +25,15 @@ def test_the_most_frequent_mistakes_are_those_of_a_count():
     assert [n for *_, n in found] == sorted(pairs.values(), reverse=True)[:10]
     assert all(pairs[true, taken_for] == n for true, taken_for, n in found)
     assert test_lists.confusions(labels, labels, 10) == []
+
+
+def test_what_a_model_says_is_the_same_in_pieces(monkeypatch):
+    logits, labels = np.random.default_rng(0).normal(size=(50, 7)).astype(np.float32), np.arange(50) % 7
+    logp = logit_maths.log_probabilities(logits)
+    monkeypatch.setattr(logit_maths, "PIECE", 30)  # four rows
+    given, predicted, best = logit_maths.judged(logits, labels)
+    assert np.array_equal(given, logp[np.arange(50), labels]) and np.array_equal(best, logp.max(1))
+    assert np.array_equal(predicted, logp.argmax(1))
 
 
 def test_probabilities_are_those_of_the_likeliest():

@@ -60,7 +60,8 @@ def write(root: Path, most: int | None = None, skins: bool = False) -> Path:
 
 def spoil(root: Path, mislabelled: int = 20) -> dict[str, list[str]]:
     """Adds to a class folder what real ones have: broken files, duplicates within and across classes, a picture that
-    only EXIF turns upright, and images in a folder that is not theirs. Returns the paths by kind."""
+    only EXIF turns upright, and images in a folder that is not theirs, `mislabelled` of them at the most. Returns the
+    paths by kind."""
     rng = np.random.default_rng(0)
     classes = sorted(path for path in root.iterdir() if path.is_dir())
     files = {path: sorted(path.glob("*.png")) for path in classes}
@@ -78,6 +79,8 @@ def spoil(root: Path, mislabelled: int = 20) -> dict[str, list[str]]:
     Image.open(files[second][3]).rotate(90).save(turned, exif=exif)
     moved = []
     for number in rng.choice(len(classes) - 2, mislabelled) + 2:
+        if not files[classes[number]]:  # a small class that was drawn too often
+            continue
         source = files[classes[number]].pop(int(rng.integers(len(files[classes[number]]))))
         to = classes[int((number + 1 + rng.integers(len(classes) - 1)) % len(classes))] / f"moved-{source.name}"
         source.rename(to)

@@ -11,7 +11,7 @@ import pandas as pd
 
 from engine import datasets
 from engine.analysis.lists import files_of
-from engine.analysis.logits import log_probabilities
+from engine.analysis.logits import judged
 from engine.errors import ConfigError
 from engine.runs.manifest import Manifest
 from engine.targets import FUNCTIONS, AllTests, ClassOfTests, target_function
@@ -45,8 +45,7 @@ def ranked(record: Manifest, key: str | None = None, by: str = "harm") -> pd.Dat
     dataset = datasets.load(record.config.dataset)
     score = np.asarray(record.score_sets.row(target), np.float64)
     harm = target_function(target.function).harmful_sign * score
-    logp = log_probabilities(record.train_logits())
-    given = logp[np.arange(len(harm)), dataset.train_labels]
+    given, predicted, _ = judged(record.train_logits(), dataset.train_labels)
     order = np.argsort(given if by == "loss" else -harm, kind="stable")
     names = np.array(dataset.classes)
     columns = {
@@ -54,7 +53,7 @@ def ranked(record: Manifest, key: str | None = None, by: str = "harm") -> pd.Dat
         "index": order,
         **files_of(dataset, order),
         "given_label": names[dataset.train_labels[order]],
-        "model_label": names[logp.argmax(1)[order]],
+        "model_label": names[predicted[order]],
         "probability": np.exp(given[order]),
         "loss": -given[order],
         "score": score[order],

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from engine.analysis.logits import log_probabilities, softmax
+from engine.analysis.logits import judged, log_probabilities, softmax
 from engine.datasets.base import Dataset
 from engine.errors import ConfigError, IntegrityError
 from engine.runs.manifest import Manifest
@@ -85,6 +85,6 @@ def probabilities(record: Manifest, dataset: Dataset, target: Target) -> np.ndar
 
 def misclassified(record: Manifest, dataset: Dataset) -> np.ndarray:
     """Test indices whose predicted label is not the true one, most confident mistakes first: int64 [M]."""
-    logp = log_probabilities(record.test_logits())
-    wrong = np.flatnonzero(logp.argmax(1) != dataset.test_labels)
-    return wrong[np.argsort(-logp[wrong].max(1), kind="stable")]
+    _, predicted, best = judged(record.test_logits(), dataset.test_labels)
+    wrong = np.flatnonzero(predicted != dataset.test_labels)
+    return wrong[np.argsort(-best[wrong], kind="stable")]

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from engine.analysis.logits import log_probabilities
+from engine.analysis.logits import judged
 
 # -- the test images
 
@@ -28,8 +28,8 @@ def test_images(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Indices of the test images that the filter keeps, in one of `ORDERS`, int64 [M]; and of every test image the
     predicted class int64 [N] and the confidence float64 [N]. "wrong first": the most confident mistakes first."""
-    logp = log_probabilities(logits)
-    predicted, confidence = logp.argmax(1), np.exp(logp.max(1))
+    _, predicted, best = judged(logits, labels)
+    confidence = np.exp(best)
     mistaken = predicted != labels
     kept = (confidence >= chosen.low) & (confidence <= chosen.high) & (mistaken | (not chosen.wrong))
     for asked, values in ((chosen.true, labels), (chosen.predicted, predicted)):
