@@ -343,6 +343,7 @@ def test_notes_that_cannot_be_are_refused(run):
 def test_a_checksum_is_looked_at_again_only_where_the_file_changed(tmp_path, monkeypatch):
     path = tmp_path / "file"
     path.write_bytes(b"one")
+    monkeypatch.setattr(files, "SETTLED", 0)  # as if it had been written long ago
     first = files.sha256_of(path)
     opened = []
     monkeypatch.setattr(
