@@ -100,9 +100,8 @@ class Form:
 
 def form_of(draft: Draft, dataset: Dataset | None, disabled: bool) -> Form:
     config = draft.config
-    sizes = () if dataset is None else dataset.sizes
-    # Also of what is not offered: a browser can send any text, and the estimate builds the model.
-    problems = {**configs.problems(config, *sizes), **configs.offered_problems(config)}
+    problems = configs.problems(config) if dataset is None else configs.problems(config, *dataset.sizes)
+    problems |= configs.offered_problems(config)  # a browser can send any text, and the estimate builds the model
     return Form(draft, config, dataset, problems, configs.unread(config), disabled)
 
 

@@ -107,7 +107,7 @@ def choose_class_weights(form: Form) -> None:
         st.selectbox(
             setup_draft.label(WEIGHTS),
             list(CLASS_WEIGHTS),
-            format_func=CLASS_WEIGHTS.get,
+            format_func=CLASS_WEIGHTS.__getitem__,
             key=f"{key}-kind",
             help=setup_fields.plain_words(WEIGHTS),
             on_change=take_kind_of_weights,

@@ -65,7 +65,7 @@ def choose() -> Draft:
         "Start from",
         [PROPOSAL, *configs.PRESETS, FILE],
         required=True,
-        format_func=lambda name: SOURCES.get(name, name.capitalize()),
+        format_func=lambda name: SOURCES[name] if name in SOURCES else str(name).capitalize(),
         key="start",
         on_change=take_start,
         disabled=files.read_only(),

@@ -199,7 +199,7 @@ def choose_sets(form: Form, dataset: Dataset) -> None:
         "Sets, which are averaged over",
         list(titles),
         key="sets",
-        format_func=titles.get,
+        format_func=titles.__getitem__,
         placeholder="all test images, or those of a class" if few else "all test images; those of a class by its name",
         help="«All test images» is what Find bad labels needs.",
         on_change=take_sets,
