@@ -47,7 +47,8 @@ def builder(name: str) -> Callable[..., nn.Module]:
             f"It has {', '.join(near)} and others." if near else "See timm.list_models().",
         )
 
-    def build(channels: int, height: int, width: int, classes: int, **options) -> nn.Module:
+    # By their places alone: timm's own options, such as `channels` of its residual networks, may have these names.
+    def build(channels: int, height: int, width: int, classes: int, /, **options) -> nn.Module:
         sizes = {"img_size": (height, width)} if _takes_size(name) else {}
         try:
             model = timm.create_model(
