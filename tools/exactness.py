@@ -439,12 +439,12 @@ def options_table(cases: list[Case]) -> Iterator[str]:
         errors.append(error_of_case(case))
         if errors[-1] > TOLERANCE:
             print(f"{errors[-1]:.1e} {case}", file=sys.stderr)
-    yield f"{len(cases)} trainings; largest relative error of all: {max(errors):.0e}."
+    yield from (f"{len(cases)} trainings; largest relative error of all: {max(errors):.0e}.", "")
+    yield from ("| | | largest relative error | trainings |", "|---|---|---|---|")
     for name, levels in FACTORS.items():
-        yield from ("", f"| {name} | largest relative error | trainings |", "|---|---|---|")
         for level in levels:
             own = [error for error, case in zip(errors, cases) if case[name] == level]
-            yield f"| {level} | {max(own):.0e} | {len(own)} |"
+            yield f"| {name} | {level} | {max(own):.0e} | {len(own)} |"
 
 
 def networks_table(networks: dict[str, Network]) -> Iterator[str]:
