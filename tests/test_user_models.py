@@ -126,6 +126,27 @@ def test_attributes_that_hold_tensors(kind, used_before):
     assert error_of(model, targets_per_pass=1) <= 1e-6
 
 
+def test_what_a_pass_leaves_in_a_container_is_put_back():
+    class Kept(Model):
+        def __init__(self):
+            super().__init__()
+            self.table, self.row, self.names = {"a": [1]}, [], {"x"}
+
+        def between(self, h):
+            self.table["h"] = h
+            self.table["a"].append(h)
+            self.row.append(h)
+            self.names.add("y")
+            self.register_buffer("late", h.detach())
+            return h
+
+    model = FunctionalModel(Kept(), dtype=torch.float64)
+    for training in (True, False):
+        model(model.theta0, model.buffers0, data()[0], training)
+        kept = model.module
+        assert (kept.table, kept.row, kept.names) == ({"a": [1]}, [], {"x"}) and not hasattr(kept, "late")
+
+
 def test_the_memory_estimate_is_never_fatal():
     class Only(Model):
         def between(self, h):
@@ -597,7 +618,7 @@ HIDDEN = {
     "list iterator": (lambda: Seldom(iter([0] * 5000), next), "self.counter"),
     "cycle": (lambda: Seldom(itertools.cycle([1, 2, 3]), next), "self.counter"),
     "deque": (lambda: Seldom(collections.deque([0, 1]), lambda c: c.rotate() or 0), "self.counter"),
-    "partial": (lambda: Seldom(functools.partial(add, [0])), "an argument"),
+    "partial": (lambda: Seldom(functools.partial(add, [0])), "self.counter"),
     "closure": (lambda: Seldom(in_a_closure()), "«n» of in_a_closure"),
     "bound method": (lambda: Seldom(Ticks().__call__), "Ticks"),
     "global object": (GlobalObject, "TICKS"),
@@ -1032,7 +1053,11 @@ class ZeroAtFirst(SmallDetach):
         return self.out(h + self.gain * torch.tanh(self.branch(h)).detach() * h)
 
 
-@pytest.mark.parametrize("model", [SmallDetach(1.0), SmallDetach(1e-3), ZeroAtFirst()], ids=["1", "1e-3", "zero"])
+@pytest.mark.parametrize(
+    "model",
+    [SmallDetach(1.0), SmallDetach(1e-3), SmallDetach(1e-6), ZeroAtFirst()],
+    ids=["1", "1e-3", "1e-6", "zero"],
+)
 def test_a_small_wrong_term_is_found_and_named(model):
     assert "does not agree" in refusal_of(model)
 
@@ -1092,6 +1117,16 @@ class WrongTangent(torch.autograd.Function):
     @staticmethod
     def jvp(ctx, t):
         return 2.01 * ctx.saved_tensors[0] * t
+
+
+class SlightlyWrong(WrongTangent):
+    @staticmethod
+    def jvp(ctx, t):
+        return (2 + 1e-3) * ctx.saved_tensors[0] * t
+
+
+def test_a_tangent_that_is_wrong_by_a_thousandth_is_found():
+    assert "does not agree" in refusal_of(Around(Function(SlightlyWrong.apply)))
 
 
 @pytest.mark.parametrize("kind", FAULTY)

@@ -117,7 +117,7 @@ def _check_repeats(model: FunctionalModel, here: Point, elsewhere: Point, traini
         outputs = _pass(model, here, training)
         prints = fingerprints(model.module)
         first_prints = prints if first_prints is None else first_prints
-        for name in prints.keys() | first_prints.keys():
+        for name in sorted(prints.keys() | first_prints.keys()):
             if prints.get(name) != first_prints.get(name):
                 _refuse_state(name, mode)
         _check_same(model, outputs, fresh["here"], training, mode)
