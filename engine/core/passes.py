@@ -179,7 +179,7 @@ def _pass(model: FunctionalModel, point: Point, training: bool) -> dict[str, Ten
                     "Begin with finite numbers, so that it can be part of the state.",
                 )
             _refuse_state(f"«{name}», {str(constant.dtype).removeprefix('torch.')}", "training" if training else "")
-    model.check_buffers(tensors)
+    model.check_buffers(tensors, model.dtype)
     return {"logits": logits.clone(), **{name: tensors[name].clone() for name in model.buffer_names}}
 
 

@@ -136,7 +136,7 @@ class FunctionalModel:
         if not self._buffer_shapes:
             return logits, buffers_Q
         self.check_buffers(tensors)
-        return logits, torch.cat([tensors[k].reshape(-1) for k in self._buffer_shapes])
+        return logits, torch.cat([tensors[k].reshape(-1).to(self.dtype) for k in self._buffer_shapes])
 
     def open_pass(
         self,
@@ -163,11 +163,12 @@ class FunctionalModel:
         """Dropout draws the masks of a pass from its beginning."""
         self._noise.begin(key, torch.arange(inputs.shape[0], device=inputs.device) if index_B is None else index_B)
 
-    def check_buffers(self, tensors: dict[str, Tensor]) -> None:
-        """Raises `ModelError` where a pass has given a buffer another shape or precision."""
+    def check_buffers(self, tensors: dict[str, Tensor], dtype: torch.dtype | None = None) -> None:
+        """Raises `ModelError` where a pass has given a buffer another shape, or not the `dtype`, where that counts: a
+        step that computes in bfloat16 keeps its state in float32."""
         for name, shape in self._buffer_shapes.items():
             after = tensors[name]
-            if not isinstance(after, Tensor) or after.shape != shape or after.dtype != self.dtype:
+            if not isinstance(after, Tensor) or after.shape != shape or (dtype and after.dtype != dtype):
                 form = f"{tuple(after.shape)} of {after.dtype}" if isinstance(after, Tensor) else str(after)
                 raise ModelError(
                     f"A pass makes of the buffer «{name}», {tuple(shape)} of {self.dtype}, {form}.",
