@@ -57,7 +57,7 @@ def copied(module: nn.Module) -> nn.Module:
         raise
     except Exception as error:
         raise ModelError(
-            f"The model cannot be copied{_obstacle(module)}: {first_line(error)}",
+            f"The model cannot be copied{_obstacle(module)}: {first_line(error).rstrip('.')}.",
             "Take open files, locks, generators and the like out of its attributes.",
         ) from error
 

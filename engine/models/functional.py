@@ -236,7 +236,7 @@ class FunctionalModel:
             where = self._where(error)
             raise ModelError(
                 f"The model cannot be replayed: {f'in {where}, ' if where else ''}{type(error).__name__}: "
-                f"{first_line(error)}",
+                f"{first_line(error).rstrip('.')}.",
                 _remedy(error),
             ) from error
 
@@ -290,7 +290,7 @@ def _preparing() -> Iterator[None]:
         raise
     except (Exception, SystemExit) as error:
         raise ModelError(
-            f"The model cannot be prepared: {type(error).__name__}: {first_line(error)}",
+            f"The model cannot be prepared: {type(error).__name__}: {first_line(error).rstrip('.')}.",
             "Its train(mode) and eval() must work as those of nn.Module, and its attributes be free to set.",
         ) from error
 
