@@ -67,6 +67,13 @@ def _processor() -> str:
     return platform.processor() or platform.machine()
 
 
+def sent(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """A tensor on a device. The host does not wait for a GPU: it launches what comes next while the GPU computes."""
+    if device.type != "cuda" or tensor.is_cuda:
+        return tensor.to(device)
+    return tensor.pin_memory().to(device, non_blocking=True)
+
+
 def computed_on(device: torch.device, threads: int) -> str:
     """What decides the last bit of a state, for the headers of its files: the kind of GPU, or the number of
     `threads` that torch computes with on a CPU."""

@@ -21,6 +21,7 @@ from engine.core.replay import replay
 from engine.core.state import Adjoint
 from engine.core.stream import Examples, Stream
 from engine.core.training import advance, initial_state, optimizer_for
+from engine.errors import ConfigError
 from engine.jobs import execute as work
 from engine.jobs.compiling import SAVES, TAKES, WORTH, pays
 from engine.models.functional import FunctionalModel
@@ -79,9 +80,10 @@ def test_compiled_steps_are_the_uncompiled_ones(made):
 
 @pytest.mark.slow
 def test_a_targets_scores_do_not_depend_on_the_others(made):
+    """At the same place in a pass, the first here: with the padding beside it, or another target."""
     passes, _, stream, state, adjoint = made
     together = passes.linearize(state, stream.at(2), False).tangents(adjoint.theta, adjoint.buffers)
-    for k in range(TARGETS):
+    for k in (0, 2):
         alone = passes.linearize(state, stream.at(2), False).tangents(adjoint.theta[[k]], adjoint.buffers[[k]])
         for one, other in zip(together, alone, strict=True):
             assert torch.equal(one[k], other[0])
@@ -289,3 +291,13 @@ def test_memory_that_runs_out_halves_the_targets_of_a_pass(monkeypatch):
     monkeypatch.setattr(step.EagerLinearized, "tangents", never)
     with pytest.raises(torch.OutOfMemoryError):
         replay(model, stream, Kept(), adjoint, targets_per_pass=2)
+
+
+def test_a_batch_that_is_too_large_for_the_device_is_refused_with_the_number_that_fits(tmp_path, monkeypatch):
+    monkeypatch.setattr("engine.core.memory.memory_total", lambda device: 60_000_000)
+    run = Run.create(outputs_root(tmp_path / "outputs"), CONFIG.replace(**{"recipe.batch_size": 3000}))
+    with run.lock(), pytest.raises(ConfigError, match="A step of 3,000 images takes more memory") as refused:
+        work.execute(run)
+    fits = int(refused.value.problems["recipe.batch_size"].split(" images")[0].replace(",", ""))
+    assert 100 < fits < 3000 and f"{fits:,} or less" in refused.value.remedy
+    assert not run.manifest().trained

@@ -20,8 +20,11 @@ def keep_in(outputs: Path) -> list[str]:
     A folder that others may write to is not used. Beyond `MOST_BYTES` the files least recently written are deleted,
     of those that are older than an hour.
     """
-    if os.environ.get("TORCHINDUCTOR_CACHE_DIR") and os.environ["TORCHINDUCTOR_CACHE_DIR"] != _kept.get("folder"):
-        return []  # a person's own choice
+    from torch._inductor.runtime.cache_dir_utils import default_cache_dir
+
+    set_now = os.environ.get("TORCHINDUCTOR_CACHE_DIR")
+    if set_now not in (None, default_cache_dir(), _kept.get("folder")):
+        return []  # a person's own choice: torch sets the variable itself, to its default
     folder = Path(os.environ.get("REPLAY_CACHE_DIR") or outputs.parent / FOLDER).expanduser().absolute()
     if _kept.get("folder") == str(folder):
         return []

@@ -7,8 +7,9 @@
     compile     by torch's Inductor: C++ on a CPU, Triton on a GPU, kept in a folder from process to process
 
 Sizes are fixed: B, P, Q, and the `width` targets that a pass carries; the last pass of a step is padded with zeros.
-So a target's scores do not depend on how many others are asked for beside it. The optimizer's part of a step, a few
-operations on vectors [P], stays as it is: the learning rate, which changes with each step, is in no compiled code.
+So a target's scores do not depend on which others are beside it: at a width of 1, as on a GPU, on nothing but itself;
+at a larger one on its place in its pass alone. The optimizer's part of a step, a few operations on vectors [P], stays
+as it is: the learning rate, which changes with each step, is in no compiled code.
 
 The compiler keeps to one way of summing (its `deterministic` setting, without trials of which kernel is fastest): the
 same bits in another process, from a full or an empty folder, on the same kind of device with the same number of

@@ -1,8 +1,8 @@
-"""How much memory a step backwards takes, and how many targets fit into a pass.
+"""How much memory a step backwards takes, how many targets fit into a pass, and how many examples into a step.
 
-An estimate, never a refusal: it decides how many targets are carried through one pass, which changes
-time and memory, and rounding. From the shapes alone where the model runs on the "meta" device, else
-measured on a few inputs of zeros, else a cautious guess.
+An estimate: it decides how many targets are carried through one pass, which changes time and memory, and rounding; it
+refuses a batch where not even one target would have room in an empty memory. From the shapes alone where the model runs
+on the "meta" device, else measured on a few inputs of zeros, else a cautious guess.
 """
 
 import logging
@@ -41,6 +41,13 @@ def chunk_that_fits(per_target: int, targets: int, device: torch.device) -> int:
     for sums of other shapes are rounded differently."""
     fit = min(memory_total(device) // 4, memory_free(device) // 2) // max(1, per_target)
     return int(max(1, min(fit, targets, LARGEST_CHUNK[device.type])))
+
+
+def largest_batch(model: FunctionalModel, batch_shape: tuple[int, ...], copies: float, device: torch.device) -> int:
+    """How many examples a step may have, of inputs like `batch_shape` [B, ...], for a pass that holds `copies` of what
+    a forward pass saves to fit into all of the device's memory."""
+    room = memory_total(device) - 8 * model.parameters * model.theta0.element_size()
+    return int(room * batch_shape[0] / max(1.0, copies * _saved_bytes(model, batch_shape)))
 
 
 def _saved_bytes(model: FunctionalModel, batch_shape: tuple[int, ...]) -> int:

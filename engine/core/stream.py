@@ -24,6 +24,7 @@ from engine.core.loss import ExampleLoss, loss_for
 from engine.core.random import example_keys
 from engine.core.schedule import BatchPlan, learning_rate, plan_for, step_key
 from engine.datasets.base import Dataset
+from engine.device import sent
 from engine.errors import ConfigError
 
 # Of images [B, C, H, W] before they are standardised, and the meaning of their values, to others of the same shape.
@@ -107,12 +108,6 @@ def _tensor(array: np.ndarray, device: torch.device) -> Tensor:
     return torch.from_numpy(np.require(array, requirements="W")).to(device)
 
 
-def on_device(array: np.ndarray, device: torch.device) -> Tensor:
-    """A copy; on a GPU, one for which the host does not wait: its kernels are launched while the GPU computes."""
-    tensor = torch.from_numpy(array)
-    return tensor if device.type == "cpu" else tensor.pin_memory().to(device, non_blocking=True)
-
-
 @dataclass(frozen=True)
 class StepInputs:
     """All that a step needs beside the state."""
@@ -128,7 +123,7 @@ class StepInputs:
     @property
     def key_on_device(self) -> Tensor:
         """`key`, int64 [], where the batch is."""
-        return on_device(np.array(self.key, np.int64), self.w_B.device)
+        return sent(torch.tensor(self.key), self.w_B.device)
 
 
 @dataclass(frozen=True)
@@ -189,7 +184,7 @@ class Stream:
         return self.data.batch(index_B, lambda images, pixels: augment(images, keys_B, self._augmentations, pixels))
 
     def at(self, t: int) -> StepInputs:
-        index = on_device(self.plan[t], self.data.device)
+        index = sent(torch.from_numpy(self.plan[t]), self.data.device)
         return StepInputs(
             t,
             index,

@@ -18,6 +18,7 @@ import torch
 from engine.core.code_cache import keep_in
 from engine.core.compiled import Compiled, CompileError
 from engine.core.converted import Converted, converted
+from engine.core.memory import largest_batch
 from engine.core.state import Adjoint
 from engine.core.step import Eager, Passes, step, step_back
 from engine.errors import ConfigError
@@ -32,12 +33,29 @@ TAKES = {"cpu": 60.0, "cuda": 90.0}  # seconds of compiling all, from an empty f
 
 WORTH = 2.0
 
+# Of what a forward pass saves in float32, a step backwards of one target holds (measured, docs/performance.md): not
+# compiled, and compiled by its precision.
+COPIES = {"off": 4.0, "float64": 2.0, "float32": 2.0, "tf32": 2.0, "bfloat16": 1.2}
+
 WIDTH = {"cpu": 4, "cuda": 1}  # targets that a compiled pass carries: more leave the caches, or take memory for nothing
 
 
 def pays(seconds: float, kind: str) -> bool:
     """Whether to compile steps that take `seconds` in all, on a kind of device."""
     return SAVES[kind] * seconds > WORTH * TAKES[kind]
+
+
+def check_batch(session: "Session") -> None:
+    """Raises `ConfigError`, with the number that fits, for batches that are too large for the device."""
+    config, shape = session.config, session.stream.batch_shape
+    copies = COPIES["off" if config.compile == "off" else config.replays_in]
+    fits = largest_batch(session.model, shape, copies, session.device)
+    if fits < shape[0]:
+        raise ConfigError(
+            f"A step of {shape[0]:,} images takes more memory than {session.device} has.",
+            f"Choose a batch size of {max(2, fits):,} or less, or a narrower model.",
+            {"recipe.batch_size": f"{max(2, fits):,} images fit into the memory of {session.device}"},
+        )
 
 
 def forwards(session: "Session") -> Passes:
@@ -60,7 +78,7 @@ def forwards(session: "Session") -> Passes:
 
 def backwards(session: "Session", width: int) -> Passes:
     """The passes of steps backwards. Not compiled they carry `width` targets at a time; compiled as many, or as many as
-    pay on this kind of device: their scores do not depend on it."""
+    pay on this kind of device."""
     precision, config = session.config.replays_in, session.config
     if config.compile == "on" or (config.compile == "auto" and is_compiled(session)):
         passes = _compiled(session, precision, config.targets_per_pass or min(width, WIDTH[session.device.type]))

@@ -93,6 +93,7 @@ def train(session: "Session", mode: str) -> "tuple[Trained, Trajectory]":
     """
     from engine.core.check import check_model
     from engine.core.training import train as train_steps
+    from engine.jobs.compiling import check_batch
     from engine.jobs.reopen import Trained, check_start, origin, plan_digest, rates_digest
     from engine.jobs.resume import RESUME_TRAINING, WithResume, intact, load_training
     from engine.models.registry import sources
@@ -101,6 +102,7 @@ def train(session: "Session", mode: str) -> "tuple[Trained, Trajectory]":
     journal, config = session.journal, session.config
     for note in session.model.notes:
         journal.note(note)
+    check_batch(session)
     check_model(session.model, session.stream)
     journal.update(
         status_said="training",

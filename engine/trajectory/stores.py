@@ -18,6 +18,7 @@ import torch
 
 from engine.core.optim.base import Optimizer
 from engine.core.state import State
+from engine.device import sent
 from engine.errors import IntegrityError
 from engine.trajectory.background import Background
 from engine.trajectory.state_files import bytes_of, file_tensors, for_replay, read_state, save_state, state_of
@@ -140,7 +141,7 @@ class DiskStore:
         coming = self._coming.pop(t, None) or self._read(t)
         wanted = range(t - 1, max(t - 1 - self._ahead, -1), -1)
         self._coming = {s: self._coming.get(s) or self._read(s) for s in wanted}
-        return state_of({k: tensor.to(self.device) for k, tensor in coming.result().items()}, self.optimizer)
+        return state_of({k: sent(tensor, self.device) for k, tensor in coming.result().items()}, self.optimizer)
 
     def flush(self) -> None:
         self.writer.flush()
