@@ -14,12 +14,14 @@ import pytest
 import torch
 from torch import nn
 
+import engine
 from engine import config, device
 from engine.core import code_cache, compiled, step
 from engine.core.compiled import Compiled, CompileError
 from engine.core.replay import replay
 from engine.core.state import Adjoint
 from engine.core.stream import Examples, Stream
+from engine.core.targets import adjoints
 from engine.core.training import advance, initial_state, optimizer_for
 from engine.errors import ConfigError
 from engine.jobs import execute as work
@@ -27,7 +29,8 @@ from engine.jobs.compiling import SAVES, TAKES, WORTH, pays
 from engine.models.functional import FunctionalModel
 from engine.runs.run import Run, outputs_root
 from tests.helpers import RECIPE, images, net
-from tools.exactness import relative_error
+from tools.exactness import CASES, SETS, relative_error, scores_and_differences
+from tools.exactness import problem as exactness_problem
 
 TARGETS = 3
 
@@ -103,6 +106,24 @@ def test_two_threads_may_replay_with_one_compiled_step(made):
     for thread in threads:
         thread.join()
     assert len(found) == 2 and all(torch.equal(each, expected) for each in found.values())
+
+
+@pytest.mark.slow
+def test_compiled_scores_equal_finite_differences():
+    """The case that has everything: AdamW, whose pullback reads the gradient, clipping, groups,
+    label smoothing and class weights, which are an input of compiled steps."""
+    rec, batch_norm, function = CASES["AdamW, all options"]
+    network, train, test = exactness_problem(batch_norm)
+    trained = engine.train(network, *train, rec, device="cpu")
+    model, stream = trained.model, trained.stream
+    first = initial_state(model, optimizer_for(model, rec))
+    with device.exact_arithmetic():
+        passes = Compiled(model, "float64", (first, stream.at(0)))
+        passes.compile_backwards(len(SETS))
+        end = adjoints(model, trained.state, engine.api._targets_data(trained, *test), SETS, function)
+        scores = replay(model, stream, trained.trajectory, end, passes=passes).numpy()
+    _, differences = scores_and_differences(rec, batch_norm, function)
+    assert np.abs(scores).max() > 1e-3 and relative_error(scores, differences) <= 1e-6
 
 
 class Noisy(nn.Module):

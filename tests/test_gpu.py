@@ -6,9 +6,11 @@ import torch
 
 import engine
 from engine import config, device
+from engine.core.compiled import Compiled
+from engine.core.converted import Converted, converted
 from engine.core.memory import TANGENT_COPIES, bytes_per_target
 from engine.core.state import Adjoint
-from engine.core.step import step_back
+from engine.core.step import Eager, step_back
 from engine.core.stream import Stream, examples
 from engine.core.training import initial_state, optimizer_for
 from engine.datasets import registry as dataset_registry
@@ -72,3 +74,33 @@ def test_a_targets_memory_is_within_its_estimate():
     each, told = (peaks[6] - peaks[2]) / 4, bytes_per_target(model, stream.batch_shape)
     print(f"a target takes {each / 1e6:.0f} MB, {TANGENT_COPIES * each / told:.2f} copies of what a forward saves")
     assert 0.3 * told < each <= told
+
+
+GPU_BOUNDS = {"float64": 1e-6, "float32": 1e-3, "tf32": 2e-2, "bfloat16": 0.1}  # of a step's scores, against float64
+
+
+@pytest.mark.parametrize("precision", GPU_BOUNDS)
+def test_a_compiled_step_in_each_precision(precision):
+    """One target a pass: against float64 step by step, the same bits again, and in no more memory for more targets."""
+    where, preset = torch.device("cuda"), config.preset("sample")
+    dataset = dataset_registry.load(preset.dataset)
+    model = model_registry.build(preset, dataset, where)
+    stream = Stream(examples(dataset, "train", where, torch.float32), preset.recipe)
+    optimizer = optimizer_for(model, preset.recipe)
+    state, inputs = initial_state(model, optimizer), stream.at(0)
+    theta, *opt, buffers = (torch.randn(3, part.numel(), device=where) for part in state.parts)
+    end = Adjoint(theta, tuple(opt), buffers)
+    exact = Converted(Eager(model.to(where, torch.float64), "float64"), torch.float64)
+    with device.exact_arithmetic():
+        wide = precision == "float64"
+        example = converted(state, inputs, torch.float64) if wide else (state, inputs)
+        passes = Compiled(model.to(where, torch.float64) if wide else model, precision, example)
+        passes.compile_backwards(1)
+        passes = Converted(passes, torch.float64) if wide else passes
+        (_, expected), (_, found), (_, again) = (
+            step_back(each, optimizer, state, inputs, end) for each in (exact, passes, passes)
+        )
+        second = Adjoint(theta[1:2], tuple(part[1:2] for part in opt), buffers[1:2])
+        _, alone = step_back(passes, optimizer, state, inputs, second)
+    assert found.abs().max() > 0 and torch.equal(found, again) and torch.equal(found[1:2], alone)
+    assert ((found - expected).norm() / expected.norm()).item() <= GPU_BOUNDS[precision]

@@ -22,6 +22,7 @@ from engine.core.memory import largest_batch
 from engine.core.state import Adjoint
 from engine.core.step import Eager, Passes, step, step_back
 from engine.errors import ConfigError
+from engine.models.functional import FunctionalModel
 
 if TYPE_CHECKING:
     from engine.jobs.session import Session
@@ -43,6 +44,11 @@ WIDTH = {"cpu": 4, "cuda": 1}  # targets that a compiled pass carries: more leav
 def pays(seconds: float, kind: str) -> bool:
     """Whether to compile steps that take `seconds` in all, on a kind of device."""
     return SAVES[kind] * seconds > WORTH * TAKES[kind]
+
+
+def is_wanted(setting: str, seconds: float, kind: str) -> bool:
+    """The same for a run's setting: auto, on or off."""
+    return setting == "on" or (setting == "auto" and pays(seconds, kind))
 
 
 def check_batch(session: "Session") -> None:
@@ -84,7 +90,7 @@ def backwards(session: "Session", width: int) -> Passes:
         passes = _compiled(session, precision, config.targets_per_pass or min(width, WIDTH[session.device.type]))
         if passes is not None:
             return passes
-    return _uncompiled(session, precision, width)
+    return uncompiled(session.model, precision, width)
 
 
 def is_compiled(session: "Session") -> bool:
@@ -98,11 +104,12 @@ def is_compiled(session: "Session") -> bool:
     return compiled
 
 
-def _uncompiled(session: "Session", precision: str, chunk: int | None) -> Passes:
+def uncompiled(model: FunctionalModel, precision: str, chunk: int | None = None) -> Passes:
+    """Passes one operation at a time, `chunk` targets a pass, of a model whose states may be of another precision."""
     dtype = _dtype(precision)
-    if dtype == session.dtype:
-        return Eager(session.model, precision, chunk)
-    return Converted(Eager(session.model.to(session.device, dtype), precision, chunk), dtype)
+    if dtype == model.dtype:
+        return Eager(model, precision, chunk)
+    return Converted(Eager(model.to(model.theta0.device, dtype), precision, chunk), dtype)
 
 
 def _dtype(precision: str) -> torch.dtype:
@@ -136,8 +143,8 @@ def _measured(session: "Session", targets: int) -> float:
             _wait(device)
         return time.perf_counter() - began
 
-    forward = timed(lambda: step(_uncompiled(session, session.config.precision, None), k, state, inputs))
-    passes = _uncompiled(session, session.config.replays_in, some)
+    forward = timed(lambda: step(uncompiled(session.model, session.config.precision), k, state, inputs))
+    passes = uncompiled(session.model, session.config.replays_in, some)
     back = timed(lambda: step_back(passes, k, state, inputs, adjoint)) / some
     return session.steps * (forward + targets * back)
 

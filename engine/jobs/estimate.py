@@ -259,6 +259,7 @@ def _probe(config: RunConfig, dataset, model, device, chunk: int, root: Path, wo
     from engine.core.stream import Stream, examples
     from engine.core.training import initial_state, optimizer_for
     from engine.jobs import asked as questions
+    from engine.jobs.compiling import SAVES, TAKES, is_wanted, uncompiled
 
     free = devices.memory_free(device)
     if working > free:
@@ -276,13 +277,18 @@ def _probe(config: RunConfig, dataset, model, device, chunk: int, root: Path, wo
     asked = questions.before_training(config.targets, dataset, train, test)
     with devices.exact_arithmetic(), _memory_errors(device):
         checking, _ = clock(check_model, model, stream)
-        forward, state = _forwards(clock, model, optimizer, stream, initial_state(model, optimizer))
+        forwards = uncompiled(model, config.precision)
+        forward, state = _forwards(clock, forwards, optimizer, stream, initial_state(model, optimizer))
         evaluating, _ = clock(target_values.logits, model, state, test)
         asking, adjoint = clock(questions.adjoints, model, state, asked, config.target_function)
-        back = _backwards(clock, model, optimizer, stream, state, adjoint, chunk)
+        backwards = uncompiled(model, config.replays_in, chunk)
+        back = _backwards(clock, backwards, optimizer, stream, state, adjoint)
         write = _writing(clock, state, optimizer, root)
     taken = peak.bytes()
     other = featuring + checking + evaluating * (1 + train.n / test.n) + asking
+    if is_wanted(config.compile, stream.steps * (forward + back), device.type):
+        left = 1 - SAVES[device.type]
+        forward, back, other = left * forward, left * back, other + TAKES[device.type]
     return Probe(forward, back, write, other, taken["rss"], taken.get("gpu", 0))
 
 
@@ -309,12 +315,12 @@ def _timed(device, act, *arguments) -> tuple[float, Any]:
     return time.perf_counter() - began, result
 
 
-def _forwards(clock, model, optimizer, stream, state) -> tuple[float, Any]:
+def _forwards(clock, passes, optimizer, stream, state) -> tuple[float, Any]:
     """Seconds of a training step, and the state after those that were measured."""
     from engine.core.step import step
 
     def one(state, t: int):
-        return step(model, optimizer, state, stream.at(t))[0]
+        return step(passes, optimizer, state, stream.at(t))[0]
 
     seconds = []
     for i in range(min(4 * PROBED, stream.steps + 2)):
@@ -323,7 +329,7 @@ def _forwards(clock, model, optimizer, stream, state) -> tuple[float, Any]:
     return statistics.median(seconds[2:] or seconds), state
 
 
-def _backwards(clock, model, optimizer, stream, state, adjoint, chunk: int) -> float:
+def _backwards(clock, passes, optimizer, stream, state, adjoint) -> float:
     """Seconds of a step backwards with all targets."""
     from engine.core.step import step_back
 
@@ -331,7 +337,7 @@ def _backwards(clock, model, optimizer, stream, state, adjoint, chunk: int) -> f
     for i in range(PROBED + 1):
         # At a rate of 0 the adjoint stays what it is, over as many steps as are measured.
         inputs = replace(stream.at(i % stream.steps), lr=0.0)
-        taken, (adjoint, score) = clock(step_back, model, optimizer, state, inputs, adjoint, chunk)
+        taken, (adjoint, score) = clock(step_back, passes, optimizer, state, inputs, adjoint)
         scores[:, inputs.index_B] += score
         seconds.append(taken)
     return statistics.median(seconds[1:])
