@@ -167,7 +167,8 @@ def no_network(*_: object, **__: object) -> None:
     raise OSError(101, "Network is unreachable")
 
 
-@pytest.mark.parametrize("where", ["training", pytest.param("replay", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("where", ["training", "replay"])
 def test_prepared_images_that_somebody_writes_to_meanwhile_give_no_scores(pets, monkeypatch, where):
     run = runs.Run.create(runs.outputs_root(), config_of(pets))
     if where == "replay":
