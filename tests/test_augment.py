@@ -596,6 +596,7 @@ def test_an_augmentation_that_computes_something_else_is_noticed_before_a_replay
         run.update_manifest(pixel_means=list(means), versions=dict(versions))
 
 
+@pytest.mark.slow
 def test_a_replay_looks_at_the_augmentation_and_older_runs_recorded_nothing(augmented_run, monkeypatch):
     run, means = augmented_run, augmented_run.manifest().pixel_means
     monkeypatch.setattr(streams, "example_keys", other_last_epoch)
