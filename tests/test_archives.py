@@ -192,7 +192,7 @@ def test_hundreds_of_damaged_archives_end_in_a_folder_or_a_sentence(tmp_path, un
     whole += [tar_of((tarfile.TarInfo("é" * 120 + "/x.png"), b"1")), sparse(b"1\n0\n9\n")]
     rng = np.random.default_rng(0)
     refused = 0
-    for _ in range(300):
+    for _ in range(150):
         content = bytearray(whole[rng.integers(len(whole))])
         for at in (
             rng.integers(len(content)),
@@ -208,7 +208,7 @@ def test_hundreds_of_damaged_archives_end_in_a_folder_or_a_sentence(tmp_path, un
             archive.unpack(io.BytesIO(bytes(content)), "x.zip")
         except DataError:
             refused += 1
-    assert refused > 50 and not any(name.startswith(".tmp-") for name in os.listdir(unpacked))
+    assert refused > 25 and not any(name.startswith(".tmp-") for name in os.listdir(unpacked))
 
 
 def test_an_encrypted_zip_is_refused(unpacked):

@@ -419,7 +419,8 @@ console()
 """
 
 
-@pytest.mark.parametrize("how, code", [(signal.SIGTERM, 143), pytest.param(signal.SIGINT, 130, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("how, code", [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_a_preparation_that_is_told_to_end_leaves_nothing(tmp_path, data, how, code):
     root = folder(tmp_path / "pets", {"cat": 200, "dog": 200}, (8, 8))
     begun, go_on = tmp_path / "begun", tmp_path / "go on"
@@ -444,7 +445,7 @@ console()
 """
 
 
-@pytest.mark.parametrize("kind", ["folder", "arrays"])
+@pytest.mark.parametrize("kind", ["folder", pytest.param("arrays", marks=pytest.mark.slow)])
 def test_a_disk_that_fills_while_it_is_written_is_said_and_nothing_stays(tmp_path, data, kind):
     root = folder(tmp_path / "pets", {"cat": 50, "dog": 50})
     np.savez(tmp_path / "x.npz", images=np.zeros((200, 16, 16), np.uint8), labels=np.arange(200) % 2)
