@@ -304,8 +304,13 @@ class Direct(Attention):
 
 @pytest.mark.parametrize(
     "model",
-    [Attention(False), Attention(True), Encoder(), Encoder(True), Direct()],
-    ids=["without weights", "with weights", "encoder", "norm first", "direct"],
+    [
+        pytest.param(Attention(False), id="without weights"),
+        pytest.param(Attention(True), id="with weights", marks=pytest.mark.slow),
+        pytest.param(Encoder(), id="encoder", marks=pytest.mark.slow),
+        pytest.param(Encoder(True), id="norm first", marks=pytest.mark.slow),
+        pytest.param(Direct(), id="direct"),
+    ],
 )
 def test_attention_is_exact(model):
     assert error_of(model) <= 1e-6
@@ -806,6 +811,11 @@ FOLLOWED = {
 @pytest.mark.parametrize("kind", FOLLOWED)
 def test_what_a_copy_could_lose_is_trained_as_in_a_loop_of_ones_own(kind):
     assert trained_as_in_a_loop(FOLLOWED[kind]()) <= 1e-12
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", FOLLOWED)
+def test_what_a_copy_could_lose_is_exact(kind):
     assert error_of(FOLLOWED[kind]()) <= 1e-6
 
 
