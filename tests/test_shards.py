@@ -322,7 +322,7 @@ def test_all_who_ask_agree_on_what_the_first_wrote(tmp_path):
         start.wait()
         agreed.append(parts.agree(tmp_path / "plan.json", {**plan, "width": width})["width"])
 
-    threads = [threading.Thread(target=ask, args=(width,)) for width in range(8)]
+    threads = [threading.Thread(target=ask, args=(width,)) for width in range(1, 9)]
     for thread in threads:
         thread.start()
     for thread in threads:
