@@ -64,6 +64,7 @@ def follow(progress: Progress, events: list[dict]) -> Progress:
             progress.paused = None
         elif kind == "finished":
             progress.phase, progress.fraction, progress.seconds_left = "done", 1.0, None
+            progress.ranks = []
         elif kind in log.TERMINAL:
             progress.seconds_left = progress.paused = None
             progress.error = {"what": event.get("what", ""), "remedy": event.get("remedy", "")}
