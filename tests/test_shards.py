@@ -72,6 +72,7 @@ def small_parts(monkeypatch):
     monkeypatch.setattr(parts, "TARGETS_A_PART", 4)
 
 
+@pytest.mark.slow
 def test_a_set_in_parts_has_the_bits_of_one_replay_and_leaves_nothing_else(quick, monkeypatch):
     run = quick
     whole = do(run, Replay(TEN)).scores
@@ -90,6 +91,7 @@ def test_a_set_in_parts_has_the_bits_of_one_replay_and_leaves_nothing_else(quick
     assert any(n.startswith("10 of 10 targets in 3 parts, about ") and n.endswith("soon as it is done.") for n in notes)
 
 
+@pytest.mark.slow
 def test_finished_targets_are_shown_while_others_are_worked_on_and_a_resume_goes_on_after_them(quick, small_parts):
     run = quick
     once = do(run, Replay(TEN, "margin")).scores
@@ -295,6 +297,7 @@ def test_kinds_of_devices_are_not_mixed_within_one_set_of_retrainings(quick):
             again()
 
 
+@pytest.mark.slow
 def test_shards_are_numbered_from_one_and_only_of_jobs_that_have_them(quick, capsys):
     for wrong in ("0/2", "3/2", "1", "a/b", "1/0"):
         with pytest.raises(SystemExit):
@@ -306,6 +309,7 @@ def test_shards_are_numbered_from_one_and_only_of_jobs_that_have_them(quick, cap
     assert not part_files(quick)
 
 
+@pytest.mark.slow
 def test_shards_hold_a_run_together_and_nothing_else_changes_it(quick):
     with quick.lock().shared(), quick.lock().shared():
         with pytest.raises(RunBusyError):
@@ -334,6 +338,7 @@ def test_all_who_ask_agree_on_what_the_first_wrote(tmp_path):
 # -- what the pages show
 
 
+@pytest.mark.slow
 def test_live_shows_each_rank_and_what_others_wrote_is_text(quick):
     good = {"rank": 1, "host": "![x](http://evil.example/p.png)", "device": "H100", "phase": "replay", "step": 3}
     ranks = [{"rank": 0, "host": "here", "device": "H100", "phase": "replay", "step": 5, "steps": 10, "rss": 5e8}]
@@ -350,6 +355,7 @@ def test_live_shows_each_rank_and_what_others_wrote_is_text(quick):
     assert "GPU memory 2 GB of 80 GB" in texts[1] and "![x]" not in texts[1]
 
 
+@pytest.mark.slow
 def test_what_further_targets_take_is_said_before(quick):
     record = quick.manifest()
     assert record.timings["replay_targets"] == 2
