@@ -239,8 +239,8 @@ def _learning(config: RunConfig, dataset: Dataset, device: "torch.device | str")
     from engine.models import registry as model_registry
 
     model = model_registry.build(config, dataset, device)
-    train = examples(dataset, "train", torch.device(device), getattr(torch, config.precision))
-    trunk = split(model, train) if config.frozen and not config.recipe.augment else None
+    train = examples(dataset, "train", torch.device(device), getattr(torch, config.state_precision))
+    trunk = split(model, train, config.recipe) if config.frozen else None
     if trunk is not None:
         model, train = trunk.rest, trunk.features(train)
     return model, Stream(train, config.recipe)
