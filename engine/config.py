@@ -580,12 +580,12 @@ what it reads; one that is not entered is taken to read them all."""
 
 GOES_WITH: dict[str, dict[str, dict[str, Any]]] = {
     "recipe.optimizer": {
-        "adam": {"recipe.peak_lr": 0.002, "recipe.eps_root": 1e-8},
-        "adamw": {"recipe.peak_lr": 0.002, "recipe.eps_root": 1e-8, "recipe.weight_decay": 0.01},
+        "adam": {"recipe.peak_lr": 0.002, "recipe.eps_root": 1e-4},
+        "adamw": {"recipe.peak_lr": 0.002, "recipe.eps_root": 1e-4, "recipe.weight_decay": 0.01},
     },
 }
 """By setting and choice: values that suit the choice better than the defaults, for a form to begin with (measured in
-docs/recipes.md). A configuration never takes them by itself."""
+docs/recipes.md and docs/trust.md). A configuration never takes them by itself."""
 
 
 def unread(config: RunConfig) -> set[str]:

@@ -227,7 +227,7 @@ def test_every_setting_is_offered_but_for_those_that_the_choices_do_not_read():
 def test_what_goes_with_adam_is_proposed_with_it_and_leaves_with_it():
     app = show(SET_UP)
     app.selectbox(key="set-recipe.optimizer").set_value("adam").run()
-    assert settings(app).recipe.eps_root == 1e-8 and settings(app).recipe.peak_lr == 0.002
+    assert settings(app).recipe.eps_root == 1e-4 and settings(app).recipe.peak_lr == 0.002
     assert "Yours; proposed: sgd" in captions(app) and "Goes with adam; without it: 0.05" in captions(app)
     app.number_input(key="set-recipe.peak_lr").set_value(0.003).run()
     sound(app.selectbox(key="set-recipe.optimizer").set_value("sgd").run())

@@ -65,7 +65,9 @@ def train_rows(targets: Iterable[TargetRef]) -> list[int]:
 
 
 def side_by_side(session: Session) -> int:
-    """Retrainings a pass."""
+    """Retrainings a pass; one of a run whose steps are compiled, for compiled passes carry one training at a time."""
+    if session.run.manifest().compiled:
+        return 1
     width = retraining.side_by_side(session.model, session.stream)
     return min(width, WIDEST_ON_GPU) if session.device.type == "cuda" else width
 
