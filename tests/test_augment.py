@@ -515,7 +515,7 @@ def test_the_check_sees_what_training_sees(monkeypatch):
     seen, epochs = [], []
     exact = streams.example_keys
     monkeypatch.setattr(streams, "example_keys", lambda s, e, i: epochs.append(e) or exact(s, e, i))
-    monkeypatch.setattr("engine.core.check._check_passes", lambda model, inputs: seen.append(inputs))
+    monkeypatch.setattr("engine.core.check.check_passes", lambda model, inputs: seen.append(inputs))
     check_model(FunctionalModel(net(), dtype=torch.float64), stream())
     assert torch.equal(seen[0], stream().batch(torch.arange(8), 0)[0]) and 0 in epochs
     assert not torch.equal(seen[0], images()[:8])

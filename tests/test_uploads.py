@@ -451,7 +451,7 @@ def test_a_copy_of_a_test_image_has_its_scores_its_view_and_its_prediction(score
 
 def test_an_image_that_is_not_kept_or_has_changed_is_no_target(scored):
     manager = JobQueue(scored.root)
-    with pytest.raises(IntegrityError, match="cannot be read"):
+    with pytest.raises(IntegrityError, match="is missing"):
         manager.submit(scored.id, Replay(("image:0123456789abcdef:1",)))
     name = uploads.keep(scored, np.full(GREY, 9, np.uint8))
     (scored.path / "uploads" / f"{name}.png").write_bytes(uploads.png(np.zeros(GREY, np.uint8)))
