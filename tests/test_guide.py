@@ -123,7 +123,7 @@ def test_the_app_shows_the_run(followed, page):
         data = dataset_registry.load(followed.run.manifest().config.dataset)
         mistakes = {i for i in range(180) if data.file_name("train", i).startswith("train/square/circle-")}
         assert len(mistakes) == 3
-        wait_until(lambda: mistakes <= set(shown(page, "suspects")[:8]), 30, page)
+        wait_until(lambda: mistakes <= set(shown(page, "suspects")[:8]), page)
         page.goto("about:blank")
     finally:
         app.send_signal(signal.SIGINT)

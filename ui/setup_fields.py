@@ -23,9 +23,9 @@ def key_of(name: str) -> str:
 
 
 def show(key: str, value: Any) -> None:
-    """Before a widget of this key: its value is the draft's, whatever the widget remembers."""
-    if key not in st.session_state or st.session_state[key] != value:
-        st.session_state[key] = value
+    """Before a widget of this key: its value is the draft's, whatever the widget remembers. Said at every drawing: a
+    browser that missed the one drawing that said it shows the widget's default, and sends that as a person's choice."""
+    st.session_state[key] = value
 
 
 def names_of(section: str) -> list[str]:

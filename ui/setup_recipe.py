@@ -89,7 +89,7 @@ def picture_of_rates(recipe: Recipe, steps: int) -> str:
     )
     words = f"Learning rate over {steps:,} steps, schedule {recipe.schedule}: its highest is {top:.2g}"
     return (
-        f'<img class="rates" src="data:image/svg+xml;base64,{base64.b64encode(svg.encode()).decode()}" '
+        f'<img src="data:image/svg+xml;base64,{base64.b64encode(svg.encode()).decode()}" class="rates" '
         f'alt="{markup(words)}" style="width:100%;max-width:{WIDTH}px;display:block">'
     )
 
