@@ -13,10 +13,12 @@ from typing import TYPE_CHECKING
 from engine.config import Recipe
 
 if TYPE_CHECKING:
+    import numpy as np
     import torch
     from playwright.sync_api import Page
     from streamlit.testing.v1 import AppTest
 
+    from engine.api import Trained
     from engine.jobs.queue import JobQueue
 
 ROOT = Path(__file__).parents[1]
@@ -41,6 +43,25 @@ PROBES = ("/_stcore/health", "/_stcore/host-config")
 # -- a model that trains in milliseconds
 
 RECIPE = Recipe(epochs=3, batch_size=8, peak_lr=0.1, warmup=0.25, seed=5)  # 9 steps of 26 examples
+
+
+def differences(trained: Trained, n: int, h: float, inputs, labels, **asked) -> np.ndarray:
+    """What `engine.attribute(trained, inputs, labels, **asked)` has to be: central differences of the weight of each of
+    the `n` training examples, by retraining."""
+    import numpy as np
+    import torch
+
+    import engine
+
+    columns = []
+    for i in range(n):
+        ends = []
+        for sign in (1, -1):
+            weights = torch.ones(n, dtype=torch.float64)
+            weights[i] += sign * h
+            ends.append(engine.evaluate(trained, inputs, labels, **asked, state=engine.retrain(trained, weights)))
+        columns.append((ends[0] - ends[1]) / (2 * h))
+    return np.stack(columns, axis=-1)
 
 
 def net() -> torch.nn.Sequential:

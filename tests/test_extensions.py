@@ -23,7 +23,7 @@ from engine.jobs.replay import Replay
 from engine.models.registry import module
 from engine.runs.run import Run
 from engine.targets import FUNCTIONS, Target
-from tests.helpers import ROOT
+from tests.helpers import ROOT, differences
 
 FILES = ("optimizer", "data", "model", "function", "job")
 NAMES = ("dummy-rms", "dummy-images", "dummy-net", "brier", "dummy-norm")
@@ -104,15 +104,8 @@ def test_its_scores_are_the_derivative(config, run):
     asked = {"function": "brier", "targets": sets}
     scores = engine.attribute(trained, *test, **asked)
     assert np.allclose(scores, run.scores().matrix("brier-000"), rtol=1e-5, atol=1e-8)
-    differences = np.empty(scores.shape)
-    for i in range(20):
-        ends = []
-        for sign in (1, -1):
-            weights = torch.ones(20, dtype=double)
-            weights[i] += sign * H
-            ends.append(engine.evaluate(trained, *test, **asked, state=engine.retrain(trained, weights)))
-        differences[:, i] = (ends[0] - ends[1]) / (2 * H)
-    assert np.linalg.norm(scores - differences) <= 1e-6 * np.linalg.norm(differences)
+    expected = differences(trained, 20, H, *test, **asked)
+    assert np.linalg.norm(scores - expected) <= 1e-6 * np.linalg.norm(expected)
 
 
 def test_further_targets_and_what_pages_say_of_them(run):

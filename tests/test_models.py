@@ -44,7 +44,7 @@ from engine.trajectory.digests import Digests
 from engine.trajectory.modes import EveryState
 from engine.trajectory.stores import MemoryStore
 from tests import all_at_once
-from tests.helpers import ROOT
+from tests.helpers import ROOT, differences
 from tests.test_user_models import RECIPE, data, error_of, head, norms, refusal_of
 from tools.exactness import NETWORKS, OF_TIMM
 
@@ -68,16 +68,9 @@ def small_error(model: nn.Module, n: int = 6, side: int = 8, channels: int = 3, 
         model.double(), inputs, labels, Recipe(epochs=1, batch_size=n // 2, peak_lr=0.02, seed=3), device="cpu"
     )
     scores = engine.attribute(trained, inputs[:2] * 0.9, labels[:2])
-    differences = np.empty(scores.shape)
-    for i in range(n):
-        ends = []
-        for sign in (1, -1):
-            weights = torch.ones(n, dtype=torch.float64)
-            weights[i] += sign * h
-            ends.append(engine.evaluate(trained, inputs[:2] * 0.9, labels[:2], state=engine.retrain(trained, weights)))
-        differences[:, i] = (ends[0] - ends[1]) / (2 * h)
+    expected = differences(trained, n, h, inputs[:2] * 0.9, labels[:2])
     assert np.abs(scores).max() > 1e-4
-    return float(np.linalg.norm(scores - differences) / np.linalg.norm(differences))
+    return float(np.linalg.norm(scores - expected) / np.linalg.norm(expected))
 
 
 # -- names

@@ -33,7 +33,7 @@ from engine.trajectory.digests import Digests
 from engine.trajectory.modes import EveryState
 from engine.trajectory.state_files import file_tensors, for_replay, named, state_of
 from engine.trajectory.stores import MemoryStore
-from tests.helpers import RECIPE, images, net
+from tests.helpers import RECIPE, differences, images, net
 from tests.mutants import mutant
 from tools.exactness import problem
 
@@ -182,13 +182,8 @@ def test_pixels_that_are_always_black_harm_no_score(optimizer):
     trained = engine.train(model, inputs, labels, recipe, device="cpu")
     assert int((trained.state.opt[1] == 0).sum()) == 36, "two of six columns, to three classes"
     scores, h = engine.attribute(trained, inputs[:2], labels[:2]), 1e-5
-    for i in range(len(labels)):
-        ends = []
-        for sign in (1, -1):
-            weights = torch.ones(len(labels), dtype=torch.float64)
-            weights[i] += sign * h
-            ends.append(engine.evaluate(trained, inputs[:2], labels[:2], state=engine.retrain(trained, weights)))
-        assert np.allclose(scores[:, i], (ends[0] - ends[1]) / (2 * h), rtol=1e-6, atol=1e-9)
+    expected = differences(trained, len(labels), h, inputs[:2], labels[:2])
+    assert np.allclose(scores, expected, rtol=1e-6, atol=1e-9)
 
 
 def test_a_root_of_zero_that_is_not_looked_at_is_seen(tmp_path):

@@ -380,13 +380,8 @@ def finish(probing) -> None:
         time.sleep(0.01)
 
 
-def test_the_recipe_is_probed_its_cost_said_before_and_its_verdict_kept(monkeypatch):
-    app = show(SET_UP)
-    app.number_input(key="set-recipe.epochs").set_value(1).run()
-    app.number_input(key="set-recipe.batch_size").set_value(1000).run()
-    assert not [b for b in app.button if b.key == "probe"], "the cost comes first"
-    sound(app.button(key="cost-of-probe").click().run())
-    assert "4 trainings, 12 steps in all: about" in captions(app)
+def held_probes(monkeypatch) -> threading.Event:
+    """Probes measure once it is set."""
     begin, measure = threading.Event(), probe.measure
 
     def held(*arguments):
@@ -394,6 +389,17 @@ def test_the_recipe_is_probed_its_cost_said_before_and_its_verdict_kept(monkeypa
         return measure(*arguments)
 
     monkeypatch.setattr(probe, "measure", held)
+    return begin
+
+
+def test_the_recipe_is_probed_its_cost_said_before_and_its_verdict_kept(monkeypatch):
+    app = show(SET_UP)
+    app.number_input(key="set-recipe.epochs").set_value(1).run()
+    app.number_input(key="set-recipe.batch_size").set_value(1000).run()
+    assert not [b for b in app.button if b.key == "probe"], "the cost comes first"
+    sound(app.button(key="cost-of-probe").click().run())
+    assert "4 trainings, 12 steps in all: about" in captions(app)
+    begin = held_probes(monkeypatch)
     sound(app.button(key="probe").click().run())
     probing = app.session_state["probing"]
     assert len(app.get("progress")) == 1 and not [b for b in app.button if b.key == "probe"]
@@ -418,13 +424,7 @@ def test_the_recipe_is_probed_its_cost_said_before_and_its_verdict_kept(monkeypa
 def test_a_probe_is_cancelled_and_told(monkeypatch):
     app = show(SET_UP)
     sound(app.button(key="cost-of-probe").click().run())
-    begin, measure = threading.Event(), probe.measure
-
-    def held(*arguments):
-        assert begin.wait(60)
-        return measure(*arguments)
-
-    monkeypatch.setattr(probe, "measure", held)
+    begin = held_probes(monkeypatch)
     sound(app.button(key="probe").click().run())
     probing = app.session_state["probing"]
     app.button(key="cancel-probe").click().run()

@@ -29,6 +29,7 @@ from engine.core.memory import bytes_per_target
 from engine.core.stream import Examples, Stream
 from engine.errors import ConfigError, ModelError
 from engine.models.functional import FunctionalModel
+from tests.helpers import differences
 
 N, H = 18, 1e-5
 RECIPE = Recipe(epochs=2, batch_size=8, peak_lr=0.1, seed=3)
@@ -45,16 +46,9 @@ def error_of(model: nn.Module, **options) -> float:
     inputs, labels = data()
     trained = engine.train(model, inputs, labels, RECIPE, device="cpu")
     scores = engine.attribute(trained, inputs[:3] * 0.9, labels[:3], **options)
-    differences = np.empty_like(scores, dtype=np.float64)
-    for i in range(N):
-        ends = []
-        for sign in (1, -1):
-            weights = torch.ones(N, dtype=torch.float64)
-            weights[i] += sign * H
-            ends.append(engine.evaluate(trained, inputs[:3] * 0.9, labels[:3], state=engine.retrain(trained, weights)))
-        differences[:, i] = (ends[0] - ends[1]) / (2 * H)
+    expected = differences(trained, N, H, inputs[:3] * 0.9, labels[:3])
     assert np.abs(scores).max() > 1e-4
-    return float(np.linalg.norm(scores - differences) / np.linalg.norm(differences))
+    return float(np.linalg.norm(scores - expected) / np.linalg.norm(expected))
 
 
 def refusal_of(model: nn.Module) -> str:

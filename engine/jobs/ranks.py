@@ -199,9 +199,6 @@ class _Rank(Sharing):
 
     # ---- life and death
 
-    def _lock_of(self, rank: int) -> FileLock:
-        return self._locks[rank]
-
     def _take_lock(self, run: Run) -> None:
         busy = f"Rank {self.rank} of an earlier call still works on run {run.id}.", "Wait until it has ended."
         self._locks = {rank: FileLock(run.path / FOLDER / str(rank), busy) for rank in range(self.size)}
