@@ -203,7 +203,7 @@ def samples(dataset) -> None:
     pages = paging.pages(len(indices), A_PAGE)
     page = st.pagination(pages, default=1, key=f"data-page-{split}-{label}") if pages > 1 else 1
     tiles = [tile(dataset, split, index) for index in paging.of_page(indices, page, A_PAGE).tolist()]
-    gallery.show(dataset.name, tiles, "data-samples")
+    gallery.show(dataset, tiles, "data-samples")
 
 
 def augmented(dataset) -> None:
@@ -273,7 +273,7 @@ def duplicates(dataset, records: list[dict]) -> None:
         for number, group in enumerate(worst, 1)
         for image in group["images"][:4]
     ]
-    gallery.show(dataset.name, tiles, "data-duplicates", size=64)
+    gallery.show(dataset, tiles, "data-duplicates", size=64)
 
 
 def act(dataset) -> None:

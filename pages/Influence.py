@@ -295,7 +295,7 @@ def draw_what_if(run: RunView, ref: TargetRef) -> None:
             "Tick training images above: what would this target's loss be without them? Ticks are kept with the run."
         )
         return
-    pictures.plain_tiles(run.dataset.name, "train", ticked[:SMALL_TILES])
+    pictures.plain_tiles(run.dataset, "train", ticked[:SMALL_TILES])
     if ticked[SMALL_TILES:]:
         st.caption(f"The first {SMALL_TILES} of them.")
     left_out, relabelled = choose_change(run, ticked)

@@ -36,7 +36,7 @@ def draw_list(run: RunView) -> None:
         for i in paging.of_page(indices, page).tolist()
     ]
     if tiles:
-        gallery.show(dataset.name, tiles, "tests", ticked=ticked_of(run), on_tick=lambda changes: tick(run, changes))
+        gallery.show(dataset, tiles, "tests", ticked=ticked_of(run), on_tick=lambda changes: tick(run, changes))
     else:
         st.info("No test image is left with these filters.", icon=":material/filter_alt_off:")
     link.keep(

@@ -199,7 +199,7 @@ def draw_what_ifs(run: RunView) -> None:
             icon=":material/science:",
         ):
             images = [*report["left_out"], *map(int, report["relabelled"])]
-            pictures.plain_tiles(run.dataset.name, "train", images[:SMALL_TILES])
+            pictures.plain_tiles(run.dataset, "train", images[:SMALL_TILES])
             for target in report["targets"]:
                 title = plain(Target.parse(target["name"]).title(run.dataset))
                 words = target_function(target["function"]).in_words(run.dataset.classes)

@@ -34,6 +34,13 @@ def own_outputs(tmp_path, monkeypatch):
 
 
 @pytest.fixture
+def own_data(tmp_path, monkeypatch) -> Path:
+    """The folder that data sets are prepared in, of this test alone: for tests that prepare any."""
+    monkeypatch.setenv("REPLAY_DATA_DIR", str(tmp_path / "data"))
+    return tmp_path / "data"
+
+
+@pytest.fixture
 def root(own_outputs) -> Path:
     """An empty outputs folder, which the pages show too; what Streamlit keeps of another test's folder is dropped."""
     if streamlit := sys.modules.get("streamlit"):

@@ -43,7 +43,7 @@ def test_a_training_image_is_shown_with_its_self_influence(run):
     assert f"Training image 5 · {GIVEN}" in sidebar(app) and f"Given label: **{GIVEN}**" in sidebar(app)
     assert "the score of train:5 itself is its self-influence" in texts(app)
     assert "True label" not in sidebar(app)
-    assert pictures.image_url(DATASET.name, "train", 5) in sidebar(app)
+    assert pictures.image_url(DATASET, "train", 5) in sidebar(app)
 
 
 def test_a_function_of_classes_is_named_in_words(run):

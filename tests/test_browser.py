@@ -577,10 +577,11 @@ def test_an_image_of_ones_own_is_uploaded_explained_and_shown(page, root, tmp_pa
 
 def violations(tab: Page, theme: str) -> list[str]:
     """What axe-core finds of impact serious or critical: rule, node and why."""
+    tab.add_style_tag(content="* { transition: none !important; }")  # colours as they end, and none between two themes
     tab.emulate_media(color_scheme=theme, reduced_motion="reduce")
     dark = "getComputedStyle(document.querySelector('.stApp')).backgroundColor.match(/\\d+/)[0] < 128"
     tab.wait_for_function(dark if theme == "dark" else f"!({dark})")
-    at_rest(tab)  # colours change by transitions
+    at_rest(tab)
     found = []
     for violation in tab.evaluate("axe.run(document, {resultTypes: ['violations']})")["violations"]:
         for node in violation["nodes"] if violation["impact"] in ("serious", "critical") else []:

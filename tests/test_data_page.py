@@ -13,6 +13,7 @@ from engine.datasets.names import DatasetName
 from engine.errors import CancelledError, ConfigError, DataError, ReadOnlyError, ReplayError
 from tests.helpers import button, said, show, sound, tiles
 from tests.images import folder
+from ui import pictures
 
 pytestmark = [pytest.mark.usefixtures("root"), pytest.mark.slow]
 
@@ -253,6 +254,9 @@ def test_a_changed_folder_is_looked_at_again(pets):
     after = registry.load(f"folder:{pets}")
     assert after.sizes.n_train + after.sizes.n_test == before.sizes.n_train + before.sizes.n_test - 1
     assert registry.changes(before.name, before.fingerprint) == " cat/001.png is gone."
+    last = before.sizes.n_train - 1  # a page that began with the folder as it was is drawn to its end
+    assert pictures.image_url(before, "train", last) == pictures.data_url(before.train_images[last])
+    assert before.file_name("train", last) in pictures.alt(before, "train", last)
 
 
 def test_a_run_is_set_up_with_it(pets):

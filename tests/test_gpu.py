@@ -50,6 +50,7 @@ def test_all_modes_are_bitwise_equal_on_the_gpu(tmp_path):
     assert np.abs(scores[0]).max() > 0 and all(np.array_equal(s, scores[0]) for s in scores)
 
 
+@pytest.mark.usefixtures("own_data")
 def test_all_that_is_drawn_has_the_same_scores_in_every_mode_and_when_resumed_on_the_gpu(root, tmp_path):
     scores = all_at_once.scores_by_mode(root, tmp_path, "cuda")
     assert np.abs(scores["memory"]).max(1).min() > 0

@@ -102,7 +102,8 @@ def test_the_check_by_retraining_earns_trust(followed):
     assert float(lds) >= 0.9
 
 
-def test_the_app_shows_the_run(followed, page):
+def test_the_app_shows_the_run(followed, page, monkeypatch):
+    monkeypatch.setenv("REPLAY_DATA_DIR", followed.environment["REPLAY_DATA_DIR"])
     app = subprocess.Popen(
         ["bash", "-c", f"exec {APP}"],
         cwd=followed.folder,

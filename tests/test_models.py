@@ -572,6 +572,7 @@ def test_replacements_compute_what_they_replace(kind):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("own_data")
 def test_all_that_is_drawn_has_the_same_scores_in_every_mode_and_when_resumed(root, tmp_path):
     """Dropout, stochastic depth and augmentation, under a clipped Adam: bit for bit."""
     scores = all_at_once.scores_by_mode(root, tmp_path)
@@ -580,6 +581,7 @@ def test_all_that_is_drawn_has_the_same_scores_in_every_mode_and_when_resumed(ro
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("own_data")
 @pytest.mark.parametrize("part", ["nn.Dropout(0.3)", "nn.Dropout2d(0.2)", 'StochasticDepth(0.4, "row")'])
 def test_each_of_them_is_part_of_the_training(part, root, tmp_path, monkeypatch):
     """So that the test before does not pass for want of what it is about."""

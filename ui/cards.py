@@ -121,14 +121,14 @@ def _target_pictures(run: RunView, view: target_view.TargetView):
     """Draws the target's image, or some of its images, and returns the place for its facts."""
     split, indices = view.members.split, view.members.indices.tolist()
     if view.predicted_label is None:
-        pictures.plain_tiles(run.dataset.name, split, indices[:PLAIN], 28)
+        pictures.plain_tiles(run.dataset, split, indices[:PLAIN], 28)
         st.caption(
             f"The first {len(indices[:PLAIN])} of {formats.count(len(indices), 'test images')}; values are means."
         )
         return st.container()
     picture, place = st.columns([2, 3])
     with picture:
-        st.html(pictures.picture(run.dataset.name, split, indices[0]) if indices else _own_picture(run, view))
+        st.html(pictures.picture(run.dataset, split, indices[0]) if indices else _own_picture(run, view))
     return place
 
 
@@ -178,4 +178,4 @@ def show_targets(run: RunView, refs: list[tuple[TargetRef, tuple[str, ...]]], ke
                 image=uploads.read(run.folder, own.image_id) if own else None,
             )
         )
-    gallery.show(dataset.name, tiles, f"targets-{key}")
+    gallery.show(dataset, tiles, f"targets-{key}")

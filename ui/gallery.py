@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import streamlit as st
 
+from engine.datasets.base import Dataset
 from ui import pictures
 
 HERE = Path(__file__).parent
@@ -34,7 +35,7 @@ class Tile:
 
 
 def show(
-    dataset_name: str,
+    dataset: Dataset,
     tiles: list[Tile],
     key: str,
     *,
@@ -54,7 +55,7 @@ def show(
     for tile in tiles:
         given = {name: value for name, value in vars(tile).items() if name != "image"}
         if tile.image is None:
-            src, alt = (f(dataset_name, tile.split, tile.index) for f in (pictures.image_url, pictures.alt))
+            src, alt = (f(dataset, tile.split, tile.index) for f in (pictures.image_url, pictures.alt))
         else:
             src, alt = pictures.data_url(tile.image), tile.title
         drawn.append(

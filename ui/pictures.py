@@ -3,7 +3,10 @@
 import base64
 import functools
 import math
-from collections.abc import Sequence
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from typing import Generic, TypeVar
 
 import numpy as np
 import plotly.graph_objects as go
@@ -18,6 +21,8 @@ from engine.runs import uploads
 from engine.runs.manifest import Manifest
 from ui import formats
 from ui.text import line, markup
+
+Made = TypeVar("Made")
 
 DRAWN = 1200  # points of a curve that are worth sending every second
 EPOCHS = 6  # whose augmentations are shown
@@ -50,14 +55,37 @@ def dataset_of(record: Manifest) -> datasets_base.Dataset:
     return found
 
 
-def image_url(dataset_name: str, split: str, index: int) -> str:
-    """PNG of an image as a data URL; the browser enlarges it with its pixels kept square."""
-    return _image_url(dataset_name, dataset_registry.load(dataset_name).fingerprint, split, index)
+def image_url(dataset: datasets_base.Dataset, split: str, index: int) -> str:
+    """PNG of an image as a data URL; the browser enlarges it with its pixels kept square.
+
+    Of the data set that the page has in hand, never of what its name stands for by now: it may be prepared anew
+    while the page is drawn.
+    """
+    return _urls.get((dataset.name, dataset.fingerprint, split, index), lambda: data_url(dataset.images(split)[index]))
 
 
-@functools.lru_cache(maxsize=4000)  # of texts that nobody changes, so without st.cache_data's copies
-def _image_url(dataset_name: str, fingerprint: str, split: str, index: int) -> str:
-    return data_url(dataset_registry.load(dataset_name).images(split)[index])
+class _Recent(Generic[Made]):
+    """What was made lately, by what it was made of: at most `most`. What makes it is not kept, so that files that are
+    deleted are not held open, and what is made is not copied: nobody changes it."""
+
+    def __init__(self, most: int):
+        self._most, self._made, self._mutex = most, OrderedDict[tuple, Made](), threading.Lock()
+
+    def get(self, key: tuple, make: Callable[[], Made]) -> Made:
+        with self._mutex:
+            if key in self._made:
+                self._made.move_to_end(key)
+                return self._made[key]
+        made = make()
+        with self._mutex:
+            self._made[key] = made
+            if len(self._made) > self._most:
+                self._made.popitem(last=False)
+        return made
+
+
+_urls = _Recent[str](4000)
+_epochs = _Recent[np.ndarray](64)
 
 
 def data_url(image: np.ndarray) -> str:
@@ -65,16 +93,15 @@ def data_url(image: np.ndarray) -> str:
     return "data:image/png;base64," + base64.b64encode(uploads.png(image)).decode()
 
 
-def alt(dataset_name: str, split: str, index: int) -> str:
-    shown = dataset_registry.load(dataset_name)
-    label = shown.classes[shown.labels(split)[index]]
-    file = shown.file_name(split, index)
+def alt(dataset: datasets_base.Dataset, split: str, index: int) -> str:
+    label = dataset.classes[dataset.labels(split)[index]]
+    file = dataset.file_name(split, index)
     return f"{'Training' if split == 'train' else 'Test'} image {index}, label {label}{f', {file}' if file else ''}"
 
 
-def picture(dataset_name: str, split: str, index: int) -> str:
+def picture(dataset: datasets_base.Dataset, split: str, index: int) -> str:
     """HTML of one image with its alternative text."""
-    return _full_width(image_url(dataset_name, split, index), alt(dataset_name, split, index))
+    return _full_width(image_url(dataset, split, index), alt(dataset, split, index))
 
 
 def _full_width(url: str, alt_text: str) -> str:
@@ -95,31 +122,26 @@ def array_picture(image: np.ndarray, alt_text: str, size: int) -> str:
 def augmented(dataset: datasets_base.Dataset, recipe: Recipe, indices: Sequence[int], size: int = 56) -> None:
     """A row a training image: itself, and as the first epochs show it to the model; smaller in a narrow window."""
     # Only what augmentation depends on, so that other settings make no image anew.
-    seed, text, rows = recipe.seed, recipe.augment, []
+    alone, rows = Recipe(seed=recipe.seed, augment=recipe.augment), []
     epochs = [
-        _augmented(dataset.name, dataset.fingerprint, seed, text, tuple(indices), epoch)
+        _epochs.get(
+            (dataset.name, dataset.fingerprint, recipe.seed, recipe.augment, tuple(indices), epoch),
+            functools.partial(preview.augmented, dataset, alone, tuple(indices), epoch),
+        )
         for epoch in range(min(EPOCHS, recipe.epochs))
     ]
     for row, index in enumerate(indices):
-        cells = [picture(dataset.name, "train", index)]
+        cells = [picture(dataset, "train", index)]
         for number, images in enumerate(epochs, 1):
-            words = f"{alt(dataset.name, 'train', index)}, as epoch {number} shows it to the model"
+            words = f"{alt(dataset, 'train', index)}, as epoch {number} shows it to the model"
             cells.append(_full_width(data_url(images[row]), words))
         drawn = "".join(f'<div style="flex:1 1 0;max-width:{size}px">{cell}</div>' for cell in cells)
         rows.append(f'<div style="display:flex;gap:0.3rem;margin-bottom:0.3rem">{drawn}</div>')
     st.html("".join(rows))
 
 
-@functools.lru_cache(maxsize=64)
-def _augmented(
-    dataset_name: str, fingerprint: str, seed: int, text: str, indices: tuple[int, ...], epoch: int
-) -> np.ndarray:
-    recipe = Recipe(seed=seed, augment=text)
-    return preview.augmented(dataset_registry.load(dataset_name), recipe, indices, epoch)
-
-
-def plain_tiles(dataset_name: str, split: str, indices: list[int], size: int = 56) -> None:
-    tiles = "".join(f'<div style="width:{size}px">{picture(dataset_name, split, i)}</div>' for i in indices)
+def plain_tiles(dataset: datasets_base.Dataset, split: str, indices: list[int], size: int = 56) -> None:
+    tiles = "".join(f'<div style="width:{size}px">{picture(dataset, split, i)}</div>' for i in indices)
     st.html(f'<div style="display:flex;flex-wrap:wrap;gap:0.3rem">{tiles}</div>')
 
 

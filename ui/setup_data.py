@@ -36,7 +36,7 @@ def draw(form: Form) -> None:
     setup_fields.remarks(form, "dataset")
     if form.dataset is not None:
         st.caption(facts(form.dataset))
-        pictures.plain_tiles(name, "train", samples(form.dataset))
+        pictures.plain_tiles(form.dataset, "train", samples(form.dataset))
     st.page_link("pages/Data.py", label="Add images of your own, or look at these", icon=":material/folder_open:")
 
 

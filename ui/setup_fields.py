@@ -23,9 +23,21 @@ def key_of(name: str) -> str:
 
 
 def show(key: str, value: Any) -> None:
-    """Before a widget of this key: its value is the draft's, whatever the widget remembers. Said at every drawing: a
-    browser that missed the one drawing that said it shows the widget's default, and sends that as a person's choice."""
+    """Before a widget of this key: its value is the draft's, whatever the widget remembers."""
+    if key not in st.session_state or st.session_state[key] != value:
+        st.session_state[key] = value
+
+
+def begin(key: str, value: Any, empty: Any) -> Any:
+    """As `show`, for widgets that may stand in a folded part: the value that the widget itself begins with.
+
+    A browser that mounts a widget later than it was sent knows of no value but that one, and would send another as a
+    person's choice. `empty` where the widget stands there with another value: Streamlit takes one of the two.
+    """
+    if key not in st.session_state or st.session_state[key] == value:
+        return value
     st.session_state[key] = value
+    return empty
 
 
 def names_of(section: str) -> list[str]:
@@ -81,22 +93,20 @@ def widget(form: Form, name: str, help: str | None) -> None:
         "args": (name,),
     }
     if name in configs.CHOICES:
-        show(key, value)
         choices = list(dict.fromkeys([*configs.CHOICES[name], value]))
-        st.selectbox(label(name), choices, format_func=line, **options)
+        first = choices.index(begin(key, value, choices[0]))
+        st.selectbox(label(name), choices, first, format_func=line, **options)
     elif name in configs.FLAGS:
-        show(key, value)
-        st.checkbox(label(name), **options)
+        st.checkbox(label(name), begin(key, value, False), **options)
     elif name in configs.LISTS:
-        show(key, configs.LISTS[name].write(value))
-        st.text_input(label(name), max_chars=LONGEST, placeholder=configs.LISTS[name].form, **options)
+        text = begin(key, configs.LISTS[name].write(value), "")
+        st.text_input(label(name), text, max_chars=LONGEST, placeholder=configs.LISTS[name].form, **options)
     elif name in configs.RANGES:
         whole = configs.RANGES[name].kind is int
-        show(key, value)
-        st.number_input(label(name), value=None, step=1 if whole else None, format=None if whole else "%g", **options)
+        number = begin(key, value, None)
+        st.number_input(label(name), value=number, step=1 if whole else None, format=None if whole else "%g", **options)
     else:
-        show(key, value)
-        st.text_input(label(name), max_chars=LONGEST, **options)
+        st.text_input(label(name), begin(key, value, ""), max_chars=LONGEST, **options)
 
 
 def take(name: str) -> None:

@@ -51,10 +51,11 @@ def weight_files() -> list[str]:
 
 def choose_weights(form: Form) -> None:
     value = form.config.initial_weights
-    setup_fields.show(setup_fields.key_of("initial_weights"), value)
+    files = list(dict.fromkeys(["", *weight_files(), value]))
     st.selectbox(
         setup_draft.label("initial_weights"),
-        list(dict.fromkeys(["", *weight_files(), value])),
+        files,
+        files.index(setup_fields.begin(setup_fields.key_of("initial_weights"), value, "")),
         format_func=lambda name: line(name) or NONE,
         key=setup_fields.key_of("initial_weights"),
         help="To go on from what another training learned. Files of the folder of models.",

@@ -101,12 +101,13 @@ def choose_class_weights(form: Form) -> None:
     value = form.config.recipe.class_weights
     key = setup_fields.key_of(WEIGHTS)
     kind = value if value in (EQUAL, BALANCED) else OWN
-    setup_fields.show(f"{key}-kind", kind)
+    first = list(CLASS_WEIGHTS)[0]
     left, right = st.columns([1, 2])
     with left:
         st.selectbox(
             setup_draft.label(WEIGHTS),
             list(CLASS_WEIGHTS),
+            list(CLASS_WEIGHTS).index(setup_fields.begin(f"{key}-kind", kind, first)),
             format_func=CLASS_WEIGHTS.__getitem__,
             key=f"{key}-kind",
             help=setup_fields.plain_words(WEIGHTS),
@@ -116,9 +117,9 @@ def choose_class_weights(form: Form) -> None:
         )
     with right:
         if kind == OWN:
-            setup_fields.show(key, configs.LISTS[WEIGHTS].write(value))
             st.text_input(
                 "Weight of each class, in the order of the classes",
+                setup_fields.begin(key, configs.LISTS[WEIGHTS].write(value), ""),
                 key=key,
                 max_chars=200_000,
                 on_change=setup_fields.take,

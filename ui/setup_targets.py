@@ -64,7 +64,7 @@ def draw_chosen(form: Form, dataset: Dataset) -> None:
     for split, kind in (("test", TestImage), ("train", TrainImage)):
         images = [each.index for each in parsed if isinstance(each, kind) and each.index < len(dataset.labels(split))]
         if images:
-            pictures.plain_tiles(dataset.name, split, images[:SHOWN])
+            pictures.plain_tiles(dataset, split, images[:SHOWN])
     st.caption(
         f"{formats.count(len(targets), 'targets')} chosen: {plain(', '.join(targets[:SHOWN])) or 'none yet'}"
         f"{'' if len(targets) <= SHOWN else f' and {len(targets) - SHOWN:,} more'}"
@@ -144,7 +144,7 @@ def choose_by_looking(form: Form, dataset: Dataset) -> None:
     ]
     if tiles:
         gallery.show(
-            dataset.name,
+            dataset,
             tiles,
             "set-tests",
             size=84,

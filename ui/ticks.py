@@ -45,4 +45,4 @@ def write_note(run: RunView, what: int | str, text: str) -> None:
 def tiles(run: RunView, images: list[gallery.Tile], key: str, size: int = 96, bars_title: str = "") -> None:
     """Training images with their ticks."""
     on_tick = None if files.read_only() else functools.partial(change, run)
-    gallery.show(run.dataset.name, images, key, size=size, ticked=set(of(run)), bars_title=bars_title, on_tick=on_tick)
+    gallery.show(run.dataset, images, key, size=size, ticked=set(of(run)), bars_title=bars_title, on_tick=on_tick)
