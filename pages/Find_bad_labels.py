@@ -4,10 +4,10 @@ import streamlit as st
 
 from engine.analysis import suspects
 from engine.jobs.replay import Replay
-from engine.jobs.what_if import WhatIf
+from engine.runs.notes import LABELS
 from engine.targets import AllTests
 from ui import cards, formats, gallery, link, paging, run_choice, shell, target_choice, ticks
-from ui.paging import EVERY, class_name
+from ui.paging import EVERY, class_name, from_the_first
 from ui.run_choice import RunView
 from ui.text import line
 
@@ -24,11 +24,6 @@ WHY = {
 def ranked(sha256: str, key: str, by: str, _manifest):
     """By content: see `ranked` of Influence."""
     return suspects.ranked(_manifest, key, by)
-
-
-def from_the_first() -> None:
-    """A list that is filtered anew begins with its first page."""
-    st.query_params["from"] = "0"
 
 
 def offer_better_target(run: RunView) -> None:
@@ -71,14 +66,13 @@ def draw_suspects(run: RunView, left, key: str) -> None:
             icon=":material/filter_alt_off:",
         )
         return
-    starts = paging.starts(len(left))
-    start = link.one_of("from", starts, 0)
-    if starts[1:]:
-        start = st.select_slider(
-            "Suspects", starts, key=f"from-{run.id}-{key}", format_func=formats.from_position, value=start
-        )
-    st.query_params["from"] = str(start)
-    ticks.tiles(run, tiles_of(run, left[start:][: paging.A_PAGE]), "suspects")
+    old = link.whole("from", 0, paging.last(len(left)), 0)  # of links from before the pages had numbers
+    if "from" in st.query_params:
+        st.query_params.pop("from")
+        st.query_params["page"] = str(1 + old // paging.A_PAGE)
+    page = paging.choose(len(left), f"page-{run.id}-{key}")
+    st.query_params["page"] = str(page)
+    ticks.tiles(run, tiles_of(run, paging.of_page(left, page)), "suspects", set_name=LABELS)
 
 
 def tiles_of(run: RunView, rows) -> list[gallery.Tile]:
@@ -104,23 +98,6 @@ def tiles_of(run: RunView, rows) -> list[gallery.Tile]:
     return tiles
 
 
-def draw_exclusion(run: RunView) -> None:
-    ticked = ticks.of(run)
-    st.subheader("Exclude and check")
-    if not ticked:
-        st.caption("Tick the images whose label is wrong; a retraining without them tells what they did.")
-        return
-    st.caption(
-        f"{formats.count(len(ticked), 'images')} ticked. The retraining leaves them out of every step; prediction and "
-        "truth then stand on Trust and on Influence."
-    )
-    with st.container(horizontal=True):
-        check = st.button("Check by retraining", type="primary", icon=":material/science:", **shell.acting())
-        st.button("Clear the ticks", icon=":material/clear:", on_click=ticks.clear, args=(run,), **shell.acting())
-    if check:
-        shell.submit(run.id, WhatIf.of(ticked))
-
-
 with shell.page("Find bad labels"):
     run = run_choice.chosen("There is no run to search for bad labels yet.")
     run_choice.stop_without_scores(run)
@@ -134,5 +111,4 @@ with shell.page("Find bad labels"):
     st.download_button(
         "All suspects as CSV", lambda: formats.csv(images), f"{run.id}-suspects.csv", icon=":material/download:"
     )
-    with shell.guarded():
-        draw_exclusion(run)
+    ticks.bar(run, LABELS)

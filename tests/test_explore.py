@@ -1,6 +1,7 @@
 """Scores from all sides, by brute force: filters, ranks, steps, sums over classes, two runs, and what people note."""
 
 import csv
+import json
 import threading
 from types import SimpleNamespace
 
@@ -302,6 +303,21 @@ def test_ticks_and_notes_stay_with_the_run(run):
     )
 
 
+def test_sets_of_ticks_are_apart_and_a_new_label_goes_with_its_tick(run):
+    notes.tick(run, {1: True}, 10)
+    notes.tick(run, {2: True}, 10, notes.LABELS)
+    notes.relabel(run, {3: 4, 2: 5}, 10, 10, notes.LABELS)
+    notes.relabel(run, {3: None}, 10, 10, notes.LABELS)
+    kept = notes.read(run)
+    assert kept.ticked == kept.ticked_in(notes.INFLUENCE) == (1,) and kept.ticked_in(notes.LABELS) == (2, 3)
+    assert kept.labels_in(notes.LABELS) == {2: 5} and kept.labels_in(notes.INFLUENCE) == {}
+    assert json.loads((run.path / "notes.json").read_text())["ticked"] == [1]  # as files always had it
+    notes.tick(run, {2: False, 3: False}, 10, notes.LABELS)
+    assert json.loads((run.path / "notes.json").read_text()) == {"ticked": [1], "notes": {}}
+    with pytest.raises(ConfigError, match="train:3 cannot get label 10"):
+        notes.relabel(run, {3: 10}, 10, 10)
+
+
 def test_ticks_of_many_tabs_are_all_kept(run):
     tabs = [threading.Thread(target=notes.tick, args=(run, {i: True}, 100)) for i in range(24)]
     for tab in tabs:
@@ -319,6 +335,11 @@ def test_ticks_of_many_tabs_are_all_kept(run):
         '{"ticked": [1.5], "notes": {}}',
         '{"ticked": [], "notes": {"../x": "y"}}',
         '{"ticked": [-1], "notes": {}}',
+        '{"ticked": [], "notes": {}, "sets": {"nobody": []}}',
+        '{"ticked": [], "notes": {}, "sets": {"labels": [true]}}',
+        '{"ticked": [], "notes": {}, "new_labels": {"labels": {"3": 1}}}',
+        '{"ticked": [3], "notes": {}, "new_labels": {"influence": {"03": 1}}}',
+        '{"ticked": [3], "notes": {}, "new_labels": {"influence": {"3": -1}}}',
     ],
 )
 def test_notes_that_are_none_are_named_and_nothing_is_lost(run, content):

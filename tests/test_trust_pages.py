@@ -166,9 +166,9 @@ def test_bad_labels_are_ranked_filtered_ticked_and_checked(run, submitted):
     sound(label.set_value("Shirt").run())
     assert all(tile["title"].endswith(". Shirt") for tile in tiles(app, "suspects"))
     first = tiles(app, "suspects")[0]["index"]
-    notes.tick(run, {first: True}, 6000)
+    notes.tick(run, {first: True}, 6000, notes.LABELS)
     sound(app.run())
-    sound(button(app, "Check by retraining").click().run())
+    sound(button(app, "Leave out: train again").click().run())
     assert submitted == [(run.id, WhatIf.of([first]))]
 
 
@@ -249,7 +249,7 @@ def test_bad_labels_by_the_margin_ask_for_nothing_more(root):
 def test_another_filter_begins_with_its_first_page(run):
     app = show("pages/Find_bad_labels.py", run=run.id, **{"from": "48"})
     sound(next(s for s in app.selectbox if s.label == "Given label").set_value("Shirt").run())
-    assert app.query_params["from"] == "0"
+    assert app.query_params["page"] == "1"
 
 
 def test_what_did_not_vary_says_so():

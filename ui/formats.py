@@ -322,11 +322,6 @@ def what_if_change(what_if: dict, classes: Sequence[str]) -> str:
     return said
 
 
-def from_position(start: int) -> str:
-    """Of a list's page, for people, who count from one."""
-    return f"from {start + 1:,}"
-
-
 def changed(what_if: dict) -> str:
     """What a what-if did to the training images."""
     parts = [f"{count(len(what_if['left_out']), 'images')} left out"] if what_if["left_out"] else []

@@ -3,6 +3,7 @@
 import numpy as np
 import streamlit as st
 
+from ui import link
 from ui.text import JOINER, line
 
 A_PAGE = 24  # images
@@ -45,6 +46,12 @@ def of_page(items, page: int, a_page: int = A_PAGE):
     return items[(page - 1) * a_page : page * a_page] if page >= 1 else items[:0]
 
 
-def starts(count: int, a_page: int = A_PAGE) -> list[int]:
-    """The position, from 0, of each page's first."""
-    return list(range(0, count, a_page)) or [0]
+def choose(count: int, key: str, a_page: int = A_PAGE, name: str | None = "page", **widget) -> int:
+    """The page, from 1, of a list of `count`: that of the link's `name` where it has one, or one that is chosen here.
+    `key` must tell lists apart that have not the same number of pages."""
+    last = pages(count, a_page)
+    if name is not None:
+        link.follow(key, link.whole(name, 1, last, 1))
+    if last == 1:
+        return 1
+    return st.pagination(last, key=key, **widget)

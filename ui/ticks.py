@@ -1,13 +1,34 @@
-"""Training images that a person has ticked: one set a run, kept with it, the same in every tab and after a restart."""
+"""Training images that a person has ticked: sets by name, kept with their run, the same in every tab.
+
+«influence» is what the pages that explain tick: images to leave out. «labels» is what *Find bad labels* ticks: images
+whose label is wrong. An image that is ticked may have a new label; without one it is to be left out.
+`bar` draws what is ticked of a set, and what can be done with it, where it stays in view.
+"""
 
 import functools
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+
+import streamlit as st
 
 from engine import files
+from engine.analysis.logits import judged
 from engine.errors import IntegrityError
+from engine.jobs.what_if import WhatIf
 from engine.runs import notes
-from ui import gallery, shell
+from engine.runs.notes import INFLUENCE
+from ui import formats, gallery, paging, shell
 from ui.run_choice import RunView
+from ui.text import line, plain
+
+HERE = Path(__file__).parent
+_status = st.components.v2.component(
+    "ticks_status", html='<div role="status"></div>', js=(HERE / "ticks_status.js").read_text(encoding="utf-8")
+)
+STYLE = f"<style>{(HERE / 'ticks_bar.css').read_text(encoding='utf-8')}</style>"
+
+
+# -- what is kept
 
 
 def read(run: RunView) -> notes.Notes:
@@ -19,22 +40,41 @@ def read(run: RunView) -> notes.Notes:
         return notes.Notes()
 
 
-def of(run: RunView) -> list[int]:
+def of(run: RunView, set_name: str = INFLUENCE) -> list[int]:
     """The indices ticked. A file that was made for more images than there are may hold others, which are none."""
-    return [index for index in read(run).ticked if index < len(run.dataset.train_labels)]
+    return [index for index in read(run).ticked_in(set_name) if index < len(run.dataset.train_labels)]
 
 
-def change(run: RunView, changes: dict[int, bool]) -> None:
+def new_labels(run: RunView, set_name: str = INFLUENCE) -> dict[int, int]:
+    """Other labels, by image, of those that are ticked."""
+    images, classes = len(run.dataset.train_labels), len(run.dataset.classes)
+    labels = read(run).labels_in(set_name)
+    return {index: label for index, label in labels.items() if index < images and label < classes}
+
+
+def what_if(run: RunView, set_name: str = INFLUENCE) -> WhatIf:
+    """The retraining that what is ticked asks for: images with a new label get it, the others are left out."""
+    labels = new_labels(run, set_name)
+    return WhatIf.of([index for index in of(run, set_name) if index not in labels], labels)
+
+
+def change(run: RunView, changes: dict[int, bool], set_name: str = INFLUENCE) -> None:
     with shell.guarded():
-        notes.tick(run.folder, changes, len(run.dataset.train_labels))
+        notes.tick(run.folder, changes, len(run.dataset.train_labels), set_name)
 
 
-def add(run: RunView, indices: Iterable[int]) -> None:
-    change(run, {int(index): True for index in indices})
+def add(run: RunView, indices: Iterable[int], set_name: str = INFLUENCE) -> None:
+    change(run, {int(index): True for index in indices}, set_name)
 
 
-def clear(run: RunView) -> None:
-    change(run, dict.fromkeys(of(run), False))
+def clear(run: RunView, set_name: str = INFLUENCE) -> None:
+    change(run, dict.fromkeys(of(run, set_name), False), set_name)
+
+
+def relabel(run: RunView, labels: Mapping[int, int | None], set_name: str = INFLUENCE) -> None:
+    """Gives images other labels and ticks them; with None an image stays ticked, to be left out."""
+    with shell.guarded():
+        notes.relabel(run.folder, labels, len(run.dataset.train_labels), len(run.dataset.classes), set_name)
 
 
 def write_note(run: RunView, what: int | str, text: str) -> None:
@@ -42,7 +82,131 @@ def write_note(run: RunView, what: int | str, text: str) -> None:
         notes.write_note(run.folder, what, text)
 
 
-def tiles(run: RunView, images: list[gallery.Tile], key: str, size: int = 96, bars_title: str = "") -> None:
+def accept(run: RunView, indices: list[int], set_name: str = INFLUENCE) -> None:
+    """The model's labels are the new ones; an image whose label the model agrees with gets none."""
+    said = judged(run.manifest.train_logits()[indices], run.dataset.train_labels[indices]).predicted_label
+    given = run.dataset.train_labels[indices]
+    relabel(run, {i: int(c) if c != old else None for i, c, old in zip(indices, said, given, strict=True)}, set_name)
+
+
+# -- what is drawn
+
+
+def tiles(
+    run: RunView,
+    images: list[gallery.Tile],
+    key: str,
+    size: int = 96,
+    bars_title: str = "",
+    set_name: str = INFLUENCE,
+) -> None:
     """Training images with their ticks."""
-    on_tick = None if files.read_only() else functools.partial(change, run)
-    gallery.show(run.dataset, images, key, size=size, ticked=set(of(run)), bars_title=bars_title, on_tick=on_tick)
+    on_tick = None if files.read_only() else functools.partial(change, run, set_name=set_name)
+    gallery.show(
+        run.dataset, images, key, size=size, ticked=set(of(run, set_name)), bars_title=bars_title, on_tick=on_tick
+    )
+
+
+def bar(run: RunView, set_name: str = INFLUENCE, see: Callable[[], None] | None = None) -> None:
+    """What is ticked of a set, and what can be done with it, at the bottom of the view. To be called once a page, at
+    its end. `see` shows the ticked images on the page, before it is drawn again; without it they are shown above it."""
+    ticked = of(run, set_name)
+    if files.read_only() and not ticked:
+        return
+    st.html(STYLE)
+    with st.bottom, st.container(key="ticks-bar", horizontal=True, vertical_alignment="center", gap="small"):
+        job = what_if(run, set_name)
+        with st.container(
+            key="ticks-count", width="stretch"
+        ):  # a component of its own, for what a screen reader is to hear must stay
+            _status(key=f"ticks-status-{set_name}", data={"text": _in_words(ticked, job)})
+        if not ticked:
+            return
+        with shell.guarded():
+            _draw_actions(run, set_name, ticked, job, see)
+
+
+def _in_words(ticked: list[int], job: WhatIf) -> str:
+    if not ticked:
+        return "No image is ticked: tick those to leave out, or to relabel."
+    counts = ((len(job.left_out), "to leave out"), (len(job.relabelled), "to relabel"))
+    parts = [f"{count:,} {what}" for count, what in counts if count]
+    return f"{formats.count(len(ticked), 'images')} ticked: {', '.join(parts)}"
+
+
+def _draw_actions(run: RunView, set_name: str, ticked: list[int], job: WhatIf, see) -> None:
+    label = "Leave out" if not job.relabelled else "Relabel" if not job.left_out else "Leave out and relabel"
+    if st.button(
+        f"{label}: train again",
+        key=f"ticks-train-{set_name}",
+        type="primary",
+        icon=":material/science:",
+        **shell.acting(help="One retraining, beside which the run itself stays as it is."),
+    ):
+        shell.submit(run.id, job)
+    with st.popover("Relabel", icon=":material/new_label:", **shell.acting()):
+        _draw_relabelling(run, set_name, ticked, job)
+    shown = f"ticks-shown-{run.id}-{set_name}"
+    forget = functools.partial(st.session_state.pop, shown, None)
+    if st.button("See them", key=f"ticks-see-{set_name}", icon=":material/visibility:", on_click=see or forget):
+        if see is None:
+            _show(run, set_name, shown)
+    st.button(
+        "Clear",
+        key=f"ticks-clear-{set_name}",
+        icon=":material/clear:",
+        on_click=clear,
+        args=(run, set_name),
+        **shell.acting(),
+    )
+
+
+def _draw_relabelling(run: RunView, set_name: str, ticked: list[int], job: WhatIf) -> None:
+    st.caption("For all ticked images. A retraining shows what the new labels do; the data stay as they are.")
+    st.button(
+        "Accept the model's labels",
+        key=f"ticks-accept-{set_name}",
+        icon=":material/done_all:",
+        on_click=accept,
+        args=(run, ticked, set_name),
+        **shell.acting("model/train_logits.npy" not in run.manifest.files),
+    )
+    key = f"ticks-label-{set_name}"
+    st.selectbox(
+        "One label for all",
+        range(len(run.dataset.classes)),
+        index=None,
+        key=key,
+        format_func=lambda label: line(run.dataset.classes[label]),
+        placeholder="Choose a label",
+        on_change=lambda: _label_all(run, set_name, ticked, key),
+        **shell.acting(),
+    )
+    st.button(
+        "Leave them all out instead",
+        key=f"ticks-none-{set_name}",
+        on_click=relabel,
+        args=(run, dict.fromkeys(ticked), set_name),
+        **shell.acting(not job.relabelled),
+    )
+
+
+def _label_all(run: RunView, set_name: str, ticked: list[int], key: str) -> None:
+    if (label := st.session_state[key]) is not None:
+        relabel(run, dict.fromkeys(ticked, label), set_name)
+        st.session_state[key] = None
+
+
+@st.dialog("Ticked images", width="large", on_dismiss="rerun")
+def _show(run: RunView, set_name: str, key: str) -> None:
+    """All of them, on whatever page, or none, of the list below they are; what is unticked here stays to be seen."""
+    images = st.session_state.setdefault(key, of(run, set_name))
+    page = paging.choose(len(images), f"{key}-page")
+    labels, classes = new_labels(run, set_name), run.dataset.classes
+    shown = []
+    for index in paging.of_page(images, page):
+        given = line(classes[run.dataset.train_labels[index]])
+        lines = (line(f"new: {classes[labels[index]]}"),) if index in labels else ()
+        shown.append(gallery.Tile("train", index, given, lines, (("Image", f"train:{index}"), ("Given label", given))))
+    st.caption(plain(f"{formats.count(len(images), 'images')}, with the labels given."))
+    tiles(run, shown, f"ticked-{set_name}", set_name=set_name)

@@ -3,6 +3,11 @@
 `outputs/<run_id>/notes.json`, apart from what was computed: people change it at any time, also while a
 job works on the run, so it needs no lock of the run and stands under no checksum. A lock of its own
 (`.notes.lock`) keeps what two tabs, or two processes, write at once.
+
+    {"ticked": [3, 7],                              training images of the set `INFLUENCE`
+     "notes": {"run": "…", "3": "…"},
+     "sets": {"labels": [23, 40]},                  the other sets of ticks; left away where nothing is ticked
+     "new_labels": {"labels": {"23": 6}}}           other labels for ticked images; left away where there are none
 """
 
 import dataclasses
@@ -18,6 +23,10 @@ from engine.runs.run import Run
 
 LONGEST = 10_000  # characters of a note
 
+SETS = INFLUENCE, LABELS = "influence", "labels"  # sets of ticks: what to leave out, and labels that are wrong
+
+REQUIRED, OPTIONAL = {"ticked", "notes"}, {"sets", "new_labels"}  # of the file
+
 RUN = "run"  # the name of the note on the run as a whole
 
 REMEDY = "Correct it, or delete the file: the run's results do not depend on it."
@@ -27,13 +36,23 @@ PATIENCE = 10.0  # seconds for which others may be writing notes of the same run
 
 @dataclass(frozen=True)
 class Notes:
-    """`ticked` are training indices in order; `notes` a text by `RUN` or training index."""
+    """`ticked` are training indices in order, of the set `INFLUENCE`, `sets` those of the others by their name;
+    `new_labels` of a set are class numbers by training index, of some that are ticked; `notes` a text by `RUN` or
+    training index."""
 
     ticked: tuple[int, ...] = ()
     notes: Mapping[str, str] = field(default_factory=dict)
+    sets: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    new_labels: Mapping[str, Mapping[int, int]] = field(default_factory=dict)
 
     def of(self, what: int | str) -> str:
         return self.notes.get(str(what), "")
+
+    def ticked_in(self, set_name: str) -> tuple[int, ...]:
+        return self.ticked if set_name == INFLUENCE else self.sets.get(set_name, ())
+
+    def labels_in(self, set_name: str) -> Mapping[int, int]:
+        return self.new_labels.get(set_name, {})
 
 
 def read(run: Run, images: int | None = None) -> Notes:
@@ -46,36 +65,96 @@ def read(run: Run, images: int | None = None) -> Notes:
     problem = _problem(value, images)
     if problem:
         raise IntegrityError(f"{path} does not hold notes of a run: {problem}.", REMEDY)
-    return Notes(tuple(sorted(set(value["ticked"]))), value["notes"])
+    return Notes(
+        _in_order(value["ticked"]),
+        value["notes"],
+        {name: _in_order(ticked) for name, ticked in value.get("sets", {}).items()},
+        {name: {int(i): c for i, c in labels.items()} for name, labels in value.get("new_labels", {}).items()},
+    )
+
+
+def _in_order(indices) -> tuple[int, ...]:
+    return tuple(sorted(set(indices)))
 
 
 def _problem(value: Any, images: int | None) -> str:
     """What is wrong with the content of a file of notes; "" where nothing is."""
-    if not isinstance(value, dict) or value.keys() != {"ticked", "notes"}:
+    if not isinstance(value, dict) or not REQUIRED <= value.keys() <= REQUIRED | OPTIONAL:
         return "it is not one object with ticked and notes"
-    ticked, notes = value["ticked"], value["notes"]
-    if not isinstance(ticked, list) or not all(type(index) is int and index >= 0 for index in ticked):
+    notes, sets, new_labels = value["notes"], value.get("sets", {}), value.get("new_labels", {})
+    if not isinstance(sets, dict) or not sets.keys() <= set(SETS) - {INFLUENCE}:
+        return "the sets of ticked images are not those of a run"
+    all_sets = {INFLUENCE: value["ticked"], **sets}
+    if not all(isinstance(ticked, list) and all(map(_is_index, ticked)) for ticked in all_sets.values()):
         return "the ticked images are not whole numbers"
+    if problem := _problem_of_labels(new_labels, all_sets):
+        return problem
     if not isinstance(notes, dict) or not all(isinstance(text, str) for text in notes.values()):
         return "the notes are not texts"
     if any(len(text) > LONGEST for text in notes.values()):
         return f"a note has more than {LONGEST:,} characters"
     indices = [name for name in notes if name != RUN]
-    if not all(name.isascii() and name.isdecimal() and name == str(int(name[:18])) for name in indices):
+    if not all(map(_is_index_text, indices)):
         return "a note is on no training image"
-    largest = max([*ticked, *map(int, indices)], default=-1)
+    largest = max([*(i for ticked in all_sets.values() for i in ticked), *map(int, indices)], default=-1)
     if images is not None and largest >= images:
         return f"there is no training image {largest}; they are numbered from 0 to {images - 1}"
     return ""
 
 
-def tick(run: Run, changes: dict[int, bool], images: int) -> None:
-    """Ticks (True) and unticks training images, each an index below `images`."""
+def _problem_of_labels(new_labels: Any, sets: dict[str, list[int]]) -> str:
+    if not isinstance(new_labels, dict) or not new_labels.keys() <= sets.keys():
+        return "the new labels are not of its sets of ticked images"
+    for name, labels in new_labels.items():
+        if not isinstance(labels, dict) or not all(map(_is_index_text, labels)):
+            return "the new labels are not by training image"
+        if not all(map(_is_index, labels.values())):
+            return "a new label is not the number of a class"
+        if not {int(index) for index in labels} <= set(sets[name]):
+            return "an image with a new label is not ticked"
+    return ""
+
+
+def _is_index(value: Any) -> bool:
+    return type(value) is int and value >= 0
+
+
+def _is_index_text(name: str) -> bool:
+    return name.isascii() and name.isdecimal() and name == str(int(name[:18]))
+
+
+def tick(run: Run, changes: Mapping[int, bool], images: int, set_name: str = INFLUENCE) -> None:
+    """Ticks (True) and unticks training images of a set, each an index below `images`; what is unticked loses its new
+    label."""
     _check_index(changes, images)
     with _lock(run):
         old = read(run)
-        ticked = set(old.ticked) - changes.keys() | {i for i, on in changes.items() if on}
-        _write(run, dataclasses.replace(old, ticked=tuple(sorted(ticked))))
+        ticked = set(old.ticked_in(set_name)) - changes.keys() | {i for i, on in changes.items() if on}
+        _write(run, _with(old, set_name, ticked, old.labels_in(set_name)))
+
+
+def relabel(run: Run, labels: Mapping[int, int | None], images: int, classes: int, set_name: str = INFLUENCE) -> None:
+    """Gives training images, each an index below `images`, other labels, below `classes`, and ticks them; with None an
+    image loses its new label and stays ticked."""
+    _check_index(labels, images)
+    for index, label in labels.items():
+        if label is not None and not 0 <= label < classes:
+            raise ConfigError(
+                f"Image train:{index} cannot get label {label}.", f"The classes are numbered from 0 to {classes - 1}."
+            )
+    with _lock(run):
+        old = read(run)
+        after = {i: label for i, label in {**old.labels_in(set_name), **labels}.items() if label is not None}
+        _write(run, _with(old, set_name, {*old.ticked_in(set_name), *labels}, after))
+
+
+def _with(old: Notes, set_name: str, ticked: set[int], labels: Mapping[int, int]) -> Notes:
+    """The notes with another set of ticks. Images that are not ticked have no new label."""
+    labels = {index: label for index, label in sorted(labels.items()) if index in ticked}
+    new_labels = {**old.new_labels, set_name: labels}
+    if set_name == INFLUENCE:
+        return dataclasses.replace(old, ticked=_in_order(ticked), new_labels=new_labels)
+    return dataclasses.replace(old, sets={**old.sets, set_name: _in_order(ticked)}, new_labels=new_labels)
 
 
 def write_note(run: Run, what: int | str, text: str, images: int | None = None) -> None:
@@ -111,7 +190,11 @@ def _lock(run: Run) -> FileLock:
 
 
 def _write(run: Run, notes: Notes) -> None:
-    content = {"ticked": list(notes.ticked), "notes": dict(notes.notes)}
+    content: dict[str, Any] = {"ticked": list(notes.ticked), "notes": dict(notes.notes)}
+    if sets := {name: list(ticked) for name, ticked in notes.sets.items() if ticked}:
+        content["sets"] = sets
+    if labels := {name: {str(i): c for i, c in of.items()} for name, of in notes.new_labels.items() if of}:
+        content["new_labels"] = labels
     if problem := _problem(content, None):  # what would not be read again is not written
         raise ConfigError(f"The notes of run {run.id} cannot be written: {problem}.", "Shorten them.")
     files.write_json(run.path / "notes.json", content)
