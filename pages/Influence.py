@@ -424,6 +424,7 @@ with shell.page("Influence") as panel:
         st.stop()
 
     ref, pins = choose_target(run)
+    run_choice.hold(run=run.id, target=ref.key)
     view = target_view.view(run.manifest, run.dataset, ref.target, ref.function)
     cards.target(run, view, panel)
     st.caption(plain(target_function(ref.function).meaning(run.dataset.classes)))

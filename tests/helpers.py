@@ -23,18 +23,18 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).parents[1]
 GUARD = 120_000  # ms that a browser waits for what always comes: a guard against hangs, and no measure of speed
-PAGES = {
+PAGES = {  # in the sidebar's order
     "app.py": "Replay Explorer",
     "pages/Data.py": "Data",
     "pages/Set_up_a_run.py": "Set up a run",
     "pages/Live.py": "Live",
+    "pages/Runs_and_storage.py": "Runs and storage",
     "pages/Influence.py": "Influence",
     "pages/Training_images.py": "Training images",
     "pages/Test_images.py": "Test images",
-    "pages/Compare_runs.py": "Compare runs",
-    "pages/Trust.py": "Trust",
     "pages/Find_bad_labels.py": "Find bad labels",
-    "pages/Runs_and_storage.py": "Runs and storage",
+    "pages/Trust.py": "Trust",
+    "pages/Compare_runs.py": "Compare runs",
 }
 # On a page's own URL Streamlit first looks for its server below that path, and then at the root.
 PROBES = ("/_stcore/health", "/_stcore/host-config")

@@ -10,7 +10,7 @@ from engine.datasets.base import Dataset
 from engine.runs.manifest import Manifest
 from engine.runs.run import Run, Summary, summary
 from engine.runs.scores import TargetRef
-from ui import formats, pictures, shell
+from ui import formats, link, pictures, shell
 from ui.text import line, plain
 
 
@@ -45,10 +45,22 @@ class RunView:
         return {key: line(ref.title(self.dataset)) for key, ref in self.targets.items()}
 
 
+def hold(*, run: str, target: str | None = None, set: str | None = None) -> None:
+    """Takes a run in hand, and the target and the set of it that a person looks at: the sidebar's links lead to them on
+    other pages. What is not named stays as it was of the same run, and is let go with another."""
+    before = st.session_state.get("in hand", {})
+    kept = before if before.get("run") == run else {}
+    hand = {**kept, "run": run, **{name: value for name, value in (("target", target), ("set", set)) if value}}
+    if hand != before:
+        st.session_state["in hand"] = hand
+        shell.draw_navigation()
+
+
 def chosen(empty: str, first: Collection[str] = ()) -> RunView:
-    """The run of `?run=`, or one that is chosen, those of `first` before the others; kept in the URL. Stops the page
-    where there is none, with the words `empty`."""
-    runs = {run.id: run for run in sorted(shell.all_runs(), key=lambda run: run.id not in first)}
+    """The run of `?run=`, or one that is chosen: without a link, the first that there is of `first`, of the run in
+    hand, and of the newest with scores. It is kept in the URL and taken in hand. Stops the page where there is no run,
+    with the words `empty`."""
+    runs = {run.id: run for run in shell.all_runs()}
     asked = st.query_params.get("run")
     if asked is not None and asked not in runs:
         with shell.guarded():  # says what is wrong with it; the others can still be chosen
@@ -57,22 +69,31 @@ def chosen(empty: str, first: Collection[str] = ()) -> RunView:
         st.info(empty, icon=":material/info:")
         st.page_link("app.py", label="Run the sample from the Overview", icon=":material/play_arrow:")
         st.stop()
-    run_id = _selectbox(runs, asked)
+    run_id = _selectbox(runs, asked, default(list(runs.values()), first))
     if run_id is None:
         st.stop()
     if run_id != asked:
         st.query_params["run"] = run_id
+    hold(run=run_id)
     return RunView.of(Run.open(shell.root(), run_id))
 
 
-def _selectbox(runs: dict[str, Summary], asked: str | None) -> str | None:
-    known = asked if asked in runs else None
+def default(runs: list[Summary], first: Collection[str] = ()) -> str:
+    """The id of the run, of one or more, that a page opens on without a link."""
+    in_hand = st.session_state.get("in hand", {}).get("run")
+    wanted = [*first, in_hand, *(run.id for run in runs if run.scored), runs[0].id]
+    ids = {run.id for run in runs}
+    return next(run_id for run_id in wanted if run_id in ids)
+
+
+def _selectbox(runs: dict[str, Summary], asked: str | None, default: str) -> str | None:
+    link.follow("run", default if asked is None else asked if asked in runs else None)
     return st.selectbox(
         "Run",
         list(runs),
-        index=0 if asked is None else None if known is None else list(runs).index(known),
         format_func=lambda run_id: formats.run_label(runs[run_id]),
-        key=f"run-{known if asked is None or known else 'unknown'}",
+        key="run",
+        index=None,
         placeholder="Choose another run",
     )
 

@@ -16,6 +16,7 @@ import sys
 import threading
 import time
 import traceback
+from dataclasses import dataclass
 from pathlib import Path
 
 import streamlit as st
@@ -31,19 +32,39 @@ from ui.text import line, plain
 
 READ_ONLY = "Read-only: this app shows runs, and starts, deletes and writes nothing (REPLAY_READ_ONLY is set)."
 A_LOOK = 2.0  # seconds for which a look at all runs holds for the lists of other tabs
-PAGES = (
-    ("app.py", "Overview", ":material/home:"),
-    ("pages/Data.py", "Data", ":material/folder_open:"),
-    ("pages/Set_up_a_run.py", "Set up a run", ":material/tune:"),
-    ("pages/Live.py", "Live", ":material/monitoring:"),
-    ("pages/Influence.py", "Influence", ":material/image_search:"),
-    ("pages/Training_images.py", "Training images", ":material/photo_library:"),
-    ("pages/Test_images.py", "Test images", ":material/grid_view:"),
-    ("pages/Compare_runs.py", "Compare runs", ":material/compare_arrows:"),
-    ("pages/Trust.py", "Trust", ":material/verified:"),
-    ("pages/Find_bad_labels.py", "Find bad labels", ":material/label_off:"),
-    ("pages/Runs_and_storage.py", "Runs and storage", ":material/database:"),
-)
+
+
+@dataclass(frozen=True)
+class PageLink:
+    """A page as the sidebar leads to it."""
+
+    path: str
+    label: str
+    icon: str
+    carries: tuple[str, ...] = ("run",)  # what its address takes of what a person has in hand
+
+
+# By caption. A page that shows no run takes none along, and a target is for the page that opens on one.
+NAVIGATION: dict[str, tuple[PageLink, ...]] = {
+    "": (PageLink("app.py", "Overview", ":material/home:", ()),),
+    "Run": (
+        PageLink("pages/Data.py", "Data", ":material/folder_open:", ()),
+        PageLink("pages/Set_up_a_run.py", "Set up a run", ":material/tune:", ()),
+        PageLink("pages/Live.py", "Live", ":material/monitoring:"),
+        PageLink("pages/Runs_and_storage.py", "Runs and storage", ":material/database:", ()),
+    ),
+    "Explore": (
+        PageLink("pages/Influence.py", "Influence", ":material/image_search:", ("run", "target")),
+        PageLink("pages/Training_images.py", "Training images", ":material/photo_library:"),
+        PageLink("pages/Test_images.py", "Test images", ":material/grid_view:"),
+    ),
+    "Act": (PageLink("pages/Find_bad_labels.py", "Find bad labels", ":material/label_off:", ("run", "set")),),
+    "Check": (
+        PageLink("pages/Trust.py", "Trust", ":material/verified:", ("run", "set")),
+        PageLink("pages/Compare_runs.py", "Compare runs", ":material/compare_arrows:"),
+    ),
+}
+PAGES = tuple((link.path, link.label, link.icon) for links in NAVIGATION.values() for link in links)
 
 
 @contextlib.contextmanager
@@ -58,8 +79,8 @@ def page(title: str):
     with guarded():
         with st.sidebar:
             st.markdown("**Replay Explorer**")
-            for path, label, icon in PAGES:
-                st.page_link(path, label=label, icon=icon)
+            st.session_state["navigation"] = st.empty()
+            draw_navigation()
             panel = st.container()
             st.divider()
             if files.read_only():
@@ -77,6 +98,19 @@ def page(title: str):
         st.stop()
     with guarded():
         yield panel
+
+
+def draw_navigation() -> None:
+    """The links to all pages, with what a person has in hand (`run_choice.hold`); drawn again where that changes."""
+    hand = st.session_state.get("in hand", {})
+    with st.session_state["navigation"].container(gap="small"):
+        for caption, links in NAVIGATION.items():
+            with st.container(gap=None):
+                if caption:
+                    st.caption(caption)
+                for link in links:
+                    taken = {name: hand[name] for name in link.carries if name in hand}
+                    st.page_link(link.path, label=link.label, icon=link.icon, query_params=taken or None)
 
 
 @contextlib.contextmanager
