@@ -45,8 +45,9 @@ def draw_sample(heading: str) -> None:
     with st.container(border=True):
         st.subheader(heading)
         st.write(
-            f"6,000 images of clothes (Fashion-MNIST), a small convolutional network and eight test "
-            f"images to explain: {config.PRESET_TEXT['sample'].split('; ')[1]}."
+            "6,000 images of clothes (Fashion-MNIST), a small convolutional network, and to explain: its five surest "
+            f"mistakes, a close call, a right answer, and all test images together. "
+            f"{config.PRESET_TEXT['sample'].split('; ')[1].capitalize()}."
         )
         st.button(
             "Run the sample", type="primary", icon=":material/play_arrow:", on_click=start_sample, **shell.acting()

@@ -429,6 +429,8 @@ def _configured(call: argparse.Namespace) -> configs.RunConfig:
     _tell(reasons)
     config = _changed(call, start)
     dataset = _prepared(config.dataset)
+    if call.config is None and config.targets == start.targets and dataset.name != start.dataset:
+        config = config.replace(targets=proposal.targets(dataset.sizes.n_test))  # a preset's are of its own images
     return configs.check(configs.read_questions(config, dataset), *dataset.sizes)
 
 
@@ -439,7 +441,8 @@ def _start(call: argparse.Namespace) -> tuple[configs.RunConfig, tuple[str, ...]
     if call.preset is None and call.data is not None and call.data not in FASHION_MNIST:
         proposed = proposal.for_dataset(_prepared(datasets.canonical(call.data)))
         return proposed.config, proposed.reasons
-    return configs.preset(call.preset or "sample"), ()
+    noisy = call.data == configs.PRESETS["sample-noisy"].dataset
+    return configs.preset(call.preset or ("sample-noisy" if noisy else "sample")), ()
 
 
 def _tell(sentences: tuple[str, ...]) -> None:

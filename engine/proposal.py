@@ -91,7 +91,7 @@ def propose(data: str, *, training: int, test: int, channels: int, size: tuple[i
         model="small-cnn",
         model_options="" if scale == SCALE else f"scale={scale:g}",
         recipe=Recipe(epochs=epochs, batch_size=batch, peak_lr=peak),
-        targets=_targets(test),
+        targets=targets(test),
         replay_mode="disk" if kept <= DISK else "recompute",
     )
     reasons = _reasons(config, training, test, size, positions, scale, kept)
@@ -150,7 +150,7 @@ def _parameters(channels: int, positions: int, classes: int) -> int:
     return 24 * channels * 36 + 32 * 24 * 9 + 32 * positions * classes
 
 
-def _targets(test: int) -> tuple[str, ...]:
-    """Test images at equal distances, for in a folder they lie class by class."""
+def targets(test: int) -> tuple[str, ...]:
+    """Of `test` test images some at equal distances, for in a folder they lie class by class."""
     count = min(test, TARGETS)
     return tuple(f"test:{i * test // count}" for i in range(count))

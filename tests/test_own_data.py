@@ -279,7 +279,7 @@ def test_a_run_of_the_app_keeps_the_absolute_path(pets, monkeypatch):
     """Queued alone: what is looked at is the configuration that the run's folder gets."""
     monkeypatch.chdir(pets.parent)
     monkeypatch.setattr(JobQueue, "_enqueue", lambda self, run, job: None)
-    config = configs.preset("sample").replace(dataset="folder:pets", **{"recipe.batch_size": 20})
+    config = configs.preset("sample").replace(dataset="folder:pets", targets=("test:0",), **{"recipe.batch_size": 20})
     queue = JobQueue(runs.outputs_root())
     run = runs.Run.open(queue.root, queue.start(config))
     assert run.manifest().config.dataset == f"folder:{pets}"

@@ -101,13 +101,15 @@ def test_a_run_of_ones_own_data_starts_from_the_proposal(pets, monkeypatch, caps
     assert main(["run", "--data", pets, "--set", "recipe.epochs=2"]) == 0
     assert main(["run", "--data", pets, "--preset", "sample", "--set", "recipe.batch_size=9"]) == 0
     assert main(["run", "--data", "fashion-mnist-sample"]) == 0
-    own, named, built_in = (run.manifest().config for run in started)
+    assert main(["run", "--data", "fashion-mnist-sample-noisy"]) == 0
+    own, named, built_in, noisy = (run.manifest().config for run in started)
     assert own == made.config.replace(**{"recipe.epochs": 2})
-    assert named == config.preset("sample").replace(dataset=pets, **{"recipe.batch_size": 9})
-    assert built_in == config.preset("sample")
+    asked = {"targets": made.config.targets}  # the preset's are of its own images
+    assert named == config.preset("sample").replace(dataset=pets, **asked, **{"recipe.batch_size": 9})
+    assert built_in == config.preset("sample") and noisy == config.preset("sample-noisy")
     said = capsys.readouterr().err
     assert all(said.count(reason) == 1 for reason in made.reasons)
-    assert len(runs.list_runs(runs.outputs_root())) == 3
+    assert len(runs.list_runs(runs.outputs_root())) == 4
 
 
 def test_the_proposal_is_printed_as_a_file_with_its_reasons(pets, tmp_path, capsys):

@@ -44,7 +44,7 @@ SHOTS = (
     Shot("Set_up_a_run", "folder"),
     Shot("Live"),
     Shot("Influence", "folder", "k=12", "influence.png"),
-    Shot("Influence", "sample", "target=test:7.loss&pin=test:7.loss,test:4.loss&k=12"),
+    Shot("Influence", "sample", "target=test:605.loss&pin=test:605.loss,test:0.loss&k=12"),
     Shot(
         "Training_images",
         "sample",
