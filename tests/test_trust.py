@@ -388,12 +388,31 @@ def test_a_what_if_predicts_and_retrains(run):
     assert what_if["left_out"] == left_out.tolist()
 
 
+def test_what_a_retraining_did_to_the_test_set_is_counted_image_by_image(monkeypatch):
+    labels = np.array([0, 0, 1, 1, 1])
+    before = np.array([[2.0, 0, 0], [0, 1, 0], [0, 2, 0], [0, 2, 0], [0, 0, 1]])  # right, wrong, right, right, wrong
+    after = np.array([[2.0, 0, 0], [3, 0, 0], [0, 0, 2], [0, 2, 0], [1, 0, 0]])  # the second corrected, the third lost
+    told = what_ifs.on_test(before, after, labels)
+    assert (told["changed"], told["corrected"], told["spoiled"]) == (3, 1, 1)
+    assert [(c["index"], c["before"], c["after"]) for c in told["images"]] == [(1, 1, 0), (2, 1, 2), (4, 2, 0)]
+    p = [np.exp(logits[1, 0]) / np.exp(logits[1]).sum() for logits in (before, after)]
+    assert [told["images"][0][f"probability_{when}"] for when in ("before", "after")] == pytest.approx(p)
+    loss = np.log(np.exp(after).sum(1)) - after[range(5), labels]
+    assert told["loss_after"] == [pytest.approx(loss[:2].mean()), pytest.approx(loss[2:].mean()), None]
+    monkeypatch.setattr(what_ifs, "MOST_CHANGED", 2)
+    told = what_ifs.on_test(before, after, labels)
+    assert told["changed"] == 3 and [c["index"] for c in told["images"]] == [1, 2]
+
+
 def test_relabelling_is_retrained_and_never_predicted(run):
     labels = dataset_registry.load(CONFIG.dataset).train_labels
     shirts = np.flatnonzero(labels == 6)[:300]
     execute(run, "what-if", left_out=[], relabelled={str(i): 0 for i in shirts.tolist()})
     (what_if,) = trust.what_ifs(run.manifest())
     assert all(t["predicted"] is None and t["change"] is None for t in what_if["targets"])
+    images = what_ifs.changed_images(what_if, dataset_registry.load(CONFIG.dataset))
+    gained = round(1000 * (what_if["test_accuracy"] - what_if["test_accuracy_before"]))
+    assert images and gained == what_if["test"]["corrected"] - what_if["test"]["spoiled"]
     class_6 = what_if["targets"][2]
     assert class_6["name"] == "class:6" and class_6["actual"]["loss"] > class_6["before"]["loss"] + 0.1
 

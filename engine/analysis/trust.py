@@ -18,7 +18,7 @@ import pandas as pd
 from engine import files
 from engine.errors import IntegrityError
 from engine.runs import fields
-from engine.runs.fields import by_index, by_name, finite, number, optional, text, whole
+from engine.runs.fields import Absent, by_index, by_name, finite, number, optional, text, whole
 from engine.runs.manifest import Manifest
 
 LDS, WHAT_IF, SMOOTHNESS = "lds-", "what-if-", "smoothness"
@@ -55,6 +55,18 @@ SHAPES = {  # what is relied on of each report, by the beginning of its name
                 "change": FIGURE,
             }
         ],
+        "test": Absent(
+            {
+                **dict.fromkeys(("loss_before", "loss_after"), [FIGURE]),
+                **dict.fromkeys(("changed", "corrected", "spoiled"), whole),
+                "images": [
+                    {
+                        **dict.fromkeys(("index", "before", "after"), whole),
+                        **dict.fromkeys(("probability_before", "probability_after"), number),
+                    }
+                ],
+            }
+        ),
     },
     SMOOTHNESS: {"directions": [FIGURE], "mean": FIGURE},
 }

@@ -1,14 +1,14 @@
 """What leaving images out is predicted to do, beside what it did. No torch."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, fields
 
 import numpy as np
 
 from engine.analysis import lists, target_view
-from engine.analysis.logits import log_probabilities
+from engine.analysis.logits import judged, log_probabilities
 from engine.datasets.base import Dataset
-from engine.errors import ConfigError
+from engine.errors import ConfigError, IntegrityError
 from engine.runs.manifest import Manifest
 from engine.targets import FUNCTIONS, target_function
 from engine.targets.functions import margins
@@ -18,6 +18,8 @@ Figures = dict[str, float | None]
 None where it cannot be told."""
 
 PROBABILITY = "probability"  # of the label asked about
+
+MOST_CHANGED = 1000  # test images that a report names
 
 
 @dataclass(frozen=True)
@@ -31,6 +33,18 @@ class WhatIf:
     before: dict[str, float]
     predicted: Figures | None
     actual: Figures | None
+
+
+@dataclass(frozen=True)
+class Changed:
+    """A test image to which the retrained model gives another label; labels are numbers of classes, probabilities those
+    of the true label."""
+
+    index: int
+    before: int
+    after: int
+    probability_before: float
+    probability_after: float
 
 
 # -- what if
@@ -96,3 +110,55 @@ def _moved(before: dict[str, float], function: str, change: float, margin: float
     moved = margin + rise
     after[PROBABILITY] = 1 / (1 + math.exp(-moved)) if moved > -700 else 0.0
     return after
+
+
+# -- the test set, before and after
+
+
+def on_test(before_NC: np.ndarray, after_NC: np.ndarray, labels_N: np.ndarray) -> dict:
+    """What a retraining did to the test set, as a report keeps it: the mean loss (nats) of each class's images, None
+    where a class has none; how many images have another predicted label, are right only now, or only were; and those of
+    another label, the largest change of the true label's probability first, at most `MOST_CHANGED`."""
+    was, now = judged(before_NC, labels_N), judged(after_NC, labels_N)
+    p_was, p_now = np.exp(was.given), np.exp(now.given)
+    changed = np.flatnonzero(was.predicted_label != now.predicted_label)
+    order = changed[np.argsort(-np.abs(p_now - p_was)[changed], kind="stable")][:MOST_CHANGED]
+    right_was, right_now = was.predicted_label == labels_N, now.predicted_label == labels_N
+    classes = before_NC.shape[1]
+    return {
+        "loss_before": _by_class(-was.given, labels_N, classes),
+        "loss_after": _by_class(-now.given, labels_N, classes),
+        "changed": len(changed),
+        "corrected": int((right_now & ~right_was).sum()),
+        "spoiled": int((right_was & ~right_now).sum()),
+        "images": [
+            asdict(Changed(int(i), int(b), int(a), float(p), float(q)))
+            for i, b, a, p, q in zip(
+                order,
+                was.predicted_label[order],
+                now.predicted_label[order],
+                p_was[order],
+                p_now[order],
+                strict=True,
+            )
+        ],
+    }
+
+
+def _by_class(loss_N: np.ndarray, labels_N: np.ndarray, classes: int) -> list[float | None]:
+    counts = np.bincount(labels_N, minlength=classes)
+    sums = np.bincount(labels_N, loss_N, minlength=classes)
+    return [float(total / count) if count else None for total, count in zip(sums, counts, strict=True)]
+
+
+def changed_images(report: dict, dataset: Dataset) -> list[Changed]:
+    """Of a what-if's report that has them. Raises `IntegrityError` where they are not the data set's."""
+    names = [field.name for field in fields(Changed)]
+    images = [Changed(**{name: each[name] for name in names}) for each in report["test"]["images"]]
+    n, classes = len(dataset.test_labels), len(dataset.classes)
+    if any(each.index >= n or max(each.before, each.after) >= classes for each in images):
+        raise IntegrityError(
+            f"The report {report['name']} speaks of test images or classes that {dataset.name} has not.",
+            "Delete the validation in Runs and storage, and train again.",
+        )
+    return images

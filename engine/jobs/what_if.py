@@ -81,6 +81,7 @@ class WhatIf(Job):
             "targets": targets,
             "test_accuracy": accuracy,
             "test_accuracy_before": record.test_accuracy,
+            "test": what_ifs.on_test(record.test_logits(), logits.test_NC, dataset.test_labels),
         }
         write_report(session, name, report)
         journal.note(
