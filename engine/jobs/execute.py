@@ -20,6 +20,7 @@ from engine import device as devices
 from engine import files
 from engine.datasets import registry as dataset_registry
 from engine.errors import CancelledError, ConfigError, ReplayError, StorageError
+from engine.jobs import ahead
 from engine.jobs.cancel import process_ends
 from engine.jobs.job import Job, Result
 from engine.jobs.journal import Journal, OnEvent
@@ -98,7 +99,7 @@ def _do_all(run: Run, jobs: tuple[Job, ...], journal: Journal, cancel: threading
     for folder in FOLDERS:
         files.make_folder(run.path / folder)
     for job in jobs:
-        journal.event("started", job=job.kind)
+        journal.event("started", job=job.kind, fields=job.record().fields, **_foretold(run, job))
         journal.save(SPARE_BYTES, lambda: files.write_bytes(run.path / SPARE, bytes(SPARE_BYTES)))
         recorded = job
         try:
@@ -115,9 +116,22 @@ def _do_all(run: Run, jobs: tuple[Job, ...], journal: Journal, cancel: threading
             sharing.opened(session)
             result = job.do(session)
         _remove(journal, recorded)
+        done = {"job": job.kind, "fields": job.record().fields}
+        journal.event("done", **done, scores=result.scores, reports=list(result.reports))
     if impossible is not None and result is None:
         raise impossible
     return result or Result()
+
+
+def _foretold(run: Run, job: Job) -> dict:
+    """What the job will go through, and what is known of how long that takes: for those who watch it. A job that cannot
+    be done says why when it is checked."""
+    try:
+        dataset = dataset_registry.load(run.manifest().config.dataset)
+        phases = [{"phase": each.name, "cost": round(each.cost)} for each in job.ahead(run, dataset)]
+        return {"phases": phases, "step_seconds": ahead.measured(run).step}
+    except ReplayError:
+        return {}
 
 
 def _add(journal: Journal, job: Job) -> None:

@@ -17,9 +17,12 @@ from engine.datasets.base import Dataset
 from engine.errors import ConfigError
 from engine.runs.job import JobRecord
 from engine.runs.run import Run
+from engine.targets import AllTests, Target, UploadedImage
 
 if TYPE_CHECKING:
     from engine.jobs.session import Session
+
+NAMED = 4  # targets that a list names before it says how many more there are
 
 NUMBER = re.compile(r"-(\d+)\.")  # at the end of a file's stem: loss-003.npy
 
@@ -30,6 +33,14 @@ class Result:
 
     scores: str | None = None
     reports: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Phase:
+    """A phase to come, and what it costs: as much time as so many training steps."""
+
+    name: str
+    cost: float
 
 
 @dataclass(frozen=True)
@@ -55,6 +66,15 @@ class Job(abc.ABC):
     def do(self, session: "Session") -> Result:
         """Does the job. torch is imported here and not at the module's head: pages build jobs without it."""
 
+    def doing(self) -> str:
+        """What goes on while it is done, in a few words for people, such as «Replaying 2 targets: test 3, test 9»."""
+        return f"Doing the job «{self.kind}»"
+
+    def ahead(self, run: Run, dataset: Dataset) -> tuple[Phase, ...]:
+        """The phases that take its time, in their order, from which the time left in all is told. None are foretold of
+        a kind that does not say them, and the time left is then that of the phase in hand."""
+        return ()
+
     def record(self) -> JobRecord:
         """As it stands in the manifest: `from_record` of `engine.jobs.registry` is the inverse."""
         return JobRecord(self.kind, {f.name: _plain(getattr(self, f.name)) for f in dataclasses.fields(self)})
@@ -62,6 +82,23 @@ class Job(abc.ABC):
 
 def _plain(value):
     return [_plain(v) for v in value] if isinstance(value, tuple) else value
+
+
+def targets_in_words(texts: tuple[str, ...]) -> str:
+    """How many, and the first of them: «2 targets: test 3, test 9»."""
+    first = ", ".join(_short(text) for text in texts[:NAMED])
+    more = f" and {len(texts) - NAMED:,} more" if texts[NAMED:] else ""
+    return f"{len(texts):,} target{'s' if len(texts) != 1 else ''}: {first}{more}"
+
+
+def _short(text: str) -> str:
+    """A target's text as people read it in a list, without the names that only its data set knows."""
+    target = Target.parse(text)
+    if isinstance(target, AllTests):
+        return "all test images"
+    if isinstance(target, UploadedImage):
+        return f"own image {target.image_id[:6]}"
+    return str(target).replace(":", " ", 1)
 
 
 def require_trained(run: Run) -> None:

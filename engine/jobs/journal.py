@@ -23,6 +23,15 @@ METER_SHARE = 0.005  # of the time, at most, for looking at the meters
 
 SMALL = 1 << 16  # bytes: more than a manifest or a sidecar takes
 
+DOING = {
+    "prepare": "while it was prepared",
+    "train": "while training",
+    "evaluate": "while the model was evaluated",
+    "replay": "while replaying",
+    "rebuild": "while training once more",
+    "retrain": "while retraining",
+}
+
 OnEvent = Callable[[dict], None]
 
 
@@ -35,6 +44,7 @@ class Journal:
         self.meter_seconds = 0.0  # spent on looking at the meters
         self._traffic = files.io_counters.written, files.io_counters.read
         self._device, self._peak = torch.device("cpu"), None
+        self.in_hand: Meter | None = None  # the meter that began, or reported, last
 
     def watch(self, device: torch.device) -> None:
         """Measures this device from now on."""
@@ -59,7 +69,20 @@ class Journal:
     def phase(self, name: str, steps: int = 0, done: int = 0) -> "Meter":
         """Begins a phase of `steps` steps, `done` of which were done before; its meter reports the others."""
         self.event("phase", phase=name, steps=steps, **({"done": done} if done else {}))
-        return Meter(self, name, steps, done)
+        self.in_hand = Meter(self, name, steps, done)
+        return self.in_hand
+
+    def stopped(self) -> str:
+        """Where the work stops now, as the end of a sentence, in the direction in which progress is told: by the steps
+        of the phase that are done. The log has that number too."""
+        meter = self.in_hand
+        if meter is None:
+            return "before it began"
+        doing = DOING.get(meter.phase, f"in the phase «{meter.phase}»")
+        if not meter.steps:
+            return doing
+        meter.report(meter.done, last=True)
+        return f"{doing}, after {meter.done:,} of {meter.steps:,} steps"
 
     def usage(self) -> dict:
         """Bytes by meter, as `engine.runs.events` lists them."""
@@ -123,18 +146,21 @@ class Meter:
 
     def __init__(self, journal: Journal, phase: str, steps: int, start: int = 0):
         self.journal, self.phase, self.steps, self._losses, self._rates = journal, phase, steps, [], []
+        self.done = start  # steps, as of the last report
         self._began = self._reported = time.monotonic()
         self._cost = 0.0  # seconds that the last look took
         self._marks = deque([(self._began, start)])  # (time, steps done), over the last RATE_OVER
 
-    def report(self, done: int, losses: Sequence[float] = (), rates: Sequence[float] = ()) -> None:
-        """`done` steps of the phase; the losses and learning rates of those since the last call, in training."""
+    def report(self, done: int, losses: Sequence[float] = (), rates: Sequence[float] = (), last: bool = False) -> None:
+        """`done` steps of the phase; the losses and learning rates of those since the last call, in training. `last`
+        where the work stops here, and the log shall say so."""
+        self.done, self.journal.in_hand = done, self
         self._losses += losses
         self._rates += rates
         now = time.monotonic()
         least, most = REPORT_EVERY
         pause = max(min(max((now - self._began) / 400, least), most), self._cost / METER_SHARE)
-        if done < self.steps and now - self._reported < pause:
+        if not last and done < self.steps and now - self._reported < pause:
             return
         self._reported = now
         self._marks.append((now, done))

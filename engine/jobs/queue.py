@@ -281,10 +281,11 @@ class JobQueue:
         """Probes in this process's hands, the one being worked on first."""
         return [probing for probing in _worker.probes(self.root) if not probing.ends]
 
-    def submit(self, run_id: str, job: Job) -> None:
+    def submit(self, run_id: str, job: Job, asked_on: str = "", asked_about: str = "") -> None:
         """Queues a job of a trained run. Raises what `Job.check` raises, before anything is recorded; the run's
-        other unfinished jobs stay."""
-        self._enqueue(Run.open(self.root, run_id), job)
+        other unfinished jobs stay. The log says on which page it was asked for, and with which target in view."""
+        asked = {"asked_on": asked_on, "asked_about": asked_about}
+        self._enqueue(Run.open(self.root, run_id), job, {name: text for name, text in asked.items() if text})
 
     def resume(self, run_id: str) -> None:
         """Queues all that was not finished of a run that was killed, cancelled or failed."""
@@ -294,7 +295,7 @@ class JobQueue:
             raise ConfigError(f"Run {run_id} has nothing left to do.", "Look at its scores, or name further targets.")
         self._enqueue(run, None)
 
-    def _enqueue(self, run: Run, job: Job | None) -> None:
+    def _enqueue(self, run: Run, job: Job | None, asked: dict[str, str] | None = None) -> None:
         files.check_writable(run.path)
         if job is not None:
             dataset = dataset_registry.load(run.manifest().config.dataset)
@@ -307,7 +308,7 @@ class JobQueue:
             try:
                 _record(run, job)
                 kind = job.kind if job is not None else records(run.manifest())[0].kind
-                run.events_log.append("queued", ahead=ahead, job=kind)
+                run.events_log.append("queued", ahead=ahead, job=kind, **(asked or {}))
             except StorageError as error:
                 if not error.passing:
                     raise
@@ -338,6 +339,10 @@ class JobQueue:
                 held.cancel.set()
             return True
         return False
+
+    def is_stopping(self, run_id: str) -> bool:
+        """Whether a run that is being worked on was told to stop, and has not stopped yet."""
+        return any(held.run.id == run_id and held.cancel.is_set() for held in _worker.held(self.root))
 
     def active(self) -> list[str]:
         """Run ids in this process's hands, the one being worked on first."""
@@ -389,7 +394,7 @@ def _record(run: Run, job: Job | None) -> None:
 
 
 def _cancelled(run: Run) -> None:
-    what, remedy = "Cancelled before it began.", "What was trained and scored before is kept."
+    what, remedy = "Cancelled before it began: it has left the queue.", "What was trained and scored before is kept."
     with contextlib.suppress(StorageError):  # a full disk: the log has a gap
         run.events_log.append("cancelled", what=what, remedy=remedy)
     status = "finished" if run.manifest().scored else "cancelled"

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, ClassVar, Self
 
 from engine.datasets.base import Dataset
 from engine.errors import ConfigError
-from engine.jobs.job import Job, Result, require_trained
+from engine.jobs import ahead
+from engine.jobs.job import Job, Phase, Result, require_trained
 from engine.jobs.replay import finalize
 from engine.runs.run import Run
 
@@ -31,6 +32,12 @@ class Rebuild(Job):
         if mode == "memory":
             raise ConfigError("Nothing is kept in memory once a run has ended.", "Rebuild for disk or recompute mode.")
         return dataclasses.replace(self, mode=mode)
+
+    def doing(self) -> str:
+        return f"Rebuilding the checkpoints for {self.mode} mode, by training once more"
+
+    def ahead(self, run: Run, dataset: Dataset) -> tuple[Phase, ...]:
+        return (Phase("rebuild", ahead.steps_of(run, dataset)),)
 
     def do(self, session: "Session") -> Result:
         from engine.jobs.reopen import reopen

@@ -15,8 +15,8 @@ from engine import files
 from engine.analysis import cost
 from engine.datasets.base import Dataset
 from engine.errors import ConfigError, IntegrityError
-from engine.jobs import parts
-from engine.jobs.job import Job, Result, next_name, require_trained
+from engine.jobs import ahead, parts
+from engine.jobs.job import Job, Phase, Result, next_name, require_trained, targets_in_words
 from engine.jobs.parts import Part, PartFile, TargetSet
 from engine.jobs.sharing import Merging
 from engine.runs import uploads
@@ -57,6 +57,12 @@ class Replay(Job):
             function=read_function(self.function, dataset).name,
             mode=run.manifest().mode_for(self.mode or None),
         )
+
+    def doing(self) -> str:
+        return f"Replaying {targets_in_words(self.targets)}"
+
+    def ahead(self, run: Run, dataset: Dataset) -> tuple[Phase, ...]:
+        return ahead.replay(run, dataset, len(self.targets), self.mode)
 
     def do(self, session: "Session") -> Result:
         from engine.jobs.reopen import check_steps, reopen

@@ -151,8 +151,8 @@ def train_groups(
     for g, group in enumerate(groups):
 
         def before_step(t: int, done: int = g * session.steps) -> None:
-            session.check_cancelled(t)
             meter.report(done + t)
+            session.check_cancelled(t)
 
         for key, tensors in _train(session, {key: changes[key] for key in group}, before_step, rows).items():
             if key in known:

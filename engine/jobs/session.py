@@ -83,12 +83,10 @@ class Session:
         return {}
 
     def check_cancelled(self, t: int) -> None:
-        """Before step t: raises `CancelledError` where the job shall stop, or the process is on its way out."""
+        """Before each step t: raises `CancelledError` where the job shall stop, or the process is on its way out."""
         self.sharing.check()
         if self.cancel.is_set() or process_ends():
-            raise CancelledError(
-                f"Cancelled before step {t + 1} of {self.steps}.", "What was trained and scored before is kept."
-            )
+            raise CancelledError(f"Cancelled {self.journal.stopped()}.", "What was trained and scored before is kept.")
 
     def check_data(self) -> None:
         """Before what was computed is recorded: raises `IntegrityError` where somebody wrote to the prepared images."""

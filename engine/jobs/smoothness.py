@@ -10,7 +10,8 @@ import numpy as np
 from engine.analysis import trust
 from engine.datasets.base import Dataset
 from engine.errors import ConfigError
-from engine.jobs.job import Job, Result, require_trained
+from engine.jobs import ahead
+from engine.jobs.job import Job, Phase, Result, require_trained
 from engine.jobs.reports import numbers, write_report
 from engine.runs.run import Run
 
@@ -43,6 +44,12 @@ class Smoothness(Job):
                 )
         return self
 
+    def doing(self) -> str:
+        return f"Measuring the smoothness, by {2 * self.directions} trainings"
+
+    def ahead(self, run: Run, dataset: Dataset) -> tuple[Phase, ...]:
+        return ahead.retraining(run, dataset, 2 * self.directions)
+
     def do(self, session: "Session") -> Result:
         import torch
 
@@ -55,8 +62,8 @@ class Smoothness(Job):
         meter = journal.phase("retrain", 2 * self.directions * session.steps)
 
         def before(t: int) -> None:
-            session.check_cancelled(t)
             meter.report(done + t)
+            session.check_cancelled(t)
 
         def trained(weights: torch.Tensor):
             nonlocal done

@@ -9,7 +9,8 @@ from engine import files
 from engine.config import RunConfig, check
 from engine.datasets.base import Dataset
 from engine.errors import ConfigError
-from engine.jobs.job import Job, Result
+from engine.jobs import ahead
+from engine.jobs.job import Job, Phase, Result, targets_in_words
 from engine.jobs.replay import Replay, Scoring, finalize
 from engine.runs.manifest import TrajectoryRecord
 from engine.runs.run import Run
@@ -42,6 +43,13 @@ class TrainAndReplay(Job):
             *dataset.sizes,
         )
         return self
+
+    def doing(self) -> str:
+        return f"Training, and replaying for {targets_in_words(self.targets)}"
+
+    def ahead(self, run: Run, dataset: Dataset) -> tuple[Phase, ...]:
+        replay = ahead.replay(run, dataset, len(self.targets), self.mode)
+        return replay if run.manifest().trained else (ahead.training(run, dataset), *replay)
 
     def do(self, session: "Session") -> Result:
         from engine.jobs.reopen import check_steps, reopen
@@ -93,6 +101,7 @@ def train(session: "Session", mode: str) -> "tuple[Trained, Trajectory]":
     """
     from engine.core.check import check_model
     from engine.core.training import train as train_steps
+    from engine.jobs.accuracy import WithAccuracy
     from engine.jobs.compiling import check_batch
     from engine.jobs.reopen import Trained, check_start, origin, plan_digest, rates_digest
     from engine.jobs.resume import RESUME_TRAINING, WithResume, intact, load_training
@@ -139,7 +148,7 @@ def train(session: "Session", mode: str) -> "tuple[Trained, Trajectory]":
         final = train_steps(
             session.model,
             session.stream,
-            trajectory=recorder,
+            trajectory=WithAccuracy(recorder, session),
             on_progress=meter.report,
             before_step=session.check_cancelled,
             resume=(start, state),
@@ -157,6 +166,7 @@ def train(session: "Session", mode: str) -> "tuple[Trained, Trajectory]":
 def _keep_model(session: "Session", trained: "Trained", mode: str, seconds: float) -> None:
     """Final state, logits of both splits, and digests; then the manifest says that the run is trained."""
     from engine.core import targets
+    from engine.jobs.accuracy import tell
     from engine.trajectory.state_files import bytes_of, named, write_state
 
     journal, folder = session.journal, session.run.path / "model"
@@ -168,6 +178,7 @@ def _keep_model(session: "Session", trained: "Trained", mode: str, seconds: floa
         for split, examples in (("train", session.stream.data), ("test", session.test))
     }
     accuracy = float((logits["test"].argmax(1) == session.dataset.test_labels).mean())
+    tell(session, session.steps, accuracy, session.test.n)
     checksums = {
         "model/state.safetensors": journal.save(
             bytes_of(tensors),

@@ -12,8 +12,8 @@ from engine.analysis import lds, target_view
 from engine.core.schedule import plan_for
 from engine.datasets.base import Dataset
 from engine.errors import ConfigError, IntegrityError
-from engine.jobs import parts
-from engine.jobs.job import Job, Result, require_trained
+from engine.jobs import ahead, parts
+from engine.jobs.job import Job, Phase, Result, require_trained
 from engine.jobs.reports import numbers, write_report
 from engine.jobs.sharing import Merging
 from engine.runs.run import Run
@@ -75,6 +75,13 @@ class Validate(Job):
 
     def unchanged(self, width: int, repeats: int) -> list[str]:
         return [f"all-{width}-{r}" for r in range(repeats)]
+
+    def doing(self) -> str:
+        shares = ", ".join(f"{100 * drop:g} %" for drop in self.drops)
+        return f"Validating: {self.subsets * len(self.drops):,} retrainings, each without {shares} of the images"
+
+    def ahead(self, run: Run, dataset: Dataset) -> tuple[Phase, ...]:
+        return ahead.retraining(run, dataset, self.subsets * len(self.drops) + 1)
 
     def do(self, session: "Session") -> Result:
         from engine.jobs.reopen import reopen

@@ -12,7 +12,8 @@ from engine.analysis import lds, target_view
 from engine.analysis import what_if as what_ifs
 from engine.core.schedule import plan_for
 from engine.datasets.base import Dataset
-from engine.jobs.job import Job, Result, next_name, require_trained
+from engine.jobs import ahead
+from engine.jobs.job import Job, Phase, Result, next_name, require_trained
 from engine.jobs.reports import write_report
 from engine.jobs.sharing import ALONE
 from engine.runs.run import Run
@@ -45,6 +46,15 @@ class WhatIf(Job):
             labels[index] = label
         lds.check_left_out(left_out, labels, plan_for(run.manifest().config.recipe, len(labels)), "This choice")
         return self.of(left_out.tolist(), relabelled)
+
+    def doing(self) -> str:
+        changes = [f"without {len(self.left_out):,} of the images"] if self.left_out else []
+        if self.relabelled:
+            changes.append(f"with {len(self.relabelled):,} other labels")
+        return f"What if? Training again {' and '.join(changes)}"
+
+    def ahead(self, run: Run, dataset: Dataset) -> tuple[Phase, ...]:
+        return ahead.retraining(run, dataset, 1)
 
     def do(self, session: "Session") -> Result:
         from engine.jobs.reopen import reopen

@@ -3,11 +3,18 @@
 Everything that a page shows of a run in progress is read from here, by any process, at any
 time. Each line has `time` (seconds since 1970) and `kind`:
 
-    queued, started, finished, cancelled, cleaned, continued, note
+    queued     `job`, the kind of job; `asked_on`, the page where it was asked for, and `asked_about`, the key of the
+               target that was looked at there
+    started    `job` and its `fields`, as its record has them; `phases`, what it will go through: of each `phase` its
+               `cost`, in training steps; `step_seconds`, what one took before (null: not known)
+    done       that job is: its `job` and `fields`, and by name the `scores` and `reports` that it left
+    finished, cancelled, cleaned, continued, note
     phase      `phase` ("prepare", "compile", "train", "evaluate", "replay", "rebuild", "retrain"), its `steps`,
                and `done`, how many of them were done before the run was resumed
     failed     `what` and `remedy`
     paused     the disk is full: `needed` and `disk_free`, in bytes
+    accuracy   of the training so far after `step` steps, at the end of an epoch: `accuracy`, from 0 to 1, on `images`
+               test images
     ranks      several processes share the work: `ranks`, of each its `rank`, `host`, `pid`, `device`, `phase`, `step`,
                `steps`, and bytes `rss`, `gpu`, `gpu_total`
     progress   as below
@@ -42,7 +49,7 @@ from typing import Any
 
 from engine import files
 from engine.errors import IntegrityError
-from engine.runs.fields import LARGEST, Absent, check, finite, number, optional, text, whole
+from engine.runs.fields import LARGEST, Absent, check, finite, number, of, optional, text, whole
 
 TERMINAL = ("finished", "failed", "cancelled")
 
@@ -73,6 +80,8 @@ NEEDED = {
     "progress": ("phase", "step", "steps"),
     "paused": ("needed", "disk_free"),
     "ranks": ("ranks",),
+    "accuracy": ("step", "accuracy", "images"),
+    "done": ("job",),
 }
 
 RANK = {
@@ -82,11 +91,23 @@ RANK = {
     **dict.fromkeys(("rss", "gpu", "gpu_total"), Absent(number)),
 }
 
+
+def share(value: Any) -> float:
+    if not 0 <= number(value) <= 1:
+        raise ValueError(f"{value} is no share")
+    return value
+
+
 READERS = {
-    **dict.fromkeys(("phase", "text", "what", "remedy", "run", "after", "job"), text),
-    **dict.fromkeys(("step", "steps", "done", "ahead"), whole),
+    **dict.fromkeys(("phase", "text", "what", "remedy", "run", "after", "job", "asked_on", "asked_about"), text),
+    **dict.fromkeys(("step", "steps", "done", "ahead", "images"), whole),
     **dict.fromkeys(("needed", "bytes"), number),
-    **dict.fromkeys((*METERS, "rate"), optional(number)),
+    **dict.fromkeys((*METERS, "rate", "step_seconds"), optional(number)),
+    "phases": [{"phase": text, "cost": whole}],
+    "accuracy": share,
+    "fields": lambda value: of(dict, value),
+    "scores": optional(text),
+    "reports": [text],
     "time": moment,
     **dict.fromkeys(("losses", "rates"), [finite]),
     "parts": [text],
