@@ -10,6 +10,7 @@ import re
 from collections.abc import Callable
 
 from engine import config
+from engine.analysis.trust import DECISIVE, PROPOSED
 from engine.runs import storage
 from engine.targets import FAMILIES, FUNCTIONS, split_targets
 from engine.targets.functions import examples
@@ -289,7 +290,13 @@ def _add_checks(commands, one_run: argparse.ArgumentParser) -> None:
         parents=[one_run],
         help="train again without random subsets, and compare what happens with what the scores say",
     )
-    validate.add_argument("--subsets", type=whole(1), default=32, metavar="M", help="retrainings a fraction (32)")
+    validate.add_argument(
+        "--subsets",
+        type=whole(1),
+        default=PROPOSED,
+        metavar="M",
+        help=f"retrainings a fraction ({PROPOSED}); {DECISIVE} decide the verdict",
+    )
     validate.add_argument(
         "--drop", type=fractions, default=(0.01,), metavar="F,F", help="fractions to leave out (0.01)"
     )

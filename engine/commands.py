@@ -185,6 +185,9 @@ def _check(run: runs.Run, job: Job) -> Result:
     result = _execute(run, job)
     verdict = trust.verdict(run.manifest())
     print(f"verdict: {verdict.level}. {verdict.reason}")
+    if verdict.step is not None:
+        seconds = verdict.step.seconds
+        print(verdict.step.in_words("" if seconds is None else f"{seconds:.0f} s"))
     return result
 
 

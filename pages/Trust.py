@@ -1,100 +1,120 @@
-"""Trust: does what the scores predict happen when the model is trained again?"""
+"""Trust: does what the scores predict happen when the model is trained again?
+
+One sentence at the top says what is known so far, and the button beside it does what would settle it; all below is the
+evidence for that sentence.
+"""
 
 import json
 
 import streamlit as st
 
-from engine.analysis import lds, trust
+from engine.analysis import trust
 from engine.jobs.smoothness import Smoothness
 from engine.jobs.validation import Validate
 from engine.targets import Target, target_function
-from ui import formats, link, pictures, run_choice, shell
+from ui import docs, formats, link, pictures, run_choice, shell
 from ui.run_choice import RunView
 from ui.text import line, plain
 
 BOXES = dict(zip(trust.LEVELS, (st.success, st.warning, st.error)))
 ICONS = dict(zip(trust.LEVELS, (":material/verified:", ":material/help:", ":material/dangerous:")))
-FRACTIONS = ("0.01", "0.05", "0.1")
 SMALL_TILES = 24  # of the images that a what-if changed
 
 
-def draw_verdict(run: RunView) -> None:
-    verdict = trust.verdict(run.manifest)
+def draw_verdict(run: RunView, known: trust.Evidence, verdict: trust.Verdict) -> None:
+    """What is known so far, and the button that does what is missing."""
+    step = verdict.step
+    more = "" if step is None else step.in_words("" if step.seconds is None else formats.duration(step.seconds))
     BOXES[verdict.level](
-        f"**{verdict.level[0].upper()}{verdict.level[1:]}.** {plain(verdict.reason)}", icon=ICONS[verdict.level]
+        f"**{verdict.level[0].upper()}{verdict.level[1:]}.** {plain(verdict.reason)} {plain(more)}",
+        icon=ICONS[verdict.level],
     )
+    if run.manifest.in_progress:
+        st.caption("The run is being worked on, and may know more in a moment.")
+        run_choice.link_to_live(run)
+    with st.container(horizontal=True), shell.guarded():
+        busy = run.manifest.in_progress
+        if step is not None and st.button(
+            formats.validate_button(step), type="primary", icon=":material/play_arrow:", **shell.acting(busy)
+        ):
+            shell.submit(run.id, Validate(step.subsets, (step.drop,), step.seed))
+        if known.smoothness is None and st.button(
+            "Measure the smoothness (4 trainings)", icon=":material/timeline:", **shell.acting(busy)
+        ):
+            shell.submit(run.id, Smoothness())
     shell.metrics(
         {
-            "Rank correlation with retraining (LDS)": formats.figure(verdict.lds),
-            "Metasmoothness": formats.figure(verdict.metasmoothness),
-            "Growth of the adjoint": formats.times(verdict.growth),
+            "Agreement with retraining (LDS)": formats.figure((verdict.report or {}).get("lds_mean")),
+            "Smoothness of the training": formats.figure(verdict.metasmoothness),
+            "Growth of early changes": formats.times(verdict.growth),
         }
     )
-    st.caption(
-        "LDS: 1 where the scores order what happens perfectly, 0 where they say nothing. Metasmoothness: how far the "
-        "training's answer to changed weights is a straight line, from −1 to 1. Growth: of the adjoint's norm from the "
-        "end of training to its start; large where training is chaotic. docs/trust.md has the limits and where they "
-        "come from."
-    )
+    for error in known.damage:
+        shell.show_error_once(error.what, error.remedy)
+    docs.show("trust.md", "The verdict", "Where the limits come from")
 
 
 def draw_validation_form(run: RunView) -> None:
     st.subheader("Validate by retraining")
     st.markdown(
         "Random subsets of the training images are left out, one retraining each, and what happens to every target is "
-        "compared with what the scores predict."
+        f"compared with what the scores predict. A verdict needs {trust.DECISIVE} subsets; at least {trust.FEWEST} are "
+        f"asked for, and {trust.NARROW} give a useful interval."
     )
-    many, which, seeded = st.columns([1, 2, 1])
+    many, seeded, _ = st.columns([1, 1, 2])
     subsets = many.number_input(
-        "Subsets", min_value=lds.FEWEST, value=32, step=1, help="One retraining each; 50 give a useful interval."
+        "Subsets", min_value=trust.FEWEST, max_value=trust.MOST, value=trust.PROPOSED, step=1, help="A retraining each."
     )
-    fractions = which.multiselect(
-        "Fractions to leave out",
-        FRACTIONS,
-        default=FRACTIONS[:1],
-        accept_new_options=True,
-        help="Scores are exact for small changes: 0.01 is the usual test.",
+    seed = seeded.number_input("Seed", min_value=0, value=0, step=1, help="Decides which images a subset leaves out.")
+    which, others = st.columns(2, vertical_alignment="bottom")
+    usual = which.pills(
+        "Leave out (of the training images)",
+        trust.FRACTIONS,
+        selection_mode="multi",
+        default=trust.FRACTIONS[:1],
+        format_func=lambda fraction: f"{100 * fraction:g} %",
+        help="Scores are exact for small changes: 1 % is the usual test.",
     )
-    seed = seeded.number_input("Seed", min_value=0, value=0, step=1, help="Decides the subsets.")
-    takes = formats.retraining_time(run.manifest.timings.get("train_seconds"), subsets, len(fractions))
+    typed = others.text_input("Other shares, with ; between them", placeholder="2 %; 0.03")
+    fractions = [*usual, *filter(None, map(str.strip, typed.split(";")))]
+    takes = formats.retraining_time(trust.retraining_seconds(run.manifest), subsets, len(fractions))
     st.caption(
-        f"This takes {takes}. Retrainings that were done before are kept." if takes else "Name at least one fraction."
+        f"This takes {takes}. Retrainings that were done before are kept." if takes else "Name at least one share."
     )
-    with st.container(horizontal=True):
-        start = st.button(
-            "Validate", type="primary", icon=":material/play_arrow:", **shell.acting(disabled=not fractions)
-        )
-        measure = st.button("Measure the smoothness (four trainings)", icon=":material/timeline:", **shell.acting())
     with shell.guarded():
-        if start:
+        if st.button("Validate", icon=":material/play_arrow:", **shell.acting(disabled=not fractions)):
             drops = tuple(dict.fromkeys(map(formats.fraction, fractions)))
             shell.submit(run.id, Validate(subsets, drops, seed))
-        if measure:
-            shell.submit(run.id, Smoothness())
 
 
-def draw_comparison(run: RunView) -> None:
+def draw_comparison(run: RunView, known: trust.Evidence, verdict: trust.Verdict) -> dict:
+    """The validation of `?validation=`, or the one that the sentence speaks of; returns what of it is chosen."""
     st.subheader("Predicted and actual change")
-    reports = {report["name"]: report for report in trust.reports(run.manifest)}
+    reports = {report["name"]: report for report in known.reports}
     if not reports:
         st.info("Not validated yet.", icon=":material/info:")
-        return
+        return {}
     left, right = st.columns(2)
-    report = reports[
-        left.selectbox("Validation", list(reports), format_func=lambda name: line(validation_title(run, reports[name])))
-    ]
+    best, key = (verdict.report or known.reports[0])["name"], f"validation-{run.id}"
+    link.follow(key, link.one_of("validation", reports, best))
+    name = left.selectbox(
+        "Validation", list(reports), key=key, format_func=lambda name: line(validation_title(run, reports[name]))
+    )
+    report, key = reports[name], f"scatter-{run.id}-{name}"
     titles = {None: "All targets", **{target["key"]: line(target["title"]) for target in report["targets"]}}
-    key = right.selectbox("Target", list(titles), format_func=titles.get, key=f"scatter-{report['name']}")
-    draw_agreement(run, report, key)
-    if key is not None:
+    link.follow(key, link.one_of("target", list(titles)[1:], None))
+    target = right.selectbox("Target", list(titles), format_func=titles.get, key=key)
+    draw_agreement(run, report, target)
+    if target is not None:
         st.page_link(
             "pages/Influence.py",
-            label=f"Influence on {plain(titles[key])}",
+            label=f"Influence on {plain(titles[target])}",
             icon=":material/image_search:",
-            query_params={"run": run.id, "target": key},
+            query_params={"run": run.id, "target": target},
         )
     draw_target_table(run, report)
     draw_downloads(run, report)
+    return {"validation": formats.unless(name, best), "target": target}
 
 
 def function_in_words(run: RunView, report: dict) -> str:
@@ -163,26 +183,38 @@ def draw_downloads(run: RunView, report: dict) -> None:
         )
 
 
-def draw_adjoints(run: RunView) -> None:
+def draw_adjoints(run: RunView, target: str | None) -> dict:
+    """How changes grow; returns the score set that is chosen, where there are several."""
     sets = {sidecar["name"]: sidecar for sidecar in run.manifest.score_sets.sidecars() if "norm_steps" in sidecar}
     if not sets:
-        return
-    st.subheader("The adjoint through training")
-    names = list(sets)
-    name = st.selectbox("Score set", names) if names[1:] else names[0]
+        return {}
+    st.subheader("How early changes grow")
+    names, name = list(sets), next(iter(sets))
+    if names[1:]:
+        asked, key = st.query_params.get("set"), f"norms-{run.id}"  # a set of ticks travels under this name too
+        link.follow(key, asked if asked in sets else name)
+        name = st.selectbox("Score set", names, key=key)
+    shown = sets[name]
+    keys = [f"{each['name']}.{shown['target_function']}" for each in shown["targets"]]
+    growths = [each.get("adjoint_growth", 0.0) for each in shown["targets"]]
+    marked = keys.index(target) if target in keys else growths.index(max(growths))
     pictures.chart(
-        pictures.norms(sets[name]), "norms", "Norm of the adjoint over the training steps, one line a target"
+        pictures.norms(shown, marked), "norms", "How much a change at a training step moves the target in the end"
     )
     st.caption(
         "One line a target, read from right to left: how far a change of the parameters at that step moves the target "
-        "in the end. A line that climbs by orders of magnitude is chaos."
+        "in the end (the norm of the adjoint). A line that climbs by orders of magnitude is chaos. In colour: "
+        f"{plain(shown['targets'][marked]['title'])}{'' if target in keys else ', which grows most'}."
     )
+    return {"set": name if names[1:] else None}
 
 
 def draw_what_ifs(run: RunView) -> None:
     st.subheader("What was tried")
-    reports = trust.what_ifs(run.manifest)
-    if not reports:
+    reports, damage = trust.sound(run.manifest, trust.WHAT_IF)
+    for error in damage:
+        shell.show_error(error.what, error.remedy)
+    if not reports and not damage:
         st.caption("Nothing yet: tick training images, and check them by retraining.")
         with st.container(horizontal=True):
             for page, icon in (("Influence", "image_search"), ("Find bad labels", "label_off")):
@@ -210,6 +242,18 @@ def draw_what_ifs(run: RunView) -> None:
 with shell.page("Trust"):
     run = run_choice.chosen("There is no run to judge yet.")
     run_choice.stop_without_scores(run)
-    for draw in (draw_verdict, draw_validation_form, draw_comparison, draw_adjoints, draw_what_ifs):
-        with shell.guarded():
-            draw(run)
+    st.caption("How far to rely on this run: does what its scores predict happen when the model is trained again?")
+    known = trust.evidence(run.manifest, len(run.dataset.train_labels))
+    verdict, shown = trust.judge(known), {}
+    with shell.guarded():
+        draw_verdict(run, known, verdict)
+    with shell.guarded():
+        shown |= draw_comparison(run, known, verdict)
+    with shell.guarded():
+        draw_validation_form(run)
+    with shell.guarded():
+        shown |= draw_adjoints(run, shown.get("target"))
+    with shell.guarded():
+        draw_what_ifs(run)
+    link.keep(run=run.id, **shown)
+    link.copy()

@@ -5,7 +5,6 @@ import math
 import warnings
 from decimal import Decimal
 from fractions import Fraction
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -87,7 +86,7 @@ def test_fractions_that_make_no_sense_are_refused_before_they_are_rounded(drop):
         lds.size_of_drop(6000, drop)
     assert "such as 0.01" in caught.value.remedy and "drop" in caught.value.problems
     with pytest.raises(ConfigError):
-        lds.check_plan(50, (0.01, drop), 0, 6000)
+        trust.check_plan(50, (0.01, drop), 0, 6000)
 
 
 def test_fractions_of_any_number_type_are_taken():
@@ -103,6 +102,7 @@ def report(
 ) -> dict:
     low, high = (None, None) if half is None else (value - half, value + half)
     figures = {"lds_mean": value, "lds_mean_low": low, "lds_mean_high": high}
+    figures["targets"] = [{"key": f"test:0.{function}", "lds": value}]
     return {"seed": seed, "subsets": subsets, "drop": drop, "function": function, **figures}
 
 
@@ -118,11 +118,6 @@ def report(
         ([report(0, 19, 0.99, 0.001), report(1, 20, 0.5, 0.3)], 0.5),
     ],
 )
-def test_of_the_smallest_fraction_the_narrowest_interval_decides(monkeypatch, reports, decides):
-    sidecars = [{"targets": [{"adjoint_growth": 1.1}]}]
-    record = SimpleNamespace(score_sets=SimpleNamespace(sidecars=lambda: sidecars))
-
-    monkeypatch.setattr(trust, "reports", lambda record: reports)
-    monkeypatch.setattr(trust, "smoothness", lambda record: None)
-    verdict = trust.verdict(record)
-    assert verdict.lds == decides and f"is {decides:.2f}" in verdict.reason
+def test_of_the_smallest_fraction_the_narrowest_interval_decides(reports, decides):
+    verdict = trust.judge(trust.Evidence(targets=frozenset({"test:0.loss"}), growth=1.1, reports=tuple(reports)))
+    assert verdict.lds == decides and f"LDS {decides:.2f}" in verdict.reason

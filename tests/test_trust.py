@@ -283,6 +283,8 @@ def test_finished_retrainings_are_never_trained_twice(run, monkeypatch):
     assert sum(trained) == 7 and trust.reports(run.manifest())[0]["subsets"] == 6
     validated(run, 8)  # more subsets: only the new ones
     assert sum(trained) == 9
+    timings = run.manifest().timings  # of the retrainings of both jobs that ended
+    assert timings["retrainings"] == 5 and 0 < trust.retraining_seconds(run.manifest()) < timings["retrain_seconds"]
     # A kept retraining that is damaged is found, and trained again.
     path = run.path / "validation" / "retrained" / "0.01-0-5.safetensors"
     content = bytearray(path.read_bytes())
@@ -464,11 +466,11 @@ def test_smoothness_tells_a_chaotic_recipe_from_a_smooth_one(root):
 
 def test_the_verdict_is_measured_agreement_where_there_is_one(scored, monkeypatch):
     assert trust.verdict(scored.manifest()).level in trust.LEVELS[1:]  # growth alone never suffices
-    report = {"subsets": 50, "drop": 0.01, "lds_mean": 0.97, "lds_mean_low": 0.95, "lds_mean_high": 0.98}
+    report = {"function": "loss", "seed": 0, "drop": 0.01, "lds_mean_low": 0.0, "lds_mean_high": 1.0, "targets": []}
     levels = []
     for value, subsets in ((0.97, 50), (0.7, 50), (0.1, 50), (0.97, 5)):
         changed = {**report, "lds_mean": value, "subsets": subsets}
-        monkeypatch.setattr(trust, "reports", lambda run, changed=changed: [changed])
+        monkeypatch.setattr(trust, "sound", lambda run, of, changed=changed: ([changed] * (of == trust.LDS), []))
         levels.append(trust.verdict(scored.manifest()).level)
     assert levels[:3] == list(trust.LEVELS) and levels[3] != trust.LEVELS[0]  # five subsets decide nothing
 

@@ -51,7 +51,7 @@ def submitted(monkeypatch) -> list:
 def test_trust_shows_the_verdict_the_figures_and_what_was_tried(run):
     app = show("pages/Trust.py", run=run.id)
     (report,) = trust.reports(run.manifest())
-    assert trust.verdict(run.manifest()).reason in said(app)
+    assert trust.verdict(run.manifest()).reason in said(app).replace("\\", "")
     metrics = {m.label: m.value for m in app.metric}
     assert metrics["LDS, mean"] == f"{report['lds_mean']:.3f}" and metrics["Noise (of the variance)"] == "0.0 %"
     rows = app.dataframe[0].value
@@ -62,11 +62,11 @@ def test_trust_shows_the_verdict_the_figures_and_what_was_tried(run):
 def test_trust_starts_a_validation_with_what_was_typed(run, submitted):
     app = show("pages/Trust.py", run=run.id)
     next(n for n in app.number_input if n.label == "Subsets").set_value(12)
-    app.multiselect[0].set_value(["0.01", "5 %", "0,1"])
+    app.text_input[0].set_value("5 %; 0,02")
     sound(app.run())
-    assert "This takes about" in noted(app) and "Validate" in [b.label for b in app.button]
-    sound(button(app, "Validate").click().run())
-    assert submitted == [(run.id, Validate(12, (0.01, 0.05, 0.1), 0))]
+    assert "This takes about" in noted(app)
+    sound(next(b for b in app.button if b.label == "Validate").click().run())
+    assert submitted == [(run.id, Validate(12, (0.01, 0.05, 0.02), 0))]
 
 
 @pytest.mark.parametrize(
@@ -82,9 +82,9 @@ def test_trust_starts_a_validation_with_what_was_typed(run, submitted):
 )
 def test_trust_names_a_fraction_that_makes_no_sense(run, typed, message):
     app = show("pages/Trust.py", run=run.id)
-    app.multiselect[0].set_value([typed])
+    app.text_input[0].set_value(typed)
     sound(app.run())
-    sound(button(app, "Validate").click().run())
+    sound(next(b for b in app.button if b.label == "Validate").click().run())
     assert message in said(app) and "Predicted and actual change" in [s.value for s in app.subheader]
     assert run.status == "finished"
 

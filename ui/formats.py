@@ -11,6 +11,7 @@ import numpy as np
 
 from engine import space
 from engine.analysis import lists
+from engine.analysis.trust import Step
 from engine.errors import ConfigError
 from engine.jobs.registry import kind_named
 from engine.runs.job import JobRecord
@@ -292,13 +293,23 @@ def times(value: float | None) -> str:
     return "—" if value is None else f"× {value:.3g}"
 
 
-def retraining_time(train_seconds: float | None, subsets: int, fractions: int) -> str:
-    """What a validation takes, from what the training took."""
-    if train_seconds is None or not fractions:
+def retraining_time(seconds: float | None, subsets: int, fractions: int) -> str:
+    """What a validation takes, from what one retraining took on this run."""
+    if not fractions:
         return ""
-    return (
-        f"about {duration(train_seconds * (subsets * fractions + 1))}, for one training took {duration(train_seconds)}"
-    )
+    trainings = count(subsets * fractions, "retrainings")
+    if seconds is None:
+        return f"{trainings}, each as long as the training"
+    return f"about {duration(seconds * subsets * fractions)}: {trainings} of {duration(seconds)}"
+
+
+def validate_button(step: Step) -> str:
+    """What the button does that a verdict asks for."""
+    if not step.missing:
+        return "Validate again"
+    if step.missing == step.subsets:
+        return f"Validate with {step.subsets} subsets"
+    return f"Add {count(step.missing, 'retrainings')}"
 
 
 def shortened(path: str) -> str:

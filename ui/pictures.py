@@ -318,59 +318,98 @@ def agreement(report: dict, key: str | None, words: str) -> go.Figure:
     figure, unit, function = go.Figure(), markup(report["unit"]), markup(words)
     shown = [t for t in report["targets"] if key in (None, t["key"])]
     values = [v for t in shown for v in (*t["predicted"], *t["actual"])]
-    low, high = min(values), max(values)
-    figure.add_scatter(
-        x=[low, high], y=[low, high], mode="lines", line=dict(color=GREY, dash="dash", width=1), hoverinfo="skip"
-    )
-    for i, target in enumerate(shown):
+    for target in shown:
         figure.add_scatter(
             x=target["predicted"],
             y=target["actual"],
             mode="markers",
             name=markup(target["title"]),
             customdata=list(range(len(target["actual"]))),
-            marker=dict(size=6, opacity=0.75, color=COLOURS[i % len(COLOURS)]),
+            marker=dict(size=6, opacity=0.75, color=COLOURS[0]),
             hovertemplate=f"{markup(target['title'])}<br>subset %{{customdata}}<br>predicted %{{x:.3g}} {unit}"
             f"<br>retrained %{{y:.3g}} {unit}<extra></extra>",
         )
-    figure.update_xaxes(title=f"Predicted change of the {function} ({unit})", exponentformat="power")
-    figure.update_yaxes(title=f"Change after retraining ({unit})", exponentformat="power")
-    return _calm(figure, 420)
+    figure.update_xaxes(title=f"Predicted change of the {function} ({unit})")
+    figure.update_yaxes(title=f"Change after retraining ({unit})")
+    return _calm(_equal(figure, values), 420)
 
 
-def against(a: np.ndarray, b: np.ndarray, indices: np.ndarray, unit: str) -> go.Figure:
-    """Two runs' scores of the same training images, with the line of equality."""
-    figure, ends = go.Figure(), [float(min(a.min(), b.min())), float(max(a.max(), b.max()))]
-    figure.add_scatter(x=ends, y=ends, mode="lines", line=dict(color=GREY, dash="dash", width=1), hoverinfo="skip")
+def against(a: np.ndarray, b: np.ndarray, indices: np.ndarray, unit: str, chosen: int | None = None) -> go.Figure:
+    """Two runs' scores of the same training images, with the line of equality. The image `chosen` is marked; every
+    point can be chosen."""
+    figure, unit = go.Figure(), markup(unit)
+    unmarked = dict(marker=dict(opacity=0.5))  # which point is chosen is drawn by a mark of its own
     figure.add_scattergl(
         x=a,
         y=b,
         mode="markers",
-        marker=dict(size=4, opacity=0.5, color=COLOURS[0]),
+        marker=dict(size=5, opacity=0.5, color=COLOURS[0]),
+        selected=unmarked,
+        unselected=unmarked,
         customdata=indices,
         hovertemplate=f"train:%{{customdata}}<br>A %{{x:.3g}} {unit}<br>B %{{y:.3g}} {unit}<extra></extra>",
     )
-    figure.update_xaxes(title="Score in A", exponentformat="power")
-    figure.update_yaxes(title="Score in B", exponentformat="power")
-    return _calm(figure, 420)
+    at = np.flatnonzero(indices == chosen) if chosen is not None else []
+    if len(at):
+        figure.add_scattergl(
+            x=a[at],
+            y=b[at],
+            mode="markers",
+            marker=dict(size=16, color=COLOURS[1], symbol="circle-open", line_width=3),
+            hoverinfo="skip",
+        )
+    figure.update_xaxes(title=f"Score in A ({unit})")
+    figure.update_yaxes(title=f"Score in B ({unit})")
+    return _calm(_equal(figure, [*a.tolist(), *b.tolist()]), 460)
 
 
-def norms(score_set: dict) -> go.Figure:
-    """The adjoint's norm before each step that was looked at, one line a target."""
+def _equal(figure: go.Figure, values: list[float]) -> go.Figure:
+    """Both axes from the least value to the greatest, a little beyond, a unit as long on one as on the other, and the
+    line on which both are the same."""
+    low, high = min(values, default=0.0), max(values, default=0.0)
+    beyond = 0.04 * (high - low) or abs(high) or 1.0
+    ends = [low - beyond, high + beyond]
+    figure.add_shape(
+        type="line", x0=ends[0], y0=ends[0], x1=ends[1], y1=ends[1], line=dict(color=GREY, dash="dash", width=1)
+    )
+    figure.update_xaxes(range=ends, exponentformat="power", constrain="domain", zeroline=True)
+    figure.update_yaxes(range=ends, exponentformat="power", constrain="domain", scaleanchor="x")
+    return figure
+
+
+def norms(score_set: dict, marked: int) -> go.Figure:
+    """The adjoint's norm before each step that was looked at, one line a target; that of number `marked` in colour."""
     figure, steps = go.Figure(), score_set["norm_steps"]
-    for i, target in enumerate(score_set["targets"]):
+    order = [i for i in range(len(score_set["targets"])) if i != marked] + [marked]  # above the others
+    for i in order:
+        target = score_set["targets"][i]
         figure.add_scatter(
             x=steps,
             y=target["norms"],
             mode="lines",
             name=markup(target["title"]),
-            line=dict(color=COLOURS[i % len(COLOURS)], width=1.5),
-            opacity=0.7,
+            line=dict(color=COLOURS[0] if i == marked else GREY, width=2.5 if i == marked else 1),
+            opacity=1 if i == marked else 0.5,
             hovertemplate=f"{markup(target['title'])}<br>step %{{x}}<br>norm %{{y:.3g}}<extra></extra>",
         )
+    ticks = _one_two_five([norm for target in score_set["targets"] for norm in target["norms"]])
     figure.update_xaxes(title="Training step")
-    figure.update_yaxes(title="Norm of the adjoint", type="log", exponentformat="power")
+    figure.update_yaxes(
+        title="Norm of the adjoint", type="log", tickvals=ticks, ticktext=[f"{tick:g}" for tick in ticks]
+    )
     return _calm(figure, 260)
+
+
+def _one_two_five(values: list[float]) -> list[float]:
+    """Marks of a logarithmic axis that read as numbers: 1, 2, 5, 10 …; of many orders of magnitude, powers alone."""
+    positive = [value for value in values if value > 0 and math.isfinite(value)]
+    if not positive:
+        return []
+    low, high = math.floor(math.log10(min(positive))), math.ceil(math.log10(max(positive)))
+    if high - low > 3:
+        return [10.0**k for k in range(low, high + 1, (high - low) // 6 + 1)]
+    marks = [m * 10.0**k for k in range(low, high + 1) for m in (1, 2, 5)]
+    return [mark for mark in marks if min(positive) / 2 <= mark <= 2 * max(positive)]
 
 
 def meters(lines: dict[str, tuple[list, list]], limit: str, powers: bool = False) -> go.Figure:

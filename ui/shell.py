@@ -16,8 +16,10 @@ import sys
 import threading
 import time
 import traceback
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 
 import streamlit as st
 
@@ -148,11 +150,11 @@ def acting(disabled: bool = False, help: str | None = None) -> dict:
     return {"disabled": True, "help": READ_ONLY} if files.read_only() else {"disabled": disabled, "help": help}
 
 
-def metrics(values: dict[str, str]) -> None:
-    """A row of figures that wraps where the window is narrow."""
+def metrics(values: dict[str, str], helps: Mapping[str, str] = MappingProxyType({})) -> None:
+    """A row of figures that wraps where the window is narrow; `helps` says of some, by label, what they mean."""
     with st.container(horizontal=True, gap="medium"):
         for label, value in values.items():
-            st.metric(label, value, width="content")
+            st.metric(label, value, width="content", help=helps.get(label))
 
 
 # The process's one worker for each folder of runs, shared by all tabs and sessions. Not in one of Streamlit's caches:

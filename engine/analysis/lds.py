@@ -24,8 +24,6 @@ import numpy as np
 from engine.core.schedule import BatchPlan
 from engine.errors import ConfigError
 
-FEWEST = 5  # subsets; a rank correlation of fewer says nothing
-
 RESAMPLES = 2000
 
 PIECE = 1 << 21  # values that are ranked at a time; each takes about 100 bytes on the way
@@ -58,6 +56,11 @@ def subset(n: int, drop: float, seed: int, m: int) -> np.ndarray:
     return np.sort(np.random.default_rng([seed, size, m]).choice(n, size, replace=False))
 
 
+def key(drop: float, seed: int, m: int) -> str:
+    """What retraining `m` of a fraction and a seed is called, on disk too."""
+    return f"{drop:g}-{seed}-{m}"
+
+
 def size_of_drop(n: int, drop: float) -> int:
     """The number of images that a fraction leaves out; `ConfigError` for one that is no number, or leaves out none or
     all."""
@@ -71,28 +74,6 @@ def size_of_drop(n: int, drop: float) -> int:
             {"drop": "must leave out at least one image and keep at least one"},
         )
     return size
-
-
-def check_plan(subsets: int, drops: tuple[float, ...], seed: int, n: int) -> None:
-    """Raises `ConfigError` where a validation of `n` training images cannot be done so."""
-    if isinstance(subsets, bool) or not isinstance(subsets, int) or not FEWEST <= subsets <= 10_000:
-        raise ConfigError(
-            f"A rank correlation needs from {FEWEST} to 10,000 subsets, not {subsets}.",
-            "Choose 32 or more; 50 give a useful interval.",
-            {"subsets": f"must be from {FEWEST} to 10,000"},
-        )
-    if not drops:
-        raise ConfigError(
-            "No fraction to leave out was named.", "Choose one or more, such as 0.01.", {"drop": "name at least one"}
-        )
-    if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**31:
-        raise ConfigError(
-            f"The seed must be a whole number from 0 to {2**31 - 1}, not {seed!r}.",
-            "Choose 0.",
-            {"seed": "is out of range"},
-        )
-    for drop in drops:
-        size_of_drop(n, drop)
 
 
 def check_left_out(left_out: np.ndarray, labels_N: np.ndarray, plan: BatchPlan, what: str) -> None:

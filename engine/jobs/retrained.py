@@ -14,6 +14,7 @@ number, never from what is missing, and a group is trained whole: whoever trains
 kill, gets the same bits. Each is its own group where they are trained one at a time.
 """
 
+import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -148,6 +149,7 @@ def train_groups(
     """Trains each group side by side and keeps of each retraining what `retrained` reads, but for the `known` ones."""
     journal, folder, known = session.journal, session.run.path / "validation" / "retrained", set(known)
     meter = journal.phase("retrain", len(groups) * session.steps)
+    began = time.monotonic()
     for g, group in enumerate(groups):
 
         def before_step(t: int, done: int = g * session.steps) -> None:
@@ -167,6 +169,8 @@ def train_groups(
                 ),
             )
     meter.report(len(groups) * session.steps)
+    if groups:  # what the next ones will take
+        journal.timing("retrain_seconds", time.monotonic() - began, retrainings=sum(map(len, groups)))
 
 
 def _train(

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 import numpy as np
 
 from engine import files
-from engine.analysis import lds, target_view
+from engine.analysis import lds, target_view, trust
 from engine.core.schedule import plan_for
 from engine.datasets.base import Dataset
 from engine.errors import ConfigError, IntegrityError
@@ -44,7 +44,7 @@ class Validate(Job):
     def check(self, run: Run, dataset: Dataset) -> Self:
         require_trained(run)
         labels = dataset.train_labels
-        lds.check_plan(self.subsets, self.drops, self.seed, len(labels))
+        trust.check_plan(self.subsets, self.drops, self.seed, len(labels))
         names = [f"{drop:g}" for drop in self.drops]
         if len(set(names)) < len(names):
             raise ConfigError(
@@ -60,7 +60,7 @@ class Validate(Job):
 
     def keys(self, drop: float) -> list[str]:
         """Names of the retrainings of one fraction, in their order."""
-        return [f"{drop:g}-{self.seed}-{m}" for m in range(self.subsets)]
+        return [lds.key(drop, self.seed, m) for m in range(self.subsets)]
 
     def left_out(self, n: int) -> dict[str, np.ndarray]:
         """What each retraining leaves out of n examples, int64 [S] by key."""
