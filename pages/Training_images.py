@@ -10,12 +10,14 @@ from engine.targets import target_function
 from ui import cards, formats, link, paging, pictures, run_choice, shell, ticks
 from ui.paging import EVERY, class_name, from_the_first
 from ui.run_choice import RunView
+from ui.scale import verbs
 from ui.text import line, plain
 
 TILES = 8  # targets on either side
 OF_A_CELL = 12  # images on either side of a matrix's cell
-BARS = "Scores on the run's targets"
-VIEWS = {"image": "One image outwards", "browse": "Browse by class", "matrix": "Class on class"}
+BARS = "What it did to the run's targets"
+VIEWS = {"image": "One image", "browse": "Browse by class", "matrix": "Whole classes"}
+PLACE = "Place on its side"
 
 
 # -- browse by class
@@ -31,15 +33,13 @@ def browse(run: RunView) -> None:
     if pages > 1:
         page = st.pagination(pages, default=page, key=f"page-{run.id}-{label}")
     link.keep(run=run.id, view="browse", label=formats.unless(label, EVERY), page=page)
-    st.caption(
-        f"{formats.count(len(indices), 'training images')}. Enlarge one to see its scores, or to go from it outwards."
-    )
+    st.caption(f"{formats.count(len(indices), 'training images')}. Click one to see what it did to the run's targets.")
     images = paging.of_page(indices, page)
-    ticks.tiles(run, cards.training(run, images, [() for _ in images]), "browse", 96, BARS)
+    ticks.tiles(run, cards.training(run, images), "browse", 96, BARS)
     link.copy()
 
 
-# -- one image outwards
+# -- one image, and all targets
 
 
 def outwards(run: RunView) -> None:
@@ -51,18 +51,28 @@ def outwards(run: RunView) -> None:
     effects = outward_effects.outward(run.manifest, index)
     draw_image(run, index)
     st.caption(
-        "Targets in the order of the score's share of the largest score that each has: nats and logits do not "
-        f"compare, nor do targets. Ranks are among all {formats.count(images, 'training images')}: "
-        "rank 1 helped, or harmed, the target most."
+        "What training on this image did to each target: a target that it *helps* would be worse without it, one that "
+        "it *harms* would be better. The bar is its share of the largest effect that any image had on that target, and "
+        f"puts the targets in order. [What the words mean]({formats.glossary_address('helps')})"
     )
-    draw_strongest(run, "Helped most", [effect for effect in reversed(effects) if effect.side == "helpful"])
-    draw_strongest(run, "Harmed most", [effect for effect in effects if effect.side == "harmful"])
-    draw_effects(run, effects)
+    scales = scales_of(effects)
+    draw_strongest(run, "Helped most", [effect for effect in reversed(effects) if effect.side == "helpful"], scales)
+    draw_strongest(run, "Harmed most", [effect for effect in effects if effect.side == "harmful"], scales)
+    draw_effects(run, effects, scales)
+
+
+def scales_of(effects: list[outward_effects.Effect]) -> dict[str, formats.Scale]:
+    """One for each target function."""
+    functions = dict.fromkeys(effect.ref.function for effect in effects)
+    return {
+        function: formats.Scale.of((e.score for e in effects if e.ref.function == function), function)
+        for function in functions
+    }
 
 
 def draw_image(run: RunView, index: int) -> None:
     """The image with its facts, and the note on it."""
-    (tile,) = cards.training(run, [index], [()])
+    (tile,) = cards.training(run, [index])
     with st.container(horizontal=True, gap="medium"):
         with st.container(width=224):
             ticks.tiles(run, [tile], f"image-{index}", 224, BARS)
@@ -82,39 +92,50 @@ def draw_image(run: RunView, index: int) -> None:
             link.copy()
 
 
-def draw_strongest(run: RunView, heading: str, effects: list[outward_effects.Effect]) -> None:
+def draw_strongest(
+    run: RunView, heading: str, effects: list[outward_effects.Effect], scales: dict[str, formats.Scale]
+) -> None:
     """The targets of the first effects."""
     st.subheader(heading)
     if not effects:
         st.caption("None of the run's targets.")
         return
-    refs = [
-        (
-            e.ref,
-            (line(e.ref.function_in_words(run.dataset)), formats.arrow_score(e.score), formats.rank_of(e.rank, e.of)),
-        )
-        for e in effects[:TILES]
-    ]
-    cards.show_targets(run, refs, heading.split()[0])
+    cards.show_targets(
+        run,
+        [
+            cards.TargetTile(
+                effect.ref,
+                (scales[effect.ref.function].with_unit(effect.score), formats.place_of(effect.rank, effect.of)),
+                (-effect.share, "harms" if effect.share > 0 else "helps"),
+            )
+            for effect in effects[:TILES]
+        ],
+        heading.split()[0],
+    )
 
 
-def draw_effects(run: RunView, effects: list[outward_effects.Effect]) -> None:
+def draw_effects(run: RunView, effects: list[outward_effects.Effect], scales: dict[str, formats.Scale]) -> None:
     st.subheader("All targets of the run")
     st.dataframe(
         [
             {
                 "Target": line(e.ref.target.title(run.dataset)),
                 "Function": line(e.ref.function_in_words(run.dataset)),
-                "Score": formats.arrow_score(e.score),
-                "Unit": target_function(e.ref.function).unit,
-                "Effect": e.side,
-                "Rank on that side": formats.rank_of(e.rank, e.of),
+                "Effect": scales[e.ref.function].words(e.score),
+                "Unit": scales[e.ref.function].unit,
+                PLACE: formats.place_on_side(e.rank, e.of, e.side),
                 "Influence": link.to("Influence", run=run.id, target=e.ref.key),
             }
             for e in effects
         ],
         hide_index=True,
-        column_config={"Influence": st.column_config.LinkColumn(display_text="look")},
+        column_config={
+            "Function": st.column_config.Column(help=formats.help_text("target function")),
+            "Effect": st.column_config.Column(help=formats.help_text("effect")),
+            "Unit": st.column_config.Column(help=formats.help_text("unit")),
+            PLACE: st.column_config.Column(help=formats.help_text("place")),
+            "Influence": st.column_config.LinkColumn(display_text="look"),
+        },
     )
 
 
@@ -160,15 +181,16 @@ def words_of(run: RunView, function: str) -> str:
 def choose_cell(run: RunView, function: str, titles: list[str], sums) -> tuple[str, str]:
     """The matrix, whose cells are clicked, and the two choices that do the same: a row's title and a class."""
     classes, unit = list(run.dataset.classes), target_function(function).unit
+    raises, lowers = verbs(function)
     group_key, label_key = f"group-{run.id}-{function}", f"of-label-{run.id}"
     link.follow(group_key, link.one_of("group", titles, titles[0]))
     link.follow(label_key, link.one_of("label", classes, classes[0]))
     cell = titles.index(st.session_state[group_key]), classes.index(st.session_state[label_key])
     st.caption(
-        "Rows: the run's targets by what they ask about. Columns: the label of the training images. A cell: the sum "
-        f"of these images' scores, averaged over the row's targets, in the power of ten beside the row, {unit}. "
-        f"{formats.sign_in_words(function)} Colours are shares of the row's largest. Click a cell to see its images, "
-        "or choose below."
+        "What all training images of a class (columns) did together to each group of the run's targets (rows): "
+        f"positive {raises}, negative {lowers}. A cell is the sum of the images' scores, averaged over the row's "
+        "targets, in the power of ten beside the row; colours are shares of the row's largest. Click a cell to see its "
+        f"images, or choose below. [More]({formats.glossary_address('class on class')})"
     )
     key = f"matrix-{run.id}-{function}"
     if len(classes) <= pictures.MOST_CLASSES:
@@ -180,10 +202,10 @@ def choose_cell(run: RunView, function: str, titles: list[str], sums) -> tuple[s
             lambda: take_cell(key, group_key, titles, label_key, classes),
         )
         with st.expander("As a table"):
-            st.dataframe(formats.matrix_table(titles, classes, sums, unit), hide_index=True)
+            st.dataframe(formats.matrix_table(titles, classes, sums, function), hide_index=True)
     else:  # nobody sees thousands of columns
         names = [line(name) for name in classes]
-        st.dataframe(formats.matrix_table(names, titles, sums.T, unit, "Classes"), hide_index=True)
+        st.dataframe(formats.matrix_table_by_class(names, titles, sums.T, function), hide_index=True)
     left, right = st.columns(2)
     group = left.selectbox("Targets", titles, key=group_key, format_func=line)
     label = right.selectbox("Label of the training images", classes, key=label_key, format_func=line)
@@ -202,15 +224,20 @@ def draw_cell(run: RunView, function: str, group: str, refs: list, label: str) -
     scores_N = class_matrices.group_scores(run.manifest, refs)
     among = run.dataset.train_labels == run.dataset.classes.index(label)
     ranking = rank(scores_N, function, OF_A_CELL, among)
-    by = f"their mean score on {formats.count(len(refs), 'targets')}" if refs[1:] else "their score"
-    for column, side in zip(st.columns(2, gap="large"), ("helpful", "harmful"), strict=True):
-        indices, of = getattr(ranking, side), getattr(ranking, f"{side}_of")
+    by = f"their mean effect on {formats.count(len(refs), 'targets')}" if refs[1:] else "their effect"
+    shown = {side: getattr(ranking, side) for side in ("helpful", "harmful")}
+    scale = formats.Scale.of((score for indices in shown.values() for score in scores_N[indices]), function)
+    effects = cards.Effects(scores_N, scale)
+    for column, (side, indices) in zip(st.columns(2, gap="large"), shown.items(), strict=True):
         with column:
             st.subheader(f"Most {side}")
-            st.caption(f"{formats.count(of, 'images')} of class {plain(label)}, by {by}: {plain(group)}")
+            st.caption(
+                f"{formats.count(getattr(ranking, f'{side}_of'), 'images')} of class {plain(label)}, by {by}, in "
+                f"{plain(scale.unit)}: {plain(group)}"
+            )
             if len(indices):
-                lines = [(formats.arrow_score(score),) for score in scores_N[indices]]
-                ticks.tiles(run, cards.training(run, indices, lines, first=ranking.first), side, 96, BARS)
+                images = cards.training(run, indices, first=ranking.first, effects=effects)
+                ticks.tiles(run, images, side, 96, BARS)
             else:
                 st.info("None on this side.", icon=":material/filter_alt_off:")
 

@@ -35,6 +35,7 @@ PAGES = {  # in the sidebar's order
     "pages/Find_bad_labels.py": "Find bad labels",
     "pages/Trust.py": "Trust",
     "pages/Compare_runs.py": "Compare runs",
+    "pages/Glossary.py": "Glossary",
 }
 # On a page's own URL Streamlit first looks for its server below that path, and then at the root.
 PROBES = ("/_stcore/health", "/_stcore/host-config")

@@ -101,7 +101,7 @@ def test_what_cannot_be_added_is_said(place, said_of_it):
 def test_a_link_makes_the_server_read_nothing(pets, data, tmp_path):
     for page, parameter in (("pages/Data.py", "data"), ("pages/Set_up_a_run.py", "dataset")):
         app = show(page, **{parameter: f"folder:{pets}"})
-        assert "is not to be had here" in said(app) and not data.exists()
+        assert "does not exist here" in said(app) and not data.exists()
 
 
 def test_progress_and_cancelling(pets, data, monkeypatch):

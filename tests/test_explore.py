@@ -129,7 +129,8 @@ def test_one_image_outwards():
             row = SCORES[TARGETS.index(e.ref)]
             order = np.argsort(-row if row[index] > 0 else row)
             assert e.score == row[index] and e.side == ("harmful" if row[index] > 0 else "helpful")
-            assert order[e.rank - 1] == index and e.of == N
+            assert order[e.rank - 1] == index and e.of == (np.sign(row) == np.sign(row[index])).sum()
+            assert np.isclose(abs(e.share), abs(e.score) / np.abs(row).max()) and (e.share > 0) == (e.side == "harmful")
 
 
 def test_a_margin_that_goes_up_is_help_and_a_score_of_zero_is_neither(monkeypatch):
@@ -137,7 +138,9 @@ def test_a_margin_that_goes_up_is_help_and_a_score_of_zero_is_neither(monkeypatc
     monkeypatch.setattr(MadeUp, "targets", lambda self: [TARGETS[0], margin])
     loss, opposite = sorted(outward_effects.outward(MadeUp(), 4), key=lambda e: e.ref.function)
     assert {loss.side, opposite.side} == {"harmful", "helpful"} and loss.score == opposite.score
-    assert [(e.side, e.rank, e.score) for e in outward_effects.outward(MadeUp(), 7)] == [("none", None, 0.0)] * 2
+    assert [(e.side, e.rank, e.of, e.score) for e in outward_effects.outward(MadeUp(), 7)] == [
+        ("none", None, 0, 0.0)
+    ] * 2
 
 
 def test_the_strongest_on_several_targets():

@@ -53,15 +53,17 @@ def test_an_image_outwards_shows_its_facts_and_its_effects(run):
     assert len(shown) == 5 and shown["Influence"][0].startswith("/Influence?run=one&target=")
     row = shown[(shown["Target"].str.startswith("Test image 1 ")) & (shown["Function"] == "loss")].iloc[0]
     side = SCORES[1] > SCORES[1, 5] if SCORES[1, 5] > 0 else SCORES[1] < SCORES[1, 5]
-    assert row["Rank on that side"] == f"rank {side.sum() + 1:,} of 6,000"
-    assert row["Effect"] == ("harmful" if SCORES[1, 5] > 0 else "helpful")
+    word, all_of_it = ("harmful", SCORES[1] > 0) if SCORES[1, 5] > 0 else ("helpful", SCORES[1] < 0)
+    assert row["Place on its side"] == f"place {side.sum() + 1:,} of the {all_of_it.sum():,} {word}"
+    assert row["Effect"] == f"{'harms' if SCORES[1, 5] > 0 else 'helps'} {abs(SCORES[1, 5]):.2f}"
+    assert row["Unit"] == "nats"
 
 
 def test_an_image_without_effect_helped_and_harmed_nothing(run):
     app = show(TRAINING, run=run.id, image="17")
     assert [c.value for c in app.caption].count("None of the run's targets.") == 2
     shown = app.dataframe[0].value
-    assert set(shown["Effect"]) == {"none"} and set(shown["Rank on that side"]) == {"—"}
+    assert set(shown["Effect"]) == {"no effect"} and set(shown["Place on its side"]) == {"—"}
 
 
 def test_a_run_without_the_models_own_answers_says_so(root):

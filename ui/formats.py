@@ -17,6 +17,8 @@ from engine.jobs.registry import kind_named
 from engine.runs.job import JobRecord
 from engine.runs.run import Summary
 from engine.targets import target_function
+from ui import glossary
+from ui.scale import Scale
 from ui.text import plain
 
 if TYPE_CHECKING:
@@ -157,7 +159,12 @@ def clock(timestamp: float | None) -> str:
 
 
 def percent(share: float | None) -> str:
-    return "—" if share is None else f"{100 * share:.1f} %"
+    """«12.3 %»; what is not nothing, and not all, never reads as if it were: «< 0.1 %», «> 99.9 %»."""
+    if share is None:
+        return "—"
+    if 0 < share < 0.0005:
+        return "< 0.1 %"
+    return "> 99.9 %" if 0.9995 <= share < 1 else f"{100 * share:.1f} %"
 
 
 def score(value: float) -> str:
@@ -171,6 +178,16 @@ def with_power(values) -> tuple[list[str], str]:
     power = math.floor(math.log10(largest)) if largest else 0
     superscript = str(power).translate(str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"))
     return [signed(value / 10.0**power, 1) for value in values], f"10{superscript}"
+
+
+def help_text(word: str) -> str:
+    """What a term means, for a widget's `help`; it ends with where the glossary has it."""
+    return glossary.help_text(word)
+
+
+def glossary_address(word: str) -> str:
+    """Where the glossary has a term, for a link."""
+    return glossary.address(word)
 
 
 def arrow_score(value: float) -> str:
@@ -240,8 +257,14 @@ def shares_in_words(classes, shares) -> str:
     )
 
 
-def rank_of(rank: int | None, of: int) -> str:
-    return "—" if rank is None else f"rank {rank:,} of {of:,}"
+def place_of(place: int | None, of: int) -> str:
+    """Among the images on one side."""
+    return "—" if place is None else f"place {place:,} of {of:,}"
+
+
+def place_on_side(place: int | None, of: int, side: str) -> str:
+    """«place 734 of the 2,718 helpful»."""
+    return "—" if place is None else f"place {place:,} of the {of:,} {side}"
 
 
 def sign_in_words(function: str) -> str:
@@ -251,10 +274,23 @@ def sign_in_words(function: str) -> str:
     return f"{harmful}: harmful; {helpful}: helpful."
 
 
-def matrix_table(rows: list[str], columns, matrix, unit: str, what: str = "Targets") -> list[dict]:
+def matrix_table(rows: list[str], columns, matrix, function: str) -> list[dict]:
+    """A row of targets each, in a unit of its own."""
+    scales = [Scale.of(row, function) for row in matrix]
     return [
-        {f"{what} (scores in {unit})": title} | {name: score(value) for name, value in zip(columns, row, strict=True)}
-        for title, row in zip(rows, matrix, strict=True)
+        {"Targets": title, "Unit": scale.unit}
+        | {name: scale.number(value) for name, value in zip(columns, row, strict=True)}
+        for title, scale, row in zip(rows, scales, matrix, strict=True)
+    ]
+
+
+def matrix_table_by_class(classes: list[str], groups: list[str], matrix, function: str) -> list[dict]:
+    """A row a class; a column of targets each, in a unit of its own."""
+    scales = [Scale.of(column, function) for column in matrix.T]
+    heads = [f"{group} ({scale.unit})" for group, scale in zip(groups, scales, strict=True)]
+    return [
+        {"Class": name} | {head: scale.number(value) for head, scale, value in zip(heads, scales, row, strict=True)}
+        for name, row in zip(classes, matrix, strict=True)
     ]
 
 
@@ -326,11 +362,13 @@ def file_name(key: str) -> str:
 def what_if_change(what_if: dict, classes: Sequence[str]) -> str:
     """One target, in a sentence: the change of its function, predicted and, where it was retrained, actual."""
     function = what_if["function"]
-    unit, words = target_function(function).short_unit, target_function(function).in_words(classes)
-    said = "" if what_if["change"] is None else f"Predicted change of the {words}: {score(what_if['change'])} {unit}. "
+    words, changes = target_function(function).in_words(classes), {}
+    if what_if["change"] is not None:
+        changes[f"Predicted change of the {words}"] = what_if["change"]
     if what_if["actual"] is not None:
-        said += f"Retrained: {score(what_if['actual'][function] - what_if['before'][function])} {unit}."
-    return said
+        changes["Retrained"] = what_if["actual"][function] - what_if["before"][function]
+    scale = Scale.of(changes.values(), function)
+    return " ".join(f"{name}: {scale.number(change)} {scale.unit}." for name, change in changes.items())
 
 
 def changed(what_if: dict) -> str:

@@ -1,9 +1,11 @@
 // A grid of images that can be enlarged, walked through with the arrow keys, and ticked.
 //
-// data: {size, ticking, bars_title, tiles: [{index, src, alt, title, lines, ticked, tick_label, details, bars, link, link_text}]}
+// data: {size, small, smooth, enlarged, smooth_enlarged, ticking, bars_title, beside: {title, src, alt} or null,
+//        tiles: [{index, src, alt, title, lines, effect, ticked, tick_label, sentence, details, bars, link, link_text}]}
 // Sends the trigger "ticks", {index: on}: every change that the server has not answered yet, for a later
 // trigger takes the place of an earlier one.
 
+const LONG = 12                  // characters that may not fit below a picture: pointing at them shows them whole
 const SHOWN = new WeakMap()      // of each grid, what is drawn in it
 
 function make(tag, attributes = {}, ...children) {
@@ -27,10 +29,24 @@ export default function ({ data, parentElement, setTriggerValue }) {
     if (shown.pending[tile.index] === tile.ticked) delete shown.pending[tile.index]
   const isTicked = (tile) => shown.pending[tile.index] ?? tile.ticked
 
-  function tickBox(tile) {
-    const box = make("input", { type: "checkbox", checked: isTicked(tile), onchange: () => tick(tile, box.checked) })
+  // «train:17»; in `short`, below a small picture, «17».
+  function tickBox(tile, short = false) {
+    const name = tile.tick_label
+    const box = make("input", { type: "checkbox", checked: isTicked(tile), ariaLabel: name, onchange: () => tick(tile, box.checked) })
     box.dataset.index = tile.index
-    return make("label", { class: "tick" }, box, tile.tick_label)
+    return make("label", { class: "tick" }, box, short ? name.split(":").at(-1) : name)
+  }
+
+  // The words below say the same: «helps 10.3».
+  function effectBar([share, kind]) {
+    return make("div", { class: "effect", ariaHidden: "true" }, mark(share, kind))
+  }
+
+  function mark(share, kind) {
+    const drawn = make("span", { class: `bar ${kind}` })
+    drawn.style.width = `${50 * Math.abs(share)}%`
+    drawn.style[share < 0 ? "right" : "left"] = "50%"
+    return drawn
   }
 
   function tick(tile, on) {
@@ -47,19 +63,17 @@ export default function ({ data, parentElement, setTriggerValue }) {
   function tileOf(tile, at) {
     const picture = make("img", { src: tile.src, alt: tile.alt, width: data.size, height: data.size })
     const open = make("button", { class: "open", type: "button", title: "Enlarge", onclick: () => enlarge(at) }, picture)
-    const words = make("div", { class: "words" }, make("b", {}, tile.title), ...tile.lines.map((line) => make("div", {}, line)))
-    const item = make("li", {}, open, words)
-    if (data.ticking) item.append(tickBox(tile))
+    const words = make("div", { class: "words" },
+      ...[tile.title, ...tile.lines].map((line, at) => make(at ? "div" : "b", { title: line.length > LONG ? line : "" }, line)))
+    const item = make("li", {}, open, ...(tile.effect ? [effectBar(tile.effect)] : []), words)
+    if (data.ticking) item.append(tickBox(tile, data.small))
     item.dataset.index = tile.index
     return item
   }
 
-  function bar([name, value, text], largest) {
-    const width = largest ? (50 * Math.abs(value)) / largest : 0
-    const mark = make("span", { class: value < 0 ? "bar below" : "bar above" })
-    mark.style.width = `${width}%`
-    mark.style[value < 0 ? "right" : "left"] = "50%"
-    return make("tr", {}, make("th", { scope: "row" }, name), make("td", { class: "track" }, mark), make("td", { class: "figure" }, text))
+  function bar([name, share, text]) {
+    const drawn = mark(share, share < 0 ? "harms" : "helps")
+    return make("tr", {}, make("th", { scope: "row" }, name), make("td", { class: "track" }, drawn), make("td", { class: "figure" }, text))
   }
 
   function enlarge(at) {
@@ -67,12 +81,12 @@ export default function ({ data, parentElement, setTriggerValue }) {
     shown.at = at
     const tile = data.tiles[at]
     const rows = tile.details.map(([name, value]) => make("tr", {}, make("th", { scope: "row" }, name), make("td", {}, value)))
-    const largest = Math.max(0, ...tile.bars.map(([, value]) => Math.abs(value)))
-    const facts = make("div", { class: "facts" }, make("table", {}, make("tbody", {}, ...rows)))
+    const facts = make("div", { class: "facts" },
+      ...(tile.sentence ? [make("p", { class: "sentence" }, tile.sentence)] : []), make("table", {}, make("tbody", {}, ...rows)))
     if (tile.bars.length)
       facts.append(make("h3", {}, data.bars_title),
         make("div", { class: "bars", tabIndex: 0, role: "region", "aria-label": data.bars_title },
-          make("table", {}, make("tbody", {}, ...tile.bars.map((one) => bar(one, largest))))))
+          make("table", {}, make("tbody", {}, ...tile.bars.map(bar)))))
     if (data.ticking) facts.append(tickBox(tile))
     if (tile.link) facts.append(make("a", { href: tile.link, target: "_self" }, tile.link_text))
     const step = (name, by, label) => make("button", {
@@ -83,11 +97,19 @@ export default function ({ data, parentElement, setTriggerValue }) {
         make("h2", {}, tile.title), make("span", {}, `${at + 1} of ${data.tiles.length} on this page`),
         step("←", -1, "Previous image"), step("→", 1, "Next image"),
         make("button", { type: "button", class: "step close", "aria-label": "Close", title: "Close (Escape)", onclick: () => dialog.close() }, "✕")),
-      make("div", { class: "body" }, make("img", { src: tile.src, alt: tile.alt }), facts))
+      make("div", { class: "body" }, make("div", { class: "pictures" }, ...pictures(tile)), facts))
     dialog.setAttribute("aria-label", tile.title)
     if (!dialog.open) dialog.showModal()
     const buttons = [...dialog.querySelectorAll(".step:enabled")]
     ;(buttons.find((button) => button.getAttribute("aria-label") === focused) ?? buttons.at(-1)).focus()
+  }
+
+  // The image, and beside it the one that the page explains.
+  function pictures(tile) {
+    const large = ({ src, alt }) => make("img", { src, alt, width: data.enlarged })
+    if (!data.beside) return [large(tile)]
+    return [[tile, tile.title], [data.beside, data.beside.title]].map(([one, title]) =>
+      make("figure", {}, large(one), make("figcaption", {}, title)))
   }
 
   function turn(by) {
@@ -115,10 +137,13 @@ export default function ({ data, parentElement, setTriggerValue }) {
   dialog.onclose = () => grid.children[shown.at]?.querySelector(".open").focus()
   dialog.onclick = (event) => { if (event.target === dialog) dialog.close() }      // beside it
 
-  const content = JSON.stringify([data.size, data.ticking, data.tiles.map(({ ticked, ...rest }) => rest)])
+  const content = JSON.stringify([data.size, data.ticking, data.beside, data.tiles.map(({ ticked, ...rest }) => rest)])
   if (content !== shown.content) {
     shown.content = content
     grid.style.setProperty("--size", `${data.size}px`)
+    grid.classList.toggle("small", data.small)
+    grid.classList.toggle("smooth", data.smooth)
+    dialog.classList.toggle("smooth", data.smooth_enlarged)
     grid.replaceChildren(...data.tiles.map(tileOf))
     if (dialog.open) dialog.close()
   }

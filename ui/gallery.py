@@ -1,5 +1,6 @@
 """Images as tiles in one component: click to enlarge, arrow keys to go on, ticks. `gallery.js` draws it."""
 
+import math
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,10 @@ from engine.datasets.base import Dataset
 from ui import pictures
 
 HERE = Path(__file__).parent
+WANTED = {"S": 64, "M": 96, "L": 144}  # CSS pixels of a tile's picture, about: see `whole`
+NARROW = 72  # CSS pixels of a picture below which the words under it are small
+ENLARGED = 384  # CSS pixels of an enlarged picture, at most
+BESIDE = 260  # and where another stands beside it
 _component = st.components.v2.component(
     "gallery",
     html='<ul class="grid"></ul><dialog></dialog>',
@@ -21,17 +26,50 @@ _component = st.components.v2.component(
 
 @dataclass(frozen=True)
 class Tile:
-    """One image; `lines` stand below it, `details` and `bars` (name, signed value, its text) beside it enlarged."""
+    """One image; `lines` stand below it, `sentence`, `details` and `bars` beside it enlarged."""
 
     split: str  # "train" or "test"
     index: int
     title: str
-    lines: tuple[str, ...] = ()
+    lines: tuple[str, ...] = ()  # the first says in words what `effect` draws, if any
     details: tuple[tuple[str, str], ...] = ()
-    bars: tuple[tuple[str, float, str], ...] = ()
+    bars: tuple[tuple[str, float, str], ...] = ()  # name, share of the largest (above 0 where it helps), its text
     link: str = ""  # offered where the image is enlarged
     link_text: str = ""
     image: np.ndarray | None = None  # uint8 [H, W, C], where it is in no split
+    effect: tuple[float, str] | None = None  # `Scale.effect`: share of the list's largest, above 0 where it helps
+    sentence: str = ""  # what follows from the details, above them
+
+
+@dataclass(frozen=True)
+class Beside:
+    """The image that a page explains, which stands beside every enlarged one."""
+
+    title: str
+    src: str  # its address, a data URL
+    alt: str
+
+
+def whole(side: int, wanted: int) -> int:
+    """The width to draw an image of `side` pixels at: the whole multiple of it that is nearest to `wanted`, so that
+    its pixels are squares of one size; `wanted` itself where the image is larger, and is made smaller smoothly."""
+    return wanted if side > wanted else side * max(1, (2 * wanted + side) // (2 * side))
+
+
+def whole_below(side: int, most: int) -> int:
+    """The largest whole multiple of `side` up to `most`; `most` itself where the image is larger."""
+    return side * max(1, most // side) if side <= most else most
+
+
+def sizes(side: int) -> dict[str, int]:
+    """Widths of tiles, small, medium and large, of images of `side` pixels: each larger by a quarter, at least, than
+    the one before."""
+    widths: dict[str, int] = {}
+    for name, wanted in WANTED.items():
+        least = math.ceil(1.25 * max(widths.values(), default=0))
+        width = whole(side, wanted)
+        widths[name] = width if width >= least else side * math.ceil(least / side)
+    return widths
 
 
 def show(
@@ -43,9 +81,11 @@ def show(
     ticked: Collection[int] = (),
     on_tick: Callable[[dict[int, bool]], None] | None = None,
     bars_title: str = "",
+    beside: Beside | None = None,
 ) -> None:
-    """Draws the tiles, `size` pixels wide. `on_tick` is called with what changed before the page runs again;
-    without it there is nothing to tick."""
+    """Draws the tiles with pictures about `size` CSS pixels wide (`whole`). `on_tick` is called with what changed
+    before the page runs again; without it there is nothing to tick. `beside` is drawn beside each enlarged image."""
+    side, enlarged = max(dataset.image_shape[:2]), BESIDE if beside else ENLARGED
 
     def changed() -> None:
         if ticks := st.session_state[key].get("ticks"):
@@ -70,6 +110,16 @@ def show(
     with st.container(key=f"gallery-{key}"):
         _component(
             key=key,
-            data={"size": size, "ticking": on_tick is not None, "bars_title": bars_title, "tiles": drawn},
+            data={
+                "size": whole(side, size),
+                "small": whole(side, size) < NARROW,
+                "smooth": side > size,
+                "enlarged": whole_below(side, enlarged) * dataset.image_shape[1] // side,
+                "smooth_enlarged": side > enlarged,
+                "ticking": on_tick is not None,
+                "bars_title": bars_title,
+                "beside": vars(beside) if beside else None,
+                "tiles": drawn,
+            },
             on_ticks_change=changed,
         )

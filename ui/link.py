@@ -51,6 +51,15 @@ def whole(name: str, low: int, high: int, default: int) -> int:
     return default
 
 
+def numbers(name: str, low: int, high: int, most: int) -> tuple[int, ...]:
+    """Whole numbers from `low` to `high`, separated by commas, each once; `most` of them at most."""
+    asked = [part for part in st.query_params.get(name, "").split(",") if part]
+    right = [part for part in asked[:most] if WHOLE.fullmatch(part) and low <= int(part) <= high]
+    if wrong := [part for part in asked if part not in right]:
+        _refused(name, ", ".join(wrong))
+    return tuple(dict.fromkeys(map(int, right)))
+
+
 def real(name: str) -> float | None:
     """A number in decimal or scientific notation."""
     asked = st.query_params.get(name)
@@ -92,6 +101,4 @@ def _query() -> str:
 
 
 def _refused(name: str, asked: str) -> None:
-    st.warning(
-        f"The link asks for {name} «{plain(asked[:60])}», which is not to be had here.", icon=":material/warning:"
-    )
+    st.warning(f"The link asks for {name} «{plain(asked[:60])}», which does not exist here.", icon=":material/warning:")

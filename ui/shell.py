@@ -65,6 +65,7 @@ NAVIGATION: dict[str, tuple[PageLink, ...]] = {
         PageLink("pages/Trust.py", "Trust", ":material/verified:", ("run", "set")),
         PageLink("pages/Compare_runs.py", "Compare runs", ":material/compare_arrows:"),
     ),
+    "Help": (PageLink("pages/Glossary.py", "Glossary", ":material/dictionary:", ()),),
 }
 PAGES = tuple((link.path, link.label, link.icon) for links in NAVIGATION.values() for link in links)
 

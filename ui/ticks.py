@@ -99,11 +99,19 @@ def tiles(
     size: int = 96,
     bars_title: str = "",
     set_name: str = INFLUENCE,
+    beside: gallery.Beside | None = None,
 ) -> None:
-    """Training images with their ticks."""
+    """Training images with their ticks; `beside` stands beside each that is enlarged."""
     on_tick = None if files.read_only() else functools.partial(change, run, set_name=set_name)
     gallery.show(
-        run.dataset, images, key, size=size, ticked=set(of(run, set_name)), bars_title=bars_title, on_tick=on_tick
+        run.dataset,
+        images,
+        key,
+        size=size,
+        ticked=set(of(run, set_name)),
+        bars_title=bars_title,
+        beside=beside,
+        on_tick=on_tick,
     )
 
 

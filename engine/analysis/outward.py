@@ -34,11 +34,13 @@ def scores_on(record: Manifest, indices) -> tuple[list[TargetRef], np.ndarray]:
 @dataclass(frozen=True)
 class Effect:
     """What one training image did to one target. `side`: helpful, harmful, or none where the score is 0, as that of an
-    image is which was in no batch. `rank` 1 of all `of` images helped, or harmed, most; None on neither side."""
+    image is which was in no batch. `share` of the largest score that there is on the target, above 0 where it harms.
+    `rank` 1 of the `of` images on that side helped, or harmed, most; None, of 0, on neither."""
 
     ref: TargetRef
     score: float
     side: str
+    share: float
     rank: int | None
     of: int
 
@@ -53,13 +55,10 @@ def outward(record: Manifest, index: int) -> list[Effect]:
         side = "harmful" if harm > 0 else "helpful" if harm < 0 else "none"
         stronger = (harm_N > harm) if harm > 0 else (harm_N < harm)
         rank = None if side == "none" else int(stronger.sum()) + 1
-        found.append(
-            (
-                harm / largest if largest else 0.0,
-                Effect(target, float(scores_N[index]), side, rank, len(harm_N)),
-            )
-        )
-    return [effect for _, effect in sorted(found, key=lambda pair: -pair[0])]
+        of = int((harm_N > 0).sum() if harm > 0 else (harm_N < 0).sum()) if harm else 0
+        share = harm / largest if largest else 0.0
+        found.append(Effect(target, float(scores_N[index]), side, share, rank, of))
+    return sorted(found, key=lambda effect: -effect.share)
 
 
 def strongest(record: Manifest, keys: list[str], each: int) -> tuple[np.ndarray, np.ndarray]:

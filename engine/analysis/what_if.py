@@ -80,6 +80,12 @@ def values(logits_SC: np.ndarray, labels_S: np.ndarray, function: str) -> dict[s
     return {**figures, PROBABILITY: float(np.exp(log_p).mean())}
 
 
+def after(function: str, now: float, change: float) -> float:
+    """The value of a target function that is `now`, once it has changed, to first order: a loss ends at 0, which the
+    first order does not know."""
+    return max(target_function(function).lowest, now + change)
+
+
 def predict(record: Manifest, dataset: Dataset, left_out: np.ndarray) -> list[WhatIf]:
     """What leaving images out will do to each target of the run, to first order: the target function changes by −Σ τ.
 

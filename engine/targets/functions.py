@@ -16,6 +16,7 @@ text, which is its name everywhere; `slug` is the same for names of files.
 """
 
 import functools
+import math
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -43,6 +44,7 @@ class TargetFunction:
     `slope`          d value / d margin of one image, from its margin; None where the value does not follow from it
     `words`          what people read in the middle of a sentence, with {} for each class; the name where empty
     `classes`        numbers of the classes that it was made of
+    `lowest`         the least value that there is
     """
 
     name: str
@@ -53,6 +55,7 @@ class TargetFunction:
     slope: Callable[[float], float] | None = None
     words: str = ""
     classes: tuple[int, ...] = ()
+    lowest: float = -math.inf
 
     @property
     def unit(self) -> str:
@@ -218,6 +221,7 @@ register(
         sentence="Cross-entropy loss of the target, in nats.",
         from_logits=losses,
         slope=lambda margin: -_wrong(margin),
+        lowest=0.0,
     )
 )
 
