@@ -1,4 +1,8 @@
-"""The engine on your own model and tensors: `train`, `attribute`, `retrain`, `evaluate`.
+"""The engine on your own model and data: `train`, `attribute`, `retrain`, `evaluate`.
+
+`inputs` and `labels` are tensors, arrays, lists of pictures, or a `Dataset` of torch (`engine.library.inputs`).
+`progress` is None (a bar where somebody watches), True, False, or a function of (what is done, steps done, steps in
+all), which may raise to stop.
 
 Every error on purpose is an `engine.ReplayError` with what happened and what to do:
 
@@ -11,90 +15,75 @@ Every error on purpose is an `engine.ReplayError` with what happened and what to
 
 import contextlib
 import dataclasses
-import functools
-import os
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import NoReturn
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from engine import device as devices
-from engine import files
-from engine.config import CHOICES, DEVICES, LISTS, RANGES, REPLAY_MODES, Recipe, RunConfig, problems
+from engine import spelling
+from engine.config import CHOICES, DEVICES, LISTS, RANGES, Recipe, RunConfig, problems
 from engine.core import targets as target_values
 from engine.core import training
 from engine.core.check import check_model
-from engine.core.optim.base import Optimizer
 from engine.core.replay import replay
-from engine.core.state import State, Trajectory
+from engine.core.state import State
 from engine.core.stream import Examples, Stream
-from engine.core.trunk import Trunk, split
+from engine.core.trunk import split
 from engine.errors import ConfigError, ModelError
+from engine.library import storing
+from engine.library.inputs import Given, Inputs, Labels, given, numbers_of
+from engine.library.progress import Progress, reported
+from engine.library.trained import Trained, check_trained
+from engine.library.trained import versions as versions_of
 from engine.models.copies import first_line
 from engine.models.functional import FunctionalModel
 from engine.targets.functions import examples, function_problem
-from engine.trajectory.digests import Digests
-from engine.trajectory.modes import Checkpoints, EveryState
-from engine.trajectory.segments import segment_length
-from engine.trajectory.state_files import digest_of, named
-from engine.trajectory.stores import DiskStore, MemoryStore
-from engine.trajectory.writer import Writer
+
+LOOKED_AT = 1 << 22  # numbers that are looked at together
+
+TRAIN_HINTS = {
+    **dict.fromkeys(
+        ("transform", "transforms", "augment", "augmentation"),
+        'Training images are varied by the recipe: Recipe(augment="flip,crop:4") (docs/augmentation.md).',
+    ),
+    **dict.fromkeys(("optimizer", "optimiser"), 'The optimizer is one of the recipe: Recipe(optimizer="adamw").'),
+    **dict.fromkeys(("lr", "learning_rate"), "The highest learning rate is the recipe's: Recipe(peak_lr=0.05)."),
+    **dict.fromkeys(("x", "X", "images", "data", "dataset"), "The training images are `inputs`."),
+    **dict.fromkeys(("y", "targets"), "The classes of the training images are `labels`."),
+    **dict.fromkeys(("sample_weight", "example_weights"), "The examples' weights are `weights`."),
+    **{
+        name: f"`{name}` is a field of the recipe: Recipe({name}=…)."
+        for name in Recipe.__dataclass_fields__
+        if name not in ("augment", "optimizer")
+    },
+}
+"""By names that people try: where the thing is, a sentence each."""
 
 
-@dataclass(frozen=True, eq=False)
-class Trained:
-    """A trained model and what its replay needs. `model_state` loads into your module.
-
-    It lives as long as its process: it cannot be pickled, saved with `torch.save` or copied. To explain a
-    training another day, keep the call of `train` (recipe, data and initial weights give the same training
-    again), or make a run with `python -m engine`. Keep the model itself with
-    `torch.save(trained.model_state, path)`.
-    """
-
-    model: FunctionalModel  # what is trained: of a network with a frozen trunk, what comes behind it
-    stream: Stream
-    trajectory: Trajectory
-    state: State  # after the last step
-    classes: int  # C, columns of the logits
-    versions: tuple[int, ...] = ()  # of its tensors when it was made
-    shape: tuple[int, ...] = ()  # of one input
-    trunk: Trunk | None = None  # whose features the stream holds, where there is one
-
-    @property
-    def model_state(self) -> dict[str, Tensor]:
-        """Copies of parameters and buffers by name: `module.load_state_dict(trained.model_state, strict=False)`."""
-        whole = self.model if self.trunk is None else self.trunk.whole
-        return whole.load(self.state.theta, self.state.buffers)
-
-    def __getstate__(self) -> NoReturn:
-        raise ConfigError(
-            "A trained model and its trajectory can neither be pickled nor copied.",
-            "Save trained.model_state, and call `train` again to explain the training; see help(engine.Trained).",
-        )
-
-
+@spelling.names_unknown(TRAIN_HINTS)
 def train(
     model: nn.Module,
-    inputs: Tensor,
-    labels: Tensor,
+    inputs: Inputs,
+    labels: Labels | None = None,
     recipe: Recipe = Recipe(),  # noqa: B008 a frozen value
     *,
-    weights: Tensor | None = None,
+    weights: Tensor | np.ndarray | None = None,
     device: str = "auto",
     replay_mode: str | None = None,
     trajectory_folder: str | Path | None = None,
     segment: int = 0,
     check: bool = True,
+    progress: Progress = None,
 ) -> Trained:
     """Trains a copy of `model` with the recipe's optimizer and cross-entropy loss, keeping what a replay needs.
 
-    `inputs` [N, ...], finite, float32 or float64 (its dtype is the precision of everything); `labels` int64
-    [N], from 0 up; `weights` [N] of the examples, 1 each where not given. All are copied. `device` is "auto",
-    "cpu" or "cuda".
+    `inputs` [N, ...], finite, float32 or float64 (its dtype is the precision of everything), or uint8 pictures, which
+    become floats from 0 to 1, channels first; `labels` whole numbers [N], from 0 up. Tensors, arrays, lists of pictures
+    of one size, or, without labels, a `Dataset` or `DataLoader` of torch (`help(engine.library.inputs)`). `weights` [N]
+    of the examples, 1 each where not given. All are copied. `device` is "auto", "cpu" or "cuda".
 
     The model maps [B, ...] to logits [B, C]. Each of its modules is trained in the mode in which it is: call
     `model.train()` before, and `.eval()` on what is to stay frozen; an overridden `train` is respected.
@@ -115,63 +104,69 @@ def train(
     `check` first compares the model's derivatives with finite differences on eight examples, and looks for
     state and randomness that a step cannot see.
 
-    The result lives as long as its process: it cannot be pickled or saved (see `engine.Trained`).
+    `progress`: a bar where somebody watches (None), always (True), never (False), or a function of (what is done,
+    steps done, steps in all). `trained.save` keeps the result.
 
     Raises `ConfigError` for arguments out of range or not finite, `ModelError` for a model that fails or
     cannot be replayed exactly, `DivergedError` where the loss stops being finite, `StorageError` where the
     folder is full or cannot be written.
     """
-    _check_tensors(inputs, labels)
-    _check_recipe(recipe, len(labels))
+    data = given(inputs, labels)
+    given_weights = None if weights is None else numbers_of(weights)
+    _check_tensors(data.inputs, data.labels)
+    _check_recipe(recipe, len(data.labels))
     _check_number("segment", segment)
-    if device not in DEVICES:
-        raise ConfigError(f"There is no device {device!r}.", f"Choose one of {', '.join(DEVICES)}.")
-    mode, folder = _mode(replay_mode, trajectory_folder)
-    if weights is not None:
-        _check_weights(weights, len(labels), inputs.dtype)
-    where = devices.choose(device)
-    functional = FunctionalModel(model, where, inputs.dtype)
-    data = Examples(_copy(inputs, where), _copy(labels, where), inputs.dtype)
-    weights = torch.ones(data.n) if weights is None else weights
-    stream = Stream(data, recipe, _copy(weights, where).to(inputs.dtype))
-    with _computing(functional):
-        classes = _classes(functional, data)
+    where = _device(device)
+    mode, folder = storing.mode_and_folder(replay_mode, trajectory_folder)
+    if given_weights is not None:
+        _check_weights(given_weights, len(data.labels), data.inputs.dtype)
+    functional = FunctionalModel(model, where, data.inputs.dtype)
+    examples = _examples(data, where)
+    w_N = torch.ones(examples.n) if given_weights is None else given_weights
+    stream = Stream(examples, recipe, _copy(w_N, where).to(examples.dtype))
+    with reported(progress, "train", stream.steps) as report, _computing(functional):
+        classes = _classes(functional, examples)
         _check_class_weights(recipe, classes)
         if check:
             check_model(functional, stream.weighted(None))
-        _check_labels(labels, classes, "input")
-        trunk = split(functional, data, recipe)
+        _check_labels(data.labels, classes, "input")
+        trunk = split(functional, examples, recipe)
         if trunk is not None:
-            functional, stream = trunk.rest, dataclasses.replace(stream, data=trunk.features(data))
-        optimizer = training.optimizer_for(functional, recipe)
-        initial = training.initial_state(functional, optimizer)
-        digests = Digests(optimizer, segment_length(stream.steps, 0, segment), stream.steps)
-        store = _store(mode, folder, stream, initial, optimizer)
-        kind = Checkpoints if mode == "recompute" else EveryState
-        trajectory = kind(store, initial, functools.partial(training.advance, functional, stream), digests)
-        state = training.train(functional, stream, trajectory)
-    versions = _versions(functional, stream, state)
-    return Trained(functional, stream, trajectory, state, classes, versions, tuple(inputs.shape[1:]), trunk)
+            functional, stream = trunk.rest, dataclasses.replace(stream, data=trunk.features(examples))
+        trajectory = storing.trajectory(functional, stream, mode, folder, segment)
+        losses: list[float] = []
+
+        def after(done: int, new: list[float], rates: list[float]) -> None:
+            losses.extend(new)
+            report(done, f"loss {new[-1]:.3f}")
+
+        state = training.train(functional, stream, trajectory, after)
+    shape = tuple(data.inputs.shape[1:])
+    versions = versions_of(functional, stream, state)
+    return Trained(functional, stream, trajectory, state, classes, versions, shape, trunk, tuple(losses))
 
 
+@spelling.names_unknown({})
 def attribute(
     trained: Trained,
-    inputs: Tensor,
-    labels: Tensor,
+    inputs: Inputs,
+    labels: Labels | None = None,
     *,
     function: str = "loss",
     targets: list | None = None,
     targets_per_pass: int = 0,
+    progress: Progress = None,
 ) -> np.ndarray:
     """Scores float32 [K, N]: the derivative of each target with respect to each training weight.
 
-    `inputs` [M, ...] and `labels` int64 [M] are the images to explain. Each is a target, K = M,
-    unless `targets` lists K index sets into them, each averaged over. `function` is "loss" (nats
+    `inputs` [M, ...] and `labels` [M], in the forms that `train` takes, are the images to explain. Each is a target,
+    K = M, unless `targets` lists K index sets into them, each averaged over. `function` is "loss" (nats
     per unit of example weight), "margin", "logit" (of the label), "logit:3" (of class 3) or
     "difference:6>4" (why 6 and not 4: logit of class 6 minus that of 4), all in logits per unit. To ask
     for self-influence, give training images. Positive: training on the example
     raised the function; leaving it out changes the function by about minus the score.
-    `targets_per_pass` targets are carried through a step at a time; 0 chooses by the free memory.
+    `targets_per_pass` targets are carried through a step at a time; 0 chooses by the free memory. `progress` as of
+    `train`.
 
     Raises `ConfigError` for arguments out of range or not finite, `DivergedError` where the adjoint stops
     being finite, `IntegrityError` where a step can neither be read nor trained again to the same bits,
@@ -182,34 +177,49 @@ def attribute(
     sets = _sets(targets, data.n)
     _check_function(function, trained.classes)
     _check_number("targets_per_pass", targets_per_pass)
-    with _computing(trained.model):
+    storing.train_again(trained, progress, _computing)
+    steps = trained.stream.steps
+    with reported(progress, "attribute", steps) as report, _computing(trained.model):
         adjoint = target_values.adjoints(trained.model, trained.state, data, sets, function)
-        scores = replay(trained.model, trained.stream, trained.trajectory, adjoint, targets_per_pass)
+        scores = replay(
+            trained.model,
+            trained.stream,
+            trained.trajectory,
+            adjoint,
+            targets_per_pass,
+            lambda done, adjoint, scores: report(done),
+        )
     return scores.float().cpu().numpy()
 
 
-def retrain(trained: Trained, weights: Tensor) -> State:
-    """The final state of the same training with other example `weights` [N]; 0 leaves one out.
+@spelling.names_unknown({})
+def retrain(trained: Trained, weights: Tensor | np.ndarray, *, progress: Progress = None) -> State:
+    """The final state of the same training with other example `weights` [N]; 0 leaves one out. `progress`: as `train`.
 
     Raises `ConfigError` for weights of another shape or not finite, `DivergedError` where the loss stops
     being finite, `ModelError` where the model's own code fails.
     """
-    _check_trained(trained)
-    _check_weights(weights, trained.stream.data.n, trained.state.theta.dtype)
-    with _computing(trained.model):
-        return training.train(trained.model, trained.stream.weighted(weights.detach().to(trained.state.theta)))
+    check_trained(trained)
+    w_N = numbers_of(weights)
+    _check_weights(w_N, trained.stream.data.n, trained.state.theta.dtype)
+    stream = trained.stream.weighted(w_N.detach().to(trained.state.theta))
+    with reported(progress, "retrain", stream.steps) as report, _computing(trained.model):
+        return training.train(trained.model, stream, on_progress=lambda done, losses, rates: report(done))
 
 
+@spelling.names_unknown({})
 def evaluate(
     trained: Trained,
-    inputs: Tensor,
-    labels: Tensor,
+    inputs: Inputs,
+    labels: Labels | None = None,
     *,
     function: str = "loss",
     targets: list | None = None,
     state: State | None = None,
+    progress: Progress = None,
 ) -> np.ndarray:
-    """Values float64 [K] of the targets of `attribute`, at the trained state or a retrained one.
+    """Values float64 [K] of the targets of `attribute`, at the trained state or a retrained one. `progress` as of
+    `train`, in images.
 
     Raises `ConfigError` for arguments out of range or not finite, `ModelError` where the model's own code
     fails.
@@ -219,8 +229,9 @@ def evaluate(
     _check_function(function, trained.classes)
     if state is not None:
         _check_state(state, trained.state)
-    with _computing(trained.model):
-        values = target_values.values(trained.model, trained.state if state is None else state, data, sets, function)
+    at = trained.state if state is None else state
+    with reported(progress, "evaluate", data.n) as report, _computing(trained.model):
+        values = target_values.values(trained.model, at, data, sets, function, report)
     return values.double().cpu().numpy()
 
 
@@ -243,29 +254,22 @@ def _copy(tensor: Tensor, device: torch.device) -> Tensor:
     return tensor.detach().to(device, copy=True)
 
 
+def _examples(data: Given, device: torch.device) -> Examples:
+    inputs = data.inputs.to(device) if data.own else _copy(data.inputs, device)
+    return Examples(inputs, _copy(data.labels, device), inputs.dtype)
+
+
+def _device(name: object) -> torch.device:
+    if name not in DEVICES:
+        raise ConfigError(f"There is no device {name!r}.", f"Choose one of {', '.join(DEVICES)}.")
+    return devices.choose(str(name))
+
+
 def _classes(model: FunctionalModel, data: Examples) -> int:
     """C."""
     state = State(model.theta0, (), model.buffers0)
     few = dataclasses.replace(data, inputs=data.inputs[:2], labels=data.labels[:2])
     return target_values.logits(model, state, few).shape[1]
-
-
-def _versions(model: FunctionalModel, stream: Stream, state: State) -> tuple[int, ...]:
-    """How often each tensor that a replay reads was changed in place; those of torch.inference_mode are not counted."""
-    tensors = [model.theta0, model.buffers0, stream.data.inputs, stream.data.labels, stream.weights, *state.parts]
-    return tuple(t._version if isinstance(t, Tensor) and not t.is_inference() else 0 for t in tensors)
-
-
-def _check_trained(trained: Trained) -> None:
-    if not isinstance(trained, Trained):
-        raise ConfigError(
-            f"`trained` is a {type(trained).__name__}, not what `train` gives.", "Call engine.train first."
-        )
-    if trained.versions != _versions(trained.model, trained.stream, trained.state):
-        raise ConfigError(
-            "A tensor of the training was changed in place since: its state, its data or its weights.",
-            "Train again, and work on copies: trained.model_state gives them.",
-        )
 
 
 def _check_state(state: State, trained: State) -> None:
@@ -277,18 +281,19 @@ def _check_state(state: State, trained: State) -> None:
         raise ConfigError("`state` is no state of this training.", "Give what `retrain` gives for it.")
 
 
-def _targets_data(trained: Trained, inputs: Tensor, labels: Tensor) -> Examples:
-    _check_trained(trained)
+def _targets_data(trained: Trained, inputs: Inputs, labels: Labels | None) -> Examples:
+    check_trained(trained)
     dtype, device = trained.state.theta.dtype, trained.state.theta.device
-    _check_tensors(inputs, labels, dtype)
+    asked = given(inputs, labels, dtype)
+    _check_tensors(asked.inputs, asked.labels, dtype)
     shape = trained.shape
-    if tuple(inputs.shape[1:]) != shape:
+    if tuple(asked.inputs.shape[1:]) != shape:
         raise ConfigError(
-            f"`inputs` are of shape {tuple(inputs.shape)}, and the model was trained on images of {shape}.",
+            f"`inputs` are of shape {tuple(asked.inputs.shape)}, and the model was trained on images of {shape}.",
             f"Give a tensor of shape [M{''.join(f', {s}' for s in shape)}].",
         )
-    _check_labels(labels, trained.classes, "target")
-    data = Examples(inputs.detach().to(device), labels.to(device), dtype)
+    _check_labels(asked.labels, trained.classes, "target")
+    data = Examples(asked.inputs.detach().to(device), asked.labels.to(device), dtype)
     return data if trained.trunk is None else trained.trunk.features(data)
 
 
@@ -325,8 +330,8 @@ def _check_tensors(inputs: Tensor, labels: Tensor, dtype: torch.dtype | None = N
     """`dtype` is the one that the inputs are converted to, their own where not given."""
     if not _is_plain(inputs) or not inputs.is_floating_point() or inputs.dim() == 0:
         raise ConfigError(
-            f"`inputs` must be a floating-point tensor [N, ...], not {_form(inputs)}.",
-            "Convert it, for example with torch.as_tensor(images).float() / 255.",
+            f"`inputs` must be floats [N, ...], pictures in uint8, or a Dataset, not {_form(inputs)}.",
+            "Convert them, for example with torch.as_tensor(images).float() / 255.",
         )
     if (dtype or inputs.dtype) not in (torch.float32, torch.float64):
         raise ConfigError(
@@ -336,13 +341,13 @@ def _check_tensors(inputs: Tensor, labels: Tensor, dtype: torch.dtype | None = N
         raise ConfigError("`inputs` has no image.", "Give at least one.")
     if not _is_plain(labels) or labels.dtype != torch.int64 or labels.shape != (len(inputs),):
         raise ConfigError(
-            f"`labels` must be an int64 tensor [{len(inputs)}], one label an input, not {_form(labels)}.",
-            "Convert it with torch.as_tensor(labels, dtype=torch.int64).",
+            f"`labels` must be whole numbers [{len(inputs)}], one label an input, not {_form(labels)}.",
+            "Convert them with torch.as_tensor(labels, dtype=torch.int64); one-hot ones with labels.argmax(1).",
         )
     if labels.min() < 0:
         i = int((labels < 0).nonzero()[0])
         raise ConfigError(f"A label is negative: that of input {i} is {int(labels[i])}.", "Number the classes from 0.")
-    finite = inputs.detach().to(dtype or inputs.dtype).isfinite().reshape(len(inputs), -1).all(1)
+    finite = _finite_rows(inputs.detach(), dtype or inputs.dtype)
     if not finite.all():
         bad = (~finite).nonzero()
         raise ConfigError(
@@ -350,6 +355,12 @@ def _check_tensors(inputs: Tensor, labels: Tensor, dtype: torch.dtype | None = N
             + (f", as do {len(bad) - 1:,} others." if len(bad) > 1 else "."),
             "Leave it out or mend it. A standardisation of a constant image divides by zero.",
         )
+
+
+def _finite_rows(inputs: Tensor, dtype: torch.dtype) -> Tensor:
+    """Bool [N]; looked at in pieces, for a look takes as much memory as what it looks at."""
+    rows = max(1, LOOKED_AT // max(1, inputs[:1].numel()))
+    return torch.cat([piece.to(dtype).isfinite().reshape(len(piece), -1).all(1) for piece in inputs.split(rows)])
 
 
 def _is_plain(tensor: object) -> bool:
@@ -425,49 +436,3 @@ def _check_weights(weights: Tensor, n: int, dtype: torch.dtype) -> None:
             f"`weights` must be finite in {dtype}: that of example {i} is {float(weights[i]):g}.",
             "Give one finite weight an example; 0 leaves it out.",
         )
-
-
-def _mode(mode: str | None, folder: object) -> tuple[str, Path | None]:
-    """The mode, and the folder where there is one. Raises `ConfigError` before anything is computed."""
-    if mode is None:
-        mode = "memory" if folder is None else "disk"
-    if mode not in REPLAY_MODES:
-        raise ConfigError(f"There is no replay mode {mode!r}.", f"Choose one of {', '.join(REPLAY_MODES)}.")
-    if (mode == "disk" and folder is None) or (mode == "memory" and folder is not None):
-        raise ConfigError(
-            f"Replay mode {mode!r} does not go with trajectory_folder={folder!r}.",
-            "Disk mode needs a folder, memory mode takes none.",
-        )
-    if folder is None:
-        return mode, None
-    if not isinstance(folder, str | os.PathLike) or not str(folder):
-        raise ConfigError(f"trajectory_folder={folder!r} is no path.", "Give a str or a pathlib.Path.")
-    try:
-        empty = Path(folder).is_dir() and not any(Path(folder).iterdir())
-    except (OSError, ValueError) as error:
-        raise ConfigError(
-            f"trajectory_folder {str(folder)[:200]!r} cannot be read ({getattr(error, 'strerror', None) or error}).",
-            "Name an empty folder of this training alone.",
-        ) from error
-    if not empty:
-        raise ConfigError(f"{folder} is not an empty folder.", "Make one for this training alone.")
-    return mode, Path(folder)
-
-
-def _store(
-    mode: str, folder: Path | None, stream: Stream, initial: State, optimizer: Optimizer
-) -> MemoryStore | DiskStore:
-    """Where the states go. Files in a folder carry the digest of this training, and of no other."""
-    if folder is None:
-        return MemoryStore(optimizer, full=mode == "recompute")
-    return DiskStore(
-        folder, _digest(stream, initial, optimizer), initial.theta.device, Writer(), optimizer, full=mode == "recompute"
-    )
-
-
-def _digest(stream: Stream, initial: State, optimizer: Optimizer) -> str:
-    """Of all that decides a training: recipe, initial state, data and weights."""
-    data = {"inputs": stream.data.inputs, "labels": stream.data.labels, "weights": stream.weights}
-    return files.json_digest(
-        ["api", dataclasses.asdict(stream.recipe), digest_of(named(initial, optimizer)), digest_of(data)]
-    )

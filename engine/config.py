@@ -27,7 +27,7 @@ from typing import Any
 import numpy as np
 
 import engine
-from engine import augmentation, model_names
+from engine import augmentation, model_names, spelling
 from engine.datasets.base import Dataset
 from engine.datasets.registry import DATASETS
 from engine.datasets.registry import problem as dataset_problem
@@ -117,6 +117,20 @@ Group = tuple[str, float, float | None]
 """Pattern of names, factor on the learning rate, weight decay (None: as elsewhere)."""
 
 
+RECIPE_HINTS = {
+    **dict.fromkeys(("lr", "learning_rate", "max_lr"), "The highest learning rate is peak_lr."),
+    **dict.fromkeys(("betas",), "Adam's two are beta1 and beta2."),
+    **dict.fromkeys(("max_norm", "grad_clip", "gradient_clip"), "The largest norm of a gradient is clip_norm."),
+    **dict.fromkeys(
+        ("transform", "transforms", "augmentation", "augmentations"),
+        f'Training images are varied by augment, such as augment="{augmentation.EXAMPLE}" (docs/augmentation.md).',
+    ),
+    **dict.fromkeys(("steps", "max_steps"), "A training is as long as its epochs."),
+    **dict.fromkeys(("loss", "criterion"), "The loss is cross-entropy, with label_smoothing and class_weights."),
+}
+"""By names that other libraries use: what has another name here, a sentence each."""
+
+
 @dataclass(frozen=True)
 class Recipe:
     """How to train. The learning rate is per step; one step is one batch. docs/recipes.md has every equation.
@@ -170,6 +184,13 @@ class Recipe:
     gamma: float = added(0.1)
     power: float = added(1.0)
     augment: str = added("")
+
+    def __new__(cls, *args: Any, **fields: Any) -> "Recipe":
+        """Raises `ConfigError` for a field that there is not, with the nearest one."""
+        known = [each.name for each in dataclasses.fields(cls)]
+        if unknown := [name for name in fields if name not in known]:
+            raise spelling.refusal("Recipe", unknown, known, RECIPE_HINTS)
+        return super().__new__(cls)
 
     def __post_init__(self) -> None:
         _plain(self)

@@ -1218,8 +1218,8 @@ def changed(tensor: torch.Tensor, index: int, value: float) -> torch.Tensor:
 INPUTS, LABELS = data()
 
 WRONG_DATA = {
-    "an array": (INPUTS.numpy(), LABELS, "not a ndarray"),
-    "bytes": (INPUTS.byte(), LABELS, "not .* of torch.uint8"),
+    "whole numbers": (INPUTS.long(), LABELS, "not .* of torch.int64"),
+    "an array of them": (INPUTS.long().numpy(), LABELS, "array .* of int64"),
     "half": (INPUTS.half(), LABELS, "torch.float16"),
     "float8": (INPUTS.to(torch.float8_e4m3fn), LABELS, "float8"),
     "meta inputs": (INPUTS.to("meta"), LABELS, "`inputs`.*meta"),
@@ -1227,8 +1227,7 @@ WRONG_DATA = {
     "no images": (INPUTS[:0], LABELS[:0], "no image"),
     "nan": (changed(INPUTS, 200, torch.nan), LABELS, "Input 1 is not finite"),
     "labels of another length": (INPUTS, LABELS[:5], r"`labels`.* not \(5,\)"),
-    "int32 labels": (INPUTS, LABELS.int(), "int32"),
-    "a list of labels": (INPUTS, LABELS.tolist(), "not a list"),
+    "a list of texts": (INPUTS, ["cat"] * N, "`labels` are texts"),
     "meta labels": (INPUTS, LABELS.to("meta"), "`labels`.*meta"),
     "negative label": (INPUTS, changed(LABELS, 4, -100), "input 4 is -100"),
     "label beyond": (INPUTS, changed(LABELS, 4, 3), "4 is 3, and the model has 3 classes|C.* at least 4|gives"),
@@ -1238,7 +1237,6 @@ ONES = torch.ones(N, dtype=torch.float64)
 
 WRONG_WEIGHTS = {
     "none": (None, "NoneType"),
-    "an array": (np.ones(N), "ndarray"),
     "short": (ONES[:3], r"not \(3,\)"),
     "nan": (changed(ONES, 5, torch.nan), "example 5 is nan"),
     "meta": (ONES.to("meta"), "meta"),

@@ -77,10 +77,15 @@ def function_of(name: str) -> Callable[[Tensor, Tensor], Tensor]:
 
 
 @torch.no_grad()
-def logits(model: FunctionalModel, state: State, data: Examples) -> Tensor:
-    """[N, C] in evaluation mode."""
-    indices = torch.arange(data.n).split(CHUNK)
-    return torch.cat([model(state.theta, state.buffers, data.batch(i)[0], training=False)[0] for i in indices])
+def logits(
+    model: FunctionalModel, state: State, data: Examples, on_progress: Callable[[int], None] = lambda done: None
+) -> Tensor:
+    """[N, C] in evaluation mode. `on_progress` is told how many examples are done."""
+    rows = []
+    for i in torch.arange(data.n).split(CHUNK):
+        rows.append(model(state.theta, state.buffers, data.batch(i)[0], training=False)[0])
+        on_progress(int(i[-1]) + 1)
+    return torch.cat(rows)
 
 
 @torch.no_grad()
@@ -91,9 +96,16 @@ def logits_of_each(model: FunctionalModel, state: State, data: Examples, indices
     return torch.cat(rows) if rows else state.theta.new_empty(0, 0)
 
 
-def values(model: FunctionalModel, state: State, data: Examples, targets: list, function: str) -> Tensor:
-    """φ of each target, [K]."""
-    phi_N = function_of(function)(logits(model, state, data), data.labels)
+def values(
+    model: FunctionalModel,
+    state: State,
+    data: Examples,
+    targets: list,
+    function: str,
+    on_progress: Callable[[int], None] = lambda done: None,
+) -> Tensor:
+    """φ of each target, [K]. `on_progress` is told how many examples are done."""
+    phi_N = function_of(function)(logits(model, state, data, on_progress), data.labels)
     return torch.stack([phi_N[torch.as_tensor(s, device=phi_N.device)].mean() for s in targets])
 
 

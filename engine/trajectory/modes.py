@@ -64,7 +64,8 @@ class _Rebuilding:
     def close(self) -> None:
         self.store.close()
 
-    def _is_intact(self, t: int) -> bool:
+    def is_intact(self, t: int) -> bool:
+        """Whether the state before step t can be read."""
         try:
             self.store.get(t)
             return True
@@ -74,7 +75,7 @@ class _Rebuilding:
     def _lacking(self, steps: range) -> set[int]:
         """Which of these steps, in descending order, are missing or damaged. Reads each state once: the order is
         the one in which a store reads ahead."""
-        return {t for t in steps if not self._is_intact(t)}
+        return {t for t in steps if not self.is_intact(t)}
 
     def _recompute(self, state: State, start: int, stop: int, lacking: set[int], use: Put | None = None) -> None:
         """Runs the steps from `start` to before `stop` again, and puts the states of those in `lacking`; `use` is
