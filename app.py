@@ -3,6 +3,7 @@
 `streamlit run app.py` finds `app` below and serves it; for each look at the Overview, Streamlit runs the file itself.
 """
 
+import math
 import os
 
 # Threads of a pass that wait for each other should sleep rather than spin: beside a browser on the same two cores,
@@ -13,11 +14,14 @@ import streamlit as st
 from starlette.middleware import Middleware
 
 from engine import config
+from engine.jobs import speed
 from engine.runs.run import Summary
 from ui import formats, hosts, shell, stopping
 from ui.text import plain
 
 RECENT = 8  # runs
+A_LOOK = 2.0  # seconds between looks at whether the machine's speed is known
+ROUND = 5  # seconds to which a time is said
 TOUR = """
 1. **Run** the sample, or set up a run of your own: a classifier is trained, and its training replayed backwards.
 2. **Look** on *Influence* at the training images that helped and harmed a target most, and on *Trust* at how far to
@@ -46,13 +50,31 @@ def draw_sample(heading: str) -> None:
         st.subheader(heading)
         st.write(
             "6,000 images of clothes (Fashion-MNIST), a small convolutional network, and to explain: its five surest "
-            f"mistakes, a close call, a right answer, and all test images together. "
-            f"{config.PRESET_TEXT['sample'].split('; ')[1].capitalize()}."
+            "mistakes, a close call, a right answer, and all test images together."
         )
+        st.fragment(draw_time, run_every=None if time_of_sample() else A_LOOK)()
         st.button(
             "Run the sample", type="primary", icon=":material/play_arrow:", on_click=start_sample, **shell.acting()
         )
         st.page_link("pages/Set_up_a_run.py", label="Or set up a run of your own", icon=":material/tune:")
+
+
+def time_of_sample() -> float | None:
+    """Seconds that the sample takes on this machine; None until they are measured, which is asked for here."""
+    sample = config.preset("sample")
+    shell.queue().calibrate(sample)
+    return speed.known(shell.root(), sample)
+
+
+def draw_time() -> None:
+    seconds = time_of_sample()
+    if seconds is None:
+        st.caption("It takes 1 to 3 minutes on 2 CPU cores.")
+    else:
+        st.caption(
+            f"It takes about {formats.duration(ROUND * math.ceil(seconds / ROUND))} on this machine, as a few of its "
+            "steps, measured here, say."
+        )
 
 
 def start_sample() -> None:

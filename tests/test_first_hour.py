@@ -1,11 +1,22 @@
 """What a new user meets first: the sample explains mistakes, what is promised in time is measured, and jobs yield to
 pages."""
 
+import os
+import subprocess
+import sys
+import threading
+import time
+
 import numpy as np
 import pytest
 
 from engine import config
 from engine.datasets import registry as dataset_registry
+from engine.jobs import estimate, queue, speed
+from engine.jobs.queue import JobQueue
+from engine.jobs.replay import Replay
+from engine.runs import run as runs
+from tests.helpers import ROOT, show, sound, wait_for
 from tools import sample_targets
 
 # -- the sample's targets
@@ -35,3 +46,116 @@ def test_the_rule_takes_mistakes_by_sureness_then_the_closest_and_the_first_righ
     targets, lines = sample_targets.choice(logits, np.zeros(9, np.int64))
     assert targets == (*(f"test:{i}" for i in (4, 1, 3, 2, 0, 7, 6)), "test:all") and len(lines) == len(targets)
     assert sample_targets.choice(logits[:, [1, 0, 2]], np.ones(9, np.int64))[0] == targets, "labels, not columns"
+
+
+# -- the time that is promised
+
+
+@pytest.fixture
+def brief(quick) -> config.RunConfig:
+    """A configuration whose steps take a moment."""
+    return quick.manifest().config
+
+
+def test_a_time_is_measured_on_this_machine_and_kept(quick, brief, monkeypatch):
+    assert speed.known(quick.root, brief) is None
+    seconds = speed.measure(quick.root, brief)
+    assert 0 < seconds == speed.known(quick.root, brief)
+    assert [run.id for run in runs.list_runs(quick.root)] == [quick.id], "what is kept is no run"
+    assert speed.known(quick.root, brief.replace(targets=("test:0",))) is None, "fewer targets take less time"
+    monkeypatch.setattr("socket.gethostname", lambda: "another")
+    assert speed.known(quick.root, brief) is None, "a folder that was copied says nothing of this machine"
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{}", '{"seconds": "1"}', '{"seconds": -1}', '{"seconds": NaN}'])
+def test_a_time_that_is_damaged_is_unknown(root, content):
+    preset = config.preset("sample")
+    path = speed._path(root, preset)
+    path.parent.mkdir()
+    path.write_text(content)
+    assert speed.known(root, preset) is None
+
+
+def test_the_overview_says_a_range_until_the_time_is_known_and_then_the_time(root, monkeypatch):
+    asked = []
+    monkeypatch.setattr(JobQueue, "calibrate", lambda self, preset: asked.append(preset))
+    app = show("app.py")
+    assert asked and set(asked) == {config.preset("sample")}
+    assert any("It takes 1 to 3 minutes on 2 CPU cores" in caption.value for caption in app.caption)
+    path = speed._path(root, config.preset("sample"))
+    path.parent.mkdir()
+    path.write_text('{"seconds": 61.2}')
+    assert any("It takes about 1 min 05 s on this machine" in c.value for c in sound(app.run()).caption)
+
+
+def test_a_measurement_gives_way_to_a_job_and_is_asked_for_once(quick, brief, monkeypatch):
+    """The measurement stands at its first step until the job is queued: then it has to end by itself."""
+    begun, looks, exact = threading.Event(), [], estimate.estimate
+
+    def first_step_waits(*args, look, **kwargs):
+        begun.set()
+        held = queue._worker._current
+        assert held.cancel.wait(60), "nobody told it to give way"
+        looks.append(held)
+        return exact(*args, look=look, **kwargs)
+
+    monkeypatch.setattr(estimate, "estimate", first_step_waits)
+    jobs = JobQueue(quick.root)
+    for _ in range(2):
+        jobs.calibrate(brief)
+    assert begun.wait(60) and jobs.active() == []
+    jobs.submit(quick.id, Replay(("test:3",)))
+    wait_for(jobs)
+    assert len(looks) == 1 and speed.known(quick.root, brief) is None
+    assert "test:3.loss" in {target.key for target in quick.scores().targets()}
+    monkeypatch.setattr(estimate, "estimate", exact)
+    jobs.calibrate(brief)
+    while speed.known(quick.root, brief) is None:
+        assert brief not in jobs._not_measurable
+        time.sleep(0.01)
+
+
+# -- jobs yield to pages
+
+BESIDE = """
+import os, sys, threading
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from engine.jobs import execute as work
+from engine.jobs import queue
+from engine.runs.run import Run
+
+config = Run.open(Path(sys.argv[1]), sys.argv[2]).manifest().config
+root, own = Path(sys.argv[1]), os.getpriority(os.PRIO_PROCESS, 0)
+torch.ones(64, 64) @ torch.ones(64, 64)  # a thread of a page's that computes
+jobs = queue.JobQueue(root)
+run = Run.create(root, config, "behind")
+jobs._enqueue(run, None)
+for held in queue._worker.held(root):
+    held.released.wait()
+worker = queue._worker._thread.native_id
+priorities = {int(i): os.getpriority(os.PRIO_PROCESS, int(i)) - own for i in os.listdir("/proc/self/task")}
+print(run.manifest().threads, sum(map(bool, priorities.values())), priorities[worker], priorities[os.getpid()])
+again = Run.create(root, config, "alone")
+with again.lock():
+    work.execute(again)
+scores = [each.scores().matrix("loss-000") for each in (run, again)]
+print(np.array_equal(*scores), bool(np.abs(scores[0]).sum() > 0))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="priorities of threads are Linux's")
+def test_a_job_and_the_threads_that_compute_for_it_stand_behind_pages(quick):
+    """In a process of its own, whose torch has two threads; the same scores as without a worker, bit for bit."""
+    call = [sys.executable, "-c", BESIDE, str(quick.root), quick.id]
+    environment = {**os.environ, "OMP_NUM_THREADS": "2"}
+    done = subprocess.run(call, cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    (threads, lower, worker, main), same = (line.split() for line in done.stdout.splitlines())
+    own = os.getpriority(os.PRIO_PROCESS, 0)
+    assert (threads, worker, main) == ("2", str(min(19, own + queue.BEHIND) - own), "0") and int(lower) >= 2
+    assert same == ["True", "True"]

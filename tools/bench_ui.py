@@ -1,17 +1,27 @@
-"""How fast the app shows a large run, or one among many: `make bench-ui`, `python -m tools.bench_ui 500`.
+"""How fast the app answers, idle and while a run works: `make bench-ui`, or `python -m tools.bench_ui 500`.
 
-The run: the 60,000 training images of Fashion-MNIST, really trained on for one epoch, with scores of 50 targets
-(at random, with heavy tails: replaying them would take minutes, and no page looks otherwise for it). An argument is
-the number of runs in the folder, copies of it. The app: a server of its own, in Debian's chromium, both warm.
+The run that is looked at: the 60,000 training images of Fashion-MNIST, really trained on for one epoch, with scores of
+50 targets (at random, with heavy tails: replaying them would take minutes, and no page looks otherwise for it). The
+number is of runs in the folder, copies of it. The app: a server of its own, in Debian's chromium, both warm. First
+nothing else runs; then the app trains and replays the preset `sample`, again and again, and the same is measured.
+
+A page: from the navigation to its first content, and to all of it. A click: until the script that it started has ended
+and its effect stands. Medians and the longest. `--against DIR` measures another checkout too, in turns with this one,
+for a machine is never as idle as it was before.
+
 Prints Markdown, with the hardware and what was measured. Limits that are missed are marked; none stands in a test.
 """
 
+import argparse
+import json
 import os
 import platform
 import shutil
 import statistics
-import sys
 import tempfile
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from unittest import mock
 
@@ -25,25 +35,50 @@ from engine.core import replay as replaying
 from engine.datasets import registry as dataset_registry
 from engine.jobs import execute as work
 from engine.runs import run as runs
+from engine.runs.manifest import IN_PROGRESS
 from engine.targets import Target
-from tools.serve import chromium, server
+from tools.serve import ROOT, chromium, server
 from ui.shell import PAGES
 
 TARGETS = (*(f"test:{i}" for i in range(49)), "test:all")
 CONFIG = configs.preset("sample").replace(
     dataset="fashion-mnist", targets=TARGETS, **{"recipe.epochs": 1, "recipe.batch_size": 1000}
 )
-ROUNDS, SWITCHES = 5, 20
-FIRST_CONTENT, SWITCH, GROWTH = 1.5, 0.5, 300e6  # seconds, seconds, bytes: the limits
+ROUNDS, CLICKS = 3, 6
+FIRST_CONTENT, CLICK, GROWTH = 1.5, 0.5, 300e6  # seconds, seconds, bytes: the limits
+IDLE, BUSY = "idle", "while a run works"
 CONTENT = """() => {
   const main = document.querySelector('[data-testid="stMain"]')
   const drawn = main && [...main.querySelectorAll('[data-testid="stElementContainer"]')].filter(e => e.offsetHeight > 0)
   return drawn && main.querySelector('h1') && drawn.length > 1 && performance.now() / 1000
 }"""
-WHOLE = f"""() => {{
+STATE = "document.querySelector('[data-testid=\"stApp\"]')?.dataset.testScriptState"
+WHOLE = f"() => {STATE} === 'notRunning' && ({CONTENT})()"
+WATCH = """() => {  // from the next click on: when it was, and whether a script has run since
+  window.clicked = window.ran = 0
   const app = document.querySelector('[data-testid="stApp"]')
-  return app?.dataset.testScriptState === 'notRunning' && ({CONTENT})()
-}}"""
+  window.watching?.disconnect()
+  window.watching = new MutationObserver(() => { window.ran ||= app.dataset.testScriptState === 'running' })
+  addEventListener('click', () => {
+    window.clicked = performance.now()
+    window.watching.observe(app, {attributes: true, attributeFilter: ['data-test-script-state']})
+  }, {capture: true, once: true})
+}"""
+ANSWERED = (
+    f"(effect) => window.ran && {STATE} === 'notRunning' && EFFECT && (performance.now() - window.clicked) / 1000"
+)
+
+
+@dataclass
+class Times:
+    """Seconds, by what was measured and in which state of the app."""
+
+    pages: dict[tuple[str, str], list[tuple[float, float]]] = field(default_factory=lambda: defaultdict(list))
+    clicks: dict[tuple[str, str], list[float]] = field(default_factory=lambda: defaultdict(list))
+    grown: list[int] = field(default_factory=list)  # bytes of the server
+
+
+# -- what is looked at
 
 
 def made_up(model, stream, trajectory, adjoint, on_progress=None, **settings) -> torch.Tensor:
@@ -63,10 +98,38 @@ def make_run(root: Path) -> runs.Run:
     return run
 
 
+def copies(run: runs.Run, count: int) -> None:
+    """More runs in the folder, with the same files but for the states, which no list looks at one by one."""
+    for number in range(1, count):
+        states = shutil.ignore_patterns("*.safetensors")
+        shutil.copytree(run.path, run.root / f"{run.id}-{number}", ignore=states if number > 1 else None)
+
+
 def memory(pid: int) -> int:
     """Bytes of a process that are in RAM."""
     lines = Path(f"/proc/{pid}/status").read_text().splitlines()
     return 1024 * int(next(line for line in lines if line.startswith("VmRSS:")).split()[1])
+
+
+# -- the run that works
+
+
+def keep_busy(page: Page, url: str, root: Path) -> None:
+    """The sample is being trained or replayed; else it is started by its button, and this waits for its first step."""
+    for run in runs.list_runs(root):
+        if run.manifest().config.preset == "sample" and run.status in ("training", "replaying"):
+            return
+    tab = page.context.new_page()
+    tab.goto(url)
+    tab.get_by_role("button", name="Run the sample").click()
+    tab.get_by_role("heading", name="Live", level=1).wait_for()
+    (run,) = [run for run in runs.list_runs(root) if run.status in IN_PROGRESS]
+    while run.status not in ("training", "replaying"):
+        tab.wait_for_timeout(50)
+    tab.close()
+
+
+# -- what is measured
 
 
 def opened(page: Page, url: str) -> tuple[float, float]:
@@ -76,100 +139,164 @@ def opened(page: Page, url: str) -> tuple[float, float]:
     return first, page.wait_for_function(WHOLE, polling="raf").json_value()
 
 
-def switched(page: Page, title: str) -> float:
-    """Seconds from the click on another target until the page has been drawn anew."""
+def clicked(page: Page, act: Callable[[], None], effect: str = "true", arg: object = None) -> float:
+    """Seconds from the click that `act` does until its script has ended, and the JavaScript `effect` is true."""
+    page.evaluate(WATCH)
+    act()
+    return page.wait_for_function(ANSWERED.replace("EFFECT", f"({effect})"), arg=arg, polling="raf").json_value()
+
+
+MOVED = "location.href !== effect"  # every choice on Influence stands in the address
+
+
+def another_target(page: Page, number: int) -> float:
+    title = f"{Target.parse(TARGETS[1 + number % 48]).title(dataset_registry.load(CONFIG.dataset))} · loss"
     page.get_by_role("combobox", name="Target").first.fill(title)
     option = page.get_by_role("option", name=title, exact=True)
     option.wait_for()
-    page.evaluate(
-        "window.addEventListener('click', () => window.clicked = performance.now(), {capture: true, once: true})"
-    )
-    address = page.url
-    option.click()
-    return page.wait_for_function(
-        """(address) => location.href !== address
-           && document.querySelector('[data-testid="stApp"]').dataset.testScriptState === 'notRunning'
-           && (performance.now() - window.clicked) / 1000""",
-        arg=address,
-        polling="raf",
-    ).json_value()
+    return clicked(page, option.click, MOVED, page.url)
+
+
+def a_tick(page: Page, number: int) -> float:
+    box = page.locator(".st-key-gallery-harmful .tick input").nth(number % 6)
+    return clicked(page, box.click)
+
+
+def a_sign(page: Page, number: int) -> float:
+    words = ("Helpful", "Harmful", "Both")[number % 3]
+    return clicked(page, page.get_by_role("radio", name=words, exact=True).first.click, MOVED, page.url)
+
+
+def a_size(page: Page, number: int) -> float:
+    return clicked(page, page.get_by_role("radio", name="SLM"[number % 3], exact=True).first.click, MOVED, page.url)
+
+
+def next_page(page: Page, number: int) -> float:
+    return clicked(page, page.get_by_role("button", name="Next page").first.click, MOVED, page.url)
+
+
+INFLUENCE = {
+    "another target": another_target,
+    "a tick": a_tick,
+    "tiles of another size": a_size,
+    "next page": next_page,
+    "another sign": a_sign,
+}
+
+
+def epochs(page: Page, number: int) -> float:
+    """Another number of epochs in the form, until the estimate of it stands."""
+    box = page.get_by_role("spinbutton", name="Epochs")
+    box.fill(str(number + 2))
+    began = page.evaluate("performance.now()")
+    box.press("Enter")
+    words = f"{(number + 2) * 24:,} steps of"  # 6,000 images in batches of 250
+    drawn = "(words) => document.body.innerText.includes(words) && performance.now()"
+    return (page.wait_for_function(drawn, arg=words, polling="raf").json_value() - began) / 1000
+
+
+def measure(page: Page, url: str, run: runs.Run, state: str, times: Times, ready: Callable[[], None]) -> None:
+    """Every page, and every click, once the app is in the `state`, which `ready` sees to."""
+    for path, label, _ in PAGES:
+        link = f"{url}/{'' if path == 'app.py' else Path(path).stem}?run={run.id}"
+        if state == IDLE:
+            opened(page, link)  # warm
+        for _ in range(ROUNDS):
+            ready()
+            times.pages[label, state].append(opened(page, link))
+    for words, act in INFLUENCE.items():
+        opened(page, f"{url}/Influence?run={run.id}")
+        for number in range(CLICKS):
+            ready()
+            times.clicks[f"Influence: {words}", state].append(act(page, number))
+    sidebar = page.locator('[data-testid="stSidebar"]')
+    for number in range(CLICKS):
+        ready()
+        title = ("Trust", "Test images", "Influence")[number % 3]
+        link = sidebar.get_by_role("link", name=title, exact=True)
+        there = "document.querySelector('h1')?.innerText === effect"
+        times.clicks["sidebar: another page", state].append(clicked(page, link.click, there, title))
+    opened(page, f"{url}/Set_up_a_run")
+    page.get_by_role("button", name="Start the run").wait_for()
+    for number in range(CLICKS):
+        ready()
+        times.clicks["Set up a run: another number", state].append(epochs(page, number))
+
+
+def measure_app(app: Path, root: Path, page: Page, run: runs.Run, times: Times) -> None:
+    """One checkout's app, in a server of its own: idle, and then beside its own work."""
+    with server(root, page, app=app) as (url, process):
+        opened(page, url)
+        page.get_by_text("Computes on").wait_for()  # torch is loaded behind the first page
+        before = memory(process.pid)
+        measure(page, url, run, IDLE, times, lambda: None)
+        times.grown.append(memory(process.pid) - before)
+        measure(page, url, run, BUSY, times, lambda: keep_busy(page, url, root))
+    for each in runs.list_runs(root):  # what worked stands as after a kill
+        if each.manifest().config.preset == "sample" and each.manifest().config.dataset == "fashion-mnist-sample":
+            each.storage().delete()
+
+
+# -- what is printed
 
 
 def against(value: float, limit: float, text: str) -> str:
     return text if value <= limit else f"{text}: MISSED"
 
 
-def copies(run: runs.Run, count: int) -> None:
-    """More runs in the folder, with the same files but for the states, which no list looks at one by one."""
-    for number in range(1, count):
-        states = shutil.ignore_patterns("*.safetensors")
-        shutil.copytree(run.path, run.root / f"{run.id}-{number}", ignore=states if number > 1 else None)
+def figures(seconds: Sequence[float]) -> dict[str, float]:
+    return {"median": statistics.median(seconds), "worst": max(seconds), "n": len(seconds)}
 
 
-def page_rows(page: Page, url: str, run: runs.Run) -> list[tuple[str, str, str]]:
-    """Each page, warm."""
-    rows = []
-    for path, label, _ in PAGES:
-        link = f"{url}/{'' if path == 'app.py' else Path(path).stem}?run={run.id}"
-        opened(page, link)
-        first, whole = map(statistics.median, zip(*(opened(page, link) for _ in range(ROUNDS))))
-        shown = against(first, FIRST_CONTENT, f"{first:.2f} s ({whole:.2f} s)")
-        rows.append((f"{label}: first content (all of it)", shown, f"{FIRST_CONTENT} s"))
-    return rows
+def summary(times: Times) -> dict:
+    pages = {
+        f"{label}, {state}": {"first content": figures(first), "all of it": figures(whole)}
+        for (label, state), pairs in times.pages.items()
+        for first, whole in [tuple(zip(*pairs))]
+    }
+    clicks = {f"{label}, {state}": figures(seconds) for (label, state), seconds in times.clicks.items()}
+    return {"pages": pages, "clicks": clicks, "grown": max(times.grown)}
 
 
-def switch_row(page: Page, url: str, run: runs.Run) -> tuple[str, str, str]:
-    """Another target on Influence."""
-    opened(page, f"{url}/Influence?run={run.id}")
-    dataset = dataset_registry.load(CONFIG.dataset)
-    titles = [f"{Target.parse(target).title(dataset)} · loss" for target in TARGETS]
-    times = [switched(page, title) for title in titles[1 : SWITCHES + 1]]
-    took = statistics.median(times)
-    shown = against(took, SWITCH, f"{took:.2f} s ({max(times):.2f} s)")
-    return f"Influence: another target, median of {SWITCHES} (longest)", shown, f"{SWITCH} s"
-
-
-def set_up_row(page: Page, url: str) -> tuple[str, str, str]:
-    """Another number of epochs in the form, until the estimate of it stands."""
-    opened(page, f"{url}/Set_up_a_run")
-    page.get_by_role("button", name="Start the run").wait_for()
-    epochs, times = page.get_by_role("spinbutton", name="Epochs"), []
-    for number in range(2, SWITCHES + 2):
-        epochs.fill(str(number))
-        began = page.evaluate("performance.now()")
-        epochs.press("Enter")
-        words = f"{number * 24:,} steps of"  # 6,000 images in batches of 250
-        drawn = "(words) => document.body.innerText.includes(words) && performance.now()"
-        times.append((page.wait_for_function(drawn, arg=words, polling="raf").json_value() - began) / 1000)
-    took = statistics.median(times)
-    shown = against(took, SWITCH, f"{took:.2f} s ({max(times):.2f} s)")
-    return f"Set up a run: another number, median of {SWITCHES} (longest)", shown, f"{SWITCH} s"
+def rows(found: dict) -> list[str]:
+    lines = ["| what | median (worst) s | limit |", "|---|---|---|"]
+    for name, of in found["pages"].items():
+        first, whole = of["first content"], of["all of it"]
+        text = f"{first['median']:.2f} ({first['worst']:.2f}); all of it {whole['median']:.2f} ({whole['worst']:.2f})"
+        lines.append(f"| {name}: first content | {against(first['median'], FIRST_CONTENT, text)} | {FIRST_CONTENT} |")
+    for name, of in found["clicks"].items():
+        text = f"{of['median']:.2f} ({of['worst']:.2f})"
+        lines.append(f"| {name} | {against(of['median'], CLICK, text)} | {CLICK} |")
+    grown = against(found["grown"], GROWTH, f"+{found['grown'] / 1e6:.0f} MB")
+    return [*lines, f"| memory of the server, after all of the idle measurements | {grown} | +{GROWTH / 1e6:.0f} MB |"]
 
 
 def main() -> None:
-    count = int(sys.argv[1]) if len(sys.argv) > 1 else 2
+    parser = argparse.ArgumentParser(prog="python -m tools.bench_ui")
+    parser.add_argument("runs", nargs="?", type=int, default=2, help="in the folder (2)")
+    parser.add_argument("--json", type=Path, help="a file for all figures")
+    parser.add_argument("--against", type=Path, help="another checkout, to be measured in turns with this one")
+    parser.add_argument("--turns", type=int, default=1, help="how often each checkout is measured (1)")
+    call = parser.parse_args()
+    apps = {"this checkout": ROOT} | ({str(call.against): call.against.resolve()} if call.against else {})
+    measured = {name: Times() for name in apps}
     with tempfile.TemporaryDirectory() as folder, chromium() as browser:
         root = runs.outputs_root(folder)
         run = make_run(root)
-        copies(run, count)
+        copies(run, call.runs)
         page = browser.new_page(viewport={"width": 1440, "height": 900})
         page.set_default_timeout(60_000)
-        with server(root, page) as (url, process):
-            opened(page, url)
-            page.get_by_text("Computes on").wait_for()  # torch is loaded behind the first page
-            before = memory(process.pid)
-            rows = [*page_rows(page, url, run), switch_row(page, url, run), set_up_row(page, url)]
-            grown = memory(process.pid) - before
-            what = f"Memory of the server, {before / 1e6:.0f} MB with its first page, after all of this"
-            rows.append((what, against(grown, GROWTH, f"+{grown / 1e6:.0f} MB"), f"+{GROWTH / 1e6:.0f} MB"))
-        sizes = run.scores().matrix("loss-000").shape
-    print(
-        f"{device.describe()}, {os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') / 1e9:.0f} GB RAM, "
-        f"{platform.system()}; {sizes[1]:,} training images × {sizes[0]} targets, {count} runs\n\n"
-        "| what | measured | limit |\n|---|---|---|"
-    )
-    print("\n".join(f"| {what} | {value} | {limit} |" for what, value, limit in rows))
+        for _ in range(call.turns):
+            for name, app in apps.items():
+                measure_app(app, root, page, run, measured[name])
+    machine = f"{device.describe()}, {os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') / 1e9:.0f} GB RAM"
+    found = {name: summary(times) for name, times in measured.items()}
+    print(f"{machine}, {platform.system()}; 60,000 training images × {len(TARGETS)} targets, {call.runs} runs")
+    for name, of in found.items():
+        print(f"\n{name}, load {os.getloadavg()[2]:.1f}\n\n" + "\n".join(rows(of)))
+    if call.json:
+        call.json.write_text(json.dumps({"machine": machine, "runs": call.runs, "measured": found}, indent=1) + "\n")
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -18,9 +18,17 @@ ROOT = Path(__file__).parents[1]
 
 
 @contextmanager
-def serving(outputs: Path, *options: str, errors: Path | None = None, hold: Hold | None = None, **environment: str):
+def serving(
+    outputs: Path,
+    *options: str,
+    errors: Path | None = None,
+    hold: Hold | None = None,
+    app: Path = ROOT,
+    **environment: str,
+):
     """The app by itself, with options of `streamlit run` and settings of its own; yields the URL and the process.
-    What the server says on its standard error is shown, or goes to the file `errors`; `hold` makes its job wait."""
+    What the server says on its standard error is shown, or goes to the file `errors`; `hold` makes its job wait; `app`
+    is another checkout."""
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = free.getsockname()[1]
@@ -29,7 +37,7 @@ def serving(outputs: Path, *options: str, errors: Path | None = None, hold: Hold
             *(sys.executable, *(hold.words if hold else ["-m"])),
             *("streamlit", "run", "app.py", "--server.port", str(port), *options),
         ],
-        cwd=ROOT,
+        cwd=app,
         env={**os.environ, "REPLAY_OUTPUTS_DIR": str(outputs), **environment},
         stdout=subprocess.DEVNULL,
         stderr=errors.open("wb") if errors is not None else None,
@@ -47,9 +55,9 @@ def serving(outputs: Path, *options: str, errors: Path | None = None, hold: Hold
 
 
 @contextmanager
-def server(outputs: Path, page: Page, *options: str, hold: Hold | None = None, **environment: str):
+def server(outputs: Path, page: Page, *options: str, hold: Hold | None = None, app: Path = ROOT, **environment: str):
     """`serving`, whose URL this browser looks at: its tabs leave before the server goes."""
-    with serving(outputs, *options, hold=hold, **environment) as (url, process):
+    with serving(outputs, *options, hold=hold, app=app, **environment) as (url, process):
         yield url, process
         for tab in page.context.pages:
             tab.goto("about:blank")

@@ -12,6 +12,7 @@ import math
 import statistics
 import tempfile
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -94,8 +95,9 @@ class Probe:
     gpu: int
 
 
-def estimate(config: RunConfig, root: Path, measure: bool = False) -> Estimate:
-    """`measure` takes some seconds, and the device. Raises `ConfigError`, `DataError`; needs torch."""
+def estimate(config: RunConfig, root: Path, measure: bool = False, look: Callable[[], None] = lambda: None) -> Estimate:
+    """`measure` takes some seconds, and the device. `look` is called before each step that is measured, and ends the
+    measurement by raising. Raises `ConfigError`, `DataError`; needs torch."""
     from engine import device as devices
     from engine.core.training import initial_state, optimizer_for
     from engine.models import registry as model_registry
@@ -111,7 +113,8 @@ def estimate(config: RunConfig, root: Path, measure: bool = False) -> Estimate:
     state, full = (bytes_of(file_tensors(initial, optimizer, whole)) - HEADER for whole in (False, True))
     sizes = sizes_of(config, dataset.sizes, state, full)
     chunk, working = _pass_memory(config, dataset, model, device, full)
-    probe = _probe(config, dataset, model, device, chunk, root, working) if measure else None
+    clock = functools.partial(_timed, device, look)
+    probe = _probe(config, dataset, model, device, chunk, root, working, clock) if measure else None
     on_gpu = device.type == "cuda"
     free = {
         "disk": space.disk_free(root),
@@ -249,7 +252,7 @@ def _memory_errors(device):
         ) from error
 
 
-def _probe(config: RunConfig, dataset, model, device, chunk: int, root: Path, working: int) -> Probe:
+def _probe(config: RunConfig, dataset, model, device, chunk: int, root: Path, working: int, clock) -> Probe:
     """A few steps of the very model, data and targets, forwards and backwards, and a few writes at `root`."""
     import torch
 
@@ -271,7 +274,6 @@ def _probe(config: RunConfig, dataset, model, device, chunk: int, root: Path, wo
     peak, dtype = devices.Peak(device, reset=True), getattr(torch, config.state_precision)
     model = model.to(device, dtype)
     train, test = (examples(dataset, split, device, dtype) for split in datasets_base.SPLITS)
-    clock = functools.partial(_timed, device)
     featuring, (model, train, test) = _on_features(clock, config, model, train, test)
     optimizer, stream = optimizer_for(model, config.recipe), Stream(train, config.recipe)
     asked = questions.before_training(config.targets, dataset, train, test)
@@ -304,10 +306,11 @@ def _on_features(clock, config: RunConfig, model, train, test) -> tuple[float, t
     return seconds * (train.n + test.n) / min(CHUNK, train.n), (trunk.rest, few, trunk.like_features(test))
 
 
-def _timed(device, act, *arguments) -> tuple[float, Any]:
+def _timed(device, look: Callable[[], None], act, *arguments) -> tuple[float, Any]:
     """Seconds, and what `act` returns."""
     import torch
 
+    look()
     began = time.perf_counter()
     result = act(*arguments)
     if device.type == "cuda":

@@ -10,6 +10,7 @@ import atexit
 import contextlib
 import logging
 import os
+import sys
 import threading
 from collections import deque
 from collections.abc import Callable
@@ -19,8 +20,8 @@ from pathlib import Path
 from engine import files
 from engine.config import RunConfig, check, check_offered, read_questions
 from engine.datasets import registry as dataset_registry
-from engine.errors import ConfigError, ReplayError, StorageError
-from engine.jobs import launch
+from engine.errors import CancelledError, ConfigError, ReplayError, StorageError
+from engine.jobs import launch, speed
 from engine.jobs.cancel import Cancel
 from engine.jobs.job import Job
 from engine.jobs.probe import Probing
@@ -33,6 +34,8 @@ from engine.runs.run import Run
 logger = logging.getLogger(__name__)
 
 A_STEP = 60.0  # seconds that an ending process waits for the step in hand
+
+BEHIND = 15  # niceness of jobs above that of pages: a thread of theirs gets 1/28 of a core that a page's thread wants
 
 
 @dataclass(eq=False)
@@ -99,6 +102,38 @@ class _HeldProbe:
         return "The probe"
 
 
+@dataclass(eq=False)
+class _HeldCalibration:
+    """A measurement of this machine that is queued or worked on (`engine.jobs.speed`). It gives way to everything else,
+    and where it cannot be had the app says what it says where nothing is known."""
+
+    root: Path
+    config: RunConfig
+    failed: set[RunConfig]
+    cancel: Cancel = field(default_factory=Cancel)
+
+    def work(self, execute: Callable) -> None:
+        try:
+            speed.measure(self.root, self.config, self.cancel)
+        except CancelledError:
+            pass  # who asks next begins it anew
+        except BaseException:
+            self.failed.add(self.config)
+            raise
+
+    def fail(self, what: str) -> None:
+        self.failed.add(self.config)
+
+    def release(self) -> None:
+        pass
+
+    def __str__(self) -> str:
+        return "The measurement of this machine"
+
+
+_Task = _Held | _HeldProbe | _HeldCalibration
+
+
 class _Worker:
     """The process's one thread that computes."""
 
@@ -106,8 +141,8 @@ class _Worker:
         self.loaded = threading.Event()  # torch is there, and jobs begin at once
         self.failure = ""  # why torch could not be loaded, where it could not
         self._changed = threading.Condition()
-        self._waiting: deque[_Held | _HeldProbe] = deque()
-        self._current: _Held | _HeldProbe | None = None
+        self._waiting: deque[_Task] = deque()
+        self._current: _Task | None = None
         self._thread: threading.Thread | None = None
         self._ends = False
 
@@ -127,13 +162,20 @@ class _Worker:
         """Likewise."""
         return [held.probing for held in self._every(root) if isinstance(held, _HeldProbe)]
 
-    def _every(self, root: Path) -> list[_Held | _HeldProbe]:
+    def calibrations(self, root: Path) -> list[RunConfig]:
+        """What is measured, or will be."""
+        return [held.config for held in self._every(root) if isinstance(held, _HeldCalibration)]
+
+    def _every(self, root: Path) -> list[_Task]:
         with self._changed:
             every = [self._current, *self._waiting] if self._current else list(self._waiting)
             return [held for held in every if held.root == root]
 
-    def add(self, held: _Held | _HeldProbe) -> None:
+    def add(self, held: _Task) -> None:
         with self._changed:
+            for other in (self._current, *self._waiting):
+                if isinstance(other, _HeldCalibration):
+                    other.cancel.set()
             self._waiting.append(held)
             self._changed.notify_all()
         self.start()
@@ -161,6 +203,7 @@ class _Worker:
             thread.join(A_STEP)
 
     def _work(self) -> None:
+        _yield_to_pages()
         execute = self._load()
         while (held := self._next()) is not None:
             execute = execute or self._load()
@@ -178,7 +221,7 @@ class _Worker:
                 with self._changed:
                     self._current = None
 
-    def _next(self) -> _Held | _HeldProbe | None:
+    def _next(self) -> _Task | None:
         with self._changed:
             while not self._waiting and not self._ends:
                 self._changed.wait()
@@ -202,13 +245,23 @@ class _Worker:
         return execute
 
 
+def _yield_to_pages() -> None:
+    """Puts this thread, and all threads that it will start (torch's and those that write), behind the process's others:
+    a page is drawn as if no job ran, and a job has what pages leave it, which is nearly all. How many threads compute
+    stays as it was, for that decides the last bits of scores. On Linux, where priorities are of threads."""
+    if sys.platform != "linux":
+        return
+    with contextlib.suppress(OSError):  # a system that does not allow it computes as well
+        os.setpriority(os.PRIO_PROCESS, 0, os.getpriority(os.PRIO_PROCESS, 0) + BEHIND)
+
+
 _worker = _Worker()
 
 _queues: dict[Path, "JobQueue"] = {}
 
 _queues_mutex = threading.Lock()
 
-_probes_mutex = threading.Lock()  # of looking whether a probe is in hand, and queueing it
+_probes_mutex = threading.Lock()  # of looking whether a probe or a measurement is in hand, and queueing it
 
 # A server that handles signals returns from its main function; the interpreter then ends with the worker in the
 # middle of a step. Here the worker ends first, within a step, and the run can be resumed.
@@ -235,6 +288,7 @@ class JobQueue:
 
     def __init__(self, root: Path):
         self.root = Path(root)
+        self._not_measurable: set[RunConfig] = set()
         if not files.read_only():  # then no job is ever taken
             runs.sweep(self.root)
             files.sweep(self.root, recursive=False)  # runs that were being made, and what an estimate tried out
@@ -280,6 +334,15 @@ class JobQueue:
     def probes(self) -> list[Probing]:
         """Probes in this process's hands, the one being worked on first."""
         return [probing for probing in _worker.probes(self.root) if not probing.ends]
+
+    def calibrate(self, config: RunConfig) -> None:
+        """Measures how long a run takes here, unless that is known (`engine.jobs.speed.known`), once there is nothing
+        else to do."""
+        if files.read_only() or config in self._not_measurable or speed.known(self.root, config) is not None:
+            return
+        with _probes_mutex:
+            if not _worker.held(self.root) and config not in _worker.calibrations(self.root):
+                _worker.add(_HeldCalibration(self.root, config, self._not_measurable))
 
     def submit(self, run_id: str, job: Job, asked_on: str = "", asked_about: str = "") -> None:
         """Queues a job of a trained run. Raises what `Job.check` raises, before anything is recorded; the run's
