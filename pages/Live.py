@@ -4,9 +4,10 @@ import streamlit as st
 
 from engine import files
 from engine.jobs.queue import discard
+from engine.runs.job import JobRecord
 from engine.runs.progress import Progress
 from engine.runs.run import Run
-from ui import formats, pictures, progress, run_choice, shell
+from ui import formats, pictures, progress, results, run_choice, shell
 from ui.run_choice import RunView
 from ui.text import line, plain
 
@@ -17,6 +18,17 @@ TRAINS_AGAIN = (
 )
 EVENTS = 200  # lines of the log that are shown, the newest
 TRACEBACK = 6000  # bytes of it, the last
+# What goes on in a phase, for those who see it for the first time.
+PHASES = {
+    "prepare": "The images and the model are loaded, and it is checked that the model can be replayed.",
+    "compile": "The steps are compiled once, so that all of them are faster.",
+    "train": "The classifier learns from the training images, batch by batch.",
+    "evaluate": "The trained model is asked about all images.",
+    "replay": "A replay goes through the training backwards, from its last step to its first, and adds up how much "
+    "each training image moved the targets.",
+    "rebuild": "The training is run once more, to the same states: what a replay reads of them was not kept.",
+    "retrain": "The model is trained again with other weights of its training images, to see what truly happens.",
+}
 
 
 # -- every second
@@ -24,7 +36,7 @@ TRACEBACK = 6000  # bytes of it, the last
 
 def draw_now(folder: Run, was_in_progress: bool) -> None:
     run, now = RunView.of(folder), progress.of(folder)
-    if was_in_progress and not run.manifest.in_progress:
+    if was_in_progress != run.manifest.in_progress:
         st.rerun()  # the whole page: the clock stops, the outcome appears
     if run.manifest.in_progress:
         draw_work(run, now)
@@ -33,33 +45,84 @@ def draw_now(folder: Run, was_in_progress: bool) -> None:
         draw_unfinished(run)
     for what in now.damage:
         st.warning(f"{plain(what)} The rest of the log is shown.", icon=":material/warning:")
-    draw_figures(now)
+    draw_figures(run, now)
     draw_ranks(now)
 
 
 def draw_work(run: RunView, now: Progress) -> None:
-    """What the job in hand is doing, and the button that stops it."""
-    st.markdown("  →  ".join(formats.stages(kind_in_hand(run), now.phase)))
+    """What the job in hand does and for which targets, how far it is, what to do meanwhile, and how to stop it."""
+    record = job_in_hand(run, now)
+    st.subheader(plain(results.doing(record)))
+    with shell.guarded():
+        st.markdown("  →  ".join(formats.stages(record.kind, now.phase)))
     phase = plain(formats.phase(now.phase))
     st.progress(now.fraction, text=f"{phase}: step {now.step:,} of {now.steps:,}" if now.steps else phase)
+    if now.phase == "queued":
+        draw_queue(run)
+    else:
+        st.caption(PHASES.get(now.phase, ""))
     warn_of_full_disk(now)
-    if st.button("Cancel the run", icon=":material/stop_circle:", key="cancel", **shell.acting()):
-        cancel(run)
+    draw_meanwhile(run)
+    draw_cancel(run)
 
 
-def kind_in_hand(run: RunView) -> str:
-    """The kind of the job that was begun last, or will be next."""
-    begun = [event["job"] for event in progress.log(run.folder) if isinstance(event.get("job"), str)]
-    return begun[-1] if begun else run.manifest.jobs[0].kind
+def job_in_hand(run: RunView, now: Progress) -> JobRecord:
+    """The job that was begun last, or will be next. Logs of older versions have its kind alone; its record stands in
+    the manifest until it is done."""
+    if now.fields:
+        return JobRecord(now.job, now.fields)
+    jobs = run.manifest.jobs
+    return next((job for job in jobs if job.kind == now.job), jobs[0] if jobs else JobRecord(now.job))
 
 
-def cancel(run: RunView) -> None:
-    if not shell.queue().cancel(run.id):
-        st.info("Another process works on this run; cancel it there.", icon=":material/info:")
-    elif RunView.of(run.folder).manifest.in_progress:
-        st.info("Stopping at the next step.", icon=":material/info:")
-    else:  # it had only waited
-        st.rerun()
+def draw_queue(run: RunView) -> None:
+    """What a run waits for that is queued."""
+    active = shell.queue().active()
+    before = active[: active.index(run.id)] if run.id in active else []
+    if not before:
+        st.caption("It begins as soon as the engine is free.")
+        return
+    with st.container(horizontal=True, vertical_alignment="center"):
+        st.caption(f"It waits until {formats.count(len(before), 'runs')} {'is' if before[1:] == [] else 'are'} done.")
+        st.page_link(
+            "pages/Live.py", label=f"See {before[0]}", icon=":material/monitoring:", query_params={"run": before[0]}
+        )
+
+
+def draw_meanwhile(run: RunView) -> None:
+    """What can be looked at while the rest is done: a person need not wait here."""
+    manifest = run.manifest
+    if not manifest.trained:
+        return
+    with st.container(horizontal=True, vertical_alignment="center", gap="medium"):
+        st.markdown("**Meanwhile:** the test images and their mistakes are ready.")
+        results.to("Test images", "Look at the test images", "grid_view", run)
+        if run.targets:
+            results.to(
+                "Influence", f"{formats.count(len(run.targets), 'targets')} explained so far", "image_search", run
+            )
+
+
+def draw_cancel(run: RunView) -> None:
+    engine = shell.queue()
+    if files.read_only():  # a guest stops nothing, here or elsewhere
+        return
+    if run.id not in engine.active():
+        st.info(f"{works_elsewhere(run)} Cancel it there.", icon=":material/terminal:")
+    elif engine.is_stopping(run.id):
+        st.button("Stopping …", icon=":material/hourglass_top:", key="stopping", disabled=True)
+        st.caption("The step in hand is done to its end. What was finished is kept.")
+    elif st.button("Cancel the run", icon=":material/stop_circle:", key="cancel", **shell.acting()):
+        engine.cancel(run.id)
+        st.rerun()  # a run that only waited has left the queue; one at work says that it is stopping
+
+
+def works_elsewhere(run: RunView) -> str:
+    begun = [event for event in progress.log(run.folder) if event["kind"] == "started"]
+    if not begun or "pid" not in begun[-1]:
+        return "Another program works on this run, such as the command line."
+    host, pid = plain(begun[-1].get("host", "this machine")), begun[-1]["pid"]
+    return f"Another program works on this run, such as the command line: process {pid} on {host}."
 
 
 def warn_of_full_disk(now: Progress) -> None:
@@ -97,10 +160,11 @@ def draw_outcome(run: RunView, now: Progress) -> None:
         )
     # The manifest has the error too, for where the log was deleted.
     what, remedy = error_of(run, now)
-    if status == "cancelled":
-        st.warning(f"Cancelled. {plain(what)} {goes_on}", icon=":material/warning:")
-    elif status == "finished" and manifest.resumable and manifest.error and manifest.error.kind == "cancelled":
-        st.warning(f"The further work was cancelled. {goes_on}", icon=":material/warning:")
+    further = status == "finished" and manifest.resumable and manifest.error and manifest.error.kind == "cancelled"
+    if status == "cancelled" or further:
+        again = "*Resume* puts it into the queue again." if now.phase == "queued" else goes_on
+        words = plain(what) if what.startswith("Cancelled") else f"Cancelled. {plain(what)}"
+        st.warning(f"{words} {again}", icon=":material/warning:")
     elif what and (status == "failed" or (status == "finished" and manifest.resumable)):
         shell.show_error(what, remedy)
         if status == "failed":
@@ -122,16 +186,19 @@ def error_of(run: RunView, now: Progress) -> tuple[str, str]:
 
 
 def draw_finished(run: RunView) -> None:
+    """The results of the jobs that were done last."""
+    done = results.last(progress.log(run.folder))
+    for each in done:
+        results.draw(run, each)
+    if done or run.manifest.resumable:  # what was not finished is told below
+        return
     if not run.manifest.scored:
         st.info("Finished. The scores of this run were deleted.", icon=":material/info:")
         return
-    st.success("Finished: the scores are ready.", icon=":material/check:")
+    st.success("Finished: the scores are ready.", icon=":material/check:")  # its log was deleted
     with st.container(horizontal=True):
-        for page, label, icon in (
-            ("Influence", "Look at the influence", "image_search"),
-            ("Trust", "Look at the trust report", "verified"),
-        ):
-            st.page_link(f"pages/{page}.py", label=label, icon=f":material/{icon}:", query_params={"run": run.id})
+        results.to("Influence", "Look at the influence", "image_search", run)
+        results.to("Trust", "Look at the trust report", "verified", run)
 
 
 def draw_traceback(run: RunView) -> None:
@@ -164,15 +231,20 @@ def draw_unfinished(run: RunView) -> None:
 # -- figures and charts
 
 
-def draw_figures(now: Progress) -> None:
-    shell.metrics(
-        {
-            "Phase": plain(formats.phase(now.phase)),
-            "Step": f"{now.step:,} of {now.steps:,}" if now.steps else "—",
+def draw_figures(run: RunView, now: Progress) -> None:
+    figures = {
+        "Phase": plain(formats.phase(now.phase)),
+        "Step": f"{now.step:,} of {now.steps:,}" if now.steps else "—",
+    }
+    if run.manifest.in_progress:
+        figures |= {
             "Rate": f"{now.rate:.3g} steps/s" if now.rate else "—",
-            "Time left in this phase": formats.duration(now.seconds_left),
+            "Left in this phase": formats.duration(now.seconds_left),
+            "Left in all": formats.duration(now.seconds_in_all),
         }
-    )
+    if now.accuracies:
+        figures["Test accuracy"] = formats.percent(now.accuracies[-1][1])
+    shell.metrics(figures)
 
 
 def draw_ranks(now: Progress) -> None:
@@ -205,19 +277,23 @@ def draw_charts(folder: Run, was_in_progress: bool) -> None:
 
 
 def draw_curves(now: Progress) -> None:
-    left, right = st.columns(2)
-    with left:
-        st.markdown("**Training loss**")
-        last = f"now {now.losses[-1]:.3f} nats" if now.losses else "which appears with the first"
-        pictures.chart(
-            pictures.curve(now.losses, "Batch loss", "nats"),
-            "loss",
-            f"Training loss over {len(now.losses)} steps, {last}",
-        )
-    with right:
-        st.markdown("**Learning rate**")
-        last = f"now {now.rates[-1]:.2e} a step" if now.rates else "which appears with the first steps"
-        pictures.chart(pictures.curve(now.rates, "Learning rate", "a step"), "rate", f"Learning rate, {last}")
+    """Of the run's training, also while something else is done; nothing where the log has none."""
+    if not now.losses:
+        st.caption("The curves of the training appear with its first steps." if now.phase != "done" else "")
+        return
+    curves = [("Training loss", "loss", pictures.curve(now.losses, "Batch loss", "nats"))]
+    words = [f"Training loss over {len(now.losses)} steps, now {now.losses[-1]:.3f} nats"]
+    if now.accuracies:
+        curves.append(("Accuracy on test images", "accuracy", pictures.accuracies(now.accuracies)))
+        last = formats.percent(now.accuracies[-1][1])
+        words.append(f"Accuracy on test images at {len(now.accuracies)} epochs, now {last}")
+    if now.rates:
+        curves.append(("Learning rate", "rate", pictures.curve(now.rates, "Learning rate", "a step")))
+        words.append(f"Learning rate, now {now.rates[-1]:.2e} a step")
+    for column, (title, key, figure), alt in zip(st.columns(len(curves)), curves, words, strict=True):
+        with column:
+            st.markdown(f"**{title}**")
+            pictures.chart(figure, key, alt)
 
 
 def draw_meters(now: Progress) -> None:
@@ -243,9 +319,13 @@ def draw_meter(now: Progress, title: str, lines: dict[str, str], limit: str, pow
     """One chart: `lines` are the meters by the name that is shown; that of `limit` bounds the others."""
     sizes = {name: formats.size(now.meters.get(meter)) for name, meter in lines.items()}
     st.markdown(f"**{title}**")
+    points = {name: now.points(meter) for name, meter in lines.items()}
+    if not any(values for _, values in points.values()):  # axes without a line would say something that is not so
+        st.caption("Measured with the first steps.")
+        return
     pictures.legend(sizes, limit)
     pictures.chart(
-        pictures.meters({name: now.points(meter) for name, meter in lines.items()}, limit, powers),
+        pictures.meters(points, limit, powers),
         title,
         f"{title} over time, now: {', '.join(f'{name} {size}' for name, size in sizes.items())}",
     )
@@ -262,8 +342,7 @@ with shell.page("Live"):
     config = run.manifest.config
     st.caption(
         f"{plain(config.dataset)} · {plain(config.model)} · {config.recipe.epochs} epochs of batches of "
-        f"{config.recipe.batch_size:,} images · {formats.count(len(config.targets), 'targets')} · "
-        f"{plain(config.replay_mode)} mode"
+        f"{config.recipe.batch_size:,} images · {plain(config.replay_mode)} mode"
     )
     in_progress = run.manifest.in_progress
     # A browser on the same machine takes its share of the cores to draw charts, so they come less often.

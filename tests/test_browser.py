@@ -78,7 +78,7 @@ def test_the_sample_from_the_button_to_the_clean_up(page, tmp_path, finished_sam
         page.go_back()
         expect(page.get_by_text("Finished: the scores are ready.")).to_be_visible()
         assert run.status == "finished" and len(runs.list_runs(outputs)) == 1
-        expect(page.locator(".js-plotly-plot")).to_have_count(4)  # drawn once their code is fetched
+        expect(page.locator(".js-plotly-plot")).to_have_count(5)  # drawn once their code is fetched
 
         page.get_by_role("link", name="Look at the influence").click()
         settled(page, "Influence")
@@ -346,7 +346,7 @@ def test_deleted_checkpoints_are_rebuilt_from_the_storage_page(page, tmp_path):
             idle(page)
             page.get_by_role("button", name="Rebuild checkpoints").click()
             settled(page, "Live")
-            expect(page.get_by_text("Finished: the scores are ready.")).to_be_visible()
+            expect(page.get_by_text("Finished: the checkpoints are complete")).to_be_visible()
             assert run.manifest().kept_mode == mode and run.scores().targets()
             assert (run.storage().sizes()["trajectory"] == before) == (mode == "disk")
             expect(page.get_by_text(f"Checkpoints for {mode} mode are complete")).to_be_visible()
@@ -364,9 +364,9 @@ def test_scores_are_checked_by_retraining_from_the_pages(page, tmp_path):
     with run.lock():
         work.execute(run)
 
-    def finishes() -> None:
+    def finishes(words: str) -> None:
         settled(page, "Live")
-        expect(page.get_by_text("Finished: the scores are ready.")).to_be_visible()
+        expect(page.get_by_text(words)).to_be_visible()
 
     with server(tmp_path, page) as (url, _):
         page.goto(f"{url}/Trust?run={run.id}")
@@ -377,7 +377,7 @@ def test_scores_are_checked_by_retraining_from_the_pages(page, tmp_path):
         page.get_by_role("spinbutton", name="Subsets").press("Enter")
         idle(page)
         page.get_by_role("button", name="Validate", exact=True).click()
-        finishes()
+        finishes("Checked.")
         page.get_by_role("link", name="Look at the trust report").click()
         settled(page, "Trust")
         expect(page.locator('[data-testid="stMetric"]', has_text="LDS, mean")).to_be_visible()
@@ -399,11 +399,9 @@ def test_scores_are_checked_by_retraining_from_the_pages(page, tmp_path):
         row = page.locator('[data-testid="stTable"] tr', has_text="Loss (nats)").last
         expect(row).to_contain_text(re.compile(r"\d\.\d{4}.*\d\.\d{4}.*—"))
         page.get_by_role("button", name="Check by retraining").click()
-        finishes()
-        page.get_by_role("link", name="Look at the influence").click()
+        finishes("Trained again: 2 images left out.")
+        page.get_by_role("link", name="What if? on All test images").click()  # the target that was asked about
         settled(page, "Influence")
-        page.get_by_role("combobox", name="Target").first.click()
-        page.get_by_role("option", name="All test images").click()
         expect(row).to_contain_text(re.compile(r"\d\.\d{4}.*\d\.\d{4}.*\d\.\d{4}"))
         assert len(trust.what_ifs(run.manifest())[0]["left_out"]) == 2
 

@@ -1,5 +1,9 @@
 """*Live*, and what jobs tell of themselves: what runs, how long it takes in all, and what came of it."""
 
+import contextlib
+import dataclasses
+import json
+import os
 import threading
 from types import SimpleNamespace
 
@@ -7,12 +11,15 @@ import numpy as np
 import pytest
 import torch
 
+from engine.analysis import trust
 from engine.core.state import State
 from engine.core.stream import Examples
 from engine.datasets import registry as datasets
 from engine.errors import CancelledError
 from engine.jobs import accuracy, ahead
 from engine.jobs import execute as work
+from engine.jobs.job import Job, Result
+from engine.jobs.queue import JobQueue
 from engine.jobs.rebuild import Rebuild
 from engine.jobs.registry import JOBS, from_record
 from engine.jobs.replay import Replay
@@ -23,7 +30,9 @@ from engine.jobs.what_if import WhatIf
 from engine.runs import run as runs
 from engine.runs.job import JobRecord
 from engine.runs.progress import Progress, follow
+from tests.helpers import button, said, show, sound, wait_for
 from tests.quick import CONFIG
+from ui import formats, pictures
 
 pytestmark = pytest.mark.usefixtures("root")
 
@@ -226,8 +235,255 @@ def test_a_cancel_is_told_in_the_direction_of_the_progress(quick, monkeypatch, j
 
 
 def test_every_kind_of_job_foretells_its_phases(quick):
-    dataset = datasets.load(quick.manifest().config.dataset)
+    dataset = dataset_of(quick)
     assert {kind for kind, job in JOBS.items() if "ahead" not in vars(job)} == set()
     assert [(p.name, p.cost) for p in Rebuild("disk").ahead(quick, dataset)] == [("rebuild", 10)]
     assert [p.name for p in Replay(("test:3",), "loss", "memory").ahead(quick, dataset)] == ["replay"]
     assert [p.name for p in Replay(("test:3",), "loss", "recompute").ahead(quick, dataset)] == ["rebuild", "replay"]
+
+
+# -- what came of it, and the way back
+
+
+def links(app) -> dict[str, str]:
+    """Queries of the page's links, those of the sidebar left out, by page and label."""
+    beside = {id(link.proto) for link in app.sidebar.get("page_link")}
+    shown = [link.proto for link in app.get("page_link") if id(link.proto) not in beside]
+    return {f"{link.page}: {link.label}": link.query_string.replace("%3A", ":") for link in shown}
+
+
+def dataset_of(run: runs.Run):
+    return datasets.load(run.manifest().config.dataset)
+
+
+def headings(app) -> list[str]:
+    return [each.value for each in app.subheader]
+
+
+def submitted(run: runs.Run, job: Job, asked_on: str = "", asked_about: str = "") -> None:
+    queue = JobQueue.of(run.root)
+    queue.submit(run.id, job, asked_on, asked_about)
+    wait_for(queue)
+
+
+def test_a_replay_ends_with_the_targets_that_it_explained(quick):
+    submitted(quick, Replay(("test:7", "class:1")), "Test images")
+    app = show("pages/Live.py", run=quick.id)
+    assert "Finished: the scores are ready." in said(app)
+    assert any("**2 targets explained.**" in each.value for each in app.markdown)
+    shown = links(app)
+    title = quick.manifest().score_sets.target("test:7.loss").target.title(dataset_of(quick))
+    assert shown[f"Influence: {title}"] == f"run={quick.id}&target=test:7.loss"
+    assert shown["Influence: Look at the influence"] == f"run={quick.id}&target=test:7.loss"
+    assert not [label for label in shown if "Find bad labels" in label]
+    assert sum("<img " in each.proto.body for each in app.get("html")) >= 2
+
+
+def test_scores_for_find_bad_labels_lead_back_there(quick):
+    submitted(quick, Replay(("test:all",)), "Find bad labels")
+    assert "Find_bad_labels: Find bad labels with these scores" in links(show("pages/Live.py", run=quick.id))
+
+
+def test_a_what_if_ends_with_its_table_for_the_target_that_was_looked_at(quick):
+    submitted(quick, WhatIf.of([3, 4]), "Influence", "test:1.loss")
+    app = show("pages/Live.py", run=quick.id)
+    assert "Trained again: 2 images left out." in said(app) and "scores are ready" not in said(app)
+    (report,) = trust.what_ifs(quick.manifest())
+    asked = next(target for target in report["targets"] if target["key"] == "test:1.loss")
+    dataset = dataset_of(quick)
+    assert app.table[0].value.to_dict("records") == formats.what_if_table(asked, dataset.classes)
+    shown = links(app)
+    (label,) = [label for label in shown if label.startswith("Influence: What if?")]
+    assert shown[label] == f"run={quick.id}&target=test:1.loss"
+    assert "Find_bad_labels: Back to Find bad labels" not in shown
+    # Done again from another page, about nothing: its first target, and the way back there.
+    submitted(quick, WhatIf.of([5]), "Find bad labels")
+    shown = links(show("pages/Live.py", run=quick.id))
+    assert "Find_bad_labels: Back to Find bad labels" in shown
+    assert [q for label, q in shown.items() if "What if?" in label] == [f"run={quick.id}&target=test:0.loss"]
+
+
+def test_a_validation_ends_with_its_verdict_and_a_rebuild_with_what_it_is_good_for(quick):
+    submitted(quick, Validate(5), "Trust")
+    app = show("pages/Live.py", run=quick.id)
+    (report,) = trust.reports(quick.manifest())
+    assert trust.verdict(quick.manifest()).reason[:40] in said(app).replace("\\", "")
+    assert any(f"**{formats.figure(report['lds_mean'])}**" in each.value for each in app.markdown)
+    assert list(links(app)) == ["Trust: Look at the trust report"]
+    submitted(quick, Rebuild("disk"))
+    assert "the checkpoints are complete" in said(show("pages/Live.py", run=quick.id))
+
+
+def test_a_kind_of_ones_own_has_a_headline_and_an_end(quick, monkeypatch):
+    @dataclasses.dataclass(frozen=True)
+    class Count(Job):
+        kind = "count"
+        stages = ("prepare", "done")
+
+        def check(self, run, dataset):
+            return self
+
+        def do(self, session):
+            return Result(reports=("counted",))
+
+    monkeypatch.setitem(JOBS, "count", Count)
+    assert Count().doing() == "Doing the job «count»" and Count().ahead(quick, None) == ()
+    submitted(quick, Count())
+    app = show("pages/Live.py", run=quick.id)
+    assert "Finished: the job «count». It wrote counted." in said(app) and "Trust: Look at the trust report" in links(
+        app
+    )
+
+
+def test_several_jobs_of_one_resumption_each_have_their_result(quick):
+    cancel = threading.Event()
+    cancel.set()
+    for job in (Replay(("test:8",)), WhatIf.of([3])):
+        with pytest.raises(CancelledError):
+            do(quick, job, cancel=cancel)
+    JobQueue.of(quick.root).resume(quick.id)
+    wait_for(JobQueue.of(quick.root))
+    app = show("pages/Live.py", run=quick.id)
+    assert "the scores are ready" in said(app) and "Trained again: 1 image left out" in said(app)
+
+
+def test_of_a_log_that_says_no_results_the_scores_that_it_names_are_shown(quick):
+    """As versions before 0.4.0 wrote them: no record with «started», no «done»."""
+    do(quick, Replay(("test:9",)))
+    quick.events_log.append("queued", ahead=0, job="replay")
+    quick.events_log.append("started", job="replay")
+    quick.events_log.append("phase", phase="replay", steps=10)
+    quick.events_log.append("finished", scores="loss-001")
+    shown = links(show("pages/Live.py", run=quick.id))
+    assert shown["Influence: Look at the influence"] == f"run={quick.id}&target=test:9.loss"
+    quick.storage().clean(("logs",))
+    assert "the scores are ready" in said(show("pages/Live.py", run=quick.id))
+    quick.storage().clean(("scores",))
+    assert "were deleted" in said(show("pages/Live.py", run=quick.id))
+
+
+@pytest.mark.parametrize(
+    "event",
+    [
+        {"kind": "done", "job": "![x](http://evil.example/p.png)", "reports": ["../../etc", "[a](b)"]},
+        {"kind": "done", "job": "replay", "scores": "../config"},
+        {"kind": "done", "job": "what-if", "reports": ["none"]},
+        {"kind": "started", "job": "replay", "fields": {"targets": [3], "mode": {}}, "host": "![x](y)", "pid": 1},
+        {"kind": "started", "job": "replay", "phases": [{"phase": "![x](y)", "cost": 2**62}], "step_seconds": 1e300},
+        {"kind": "queued", "job": "replay", "asked_on": "../../etc", "asked_about": "![x](y)"},
+        {"kind": "accuracy", "step": 2**60, "accuracy": 1.0, "images": 2**60},
+    ],
+)
+@pytest.mark.parametrize("held", [False, True])
+def test_a_log_of_another_hand_is_text_and_stops_no_page(quick, event, held):
+    quick.events_log.append(**event)
+    with quick.lock() if held else contextlib.nullcontext():
+        if held:
+            quick.update_manifest(status_said="replaying")
+        app = show("pages/Live.py", run=quick.id)
+    assert "](" not in "".join(each.value for each in (*app.subheader, *app.markdown, *app.caption)).replace("\\", "@")
+
+
+@pytest.mark.parametrize(
+    "event", [{"kind": "accuracy", "step": 1, "accuracy": 1.5, "images": 3}, {"kind": "started", "fields": [1]}]
+)
+def test_an_event_that_says_what_cannot_be_is_damage(quick, event):
+    quick.events_log.append(**event)
+    assert quick.events()[0][-1]["kind"] == "unreadable"
+
+
+# -- while it runs
+
+
+@contextlib.contextmanager
+def at_work(run: runs.Run, *events: dict, status: str = "replaying"):
+    """The run is in the hands of another process, which has told these events."""
+    run.update_manifest(status_said=status)
+    for event in events:
+        run.events_log.append(**event)
+    lock = run.lock().acquire()
+    try:
+        yield
+    finally:
+        os.close(lock)
+
+
+def metrics(app) -> dict[str, str]:
+    return {each.label: each.value for each in app.metric}
+
+
+def test_the_headline_says_the_job_the_figures_the_time_in_all_and_what_can_be_looked_at(quick):
+    job = Replay(("test:19", "test:5"), "loss", "memory")
+    begun = {"kind": "started", "job": "replay", "fields": job.record().fields, "host": "here", "pid": 4711}
+    begun |= {"phases": [{"phase": "rebuild", "cost": 10}, {"phase": "replay", "cost": 50}], "step_seconds": 2.0}
+    with at_work(quick, begun, {"kind": "phase", "phase": "rebuild", "steps": 10}):
+        app = show("pages/Live.py", run=quick.id)
+    assert headings(app) == ["Replaying 2 targets: test 19, test 5"]
+    assert metrics(app)["Left in all"] == "2 min 00 s" and metrics(app)["Left in this phase"] == "—"
+    assert metrics(app)["Test accuracy"] == formats.percent(quick.manifest().test_accuracy)
+    assert any("run once more, to the same states" in each.value for each in app.caption)
+    shown = links(app)
+    assert shown["Test_images: Look at the test images"] == f"run={quick.id}"
+    # It is another process's: nothing here could stop it.
+    assert not [each for each in app.button if "ancel" in each.label]
+    assert "process 4711 on here. Cancel it there." in said(app)
+    assert "2 targets" not in app.main.caption[0].value and "10 steps" not in said(app)
+
+
+def test_an_interrupted_run_has_no_time_left_and_a_failed_one_none(quick):
+    with at_work(quick, {"kind": "started", "job": "replay"}, {"kind": "phase", "phase": "replay", "steps": 10}):
+        quick.events_log.append("progress", phase="replay", step=3, steps=10, rate=0.1)
+        assert metrics(show("pages/Live.py", run=quick.id))["Left in this phase"] == "1 min 10 s"
+    app = show("pages/Live.py", run=quick.id)
+    assert "Interrupted" in said(app) and metrics(app)["Step"] == "3 of 10"
+    assert not [label for label in metrics(app) if "Left" in label]
+
+
+def test_charts_without_values_are_not_drawn(quick):
+    quick.storage().clean(("logs",))
+    with at_work(quick, {"kind": "started", "job": "replay"}):
+        app = show("pages/Live.py", run=quick.id)
+    assert not app.get("plotly_chart")
+    assert any("Measured with the first steps." in each.value for each in app.caption)
+
+
+def test_the_accuracy_is_drawn_in_per_cent_at_its_steps(quick):
+    (line,) = pictures.accuracies([(5, 0.5), (10, 0.75)]).data
+    assert list(line.x) == [5, 10] and list(line.y) == [50, 75]
+    drawn = [json.loads(chart.proto.spec) for chart in show("pages/Live.py", run=quick.id).get("plotly_chart")]
+    titles = [chart["layout"]["yaxis"].get("title", {}).get("text") for chart in drawn]
+    assert titles[:3] == ["Batch loss (nats)", "Right", "Learning rate (a step)"]
+
+
+def test_a_queued_run_that_is_cancelled_leaves_the_queue_at_once_and_says_so(quick, monkeypatch):
+    """While another run works; and that one says «Stopping …» until it has stopped."""
+    begun, go_on, exact = threading.Event(), threading.Event(), work.opened
+
+    def opened(*given):
+        begun.set()
+        assert go_on.wait(120)
+        return exact(*given)
+
+    monkeypatch.setattr(work, "opened", opened)
+    queue = JobQueue.of(quick.root)
+    queue.submit(quick.id, Replay(("test:3",)))
+    assert begun.wait(120)
+    try:
+        waiting = queue.start(quick.manifest().config)
+        app = show("pages/Live.py", run=waiting)
+        assert headings(app) == ["Training, and replaying for 2 targets: test 0, test 1"]
+        assert any("waits until 1 run is done" in each.value for each in app.caption)
+        sound(button(app, "Cancel the run").click().run())
+        assert "Cancelled before it began: it has left the queue." in said(app) and queue.active() == [quick.id]
+        assert "puts it into the queue again" in said(app) and not button(app, "Resume the run").disabled
+
+        app = show("pages/Live.py", run=quick.id)
+        sound(button(app, "Cancel the run").click().run())
+        for _ in range(2):  # it stays until the step in hand is done
+            assert button(app, "Stopping …").disabled and not [b for b in app.button if "Cancel" in b.label]
+            sound(app.run())
+    finally:
+        go_on.set()
+        wait_for(queue)
+    app = show("pages/Live.py", run=quick.id)
+    assert "Cancelled while replaying" in said(app) and not [b for b in app.button if "Stopping" in b.label]

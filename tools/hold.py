@@ -47,8 +47,8 @@ def install(hold: Hold) -> None:
     resume.RESUME_SHARE = math.inf
     exact = journal.Meter.report
 
-    def report(meter: journal.Meter, done: int, *curves: Any) -> None:
-        exact(meter, done, *curves)
+    def report(meter: journal.Meter, done: int, *curves: Any, **more: Any) -> None:
+        exact(meter, done, *curves, **more)
         cancelled = meter.journal.disk_space.cancelled
         while (
             meter.phase == hold.phase

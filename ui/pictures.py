@@ -312,6 +312,22 @@ def curve(values: list[float], title: str, unit: str) -> go.Figure:
     return _calm(figure, 240)
 
 
+def accuracies(points: list[tuple[int, float]]) -> go.Figure:
+    """Shares of test images that are right, after so many steps each."""
+    steps, shares = zip(*points, strict=True)
+    figure = go.Figure(
+        go.Scatter(
+            x=steps,
+            y=[100 * share for share in shares],
+            mode="lines+markers",
+            hovertemplate="after step %{x}<br>%{y:.1f} % right<extra></extra>",
+        )
+    )
+    figure.update_xaxes(title="Step", rangemode="tozero")
+    figure.update_yaxes(title="Right", ticksuffix=" %", nticks=6)
+    return _calm(figure, 240)
+
+
 def agreement(report: dict, key: str | None, words: str) -> go.Figure:
     """Predicted against actual change of one target, or of all, with the line of equality; `words` are those of the
     target function."""

@@ -78,6 +78,7 @@ def page(title: str):
     st.set_page_config(
         page_title=f"{title} · Replay Explorer" if title != "Replay Explorer" else title, page_icon="🔁", layout="wide"
     )
+    st.session_state["page"] = title
     framed = False
     with guarded():
         with st.sidebar:
@@ -195,8 +196,11 @@ def _outputs_setting() -> str | None:
 
 
 def submit(run_id: str, job: Job) -> None:
-    """Queues a job of a run and goes on to *Live*, which shows it. Raises what is wrong with the job."""
-    queue().submit(run_id, job)
+    """Queues a job of a run and goes on to *Live*, which shows it, and in the end leads back to this page. Raises what
+    is wrong with the job."""
+    hand = st.session_state.get("in hand", {})
+    about = hand.get("target", "") if hand.get("run") == run_id else ""
+    queue().submit(run_id, job, st.session_state.get("page", ""), about)
     st.switch_page("pages/Live.py", query_params={"run": run_id})
 
 

@@ -9,6 +9,7 @@ and, for what was not foreseen, in log.txt with the traceback.
 import contextlib
 import logging
 import os
+import socket
 import threading
 import time
 import traceback
@@ -99,7 +100,8 @@ def _do_all(run: Run, jobs: tuple[Job, ...], journal: Journal, cancel: threading
     for folder in FOLDERS:
         files.make_folder(run.path / folder)
     for job in jobs:
-        journal.event("started", job=job.kind, fields=job.record().fields, **_foretold(run, job))
+        where = {"host": socket.gethostname(), "pid": os.getpid()}
+        journal.event("started", job=job.kind, fields=job.record().fields, **where, **_foretold(run, job))
         journal.save(SPARE_BYTES, lambda: files.write_bytes(run.path / SPARE, bytes(SPARE_BYTES)))
         recorded = job
         try:

@@ -5,8 +5,9 @@ time. Each line has `time` (seconds since 1970) and `kind`:
 
     queued     `job`, the kind of job; `asked_on`, the page where it was asked for, and `asked_about`, the key of the
                target that was looked at there
-    started    `job` and its `fields`, as its record has them; `phases`, what it will go through: of each `phase` its
-               `cost`, in training steps; `step_seconds`, what one took before (null: not known)
+    started    `job` and its `fields`, as its record has them; `host` and `pid` of the process; `phases`, what it will
+               go through: of each `phase` its `cost`, in training steps; `step_seconds`, what one took before (null:
+               not known)
     done       that job is: its `job` and `fields`, and by name the `scores` and `reports` that it left
     finished, cancelled, cleaned, continued, note
     phase      `phase` ("prepare", "compile", "train", "evaluate", "replay", "rebuild", "retrain"), its `steps`,
@@ -99,8 +100,10 @@ def share(value: Any) -> float:
 
 
 READERS = {
-    **dict.fromkeys(("phase", "text", "what", "remedy", "run", "after", "job", "asked_on", "asked_about"), text),
-    **dict.fromkeys(("step", "steps", "done", "ahead", "images"), whole),
+    **dict.fromkeys(
+        ("phase", "text", "what", "remedy", "run", "after", "job", "asked_on", "asked_about", "host"), text
+    ),
+    **dict.fromkeys(("step", "steps", "done", "ahead", "images", "pid"), whole),
     **dict.fromkeys(("needed", "bytes"), number),
     **dict.fromkeys((*METERS, "rate", "step_seconds"), optional(number)),
     "phases": [{"phase": text, "cost": whole}],

@@ -69,7 +69,11 @@ def follow(progress: Progress, events: list[dict]) -> Progress:
     that is resumed after `done` steps drops what was drawn of the steps that are run again."""
     for event in events:
         kind = event["kind"]
-        if kind == "started":
+        if kind == "queued":  # what a job before it came to is over
+            progress.phase, progress.step, progress.steps, progress.fraction = "queued", 0, 0, 0.0
+            progress.rate = progress.seconds_left = progress.error = None
+            progress.job, progress.fields, progress.phases = event.get("job", ""), {}, []
+        elif kind == "started":
             progress.error = progress.paused = None
             progress.ranks = []
             progress.series = {}  # another process, or another day: its meters begin anew
