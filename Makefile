@@ -10,7 +10,7 @@ SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 WORKERS ?= 2
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 
-.PHONY: run check test bench bench-scaling bench-ui bench-storage bench-data story bench-emoji bench-trust bench-labels trust trust-gpu trust-grid seeds faults data screenshots browser clean
+.PHONY: run check test bench bench-scaling bench-ui tasks bench-storage bench-data story bench-emoji bench-trust bench-labels trust trust-gpu trust-grid seeds faults data screenshots browser clean
 
 run: .venv/app.stamp
 	$(BIN)/streamlit run app.py
@@ -32,6 +32,10 @@ bench: .venv/test.stamp
 # five minutes. The images are those of Debian's package dataset-fashion-mnist, or of REPLAY_DATA_DIR. JSON=FILE keeps all.
 bench-ui: .venv/test.stamp browser
 	$(BIN)/python -m tools.bench_ui $(if $(JSON),--json $(JSON))
+
+# What a person comes to do, in a real browser: clicks and seconds; about six minutes. APP=DIR drives another checkout.
+tasks: .venv/test.stamp browser
+	$(BIN)/python -m tools.tasks $(if $(APP),--app $(APP)) $(if $(JSON),--json $(JSON))
 
 # What each replay mode takes on disk, in memory and in time; about five minutes.
 bench-storage: .venv/test.stamp

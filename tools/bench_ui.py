@@ -284,7 +284,7 @@ def main() -> None:
         root = runs.outputs_root(folder)
         run = make_run(root)
         copies(run, call.runs)
-        page = browser.new_page(viewport={"width": 1440, "height": 900})
+        page = browser.new_context(viewport={"width": 1440, "height": 900}).new_page()
         page.set_default_timeout(60_000)
         for _ in range(call.turns):
             for name, app in apps.items():
