@@ -1,5 +1,7 @@
 """Test images: browse them by what the model makes of them, explain some, or bring an image of your own."""
 
+from collections.abc import Iterable
+
 import streamlit as st
 
 from engine.analysis import logits as logit_maths
@@ -8,11 +10,13 @@ from engine.datasets import raster
 from engine.runs import uploads
 from engine.runs.scores import TargetRef
 from engine.targets import UploadedImage
-from ui import cards, explain, formats, gallery, link, paging, pictures, run_choice, shell
+from ui import cards, explain, formats, gallery, link, paging, pictures, run_choice, shell, ticks
 from ui.paging import EVERY, class_name, from_the_first
 from ui.run_choice import RunView
 from ui.text import line, plain
 
+SMALL_TILES = 32  # of the ticked images
+MOST_TICKED = 500  # images that an address names
 MISTAKES = 200  # pairs of classes that are listed where there is no matrix
 MOST_MEGABYTES = 20  # of an upload
 
@@ -25,11 +29,11 @@ def draw_list(run: RunView) -> None:
     among, order = choose_filters(run)
     indices, predicted, confidence = test_lists.test_images(logits, dataset.test_labels, among, order)
     draw_confusion(run, predicted)
-    st.caption(f"{formats.count(len(indices), 'test images')} of {len(dataset.test_labels):,} with these filters.")
-    pages = paging.pages(len(indices))
-    page = link.whole("page", 1, pages, 1)
-    if pages > 1:
-        page = st.pagination(pages, default=page, key=f"page-{run.id}-{hash((among, order))}")
+    st.caption(
+        f"{formats.count(len(indices), 'test images')} of {len(dataset.test_labels):,} with these filters. Below each: "
+        "its true label, what the model takes it for (✓ right, ✗ wrong), and the probability that it gives to that."
+    )
+    page = paging.choose(len(indices), f"page-{run.id}-{hash((among, order))}")
     refs = {ref.name: ref for ref in run.targets.values()}
     tiles = [
         tile_of(run, i, predicted[i], confidence[i], refs.get(f"test:{i}"))
@@ -46,6 +50,7 @@ def draw_list(run: RunView) -> None:
         predicted=formats.unless(st.session_state["tests-predicted"], EVERY),
         order=order,
         page=page,
+        ticked=ticked_of(run),
         **{"from": formats.whole_percent(among.low), "to": formats.whole_percent(among.high)},
     )
     link.copy()
@@ -55,11 +60,12 @@ def choose_filters(run: RunView) -> tuple[test_lists.TestFilter, str]:
     classes = [EVERY, *run.dataset.classes]
     for name in ("true", "predicted"):
         link.follow(f"tests-{name}", link.one_of(name, classes, EVERY))
+    link.follow(f"wrong-{run.id}", link.one_of("wrong", (0, 1), 0) == 1)
     limits = sorted((link.whole("from", 0, 100, 0), link.whole("to", 0, 100, 100)))
+    link.follow(f"confidence-{run.id}", tuple(limits))
+    link.follow(f"order-{run.id}", link.one_of("order", test_lists.ORDERS, "wrong first"))
     with st.container(horizontal=True, vertical_alignment="bottom"):
-        wrong = st.toggle(
-            "Misclassified only", link.one_of("wrong", (0, 1), 0) == 1, key=f"wrong-{run.id}", on_change=from_the_first
-        )
+        wrong = st.toggle("Misclassified only", key=f"wrong-{run.id}", on_change=from_the_first)
         labels = [
             st.selectbox(
                 f"{name.capitalize()} label",
@@ -75,11 +81,10 @@ def choose_filters(run: RunView) -> tuple[test_lists.TestFilter, str]:
             "Confidence (%)",
             0,
             100,
-            limits,
             on_change=from_the_first,
             width=240,
             key=f"confidence-{run.id}",
-            help="The probability of the predicted label.",
+            help=f"The probability of the predicted label. {formats.help_text('probability')}",
         )
         order = st.selectbox(
             "Order",
@@ -87,7 +92,6 @@ def choose_filters(run: RunView) -> tuple[test_lists.TestFilter, str]:
             key=f"order-{run.id}",
             width=150,
             on_change=from_the_first,
-            index=test_lists.ORDERS.index(link.one_of("order", test_lists.ORDERS, "wrong first")),
         )
     true, predicted = (paging.label_number(label, run.dataset.classes) for label in labels)
     return test_lists.TestFilter(wrong, true, predicted, formats.share(low), formats.share(high)), order
@@ -98,7 +102,7 @@ def draw_confusion(run: RunView, predicted) -> None:
     if len(classes) > pictures.MOST_CLASSES:
         draw_confusions(run, predicted)
         return
-    with st.expander("Confusion matrix", icon=":material/grid_on:"):
+    with st.expander("Confusion matrix"):
         pictures.chart(
             pictures.confusion(test_lists.confusion(predicted, run.dataset.test_labels, len(classes)), classes),
             key,
@@ -110,7 +114,7 @@ def draw_confusion(run: RunView, predicted) -> None:
 
 def draw_confusions(run: RunView, predicted) -> None:
     """In place of a matrix of thousands of rows."""
-    with st.expander("Most frequent mistakes", icon=":material/grid_on:"):
+    with st.expander("Most frequent mistakes"):
         names = [line(name) for name in run.dataset.classes]
         found = test_lists.confusions(predicted, run.dataset.test_labels, MISTAKES)
         st.dataframe(
@@ -156,29 +160,54 @@ def tile_of(run: RunView, index: int, predicted: int, confidence: float, ref: Ta
 # -- explain some
 
 
-def ticked_of(run: RunView) -> set[int]:
-    return st.session_state.setdefault(f"chosen-tests-{run.id}", set())
+def read_ticks(run: RunView) -> None:
+    """The address has them, so that they survive a reload and «back»; they are the last ones where a person comes from
+    another page, whose links have none."""
+    key = ticks_key(run)
+    if "order" in st.query_params or "ticked" in st.query_params or key not in st.session_state:
+        st.session_state[key] = link.numbers("ticked", 0, paging.last(len(run.dataset.test_labels)), MOST_TICKED)
+
+
+def ticks_key(run: RunView) -> str:
+    return f"ticked-tests-{run.id}"
+
+
+def ticked_of(run: RunView) -> tuple[int, ...]:
+    """Indices of test images, in the order in which they were ticked."""
+    return st.session_state[ticks_key(run)]
 
 
 def tick(run: RunView, changes: dict[int, bool]) -> None:
-    ticked = ticked_of(run)
-    for index, on in changes.items():
-        if on:
-            ticked.add(index)
-        else:
-            ticked.discard(index)
+    left = [index for index in ticked_of(run) if changes.get(index, True)]
+    keep_ticks(run, dict.fromkeys([*left, *(index for index, on in changes.items() if on)]))
 
 
-def draw_explanation(run: RunView) -> None:
+def keep_ticks(run: RunView, indices: Iterable[int] = ()) -> None:
+    ticked = tuple(indices)[:MOST_TICKED]
+    st.session_state[ticks_key(run)] = ticked
+    st.query_params["ticked"] = ",".join(map(str, ticked))
+
+
+def draw_ticked(run: RunView) -> None:
+    """What is ticked, and the replay that explains it, at the bottom of the view."""
     ticked = sorted(ticked_of(run))
-    st.subheader("Explain these")
     if not ticked:
-        st.caption("Tick test images: one replay finds the training images behind all of them.")
-        return
-    names = tuple(f"test:{index}" for index in ticked)
-    st.caption(f"{formats.count(len(ticked), 'test images')} ticked: {', '.join(names)}.")
-    st.button("Clear", icon=":material/clear:", on_click=ticked_of(run).clear)
-    explain.choose(run, names, "tests")
+        text = (
+            "No test image is ticked: tick those to explain. One replay finds the training images behind all of them."
+        )
+    else:
+        text = f"{formats.count(len(ticked), 'test images')} ticked"
+    with ticks.strip(text, "explain"):
+        if not ticked:
+            return
+        with st.popover(
+            f"Explain {formats.count(len(ticked), 'test images')}", icon=":material/search:", type="primary"
+        ):
+            pictures.plain_tiles(run.dataset, "test", ticked[:SMALL_TILES])
+            if ticked[SMALL_TILES:]:
+                st.caption(f"The first {SMALL_TILES} of them.")
+            explain.choose(run, tuple(f"test:{index}" for index in ticked), "tests")
+        st.button("Clear", key="tests-clear", icon=":material/clear:", on_click=keep_ticks, args=(run,))
 
 
 # -- an image of one's own
@@ -267,6 +296,7 @@ with shell.page("Test images"):
         )
         run_choice.link_to_live(run)
         st.stop()
-    for draw in (draw_list, draw_explanation, draw_own_image):
+    read_ticks(run)
+    for draw in (draw_list, draw_own_image, draw_ticked):
         with shell.guarded():
             draw(run)

@@ -28,10 +28,7 @@ def browse(run: RunView) -> None:
     link.follow(key, link.one_of("label", labels, EVERY))
     label = st.selectbox("Given label", labels, key=key, width=220, on_change=from_the_first, format_func=class_name)
     indices = paging.of_class(run.dataset.train_labels, paging.label_number(label, run.dataset.classes))
-    pages = paging.pages(len(indices))
-    page = link.whole("page", 1, pages, 1)
-    if pages > 1:
-        page = st.pagination(pages, default=page, key=f"page-{run.id}-{label}")
+    page = paging.choose(len(indices), f"page-{run.id}-{label}")
     link.keep(run=run.id, view="browse", label=formats.unless(label, EVERY), page=page)
     st.caption(f"{formats.count(len(indices), 'training images')}. Click one to see what it did to the run's targets.")
     images = paging.of_page(indices, page)
@@ -50,24 +47,16 @@ def outwards(run: RunView) -> None:
     link.keep(run=run.id, view="image", image=index)
     effects = outward_effects.outward(run.manifest, index)
     draw_image(run, index)
+    scales = formats.scales((e.ref.function for e in effects), [e.score for e in effects])
     st.caption(
         "What training on this image did to each target: a target that it *helps* would be worse without it, one that "
         "it *harms* would be better. The bar is its share of the largest effect that any image had on that target, and "
-        f"puts the targets in order. [What the words mean]({formats.glossary_address('helps')})"
+        f"puts the targets in order. {plain(formats.units(scales, run.dataset.classes))} "
+        f"[What the words mean]({formats.glossary_address('helps')})"
     )
-    scales = scales_of(effects)
     draw_strongest(run, "Helped most", [effect for effect in reversed(effects) if effect.side == "helpful"], scales)
     draw_strongest(run, "Harmed most", [effect for effect in effects if effect.side == "harmful"], scales)
     draw_effects(run, effects, scales)
-
-
-def scales_of(effects: list[outward_effects.Effect]) -> dict[str, formats.Scale]:
-    """One for each target function."""
-    functions = dict.fromkeys(effect.ref.function for effect in effects)
-    return {
-        function: formats.Scale.of((e.score for e in effects if e.ref.function == function), function)
-        for function in functions
-    }
 
 
 def draw_image(run: RunView, index: int) -> None:
@@ -105,7 +94,7 @@ def draw_strongest(
         [
             cards.TargetTile(
                 effect.ref,
-                (scales[effect.ref.function].with_unit(effect.score), formats.place_of(effect.rank, effect.of)),
+                (scales[effect.ref.function].words(effect.score), formats.place_of(effect.rank, effect.of)),
                 (-effect.share, "harms" if effect.share > 0 else "helps"),
             )
             for effect in effects[:TILES]
@@ -189,8 +178,9 @@ def choose_cell(run: RunView, function: str, titles: list[str], sums) -> tuple[s
     st.caption(
         "What all training images of a class (columns) did together to each group of the run's targets (rows): "
         f"positive {raises}, negative {lowers}. A cell is the sum of the images' scores, averaged over the row's "
-        "targets, in the power of ten beside the row; colours are shares of the row's largest. Click a cell to see its "
-        f"images, or choose below. [More]({formats.glossary_address('class on class')})"
+        f"targets, in {target_function(function).short_unit} times the power of ten beside the row; colours are shares "
+        "of the row's largest. Click a cell to see its images, or choose below. "
+        f"[More]({formats.glossary_address('class on class')})"
     )
     key = f"matrix-{run.id}-{function}"
     if len(classes) <= pictures.MOST_CLASSES:

@@ -279,8 +279,8 @@ def test_differences_name_only_what_differs(tmp_path):
 
 
 def test_cells_are_written_in_the_power_of_ten_of_their_row():
-    assert formats.with_power([0.0312, -0.5, 0.0]) == (["+0.3", "−5.0", "+0.0"], "10⁻¹")
-    assert formats.with_power([0.0, 0.0]) == (["+0.0", "+0.0"], "10⁰")
+    assert formats.with_power([0.0312, -0.5, 0.0]) == (["+0.3", "−5.0", "0.0"], "10⁻¹")
+    assert formats.with_power([0.0, -0.0]) == (["0.0", "0.0"], "10⁰")
     assert formats.with_power([12.0, -120.0])[1] == "10²"
 
 

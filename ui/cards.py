@@ -75,7 +75,9 @@ def training(
     dataset, said, indices = run.dataset, ticks.read(run), np.asarray(indices, np.int64)
     recipe = run.manifest.config.recipe
     used = _used_in(recipe, len(dataset.train_labels), tuple(indices.tolist()))
-    model, bars = _model_labels(run, indices), _bars(run, indices, leave_out)
+    targets, scores_KM = outward_effects.scores_on(run.manifest, indices)
+    scales = formats.scales((ref.function for ref in targets), scores_KM)
+    model, bars = _model_labels(run, indices), _bars(run, targets, scores_KM, scales, leave_out)
     tiles = []
     for m, index in enumerate(indices.tolist()):
         label = line(dataset.classes[dataset.train_labels[index]])
@@ -101,25 +103,27 @@ def training(
                 OUTWARDS,
                 effect=effects.scale.effect(float(effects.scores_N[index])) if effects else None,
                 sentence=effects.sentence(index, dataset.classes) if effects else "",
+                bars_note=formats.units(scales, dataset.classes),
             )
         )
     return tiles
 
 
-def _bars(run: RunView, indices: np.ndarray, leave_out: str | None) -> list[tuple[tuple[str, float, str], ...]]:
-    """Of each image, its effects on the run's targets: name, share of the largest here, and words with their unit."""
-    targets, scores_KM = outward_effects.scores_on(run.manifest, indices)
-    functions = {
-        ref.function: [k for k, other in enumerate(targets) if other.function == ref.function] for ref in targets
-    }
-    scales = {name: formats.Scale.of(scores_KM[rows], name) for name, rows in functions.items()}
-    bars: list[list[tuple[str, float, str]]] = [[] for _ in indices]
+def _bars(
+    run: RunView,
+    targets: list[TargetRef],
+    scores_KM: np.ndarray,
+    scales: dict[str, formats.Scale],
+    leave_out: str | None,
+) -> list[tuple[tuple[str, float, str], ...]]:
+    """Of each image, its effects on the run's targets: name, share of the largest here, and words."""
+    bars: list[list[tuple[str, float, str]]] = [[] for _ in scores_KM.T]
     for ref, scores_M in zip(targets, scores_KM.tolist(), strict=True):
         if ref.key == leave_out:
             continue
         scale, name = scales[ref.function], run.titles[ref.key]
         for of_image, score in zip(bars, scores_M, strict=True):
-            of_image.append((name, scale.effect(score)[0], scale.with_unit(score)))
+            of_image.append((name, scale.effect(score)[0], scale.words(score)))
     return list(map(tuple, bars))
 
 
@@ -172,8 +176,14 @@ def target(run: RunView, view: target_view.TargetView, panel) -> None:
             " · ".join(
                 f"{plain(function.in_words(run.dataset.classes))} **{formats.figure(value, 4)}** {function.short_unit}"
                 for value, function in ((value, target_function(name)) for name, value in view.values.items())
-            )
+            ),
+            help=" ".join(map(formats.help_text, ("loss", "margin", "logit"))),
         )
+        if view.predicted_label is not None and view.predicted_label == view.true_label and view.values["margin"] < 0:
+            st.caption(
+                "The margin is below 0 though the answer is right: it is measured against all other classes together, "
+                "and the model gives them more than half of its confidence."
+            )
         shares = target_view.probabilities(run.manifest, run.dataset, view.target)
         pictures.chart(
             pictures.probabilities(shares, run.dataset.classes),

@@ -4,7 +4,7 @@ import datetime
 import math
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -19,7 +19,7 @@ from engine.runs.run import Summary
 from engine.targets import target_function
 from ui import glossary
 from ui.scale import Scale
-from ui.text import plain
+from ui.text import line, plain
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -177,12 +177,31 @@ def with_power(values) -> tuple[list[str], str]:
     largest = max(map(abs, values), default=0)
     power = math.floor(math.log10(largest)) if largest else 0
     superscript = str(power).translate(str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"))
-    return [signed(value / 10.0**power, 1) for value in values], f"10{superscript}"
+    texts = [signed(value / 10.0**power, 1) for value in values]
+    return [text if float(text.replace("−", "-")) else "0.0" for text in texts], f"10{superscript}"
 
 
 def help_text(word: str) -> str:
     """What a term means, for a widget's `help`; it ends with where the glossary has it."""
     return glossary.help_text(word)
+
+
+def scales(functions: Iterable[str], scores_K: Iterable) -> dict[str, Scale]:
+    """A scale for each target function, of what there is of it: `scores_K` are a number, or a row, for each of
+    `functions`, which may name one several times."""
+    rows: dict[str, list] = {}
+    for function, scores in zip(functions, scores_K, strict=True):
+        rows.setdefault(function, []).extend(np.ravel(scores))
+    return {function: Scale.of(scores, function) for function, scores in rows.items()}
+
+
+def units(scales: dict[str, Scale], classes: Sequence[str]) -> str:
+    """«Numbers are thousandths of a nat.», or of each function its unit."""
+    several = {scale.unit for scale in scales.values()}
+    if len(several) == 1:
+        return f"Numbers are {several.pop()}."
+    of_each = (f"{scale.unit} ({line(scale.function.in_words(classes))})" for scale in scales.values())
+    return f"Numbers are {', '.join(of_each)}." if several else ""
 
 
 def glossary_address(word: str) -> str:

@@ -1,7 +1,7 @@
 // A grid of images that can be enlarged, walked through with the arrow keys, and ticked.
 //
 // data: {size, small, smooth, enlarged, smooth_enlarged, ticking, bars_title, beside: {title, src, alt} or null,
-//        tiles: [{index, src, alt, title, lines, effect, ticked, tick_label, sentence, details, bars, link, link_text}]}
+//        tiles: [{index, src, alt, title, lines, effect, ticked, tick_label, sentence, details, bars, bars_note, link, link_text}]}
 // Sends the trigger "ticks", {index: on}: every change that the server has not answered yet, for a later
 // trigger takes the place of an earlier one.
 
@@ -84,7 +84,7 @@ export default function ({ data, parentElement, setTriggerValue }) {
     const facts = make("div", { class: "facts" },
       ...(tile.sentence ? [make("p", { class: "sentence" }, tile.sentence)] : []), make("table", {}, make("tbody", {}, ...rows)))
     if (tile.bars.length)
-      facts.append(make("h3", {}, data.bars_title),
+      facts.append(make("h3", {}, data.bars_title), ...(tile.bars_note ? [make("p", { class: "note" }, tile.bars_note)] : []),
         make("div", { class: "bars", tabIndex: 0, role: "region", "aria-label": data.bars_title },
           make("table", {}, make("tbody", {}, ...tile.bars.map(bar)))))
     if (data.ticking) facts.append(tickBox(tile))

@@ -39,6 +39,7 @@ class Tile:
     image: np.ndarray | None = None  # uint8 [H, W, C], where it is in no split
     effect: tuple[float, str] | None = None  # `Scale.effect`: share of the list's largest, above 0 where it helps
     sentence: str = ""  # what follows from the details, above them
+    bars_note: str = ""  # in what the bars' texts count
 
 
 @dataclass(frozen=True)

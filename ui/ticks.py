@@ -5,8 +5,9 @@ whose label is wrong. An image that is ticked may have a new label; without one 
 `bar` draws what is ticked of a set, and what can be done with it, where it stays in view.
 """
 
+import contextlib
 import functools
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 
 import streamlit as st
@@ -121,17 +122,22 @@ def bar(run: RunView, set_name: str = INFLUENCE, see: Callable[[], None] | None 
     ticked = of(run, set_name)
     if files.read_only() and not ticked:
         return
+    job = what_if(run, set_name)
+    with strip(_in_words(ticked, job), set_name):
+        if ticked:
+            with shell.guarded():
+                _draw_actions(run, set_name, ticked, job, see)
+
+
+@contextlib.contextmanager
+def strip(text: str, name: str) -> Iterator[None]:
+    """A strip at the bottom of the view that says `text`, and behind it what is drawn inside."""
     st.html(STYLE)
     with st.bottom, st.container(key="ticks-bar", horizontal=True, vertical_alignment="center", gap="small"):
-        job = what_if(run, set_name)
-        with st.container(
-            key="ticks-count", width="stretch"
-        ):  # a component of its own, for what a screen reader is to hear must stay
-            _status(key=f"ticks-status-{set_name}", data={"text": _in_words(ticked, job)})
-        if not ticked:
-            return
-        with shell.guarded():
-            _draw_actions(run, set_name, ticked, job, see)
+        # A component of its own, for what a screen reader is to hear must stay.
+        with st.container(key="ticks-count", width="stretch"):
+            _status(key=f"ticks-status-{name}", data={"text": text})
+        yield
 
 
 def _in_words(ticked: list[int], job: WhatIf) -> str:
