@@ -1,15 +1,30 @@
-"""Compare runs: do the scores of two runs of one data set agree, and which images moved?"""
+"""Compare runs: do the scores of two trainings agree, what does that mean, which images moved? Many in a table."""
+
+import functools
+from collections.abc import Sequence
 
 import streamlit as st
 
-from engine.analysis import compare
-from engine.runs.run import Run
-from engine.targets import target_function
-from ui import cards, formats, link, pictures, run_choice, shell, ticks
+from engine.analysis import compare, trust
+from engine.errors import ReplayError
+from engine.runs.run import Run, Summary
+from ui import cards, docs, formats, link, pictures, run_choice, shell, ticks
 from ui.run_choice import RunView
 from ui.text import line, plain
 
 MOVED = 24  # images
+COLUMNS = (
+    "Run",
+    "Rank correlation with A",
+    "Differs from A in",
+    "Accuracy (%)",
+    "LDS",
+    "How far to rely on it",
+    "Linear correlation with A",
+    "Targets in common",
+    "Data",
+)
+VIEWS = {"two": "Two runs", "many": "Many runs in a table"}
 
 
 @st.cache_data(max_entries=1024, show_spinner="Comparing the scores …")
@@ -18,37 +33,80 @@ def agreement(source: tuple, _both: compare.Common) -> compare.Agreement:
     return compare.agreement(_both.a_N, _both.b_N)
 
 
+@st.cache_resource(max_entries=64, show_spinner="Comparing the images …")
+def shared_images(fingerprints: tuple, _a: RunView, _b: RunView) -> compare.SharedImages:
+    """By the content of both data sets. Nobody changes what it returns."""
+    return compare.shared_images(_a.dataset, _b.dataset)
+
+
+def shared_of(a: RunView, b: RunView) -> compare.SharedImages:
+    return shared_images((a.dataset.fingerprint, b.dataset.fingerprint), a, b)
+
+
+def in_words(differ: list[compare.Setting]) -> str:
+    """Settings that differ, of A and of the other."""
+    said = [
+        f"{formats.LABELS.get(name, name)} {formats.setting(first)} and {formats.setting(second)}"
+        for name, first, second in differ
+    ]
+    return "; ".join(said) or "nothing"
+
+
+# -- two runs
+
+
 def choose_second(a: RunView) -> RunView | None:
-    """The run of `?other=`, or the newest of the same data."""
-    others = {run.id: run for run in compare.of_the_same_data(a.manifest, shell.all_runs())}
+    """The run of `?other=`, or the newest of the same data, else of other data."""
+    others = {run.id: run for run in compare.scored(a.manifest, shell.all_runs())}
     asked = st.query_params.get("other")
     if asked is not None and asked not in others:
         with shell.guarded():
             compare.check(a.manifest, Run.open(shell.root(), asked).manifest())  # raises what is wrong with it
     if not others:
-        st.info(
-            f"There is no other run of {plain(a.manifest.config.dataset)} with scores to compare {a.id} with.",
-            icon=":material/info:",
-        )
+        st.info(f"There is no other run with scores to compare {plain(a.id)} with.", icon=":material/info:")
         st.page_link("pages/Set_up_a_run.py", label="Set up a second run", icon=":material/tune:")
         return None
     ids, key = list(others), f"other-{a.id}"
     link.follow(key, asked if asked in others else ids[0])
-    run_id = st.selectbox("Compared with (B)", ids, key=key, format_func=lambda i: formats.run_label(others[i]))
+    run_id = st.selectbox("Run B", ids, key=key, format_func=lambda i: formats.run_label(others[i]))
     return RunView.of(Run.open(shell.root(), run_id))
 
 
-def draw_differences(a: RunView, b: RunView) -> None:
-    st.subheader("What differs")
-    differ = compare.differences(a.manifest, b.manifest)
+def draw_meaning(differ: list[compare.Setting], shared: compare.SharedImages, found: compare.Summed) -> None:
+    """What differs, first; then how far the scores agree, and what that says."""
+    st.markdown(f"**What differs, A and B:** {plain(in_words(differ))}.")
+    st.info(plain(compare.meaning(differ, found, len(shared))), icon=":material/compare_arrows:")
+    if shared.indices is not None:
+        labels = f", of which {len(shared.relabelled):,} have another label" if len(shared.relabelled) else ""
+        st.caption(
+            f"The data differ: compared are the {len(shared):,} training images that have the same number and the same "
+            f"pixels in both{labels}, of {shared.of[0]:,} in A and {shared.of[1]:,} in B."
+        )
+    if found.identical:
+        return
+    st.markdown(
+        "**In this training?** The scores of each run are exact for its own training, and both are right: with other "
+        "first weights and another order of the images, other images of the same kind do the work. Most of them do "
+        "next to nothing, so that their order says little; the strong ones agree more.  \n"
+        "**In any training of the recipe?** No single run says that: average the scores over seeds. On the sample the "
+        f"means of two seeds and of two others agree to {compare.MEANS_RANK:.2f} in order, and in size to "
+        f"{compare.MEANS_LINEAR:.2f}."
+    )
+    docs.show("trust.md", "Two trainings of one recipe", "Where these numbers come from")
+
+
+def draw_facts(a: RunView, b: RunView, differ: list[compare.Setting]) -> None:
+    st.header("Recipes and results")
     rows = [
         (formats.LABELS.get(name, name), formats.setting(first), formats.setting(second))
         for name, first, second in differ
     ]
     manifests = (a.manifest, b.manifest)
+    verdicts = [trust.verdict(m) for m in manifests]
     rows += [
         ("Test accuracy", *(formats.percent(m.test_accuracy) for m in manifests)),
-        ("Rank correlation with retraining (LDS)", *(formats.figure(compare.measured_lds(m)) for m in manifests)),
+        ("Agreement with retraining (LDS)", *(formats.figure(verdict.lds) for verdict in verdicts)),
+        ("How far to rely on it", *(verdict.level for verdict in verdicts)),
         ("Training time", *(formats.duration(m.timings.get("train_seconds")) for m in manifests)),
     ]
     st.table([dict(zip(("", f"A: {a.id}", f"B: {b.id}"), map(plain, row), strict=True)) for row in rows])
@@ -56,21 +114,14 @@ def draw_differences(a: RunView, b: RunView) -> None:
         st.caption("Every setting is the same.")
 
 
-def draw_agreement(shared: list[compare.Common], titles: list[str]) -> None:
-    st.subheader("Agreement of the scores")
-    agreements = [agreement(both.source, both) for both in shared]
-    rank, overlap = (compare.median([getattr(a, name) for a in agreements]) for name in ("spearman", "overlap"))
-    shell.metrics(
-        {
-            "Rank correlation, median": formats.varied(rank),
-            f"Same among the top {compare.TOP}, median": formats.percent(overlap),
-        }
-    )
+def draw_agreements(agreements: list[compare.Agreement], titles: list[str], images: int) -> None:
+    st.header("Target by target")
     st.dataframe(
         [
             {
                 "Target": title,
                 "Rank correlation": formats.varied(formats.or_none(each.spearman), 3),
+                "Linear correlation": formats.varied(formats.or_none(each.pearson), 3),
                 f"Same in top {compare.TOP}": formats.percent(each.overlap),
             }
             for title, each in zip(titles, agreements, strict=True)
@@ -78,44 +129,77 @@ def draw_agreement(shared: list[compare.Common], titles: list[str]) -> None:
         hide_index=True,
     )
     st.caption(
-        f"{formats.count(len(shared), 'targets')} in common. Rank correlation: Spearman's, of the scores of all "
-        f"{formats.count(len(shared[0].a_N), 'training images')}. Top {compare.TOP}: the images of largest score, "
+        f"{formats.count(len(titles), 'targets')} in common. Correlations of the scores of {images:,} training images: "
+        f"of their order (Spearman's) and of their sizes (Pearson's). Top {compare.TOP}: the images of largest score, "
         "either sign."
     )
 
 
-def draw_scatter(a: RunView, b: RunView, both: compare.Common, title: str) -> None:
-    """The scores of one target in both runs, a point an image."""
-    function = target_function(both.target.function)
-    indices = compare.drawn(both.a_N, both.b_N)
-    pictures.chart(
-        pictures.against(both.a_N[indices], both.b_N[indices], indices, function.unit),
-        f"against-{both.target.key}",
-        f"Scatter of the scores of {len(indices)} training images on {title} in run A, {a.id}, and in B, {b.id}",
-    )
+def take_point(chart: str, image: str, indices: Sequence[int]) -> None:
+    """A click on a point shows its image."""
+    points = [point for point in st.session_state[chart].selection.points if point["curve_number"] == 0]
+    if points:
+        st.session_state[image] = indices[points[0]["point_index"]]
+
+
+def draw_scatter(a: RunView, b: RunView, both: compare.Common, title: str) -> int | None:
+    """The scores of one target in both runs, a point an image; the image of the one that was clicked, which is
+    returned."""
+    scale, places = scale_of(both), compare.drawn(both.a_N, both.b_N)
+    one = 1000.0**scale.thousands  # of the unit's, in which the axes count
+    indices, chart, image = both.numbers(places), f"against-{both.target.key}", f"image-{a.id}-{b.id}"
+    link.follow(image, link.whole("image", 0, len(a.dataset.train_labels) - 1, -1))
+    chosen = st.session_state[image]
+    left, right = st.columns([3, 2])
+    with left:
+        pictures.chart(
+            pictures.against(both.a_N[places] / one, both.b_N[places] / one, indices, scale.unit, chosen),
+            chart,
+            f"Scatter of the scores of {len(indices)} training images on {title} in run A, {a.id}, and in B, {b.id}",
+            on_select=functools.partial(take_point, chart, image, indices.tolist()),
+        )
+    with right:
+        place = both.place_of(chosen)
+        if place is not None:
+            st.markdown(f"**train:{chosen}**")
+            draw_images(a, b, both, [place], "point", 140)
+        else:
+            st.caption("Click a point to see its image here; those that moved most are listed below.")
     st.caption(
-        f"Scores in {plain(function.unit)}. {formats.sign_in_words(both.target.function)} "
-        f"{formats.count(len(indices), 'images')}: the {compare.STRONG} strongest of either run, and "
-        f"{compare.OTHERS:,} at random. On the dashed line both scores are the same."
+        f"{formats.sign_in_words(both.target.function)} {formats.count(len(indices), 'images')}: the {compare.STRONG} "
+        f"strongest of either run, and up to {compare.OTHERS:,} at random. On the dashed line both scores are the same."
     )
+    return chosen if place is not None else None
+
+
+def scale_of(both: compare.Common) -> formats.Scale:
+    """One for all scores of a target, in both runs."""
+    return formats.Scale.of([both.largest], both.target.function)
+
+
+def draw_images(a: RunView, b: RunView, both: compare.Common, places: Sequence[int], key: str, size: int = 96) -> None:
+    """Training images with their scores in both runs, and with their label in B where it is another."""
+    scale, lines, extra = scale_of(both), [], []
+    indices = both.numbers(places)
+    for index, place in zip(indices.tolist(), places, strict=True):
+        first, second = float(both.a_N[place]), float(both.b_N[place])
+        lines.append((f"A {scale.words(first)}", f"B {scale.words(second)}"))
+        extra.append([(f"Score in A, {a.id}", scale.exact(first)), (f"Score in B, {b.id}", scale.exact(second))])
+        if a.dataset.train_labels[index] != b.dataset.train_labels[index]:
+            label = line(b.dataset.classes[b.dataset.train_labels[index]])
+            lines[-1] += (f"in B: {label}",)
+            extra[-1].append(("Given label in B", label))
+    ticks.tiles(a, cards.training(a, indices, lines, extra), key, size, f"Effects on the targets of A, {a.id}")
+    st.caption(f"In {plain(scale.unit)}. Ticks are kept with run A, {plain(a.id)}.")
 
 
 def draw_moved(a: RunView, b: RunView, both: compare.Common) -> None:
-    st.subheader("Images that moved most")
+    st.header("Images that moved most")
     st.caption(
         "By the difference of the two scores, each divided by the standard deviation of its run's scores on this "
         "target over all training images: so a run with larger scores throughout does not decide the order."
     )
-    unit, indices = target_function(both.target.function).unit, compare.moved(both.a_N, both.b_N, MOVED)
-    pairs = zip(both.a_N[indices], both.b_N[indices], strict=True)
-    scores = [(formats.arrow_score(first), formats.arrow_score(second)) for first, second in pairs]
-    lines = [(f"A {first}", f"B {second}") for first, second in scores]
-    extra = [
-        [(f"Score in A, {a.id}", f"{first} {unit}"), (f"Score in B, {b.id}", f"{second} {unit}")]
-        for first, second in scores
-    ]
-    ticks.tiles(a, cards.training(a, indices, lines, extra), "moved", 96, f"Scores on the targets of A, {a.id}")
-    st.caption(f"Ticks are kept with run A, {a.id}.")
+    draw_images(a, b, both, compare.moved(both.a_N, both.b_N, MOVED).tolist(), "moved")
 
 
 def say_nothing_in_common(b: RunView) -> None:
@@ -128,26 +212,124 @@ def say_nothing_in_common(b: RunView) -> None:
     )
 
 
+def draw_two(a: RunView) -> dict:
+    """Returns what the link says beside the first run."""
+    b = choose_second(a)
+    if b is None:
+        return {}
+    shown, differ = {"other": b.id}, compare.differences(a.manifest, b.manifest)
+    with shell.guarded():
+        shared = shared_of(a, b)
+        commons = {both.target.key: both for both in compare.common(a.manifest, b.manifest, shared)}
+        if not commons:
+            st.markdown(f"**What differs, A and B:** {plain(in_words(differ))}.")
+            say_nothing_in_common(b)
+            return shown
+        titles = {key: line(both.target.title(a.dataset)) for key, both in commons.items()}
+        agreements = [agreement(both.source, both) for both in commons.values()]
+        found = compare.summed(agreements)
+        draw_meaning(differ, shared, found)
+        draw_facts(a, b, differ)
+        if found.identical:
+            return shown
+        draw_agreements(agreements, list(titles.values()), len(shared))
+        keys, chooser = list(commons), f"of-{a.id}-{b.id}"
+        link.follow(chooser, link.one_of("target", keys, keys[0]))
+        key = st.selectbox("Target", keys, format_func=titles.get, key=chooser)
+        run_choice.hold(run=a.id, target=key)
+        shown["target"] = key
+        shown["image"] = draw_scatter(a, b, commons[key], titles[key])
+        if agreements[keys.index(key)].identical:
+            st.info("Identical on this target: no image moved.", icon=":material/info:")
+        else:
+            draw_moved(a, b, commons[key])
+    return shown
+
+
+# -- many runs
+
+
+def row_of(a: RunView, summary: Summary) -> dict:
+    """One run beside A, as a row of the table; what cannot be read or compared says so."""
+    row = dict.fromkeys(COLUMNS) | {"Run": formats.run_label(summary), "Data": summary.dataset}
+    try:
+        b = RunView.of(Run.open(shell.root(), summary.id))
+        verdict, differ = trust.verdict(b.manifest), in_words(compare.differences(a.manifest, b.manifest))
+        row |= {
+            "Differs from A in": "(A itself)" if b.id == a.id else line(differ),
+            "Accuracy (%)": None if b.manifest.test_accuracy is None else 100 * b.manifest.test_accuracy,
+            "LDS": verdict.lds,
+            "How far to rely on it": verdict.level,
+        }
+        if b.id == a.id:
+            return row
+        commons = compare.common(a.manifest, b.manifest, shared_of(a, b))
+        found = compare.summed([agreement(both.source, both) for both in commons])
+        return row | {
+            "Rank correlation with A": found.spearman,
+            "Linear correlation with A": found.pearson,
+            "Targets in common": found.targets,
+        }
+    except ReplayError as error:
+        return row | {"Differs from A in": line(error.what)}
+
+
+def choose_many(a: RunView) -> list[Summary]:
+    """A, and the runs of `?runs=`, or the newest, those of the same data first."""
+    others = {run.id: run for run in compare.scored(a.manifest, shell.all_runs())}
+    key, most = f"runs-{a.id}", compare.MOST_RUNS - 1
+    asked = link.several("runs", list(others)) or list(others)[:most]
+    link.follow(key, asked[:most])
+    st.multiselect(
+        f"Runs beside A (up to {most})",
+        list(others),
+        key=key,
+        format_func=lambda run_id: formats.run_label(others[run_id]),
+        max_selections=most,
+    )
+    return [others[run_id] for run_id in st.session_state[key]]
+
+
+def take_row(table: str, a: str, ids: list[str]) -> None:
+    """A row that is chosen is compared with A."""
+    rows = st.session_state[table].selection.rows
+    if rows and rows[0]:
+        st.session_state[f"other-{a}"] = ids[rows[0]]
+        st.session_state["compare-view"] = "two"
+
+
+def draw_many(a: RunView) -> dict:
+    others = choose_many(a)
+    ids, table = [a.id, *(run.id for run in others)], f"table-{a.id}"
+    first = next(run for run in shell.all_runs() if run.id == a.id)
+    number = st.column_config.NumberColumn
+    st.dataframe(
+        [row_of(a, run) for run in (first, *others)],
+        key=table,
+        hide_index=True,
+        on_select=functools.partial(take_row, table, a.id, ids),
+        selection_mode="single-row",
+        placeholder="—",
+        alt="Runs beside A: how their scores agree with A's, their recipes and results",
+        column_config={
+            "Accuracy (%)": number(format="%.1f"),
+            **{name: number(format="%.3f") for name in ("LDS", "Rank correlation with A", "Linear correlation with A")},
+        },
+    )
+    st.caption(
+        "A click on a column's name sorts; a row that is chosen is compared with A. Correlations are medians over the "
+        "targets in common: of the order of the scores, and of their sizes."
+    )
+    return {"view": "many", "runs": ids[1:]}
+
+
 with shell.page("Compare runs"):
     a = run_choice.chosen("There is no run to compare yet.")
     run_choice.stop_without_scores(a)
-    b = choose_second(a)
-    if b is None:
-        link.keep(run=a.id)
-        st.stop()
-    with shell.guarded():
-        draw_differences(a, b)
-    shared = {both.target.key: both for both in compare.common(a.manifest, b.manifest)}
-    if not shared:
-        say_nothing_in_common(b)
-        link.keep(run=a.id, other=b.id)
-        st.stop()
-    titles = {key: line(both.target.title(a.dataset)) for key, both in shared.items()}
-    draw_agreement(list(shared.values()), list(titles.values()))
-    keys, chooser = list(shared), f"of-{a.id}-{b.id}"
-    link.follow(chooser, link.one_of("target", keys, keys[0]))
-    key = st.selectbox("Target", keys, format_func=titles.get, key=chooser)
-    link.keep(run=a.id, other=b.id, target=key)
-    draw_scatter(a, b, shared[key], titles[key])
-    draw_moved(a, b, shared[key])
+    link.follow("compare-view", link.one_of("view", VIEWS, "two"))
+    view = st.segmented_control(
+        "Compare", list(VIEWS), format_func=VIEWS.get, key="compare-view", label_visibility="collapsed"
+    )
+    shown = draw_many(a) if view == "many" else draw_two(a)
+    link.keep(run=a.id, **shown)
     link.copy()

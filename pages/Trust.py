@@ -47,7 +47,12 @@ def draw_verdict(run: RunView, known: trust.Evidence, verdict: trust.Verdict) ->
             "Agreement with retraining (LDS)": formats.figure((verdict.report or {}).get("lds_mean")),
             "Smoothness of the training": formats.figure(verdict.metasmoothness),
             "Growth of early changes": formats.times(verdict.growth),
-        }
+        },
+        {
+            "Agreement with retraining (LDS)": formats.help_text("LDS"),
+            "Smoothness of the training": formats.help_text("Metasmoothness"),
+            "Growth of early changes": formats.help_text("Growth of the adjoint"),
+        },
     )
     for error in known.damage:
         shell.show_error_once(error.what, error.remedy)
@@ -55,7 +60,7 @@ def draw_verdict(run: RunView, known: trust.Evidence, verdict: trust.Verdict) ->
 
 
 def draw_validation_form(run: RunView) -> None:
-    st.subheader("Validate by retraining")
+    st.header("Validate by retraining")
     st.markdown(
         "Random subsets of the training images are left out, one retraining each, and what happens to every target is "
         f"compared with what the scores predict. A verdict needs {trust.DECISIVE} subsets; at least {trust.FEWEST} are "
@@ -89,7 +94,7 @@ def draw_validation_form(run: RunView) -> None:
 
 def draw_comparison(run: RunView, known: trust.Evidence, verdict: trust.Verdict) -> dict:
     """The validation of `?validation=`, or the one that the sentence speaks of; returns what of it is chosen."""
-    st.subheader("Predicted and actual change")
+    st.header("Predicted and actual change")
     reports = {report["name"]: report for report in known.reports}
     if not reports:
         st.info("Not validated yet.", icon=":material/info:")
@@ -137,7 +142,14 @@ def draw_agreement(run: RunView, report: dict, key: str | None) -> None:
             "Slope (1 is right)": formats.figure(report["slope_mean"]),
             "R² of the prediction": formats.figure(report["r2_mean"]),
             "Noise (of the variance)": formats.percent(report["noise_share"]),
-        }
+        },
+        {
+            "LDS, mean": formats.help_text("LDS"),
+            "95 % interval": formats.help_text("95 % interval"),
+            "Slope (1 is right)": formats.help_text("Slope"),
+            "R² of the prediction": formats.help_text("R²"),
+            "Noise (of the variance)": formats.help_text("Noise"),
+        },
     )
     pictures.chart(
         pictures.agreement(report, key, function_in_words(run, report)),
@@ -188,7 +200,7 @@ def draw_adjoints(run: RunView, target: str | None) -> dict:
     sets = {sidecar["name"]: sidecar for sidecar in run.manifest.score_sets.sidecars() if "norm_steps" in sidecar}
     if not sets:
         return {}
-    st.subheader("How early changes grow")
+    st.header("How early changes grow", help=formats.help_text("adjoint"))
     names, name = list(sets), next(iter(sets))
     if names[1:]:
         asked, key = st.query_params.get("set"), f"norms-{run.id}"  # a set of ticks travels under this name too
@@ -210,7 +222,7 @@ def draw_adjoints(run: RunView, target: str | None) -> dict:
 
 
 def draw_what_ifs(run: RunView) -> None:
-    st.subheader("What was tried")
+    st.header("What was tried")
     reports, damage = trust.sound(run.manifest, trust.WHAT_IF)
     for error in damage:
         shell.show_error(error.what, error.remedy)

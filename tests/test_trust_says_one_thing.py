@@ -2,20 +2,23 @@
 
 import itertools
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from engine import files
-from engine.analysis import lds, trust
+from engine.analysis import compare, lds, trust
 from engine.analysis.trust import CHAOTIC_GROWTH, DECISIVE, FEWEST, LEVELS, Evidence, Step
-from engine.errors import IntegrityError
+from engine.datasets import registry as datasets
+from engine.datasets.base import Dataset
+from engine.errors import ConfigError, IntegrityError
 from engine.jobs.queue import JobQueue
 from engine.jobs.validation import Validate
 from engine.runs.run import Run
 from tests.helpers import button, said, show, sound
-from tests.made_up import run_of
+from tests.made_up import SAMPLE, run_of
 
 GOOD, CHECK, POOR = LEVELS
 LOSS = frozenset({"test:0.loss", "test:1.loss"})
@@ -69,42 +72,45 @@ SENTENCES = {
     "nothing": (
         known(seconds=5.0),
         CHECK,
-        "Neither validated, nor is its smoothness measured. A verdict needs 20 subsets: 20 more take about 100 s.",
+        "Neither validated, nor is its smoothness measured. A verdict needs 20 subsets: 20 retrainings take about 100 "
+        "s.",
     ),
     "nothing, no time measured": (
         known(),
         CHECK,
-        "Neither validated, nor is its smoothness measured. A verdict needs 20 subsets: 20 more take a training each.",
+        "Neither validated, nor is its smoothness measured. A verdict needs 20 subsets: 20 retrainings, each about as "
+        "long as the training.",
     ),
     "an old run, without growth": (
         known(growth=None, smoothness=0.99),
         CHECK,
         "Not validated; its training is smooth as far as is recorded (smoothness 0.99). A verdict needs 20 subsets: 20 "
-        "more take a training each.",
+        "retrainings, each about as long as the training.",
     ),
     "chaos by growth alone": (
         known(growth=47.8),
         POOR,
         "Not validated; its training is chaotic (early changes grow × 47.8 at most), so that its scores foretell "
-        "little. A verdict needs 20 subsets: 20 more take a training each.",
+        "little. A verdict needs 20 subsets: 20 retrainings, each about as long as the training.",
     ),
     "smoothness only, smooth": (
         known(smoothness=0.99),
         GOOD,
         "Not validated; its training is as smooth (smoothness 0.99, early changes grow × 1.72 at most) as those whose "
-        "scores agreed with retraining. A verdict needs 20 subsets: 20 more take a training each.",
+        "scores agreed with retraining. A verdict needs 20 subsets: 20 retrainings, each about as long as the "
+        "training.",
     ),
     "smoothness only, not quite": (
         known(smoothness=0.8),
         CHECK,
         "Not validated; its training is not quite smooth (smoothness 0.80, early changes grow × 1.72 at most). A "
-        "verdict needs 20 subsets: 20 more take a training each.",
+        "verdict needs 20 subsets: 20 retrainings, each about as long as the training.",
     ),
     "smoothness only, chaotic": (
         known(smoothness=-0.2),
         POOR,
         "Not validated; its training is chaotic (smoothness −0.20, early changes grow × 1.72 at most), so that its "
-        "scores foretell little. A verdict needs 20 subsets: 20 more take a training each.",
+        "scores foretell little. A verdict needs 20 subsets: 20 retrainings, each about as long as the training.",
     ),
     "few subsets": (
         known(EIGHT, seconds=8.0),
@@ -130,26 +136,26 @@ SENTENCES = {
         known(EIGHT, smoothness=0.99),
         GOOD,
         f"{SO_FAR}; its training is as smooth (smoothness 0.99, early changes grow × 1.72 at most) as those whose "
-        "scores agreed with retraining. A verdict needs 20 subsets: 12 more take a training each.",
+        "scores agreed with retraining. A verdict needs 20 subsets: 12 more, each about as long as the training.",
     ),
     "few subsets that disagree with smoothness": (
         known(report(8, 0.3), smoothness=0.99),
         CHECK,
         "Validated with 8 subsets, each without 1 % of the images: LDS 0.30 (0.25 to 0.35); its training is as smooth "
         "(smoothness 0.99, early changes grow × 1.72 at most) as those whose scores agreed with retraining. A verdict "
-        "needs 20 subsets: 12 more take a training each.",
+        "needs 20 subsets: 12 more, each about as long as the training.",
     ),
     "few subsets, of which a target did not vary": (
         known(report(8, 0.94, half=None, vary=1)),
         CHECK,
         "Validated with 8 subsets, each without 1 % of the images: LDS 0.94 (no interval), of the 1 of 2 targets that "
-        "vary. A verdict needs 20 subsets: 12 more take a training each.",
+        "vary. A verdict needs 20 subsets: 12 more, each about as long as the training.",
     ),
     "few subsets, nothing varied": (
         known(report(8, None)),
         CHECK,
         "Validated with 8 subsets, each without 1 % of the images: no target changed in a way that could be ranked, so "
-        "that there is no LDS. A verdict needs 20 subsets: 12 more take a training each.",
+        "that there is no LDS. A verdict needs 20 subsets: 12 more, each about as long as the training.",
     ),
     "enough subsets": (known(TWENTY), GOOD, MEASURED_20),
     "enough subsets, chaotic all the same": (known(TWENTY, smoothness=-0.2, growth=100.0), GOOD, MEASURED_20),
@@ -168,7 +174,8 @@ SENTENCES = {
         CHECK,
         "Validated with 20 subsets, each without 1 % of the images: no target changed in a way that could be ranked, "
         "so that there is no LDS; its training is as smooth (smoothness 0.99, early changes grow × 1.72 at most) as "
-        "those whose scores agreed with retraining. Subsets of 5 % may say more: 20 more take a training each.",
+        "those whose scores agreed with retraining. Subsets of 5 % may say more: 20 retrainings, each "
+        "about as long as the training.",
     ),
     "enough of the largest subsets, nothing varied": (
         known(report(20, None, drop=0.1)),
@@ -188,13 +195,13 @@ SENTENCES = {
         known(report(5, 0.5), report(19, 0.9, drop=0.1)),
         CHECK,
         "Validated with 5 subsets, each without 1 % of the images: LDS 0.50 (0.45 to 0.55). A verdict needs 20 "
-        "subsets: 15 more take a training each.",
+        "subsets: 15 more, each about as long as the training.",
     ),
     "two seeds, too few of each": (
         known(report(8, 0.5), report(12, 0.9, seed=3)),
         CHECK,
         "Validated with 12 subsets, each without 1 % of the images: LDS 0.90 (0.85 to 0.95). A verdict needs 20 "
-        "subsets: 8 more take a training each.",
+        "subsets: 8 more, each about as long as the training.",
     ),
     "targets explained since": (
         known(TWENTY, targets=LOSS | {"test:9.loss", "test:9.margin"}, seconds=8.0),
@@ -345,7 +352,8 @@ def test_the_page_says_what_is_known_and_its_button_adds_what_is_missing(scored,
     assert "LDS 0.94 (0.88 to 1.00). A verdict needs 20 subsets: 12 more take about 1 min 40 s." in top
     assert {m.label: m.value for m in app.metric}["Agreement with retraining (LDS)"] == "0.94"
     sound(button(app, "Add 12 retrainings").click().run())
-    assert submitted == [(scored.id, Validate(20, (0.01,), 0))]
+    ((run_id, job, *_),) = submitted
+    assert (run_id, job) == (scored.id, Validate(20, (0.01,), 0))
 
 
 @pytest.mark.slow
@@ -362,3 +370,154 @@ def test_the_link_says_validation_and_target_and_back_restores_them(scored):
     assert app.query_params == {"run": scored.id, "target": "test:0.loss"}
     assert next(m.value for m in app.metric if m.label == "LDS, mean") == "0.940"
     assert "validation «gone»" in said(show("pages/Trust.py", run=scored.id, validation="gone"))
+
+
+# -- two runs
+
+
+def summed(rank: float | None, linear: float = 0.58, overlap: float = 0.43, identical: bool = False) -> compare.Summed:
+    return compare.Summed(8, rank, linear, overlap, identical)
+
+
+SEED, WIDTH = ("recipe.seed", 0, 1), ("width", 1.0, 2.0)
+FIGURES = (
+    "The order of the scores agrees with a rank correlation of {} (median of 8 targets), their sizes with a linear "
+    "correlation of 0.58, and 43 % of the 50 strongest images are the same (by chance 0, 0 and 0.8 %). "
+)
+SEEDS = "0.17 to 0.20 between seeds of the sample, for single test images"
+
+
+@pytest.mark.parametrize(
+    "differ, found, said",
+    [
+        ([], summed(1.0, 1.0, 1.0, True), "Identical: every score is the same, bit for bit."),
+        (
+            [("recipe.beta1", 0.9, 0.8)],
+            summed(1.0, 1.0, 1.0, True),
+            "Identical: every score is the same, bit for bit. The settings that differ play no part in this training.",
+        ),
+        (
+            [],
+            summed(0.99998),
+            "Recipe, seed and data are the same, and the scores are so to rounding only: another kind of device, or "
+            "another number of threads, sums in another order. Rank correlation 1.0000.",
+        ),
+        (
+            [SEED],
+            summed(0.18),
+            f"{FIGURES.format('0.18')}This is expected of trainings that differ in their seed alone: it was {SEEDS}.",
+        ),
+        (
+            [SEED],
+            summed(0.02),
+            f"{FIGURES.format('0.02')}That is less than was measured ({SEEDS}): look at the smoothness of both on "
+            "Trust.",
+        ),
+        (
+            [SEED],
+            summed(0.5),
+            f"{FIGURES.format('0.50')}Trainings that differ in their seed alone need not agree so well: it was "
+            f"{SEEDS}.",
+        ),
+        (
+            [SEED, WIDTH],
+            summed(0.18),
+            f"{FIGURES.format('0.18')}Trainings that differ in their seed alone agree no better: it was {SEEDS}.",
+        ),
+        (
+            [WIDTH],
+            summed(-0.05),
+            f"{FIGURES.format('−0.05')}Trainings that differ in their seed alone agree better ({SEEDS}): the recipes "
+            "matter, too.",
+        ),
+        (
+            [WIDTH],
+            summed(None),
+            "The scores of one of the runs are all the same, so that there is no order to compare.",
+        ),
+    ],
+)
+def test_what_the_agreement_of_two_runs_means(differ, found, said):
+    assert compare.meaning(differ, found, 6000) == said
+
+
+def test_what_is_expected_between_seeds_is_what_was_measured():
+    """The constants are those of the table in docs/trust.md, which `make seeds` prints."""
+    document = Path("docs/trust.md").read_text()
+    rows = [
+        tuple(float(cell) for cell in row)
+        for row in re.findall(
+            r"^\| seed . and seed . \| ([\d.]+) \(([\d.]+) to ([\d.]+)\) \| ([\d.]+) \| (\d+) %", document, re.MULTILINE
+        )
+    ]
+    assert len(rows) == 6
+    ranks, lows, highs, linear, top = zip(*rows, strict=True)
+    assert compare.SEEDS_RANK == (min(ranks), max(ranks)) and compare.ONE_TARGET == (min(lows), max(highs))
+    assert compare.SEEDS_LINEAR == (min(linear), max(linear))
+    assert compare.SEEDS_TOP == (min(top) / 100, max(top) / 100)
+    means = re.findall(r"^\| the mean of ., . and the mean of ., . \| ([\d.]+) .*?\| ([\d.]+) ", document, re.MULTILINE)
+    assert (compare.MEANS_RANK, compare.MEANS_LINEAR) == tuple(
+        float(np.median([float(each) for each in column])) for column in zip(*means, strict=True)
+    )
+
+
+def test_the_sample_and_the_noisy_sample_share_their_images():
+    clean, noisy = (datasets.load(name) for name in ("fashion-mnist-sample", "fashion-mnist-sample-noisy"))
+    shared = compare.shared_images(clean, noisy)
+    assert shared.indices is not None and len(shared) == 6000 and shared.tests.all()
+    assert shared.relabelled.tolist() == np.flatnonzero(noisy.train_labels != clean.train_labels).tolist()
+    assert len(compare.shared_images(clean, clean)) == 6000 and compare.shared_images(clean, clean).indices is None
+
+
+def test_only_the_same_pixels_under_the_same_number_are_shared(monkeypatch):
+    rng = np.random.default_rng(0)
+    images, labels = rng.integers(0, 256, (20, 2, 3, 1), np.uint8), np.arange(20) % 2
+    a = Dataset("a", "", "", ("x", "y"), images, labels, images[:6], labels[:6])
+    other = images[:15].copy()
+    other[4, 0, 0, 0] ^= 1
+    other[[7, 8]] = other[[8, 7]]
+    b = replace(
+        a, name="b", train_images=other, train_labels=1 - labels[:15], test_images=other[:5], test_labels=labels[:5]
+    )
+    for piece in (1, 13, 1 << 20):  # bytes looked at together, some of which end inside an image
+        monkeypatch.setattr(compare, "PIECE", piece)
+        shared = compare.shared_images(a, b)
+        assert shared.indices.tolist() == [0, 1, 2, 3, 5, 6, 9, 10, 11, 12, 13, 14] == shared.relabelled.tolist()
+        assert shared.tests.tolist() == [True, True, True, True, False] and shared.of == (20, 15)
+    for difference, why in (
+        ({"classes": ("x", "z")}, "other classes"),
+        ({"train_images": other[:, :1]}, "other sizes"),
+        ({"train_images": 255 - images[:15]}, "no two of the same number"),
+    ):
+        with pytest.raises(ConfigError, match=why):
+            compare.shared_images(a, replace(b, **difference))
+
+
+def test_runs_of_different_data_have_targets_in_common_where_both_ask_the_same(tmp_path):
+    names = ("test:0", "test:all", "train:3", "train:5")
+    noisy = datasets.load("fashion-mnist-sample-noisy")
+    clean = datasets.load("fashion-mnist-sample")
+    wrong = int(np.flatnonzero(noisy.train_labels != clean.train_labels)[0])
+    names += (f"train:{wrong}",)
+    scores = np.random.default_rng(0).normal(size=(2, len(names), N)).astype(np.float32)
+    a = run_of(tmp_path, "a", {names: ("loss", scores[0])})
+    b = run_of(tmp_path, "b", {names: ("loss", scores[1])}, SAMPLE.replace(dataset=noisy.name))
+    shared = compare.shared_images(clean, noisy)
+    keys = [both.target.key for both in compare.common(a.manifest(), b.manifest(), shared)]
+    assert keys == [f"{name}.loss" for name in names[:-1]], "the last has another label in b"
+    some = replace(shared, indices=np.array([2, 3, 9]), tests=np.arange(2000) != 7)
+    first, *rest = compare.common(a.manifest(), b.manifest(), some)
+    assert first.target.name == "test:0" and [both.target.name for both in rest] == ["train:3"]  # test:all holds 7
+    assert first.a_N.tolist() == scores[0][0, [2, 3, 9]].tolist() and first.numbers([2, 0]).tolist() == [9, 2]
+    assert [first.place_of(image) for image in (0, 2, 3, 4, 9, 10)] == [None, 0, 1, None, 2, None]
+
+
+def test_linear_correlation_sees_what_ranks_do_not():
+    rng = np.random.default_rng(3)
+    a, b = rng.normal(size=(2, 5000)) * 1e-3
+    strong = rng.normal(size=20)
+    a[:20], b[:20] = strong, strong * 1.1
+    found = compare.agreement(a, b)
+    assert abs(found.spearman) < 0.1 and found.pearson > 0.99 and not found.identical
+    assert found.pearson == pytest.approx(np.corrcoef(a, b)[0, 1])
+    assert compare.agreement(a, a.copy()).identical and np.isnan(compare.agreement(a, np.ones(5000)).pearson)

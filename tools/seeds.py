@@ -3,9 +3,9 @@
     python -m tools.seeds [--seeds N] [--outputs DIR]
 
 Trains the preset `sample` once a seed, scores each for eight test images and for all test images together, and prints,
-of every pair of seeds, Spearman's correlation of the scores and the share of the strongest images that is the same;
-then the same of means over seeds, and whether the models themselves agree. The runs are kept, named `seed-0` and so
-on, and those that are there are not trained again. docs/trust.md has the table.
+of every pair of seeds, Spearman's and Pearson's correlation of the scores and the share of the strongest images that is
+the same (medians of the eight); then the same of means over seeds, and whether the models themselves agree. The runs
+are kept, named `seed-0` and so on, and those that are there are not trained again. docs/trust.md has the table.
 """
 
 import argparse
@@ -34,26 +34,21 @@ def scored(root, settings: RunConfig, name: str) -> Run:
     return run
 
 
-def agreements(a_KN: np.ndarray, b_KN: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Rank correlation and overlap of each target: float64 [K] each."""
-    pairs = [compare.agreement(a_N, b_N) for a_N, b_N in zip(a_KN, b_KN, strict=True)]
-    return np.array([each.spearman for each in pairs]), np.array([each.overlap for each in pairs])
-
-
 def line(title: str, a_KN: np.ndarray, b_KN: np.ndarray) -> str:
     """Of the single images (all targets but the last), and of all test images together."""
-    ranks_K, overlaps_K = agreements(a_KN, b_KN)
-    images, whole = slice(0, -1), -1
+    *images, whole = [compare.agreement(a_N, b_N) for a_N, b_N in zip(a_KN, b_KN, strict=True)]
+    ranks, of = [each.spearman for each in images], compare.summed(images)
     return (
-        f"| {title} | {np.median(ranks_K[images]):.2f} ({ranks_K[images].min():.2f} to {ranks_K[images].max():.2f}) "
-        f"| {np.median(overlaps_K[images]):.0%} | {ranks_K[whole]:.2f} | {overlaps_K[whole]:.0%} |"
+        f"| {title} | {of.spearman:.2f} ({min(ranks):.2f} to {max(ranks):.2f}) | {of.pearson:.2f} | {of.overlap:.0%} "
+        f"| {whole.spearman:.2f} | {whole.pearson:.2f} | {whole.overlap:.0%} |"
     )
 
 
 def print_table(scores_SKN: np.ndarray) -> None:
     seeds = range(len(scores_SKN))
-    print("| scores of | one test image: rank correlation, median (range) | top 50 | all test images | top 50 |")
-    print("|---|---|---|---|---|")
+    one, all_together = "one test image: rank correlation (range)", "all test images: rank correlation"
+    print(f"| scores of | {one} | linear | top {compare.TOP} | {all_together} | linear | top {compare.TOP} |")
+    print("|---|---|---|---|---|---|---|")
     for a, b in itertools.combinations(seeds, 2):
         print(line(f"seed {a} and seed {b}", scores_SKN[a], scores_SKN[b]))
     for size in range(2, len(seeds) // 2 + 1):

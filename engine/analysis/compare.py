@@ -1,50 +1,132 @@
-"""Two runs of one data set side by side: do their scores agree, and which images moved? No torch."""
+"""Runs side by side: do their scores agree, what does that mean, and which images moved? No torch.
 
+Two trainings have scores for the same question where they share a target and training images. Of one data set they
+share all; of two, the images that have the same number and the same pixels in both, such as the sample and the sample
+with wrong labels. Nothing else is compared.
+"""
+
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from engine import config, datasets
 from engine.analysis import lds, trust
+from engine.datasets.base import PIECE, Dataset
 from engine.errors import ConfigError
 from engine.runs.manifest import Manifest
 from engine.runs.run import Summary
 from engine.runs.scores import TargetRef
-from engine.targets import Target
+from engine.targets import OWN, TRAIN, Target
 
 TOP = 50  # images of the lists whose overlap is told
 
 STRONG, OTHERS = 500, 2000  # points of a scatter: the strongest of either run, and at random
 
+MOST_RUNS = 20  # in one table
 
-@dataclass(frozen=True)
+Setting = tuple[str, object, object]  # its dotted name, and its values in two runs
+
+# What to expect of two trainings that differ in nothing but their seed: seeds 0 to 3 of the preset `sample`, eight test
+# images, measured by `make seeds` (docs/trust.md). Medians of the pairs of seeds, lowest and highest.
+SEEDS_RANK, SEEDS_LINEAR, SEEDS_TOP = (0.17, 0.20), (0.53, 0.61), (0.39, 0.46)
+ONE_TARGET = (0.10, 0.27)  # rank correlation of single targets, lowest and highest
+MEANS_RANK, MEANS_LINEAR = (
+    0.27,
+    0.71,
+)  # of the mean of two seeds with that of the two others: medians of the three pairs
+
+
+# -- what two runs share
+
+
+@dataclass(frozen=True, eq=False)
+class SharedImages:
+    """Training images of the same number and the same pixels in two data sets; and which test images are the same, with
+    their labels. None stands for all, where the data are the same."""
+
+    indices: np.ndarray | None  # int64 [S], sorted
+    relabelled: np.ndarray  # int64: those of them that have another label
+    of: tuple[int, int]  # how many training images the two have
+    tests: np.ndarray | None = None  # bool, by their number
+
+    def __len__(self) -> int:
+        return self.of[0] if self.indices is None else len(self.indices)
+
+
+def shared_images(a: Dataset, b: Dataset) -> SharedImages:
+    """Raises `ConfigError` where they share none that can be told to be the same."""
+    n_a, n_b = len(a.train_labels), len(b.train_labels)
+    if a.fingerprint == b.fingerprint:
+        return SharedImages(None, np.empty(0, np.int64), (n_a, n_b))
+    what, why = f"The data sets {a.name} and {b.name} share no training image", ""
+    if a.classes != b.classes:
+        why = "they have other classes"
+    elif a.image_shape != b.image_shape:
+        why = "their images have other sizes"
+    else:
+        indices = np.flatnonzero(_same_pixels(a.train_images, b.train_images))
+        if len(indices) > 1:
+            relabelled = indices[a.train_labels[indices] != b.train_labels[indices]]
+            tests = _same_pixels(a.test_images, b.test_images)
+            n = len(tests)
+            return SharedImages(indices, relabelled, (n_a, n_b), tests & (a.test_labels[:n] == b.test_labels[:n]))
+        why = "no two of the same number have the same pixels"
+    raise ConfigError(f"{what}: {why}.", "Choose two runs of the same images.")
+
+
+def _same_pixels(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Of images uint8 [N, H, W, C] and [M, H, W, C], bool [min(N, M)], read a piece at a time."""
+    n = min(len(a), len(b))
+    size = max(1, PIECE // max(1, a[0].nbytes))
+    same = np.empty(n, bool)
+    for start in range(0, n, size):
+        piece = slice(start, min(start + size, n))
+        same[piece] = (a[piece] == b[piece]).all(axis=(1, 2, 3))
+    return same
+
+
+@dataclass(frozen=True, eq=False)
 class Common:
-    """A target that both runs have, as the first of them names it, with its scores in both: float32 [N],
-    memory-mapped. `source` says by the files' SHA-256 what they are."""
+    """A target that both runs have, as the first of them names it, with its scores of the S training images that both
+    share: float32 [S] each, memory-mapped where that is all of them. `source` says by SHA-256 what they are."""
 
     target: TargetRef
     a_N: np.ndarray
     b_N: np.ndarray
-    source: tuple[str, int, str, int]
+    source: tuple[str | int, ...]
+    images: np.ndarray | None = None  # int64 [S]; None: all
 
+    def numbers(self, places: Sequence[int] | np.ndarray) -> np.ndarray:
+        """Which training images these places of `a_N` and `b_N` are: int64."""
+        places = np.asarray(places, np.int64)
+        return places if self.images is None else self.images[places]
 
-@dataclass(frozen=True)
-class Agreement:
-    spearman: float  # of the scores of all N training images; NaN where either does not vary
-    overlap: float  # share of the `TOP` images of largest |score| that is the same
+    def place_of(self, image: int) -> int | None:
+        """Where a training image stands in `a_N` and `b_N`; None where it is not shared."""
+        places = np.arange(len(self.a_N)) if self.images is None else self.images
+        place = int(np.searchsorted(places, image))
+        return place if place < len(places) and places[place] == image else None
+
+    @property
+    def largest(self) -> float:
+        """|score| in either run."""
+        return max(float(np.abs(scores).max()) for scores in (self.a_N, self.b_N))
 
 
 def of_the_same_data(record: Manifest, others: list[Summary]) -> list[Summary]:
     """Those of `others` that have scores on the same data as the run; damaged ones cannot be known to."""
-    return [
-        other
-        for other in others
-        if other.scored and other.id != record.folder.name and other.data_fingerprint == record.data_fingerprint
-    ]
+    return [other for other in scored(record, others) if other.data_fingerprint == record.data_fingerprint]
+
+
+def scored(record: Manifest, others: list[Summary]) -> list[Summary]:
+    """Those of `others` that have scores, those of the same data first, in their order."""
+    runs = [other for other in others if other.scored and other.id != record.folder.name]
+    return sorted(runs, key=lambda other: other.data_fingerprint != record.data_fingerprint)
 
 
 def check(a: Manifest, b: Manifest) -> None:
-    """Raises `ConfigError` unless both are other runs with scores on the same data."""
+    """Raises `ConfigError` unless both are runs with scores, and not the same one."""
     if a.folder == b.folder:
         raise ConfigError(f"The link compares run {a.run_id} with itself.", "Choose another run beside it.")
     for record in (a, b):
@@ -53,42 +135,100 @@ def check(a: Manifest, b: Manifest) -> None:
                 f"Run {record.run_id} has no scores to compare; it is {record.status}.",
                 "Replay it for some targets, or choose another run.",
             )
-    if a.data_fingerprint != b.data_fingerprint:
-        raise ConfigError(
-            f"The runs {a.run_id} and {b.run_id} are of different data: {a.config.dataset} and {b.config.dataset}.",
-            "Choose two runs of the same images and labels.",
-        )
 
 
-def common(a: Manifest, b: Manifest) -> list[Common]:
-    """The targets that both runs have, by name and function, in the order of `a`. A confusion is in common where both
-    models make it on the same images."""
+def common(a: Manifest, b: Manifest, shared: SharedImages | None = None) -> list[Common]:
+    """The targets that both runs have, by name and function, in the order of `a`, with the scores of the `shared`
+    training images (None: the data are the same, and all are). A target is in common where it asks about the same
+    images with the same labels in both."""
     refs_b = {target.key: target for target in b.score_sets.targets()}
-    shared = []
+    images = None if shared is None else shared.indices
+    found = []
     for target in a.score_sets.targets():
         other = refs_b.get(target.key)
-        if other is not None and (not target.target.of_the_model or _same_images(a, b, target.target)):
-            sha_a, sha_b = a.score_sets.sha256(target.score_set), b.score_sets.sha256(other.score_set)
-            source = (sha_a, target.row, sha_b, other.row)
-            shared.append(Common(target, a.score_sets.row(target), b.score_sets.row(other), source))
-    return shared
+        if other is None or not _asks_the_same(a, b, target.target, shared):
+            continue
+        sha_a, sha_b = a.score_sets.sha256(target.score_set), b.score_sets.sha256(other.score_set)
+        source = (sha_a, target.row, sha_b, other.row)
+        a_N, b_N = a.score_sets.row(target), b.score_sets.row(other)
+        if images is not None:
+            a_N, b_N, source = a_N[images], b_N[images], (*source, a.data_fingerprint or "", b.data_fingerprint or "")
+        found.append(Common(target, a_N, b_N, source, images))
+    return found
 
 
-def _same_images(a: Manifest, b: Manifest, target: Target) -> bool:
-    dataset = datasets.load(a.config.dataset)
-    of_a, of_b = (target.resolve(dataset, record.test_logits).indices for record in (a, b))
-    return np.array_equal(of_a, of_b)
+def _asks_the_same(a: Manifest, b: Manifest, target: Target, shared: SharedImages | None) -> bool:
+    """Whether it is about the same images in both, with the same labels. An uploaded image is named by its content."""
+    if (shared is None or shared.indices is None) and not target.of_the_model:
+        return True
+    try:
+        of_a, of_b = (target.resolve(datasets.load(r.config.dataset), r.test_logits) for r in (a, b))
+    except ConfigError:  # an image that one of the data sets does not have
+        return False
+    if not np.array_equal(of_a.indices, of_b.indices):
+        return False
+    if shared is None or shared.indices is None or of_a.split == OWN:
+        return True
+    if of_a.split == TRAIN:
+        return bool(np.isin(of_a.indices, np.setdiff1d(shared.indices, shared.relabelled)).all())
+    assert shared.tests is not None
+    return bool((of_a.indices < len(shared.tests)).all() and shared.tests[of_a.indices].all())
 
 
-def median(values: list[float]) -> float | None:
+# -- figures
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """Of the scores of S training images in two runs. NaN where either does not vary."""
+
+    spearman: float  # of their order, in which each image counts alike, however small its score
+    pearson: float  # of the scores as they are, in which the strong images count most
+    overlap: float  # share of the `TOP` images of largest |score| that is the same
+    identical: bool  # bit for bit
+
+
+def agreement(a_N: np.ndarray, b_N: np.ndarray) -> Agreement:
+    same = np.intersect1d(_strongest(a_N, TOP), _strongest(b_N, TOP))
+    return Agreement(
+        float(lds.spearman(a_N, b_N)),
+        _pearson(a_N, b_N),
+        len(same) / min(TOP, len(a_N)),
+        bool(np.array_equal(a_N, b_N)),
+    )
+
+
+def _pearson(a_N: np.ndarray, b_N: np.ndarray) -> float:
+    a, b = (np.asarray(s, np.float64) - np.mean(s, dtype=np.float64) for s in (a_N, b_N))
+    scale = float(np.sqrt((a**2).sum() * (b**2).sum()))
+    return float((a * b).sum()) / scale if scale else float("nan")
+
+
+def median(values: Iterable[float]) -> float | None:
     """Of those that are numbers; None where none is."""
     known = [value for value in values if not np.isnan(value)]
     return float(np.median(known)) if known else None
 
 
-def agreement(a_N: np.ndarray, b_N: np.ndarray) -> Agreement:
-    same = np.intersect1d(_strongest(a_N, TOP), _strongest(b_N, TOP))
-    return Agreement(float(lds.spearman(a_N, b_N)), len(same) / min(TOP, len(a_N)))
+@dataclass(frozen=True)
+class Summed:
+    """The agreements of all targets that two runs have in common: medians, None where nothing varied."""
+
+    targets: int
+    spearman: float | None
+    pearson: float | None
+    overlap: float | None
+    identical: bool
+
+
+def summed(agreements: list[Agreement]) -> Summed:
+    return Summed(
+        len(agreements),
+        median(each.spearman for each in agreements),
+        median(each.pearson for each in agreements),
+        median(each.overlap for each in agreements),
+        bool(agreements) and all(each.identical for each in agreements),
+    )
 
 
 def moved(a_N: np.ndarray, b_N: np.ndarray, k: int) -> np.ndarray:
@@ -111,7 +251,10 @@ def _strongest(scores_N: np.ndarray, k: int) -> np.ndarray:
     return np.argpartition(np.abs(scores_N), -k)[-k:]
 
 
-def differences(a: Manifest, b: Manifest) -> list[tuple[str, object, object]]:
+# -- what they mean
+
+
+def differences(a: Manifest, b: Manifest) -> list[Setting]:
     """The settings that differ among those that decide a training, by their dotted names."""
     first, second = a.config, b.config
     names = [
@@ -120,6 +263,46 @@ def differences(a: Manifest, b: Manifest) -> list[tuple[str, object, object]]:
     ]
     pairs = [(name, config.get(first, name), config.get(second, name)) for name in names]
     return [pair for pair in pairs if pair[1] != pair[2]]
+
+
+def meaning(differ: list[Setting], found: Summed, images: int) -> str:
+    """What the agreement of two runs says, in sentences, and what was to be expected. `images` are compared."""
+    if found.identical:
+        unused = " The settings that differ play no part in this training." if differ else ""
+        return f"Identical: every score is the same, bit for bit.{unused}"
+    if found.spearman is None or found.pearson is None or found.overlap is None:
+        return "The scores of one of the runs are all the same, so that there is no order to compare."
+    if not differ:
+        return (
+            "Recipe, seed and data are the same, and the scores are so to rounding only: another kind of device, or "
+            f"another number of threads, sums in another order. Rank correlation {found.spearman:.4f}."
+        )
+    top, of = min(TOP, images), "of one target" if found.targets == 1 else f"median of {found.targets:,} targets"
+    figures = (
+        f"The order of the scores agrees with a rank correlation of {_figure(found.spearman)} ({of}), their sizes with "
+        f"a linear correlation of {_figure(found.pearson)}, and {100 * found.overlap:.0f} % of the {top} strongest "
+        f"images are the same (by chance 0, 0 and {100 * top / images:.1f} %)."
+    )
+    return f"{figures} {_expected([name for name, *_ in differ] == ['recipe.seed'], found.spearman)}"
+
+
+def _expected(seed_alone: bool, rank: float) -> str:
+    """Beside what seeds of the sample gave."""
+    low, high = ONE_TARGET
+    seeds = f"{SEEDS_RANK[0]:.2f} to {SEEDS_RANK[1]:.2f} between seeds of the sample, for single test images"
+    if rank > high:
+        return f"Trainings that differ in their seed alone need not agree so well: it was {seeds}."
+    if seed_alone and rank < low:
+        return f"That is less than was measured ({seeds}): look at the smoothness of both on Trust."
+    if seed_alone:
+        return f"This is expected of trainings that differ in their seed alone: it was {seeds}."
+    if rank < low:
+        return f"Trainings that differ in their seed alone agree better ({seeds}): the recipes matter, too."
+    return f"Trainings that differ in their seed alone agree no better: it was {seeds}."
+
+
+def _figure(value: float) -> str:
+    return f"{value:.2f}".replace("-", "−")
 
 
 def measured_lds(record: Manifest) -> float | None:

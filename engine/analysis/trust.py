@@ -232,8 +232,11 @@ class Step:
         """The whole sentence; `duration` is `seconds` as people read it, "" where that is not known."""
         if not self.missing:
             return f"{self.why}: all of its retrainings are there, so it takes a moment."
-        more = "1 more takes" if self.missing == 1 else f"{self.missing:,} more take"
-        return f"{self.why}: {more} {f'about {duration}' if duration else 'a training each'}."
+        whole = self.missing == self.subsets  # else it goes on from some
+        more = f"{self.missing:,} {'retrainings' if whole else 'more'}"
+        if not duration:
+            return f"{self.why}: {more}, each about as long as the training."
+        return f"{self.why}: {more} take{'s' * (self.missing == 1)} about {duration}."
 
 
 @dataclass(frozen=True)
