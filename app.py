@@ -5,6 +5,7 @@
 
 import math
 import os
+from pathlib import Path
 
 # Threads of a pass that wait for each other should sleep rather than spin: beside a browser on the same two cores,
 # spinning made training four times slower. OpenMP reads this when torch is loaded, which is later.
@@ -13,15 +14,21 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 import streamlit as st
 from starlette.middleware import Middleware
 
-from engine import config
+from engine import config, files
 from engine.jobs import speed
 from engine.runs.run import Summary
-from ui import formats, hosts, shell, stopping
+from ui import addresses, formats, hosts, navigation, run_choice, run_names, run_watch, shell, stopping
 from ui.text import plain
 
 RECENT = 8  # runs
 A_LOOK = 2.0  # seconds between looks at whether the machine's speed is known
 ROUND = 5  # seconds to which a time is said
+FIRST = "Run the sample, watch it, and look at its influence."
+GUESTS = (
+    ("pages/Influence.py", ":material/image_search:", "Look at the influence"),
+    ("pages/Test_images.py", ":material/grid_view:", "Browse the test images"),
+    ("pages/Trust.py", ":material/verified:", "How far to rely on it"),
+)
 TOUR = """
 1. **Run** the sample, or set up a run of your own: a classifier is trained, and its training replayed backwards.
 2. **Look** on *Influence* at the training images that helped and harmed a target most, and on *Trust* at how far to
@@ -39,10 +46,27 @@ def draw() -> None:
         "single training image on every target you choose."
     )
     runs = shell.all_runs()
-    with st.expander("New here? Three steps", expanded=not runs):
-        st.markdown(TOUR)
-    draw_sample("Run the sample" if runs else "Start here")
-    draw_recent(runs)
+    if files.read_only():
+        draw_newest(runs)
+    else:
+        with st.expander("New here? Three steps", expanded=not runs):
+            st.markdown(TOUR)
+        draw_sample("Run the sample" if runs else "Start here")
+    draw_recent()
+
+
+def draw_newest(runs: list[Summary]) -> None:
+    """For guests: the run to look at."""
+    sound = [run for run in runs if run.scored]
+    if not sound:
+        return
+    run = next(run for run in sound if run.id == run_choice.default(sound))
+    with st.container(border=True):
+        st.subheader(plain(run_names.of(run)))
+        st.caption(plain(in_words(run)))
+        with st.container(horizontal=True):
+            for page, icon, label in GUESTS:
+                st.page_link(page, label=label, icon=icon, query_params={"run": run.id})
 
 
 def draw_sample(heading: str) -> None:
@@ -53,9 +77,7 @@ def draw_sample(heading: str) -> None:
             "mistakes, a close call, a right answer, and all test images together."
         )
         st.fragment(draw_time, run_every=None if time_of_sample() else A_LOOK)()
-        st.button(
-            "Run the sample", type="primary", icon=":material/play_arrow:", on_click=start_sample, **shell.acting()
-        )
+        st.button("Run the sample", type="primary", icon=":material/play_arrow:", on_click=start_sample)
         st.page_link("pages/Set_up_a_run.py", label="Or set up a run of your own", icon=":material/tune:")
 
 
@@ -82,34 +104,43 @@ def start_sample() -> None:
         st.session_state["started"] = shell.queue().start(config.preset("sample"))
 
 
-def draw_recent(runs: list[Summary]) -> None:
-    st.subheader("Recent runs")
-    if not runs:
-        st.info("No runs yet. Run the sample, watch it, and look at its influence.", icon=":material/info:")
-    for run in runs[:RECENT]:
-        draw_run(run)
-    if runs[RECENT:]:
-        st.page_link("pages/Runs_and_storage.py", label=f"All {len(runs)} runs", icon=":material/database:")
+@st.fragment(run_every=shell.A_LOOK)
+def draw_recent() -> None:
+    """Each with its status as it is: the list is drawn again and again."""
+    with shell.guarded():
+        runs = shell.all_runs()
+        st.subheader("Recent runs")
+        if not runs:
+            words = "There is no run to look at yet." if files.read_only() else "No runs yet. " + FIRST
+            st.info(words, icon=":material/info:")
+        for run in runs[:RECENT]:
+            draw_run(run)
+        if runs[RECENT:]:
+            st.page_link("pages/Runs_and_storage.py", label=f"All {len(runs)} runs", icon=":material/database:")
 
 
 def draw_run(run: Summary) -> None:
-    with st.container(border=True):
-        name, what, live, influence = st.columns([4, 5, 1, 1.3], vertical_alignment="center")
-        name.markdown(f"**{plain(formats.run_label(run))}**")
+    with st.container(border=True, horizontal=True, vertical_alignment="center"):
+        with st.container(gap=None, width="stretch"):
+            st.markdown(f"**{plain(run_names.of(run))}**")
+            st.caption(plain(run.remark or in_words(run)))
+        run_watch.badge(run_watch.status(run))
         if run.remark:
-            what.caption(plain(run.remark))
             return
-        scored = "" if run.targets_scored is None else f"{formats.count(run.targets_scored, 'targets')} scored · "
-        what.caption(
-            f"{plain(run.dataset)} · {plain(run.model)} · {scored}test accuracy "
-            f"{formats.percent(run.test_accuracy)} · {formats.age(run.created)}"
-        )
-        live.page_link("pages/Live.py", label="Live", query_params={"run": run.id})
-        influence.page_link("pages/Influence.py", label="Influence", query_params={"run": run.id})
+        st.page_link("pages/Live.py", label="Live", query_params={"run": run.id})
+        if run.scored:
+            st.page_link("pages/Influence.py", label="Influence", query_params={"run": run.id})
+
+
+def in_words(run: Summary) -> str:
+    scored = "" if run.targets_scored is None else f"{formats.count(run.targets_scored, 'targets')} scored · "
+    accuracy = "" if run.test_accuracy is None else f"test accuracy {formats.percent(run.test_accuracy)} · "
+    return f"{run.dataset} · {run.model} · {scored}{accuracy}{formats.age(run.created)}"
 
 
 if __name__ == "__main__":
     with shell.page("Replay Explorer"):
         draw()
 else:
-    app = st.App(__file__, lifespan=stopping.in_order, middleware=[Middleware(hosts.OnlyOurHosts)])
+    served = Middleware(addresses.Addresses, pages=tuple(Path(path).stem for path, _, _ in navigation.PAGES[1:]))
+    app = st.App(__file__, lifespan=stopping.in_order, middleware=[Middleware(hosts.OnlyOurHosts), served])

@@ -2,12 +2,13 @@
 
 import streamlit as st
 
-from engine import space
+from engine import files, space
 from engine.errors import ReplayError
 from engine.jobs.rebuild import Rebuild
+from engine.runs import notes
 from engine.runs.manifest import IN_PROGRESS
 from engine.runs.run import Run, Summary, passed_over
-from ui import formats, shell
+from ui import formats, run_choice, run_names, shell
 from ui.run_choice import RunView
 from ui.text import line, plain
 
@@ -41,6 +42,8 @@ def draw_folder(sizes: dict[str, dict[str, int]]) -> None:
             "checkpoints are the big part of what can be deleted.",
             icon=":material/hard_drive:",
         )
+    if files.read_only():
+        return
     st.caption(
         f"Folder of all runs: {plain(shell.root())}. To have it elsewhere, set `REPLAY_OUTPUTS_DIR`, start the app "
         "with `streamlit run app.py -- --outputs DIR`, or make `outputs` a symbolic link."
@@ -48,28 +51,55 @@ def draw_folder(sizes: dict[str, dict[str, int]]) -> None:
 
 
 def draw_table(runs: list[Summary], sizes: dict[str, dict[str, int]]) -> None:
-    remarks = any(run.remark for run in runs)
-    st.dataframe(
-        [row_of(run, sizes[run.id]) for run in runs],
-        hide_index=True,
-        column_config={} if remarks else {"Remark": None},
-    )
+    """All runs, and what each takes; their names can be typed over."""
+    rows = [row_of(run, sizes[run.id]) for run in runs]
+    settings = {
+        "Run": st.column_config.TextColumn(
+            pinned=True,
+            width="medium",
+            max_chars=notes.LONGEST_NAME,
+            help="Type over it to call a run otherwise; empty, it is called by what it is.",
+        ),
+        **({} if any(run.remark for run in runs) else {"Remark": None}),
+    }
+    if files.read_only():
+        st.dataframe(rows, hide_index=True, column_config=settings)
+    else:
+        # By what it shows: the next table has no edits of this one.
+        key = f"runs-{hash(tuple((run.id, row['Run']) for run, row in zip(runs, rows)))}"
+        st.data_editor(
+            rows,
+            hide_index=True,
+            num_rows="fixed",
+            column_config=settings,
+            disabled=[name for name in rows[0] if name != "Run"],
+            key=key,
+            on_change=take_names,
+            args=(key, runs),
+        )
     if others := passed_over(shell.root()):
         with st.expander(f"{formats.count(len(others), 'entries')} of the folder not shown"):
             st.dataframe([{"Entry": line(name), "Why": line(reason)} for name, reason in others], hide_index=True)
 
 
+def take_names(key: str, runs: list[Summary]) -> None:
+    for row, changed in st.session_state[key]["edited_rows"].items():
+        run, name = runs[int(row)], changed.get("Run") or ""
+        run_choice.rename(run.id, "" if name == run_names.made_of(run) else name)
+
+
 def row_of(run: Summary, sizes: dict[str, int]) -> dict[str, str]:
-    sound = not run.remark
+    """What is asked for most stands first: where the window is narrow, the rest is scrolled to."""
     return {
-        "Run": run.id,
+        "Run": line(run_names.of(run)),
         "Status": line(run.status),
         "Remark": line(run.remark),
-        "Age": formats.age(run.created),
-        "Test accuracy": formats.percent(run.test_accuracy),
-        "Replays in": formats.replays_in(run) if sound else "—",
         "In all": formats.size(sum(sizes.values())),
         **{name: formats.size(sizes[part]) for part, name in formats.PARTS.items()},
+        "Replays in": "—" if run.remark else formats.replays_in(run),
+        "Test accuracy": formats.percent(run.test_accuracy),
+        "Age": formats.age(run.created),
+        "Id": run.id,
     }
 
 
@@ -80,11 +110,12 @@ def draw_cleaning(runs: dict[str, Summary]) -> None:
     chosen = [run_id for run_id in st.session_state.get("chosen", []) if run_id in runs]
     if chosen != st.session_state.get("chosen", []):  # deleted here or in another tab
         st.session_state["chosen"] = chosen
+    labels = run_names.labels(runs.values())
     chosen = st.multiselect(
         "Runs to clean",
         list(runs),
         key="chosen",
-        format_func=lambda run_id: formats.run_label(runs[run_id]) if run_id in runs else line(run_id),
+        format_func=lambda run_id: labels.get(run_id, line(run_id)),
         placeholder="Choose one or more runs",
     )
     st.caption(
@@ -94,10 +125,10 @@ def draw_cleaning(runs: dict[str, Summary]) -> None:
     with st.container(horizontal=True):
         for action in ACTIONS:
             if st.button(action, **shell.acting(disabled=not chosen)):
-                confirm(action, chosen)
+                confirm(action, chosen, labels)
 
 
-def confirm(action: str, run_ids: list[str]) -> None:
+def confirm(action: str, run_ids: list[str], labels: dict[str, str]) -> None:
     """A dialog with the bytes to be freed, before anything is deleted."""
     part, consequence = ACTIONS[action]
 
@@ -108,7 +139,7 @@ def confirm(action: str, run_ids: list[str]) -> None:
             st.markdown(
                 f"This frees **{formats.size(total)}** ({total:,} bytes) of {formats.count(len(run_ids), 'runs')}:"
             )
-            st.code("\n".join(run_ids), language=None)
+            st.code("\n".join(labels[run_id] for run_id in run_ids), language=None)
             st.write(consequence)
             yes, no = st.columns(2)
             label = f"{action}: free {formats.size(total)}"
@@ -156,9 +187,8 @@ def draw_rebuilding(runs: dict[str, Summary]) -> None:
         st.caption("There is no run that was trained to its end and is not in progress.")
         return
     which, how = st.columns(2)
-    run_id = which.selectbox(
-        "Run to rebuild", list(trained), format_func=lambda run_id: formats.run_label(trained[run_id])
-    )
+    labels = run_names.labels(trained.values())
+    run_id = which.selectbox("Run to rebuild", list(trained), format_func=lambda run_id: labels.get(run_id, run_id))
     mode = how.radio(
         "Checkpoints for",
         list(REBUILDS),
@@ -200,7 +230,8 @@ def draw_unfinished(runs: list[Summary]) -> None:
     st.caption("Resume or discard it on Live.")
     with st.container(horizontal=True):
         for run in resumable[:12]:
-            st.page_link("pages/Live.py", label=run.id, icon=":material/resume:", query_params={"run": run.id})
+            name = plain(run_names.of(run))
+            st.page_link("pages/Live.py", label=name, icon=":material/resume:", query_params={"run": run.id})
 
 
 with shell.page("Runs and storage"):
@@ -210,11 +241,12 @@ with shell.page("Runs and storage"):
     sizes = {run.id: Run(shell.root(), run.id).storage().sizes() for run in runs}
     draw_folder(sizes)
     if not runs:
-        st.info("No runs, and so nothing to clean.", icon=":material/info:")
-        st.page_link("app.py", label="Run the sample from the Overview", icon=":material/play_arrow:")
+        run_choice.say_empty("There are no runs yet.")
         st.stop()
     by_id = {run.id: run for run in runs}
     draw_table(runs, sizes)
+    if files.read_only():
+        st.stop()
     draw_cleaning(by_id)
     draw_unfinished(runs)
     with shell.guarded():

@@ -106,7 +106,7 @@ def test_the_sample_from_the_button_to_the_clean_up(page, tmp_path, finished_sam
         assert before > 10_000_000
         idle(page)
         page.get_by_role("combobox", name="Runs to clean").click()
-        page.get_by_role("option").filter(has_text=run.id).click()
+        page.get_by_role("option").filter(has_text="Sample, seed 0").click()
         page.keyboard.press("Escape")
         page.get_by_role("button", name="Delete checkpoints").click()
         dialog = page.get_by_role("dialog")
@@ -541,8 +541,10 @@ def test_influence_is_filtered_dragged_enlarged_ticked_pinned_and_linked(page, r
         label = dataset_registry.load("fashion-mnist-sample").test_labels[0]
         expected = [i for i in np.argsort(-scores_N) if labels_N[i] != label][6:12]
         wait_until(lambda: shown(page, "harmful") == expected, page)
-        page.get_by_text("Copy link", exact=True).click()
-        link = page.locator('[data-testid="stCode"] code').last.inner_text()
+        page.context.grant_permissions(["clipboard-read", "clipboard-write"])
+        page.get_by_role("button", name="Copy link").click()
+        expect(page.get_by_role("status").get_by_text("Copied")).to_be_attached()
+        link = page.evaluate("navigator.clipboard.readText()")
         assert urlsplit(link).query == urlsplit(page.url).query
         state = [shown(page, which) for which in ("helpful", "harmful", "pinned")]
         other = page.context.new_page()

@@ -20,7 +20,8 @@ from engine.runs.job import JobRecord
 from engine.runs.manifest import ErrorRecord
 from tests.helpers import PAGES, button, said, show, sound, tiles
 from tests.made_up import SMALL
-from ui import formats, pictures
+from ui import formats, pictures, run_names
+from ui.text import plain
 
 pytestmark = [pytest.mark.usefixtures("root"), pytest.mark.slow]
 
@@ -74,7 +75,8 @@ def test_every_page_has_the_status_of_the_job_of_any_process_and_of_the_disk(pag
         )
         strip = show(page).sidebar
     shown = "\n".join(c.value for c in strip.caption)
-    assert f"In progress: {run.id}" in [link.proto.label for link in strip.get("page_link")]
+    name = plain(run_names.of(runs.summary(run)))
+    assert f"In progress: {name}" in [link.proto.label for link in strip.get("page_link")]
     assert "Memory of its process: 545 MB" in shown and "Memory available: 20 GB of 25 GB" in shown
     assert "Disk free: 72 GB" in shown and "No run in progress" not in shown
     (progress,) = strip.get("progress")
@@ -234,7 +236,7 @@ def test_a_log_that_was_deleted_while_the_page_was_open_is_read_anew(run):
 
 def test_storage_lists_sizes_and_names_the_bytes_before_deleting(run):
     app = show("pages/Runs_and_storage.py")
-    assert run.id in app.dataframe[0].value["Run"].tolist()
+    assert run.id in app.dataframe[0].value["Id"].tolist()
     app.multiselect(key="chosen").set_value([run.id]).run()
     button(app, "Delete checkpoints").click().run()
     assert not app.exception

@@ -1,15 +1,22 @@
 """The run that a person looks at goes with them from page to page, and the shell around all pages."""
 
+import json
 import shutil
+from datetime import datetime
 from pathlib import Path
 from urllib.parse import parse_qs
 
 import pytest
 from streamlit.testing.v1 import AppTest
 
+from engine.errors import ConfigError, IntegrityError
 from engine.jobs.queue import JobQueue
+from engine.runs import notes
 from engine.runs import run as runs
+from engine.runs.run import Summary
 from tests.helpers import PAGES, ROOT, show, sound
+from ui import run_names
+from ui.navigation import NAVIGATION
 
 NEWER = "99990101-000000-own-ffff"  # stands before every other
 
@@ -102,3 +109,93 @@ def test_a_run_in_hand_that_was_deleted_is_no_default(two, root):
     shutil.rmtree(Path(root / newest.id))
     app.query_params.clear()
     assert sound(app.run()).query_params["run"] in (older.id, [older.id])
+
+
+# -- names
+
+
+def of_seed(seed: int | None, **fields) -> Summary:
+    return Summary(
+        **{
+            "id": f"run-{seed}",
+            "status": "finished",
+            "created": "2026-11-26T16:52:00+00:00",
+            "dataset": "fashion-mnist-sample",
+            "model": "small-cnn",
+            "seed": seed,
+            "test_accuracy": 0.8421,
+            **fields,
+        }
+    )
+
+
+def test_a_run_is_called_by_what_it_is_or_as_a_person_says():
+    today = run_names.when("2026-11-26T16:52:00+00:00")
+    assert run_names.of(of_seed(1)) == f"Sample, seed 1 · 84.2 % · {today}"
+    assert run_names.of(of_seed(1, model="resnet9", test_accuracy=None)) == f"Sample, resnet9, seed 1 · {today}"
+    own = of_seed(0, dataset="folder:/data/my pets?side=32")
+    assert run_names.of(own) == f"my pets, small-cnn, seed 0 · 84.2 % · {today}"
+    assert run_names.of(of_seed(1, name="With *dropout*")) == "With *dropout*"
+    assert run_names.of(Summary("damaged-1", "damaged", "It is broken.")) == "damaged-1"
+
+
+@pytest.mark.parametrize(
+    "now, words", [("2026-11-26", "16:52"), ("2026-11-27", "26 Nov 16:52"), ("2027-01-01", "26 Nov 2026 16:52")]
+)
+def test_the_time_says_as_much_of_the_date_as_it_takes(now, words):
+    assert run_names.when("2026-11-26T16:52:00+00:00", datetime.fromisoformat(f"{now}T20:00:00+00:00")) == words
+
+
+def test_no_two_choices_read_the_same():
+    runs = [of_seed(1), of_seed(1, id="b"), of_seed(2), of_seed(3, name=f"{run_names.of(of_seed(1))} · b")]
+    labels = run_names.labels(runs)
+    assert len(set(labels.values())) == 4 and labels["run-2"] == run_names.of(of_seed(2))
+    assert labels["run-1"].endswith(" · run-1") and labels["b"].endswith(" · b")
+
+
+def test_a_name_is_kept_with_the_notes_and_checked(quick):
+    notes.tick(quick, {3: True}, 10)
+    notes.write_name(quick, "  Long\n training ")
+    assert notes.name_of(quick) == notes.read(quick).name == "Long training" and notes.read(quick).ticked == (3,)
+    with pytest.raises(ConfigError, match="81 characters"):
+        notes.write_name(quick, "x" * 81)
+    with pytest.raises(ConfigError, match="lone surrogate"):
+        notes.write_name(quick, "x\ud800")
+    notes.write_name(quick, "")
+    assert notes.name_of(quick) == "" and "name" not in json.loads((quick.path / "notes.json").read_text())
+    for wrong in (7, "x" * 81, None):
+        (quick.path / "notes.json").write_text(json.dumps({"ticked": [], "notes": {}, "name": wrong}))
+        with pytest.raises(IntegrityError, match="name is no text of at most 80"):
+            notes.read(quick)
+        assert notes.name_of(quick) == ""
+
+
+def test_a_name_is_given_beside_the_chooser_and_read_everywhere_as_plain_text(two):
+    older, newest = two
+    said = "![x](http://evil.example) *one*"
+    app = show("pages/Trust.py", run=older.id)
+    assert app.selectbox[0].options == [
+        run_names.labels(map(runs.summary, (newest, older)))[r.id] for r in (newest, older)
+    ]
+    sound(app.text_input(key=f"name-{older.id}").set_value(said).run())
+    assert app.selectbox[0].options[1] == said and app.selectbox[0].value == older.id
+    assert app.query_params["run"] in (older.id, [older.id]) and notes.name_of(older) == said
+    table = show("pages/Runs_and_storage.py")
+    assert said in str(table.dataframe[0].value)
+    assert not [m.value for m in show("app.py").markdown if "![x](" in m.value]
+
+
+# -- what a page says while it has nothing to show
+
+
+@pytest.mark.parametrize("page", SHOW_A_RUN)
+def test_an_empty_page_says_what_it_would_show(page, root):
+    (text,) = [info.value for info in show(page).info]
+    shows = next(link.shows for links in NAVIGATION.values() for link in links if link.path == page)
+    assert shows and shows in text
+
+
+def test_a_bad_link_is_told_below_the_title_and_not_within_a_row(quick):
+    app = show("pages/Influence.py", run=quick.id, k="7", side="left")
+    kinds = [element.type for element in app.main if element.type in ("warning", "selectbox")]
+    assert kinds[:3] == ["warning", "warning", "selectbox"] and kinds.count("warning") == 2

@@ -226,7 +226,7 @@ class Pipeline:
 
     def pages(self, run: str, data: str) -> None:
         """Every page in a browser; what is measured is the server."""
-        from ui.shell import PAGES
+        from ui.navigation import PAGES
 
         began = time.monotonic()
         os.environ.update(self.environment)

@@ -38,7 +38,7 @@ from engine.runs import run as runs
 from engine.runs.manifest import IN_PROGRESS
 from engine.targets import Target
 from tools.serve import ROOT, chromium, server
-from ui.shell import PAGES
+from ui.navigation import PAGES
 
 TARGETS = (*(f"test:{i}" for i in range(49)), "test:all")
 CONFIG = configs.preset("sample").replace(

@@ -1,11 +1,20 @@
 """A page's state in its URL: read with a check, and written back, so that a copied link restores what is seen."""
 
 import re
+from pathlib import Path
 from urllib.parse import urlencode
 
 import streamlit as st
 
 from ui.text import plain
+
+HERE = Path(__file__).parent
+_copy = st.components.v2.component(
+    "copy_link",
+    html='<button type="button"><span aria-hidden="true">🔗</span><span></span></button><span role="status"></span>',
+    css=(HERE / "copy_link.css").read_text(encoding="utf-8"),
+    js=(HERE / "copy_link.js").read_text(encoding="utf-8"),
+)
 
 # What a link may say of a number. Python would take more: signs of other scripts, 5,000 digits, «nan» and «1_000».
 WHOLE = re.compile("[0-9]{1,15}")
@@ -89,16 +98,12 @@ def to(page: str, **state) -> str:
 
 
 def copy() -> None:
-    """The page's link, to be copied, as it is after the page has been drawn."""
-    with st.popover("Copy link", icon=":material/link:"):
-        st.caption("The run, what is chosen and what is filtered are all in it.")
-        st.code(f"{(st.context.url or '').split('?')[0]}{_query()}", language=None, wrap_lines=True)
-
-
-def _query() -> str:
-    given = st.query_params.to_dict()
-    return f"?{urlencode(given)}" if given else ""
+    """A button that copies the page's address: the one that the visitor used, with what the page has written to it."""
+    _copy(key="copy-link", data={"label": "Copy link", "copied": "Copied", "failed": "Copy this address:"})
 
 
 def _refused(name: str, asked: str) -> None:
-    st.warning(f"The link asks for {name} «{plain(asked[:60])}», which does not exist here.", icon=":material/warning:")
+    # Below the page's title, where the shell keeps a place: a row of filters would break.
+    st.session_state.get("remarks", st).warning(
+        f"The link asks for {name} «{plain(asked[:60])}», which does not exist here.", icon=":material/warning:"
+    )

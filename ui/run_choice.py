@@ -6,11 +6,13 @@ from functools import cached_property
 
 import streamlit as st
 
+from engine import files
 from engine.datasets.base import Dataset
+from engine.runs import notes
 from engine.runs.manifest import Manifest
 from engine.runs.run import Run, Summary, summary
 from engine.runs.scores import TargetRef
-from ui import formats, link, pictures, shell
+from ui import link, pictures, run_names, run_watch, shell
 from ui.text import line, plain
 
 
@@ -64,38 +66,83 @@ def chosen(empty: str, first: Collection[str] = ()) -> RunView:
     asked = st.query_params.get("run")
     if asked is not None and asked not in runs:
         with shell.guarded():  # says what is wrong with it; the others can still be chosen
-            runs = {asked: summary(Run.open(shell.root(), asked)), **runs}
+            runs = {asked: shell.named(summary(Run.open(shell.root(), asked))), **runs}
     if not runs:
-        st.info(empty, icon=":material/info:")
-        st.page_link("app.py", label="Run the sample from the Overview", icon=":material/play_arrow:")
+        say_empty(empty)
         st.stop()
-    run_id = _selectbox(runs, asked, default(list(runs.values()), first))
-    if run_id is None:
-        st.stop()
+    with st.container(horizontal=True, vertical_alignment="bottom"):
+        run_id = _selectbox(runs, asked, default(list(runs.values()), first))
+        if run_id is None:
+            st.stop()
+        badge = st.container(key="run-badge", width="content", gap=None)
+        if not files.read_only():
+            _rename(runs[run_id])
     if run_id != asked:
         st.query_params["run"] = run_id
     hold(run=run_id)
-    return RunView.of(Run.open(shell.root(), run_id))
+    run = RunView.of(Run.open(shell.root(), run_id))
+    with badge:
+        run_watch.begin(run.folder, run.manifest)
+    return run
+
+
+def say_empty(empty: str) -> None:
+    """Of a page that has no run to show: that, what it would show, and where one is made."""
+    st.info(f"{empty} {shell.shows()}".strip(), icon=":material/info:")
+    if not files.read_only():
+        st.page_link("app.py", label="Run the sample from the Overview", icon=":material/play_arrow:")
 
 
 def default(runs: list[Summary], first: Collection[str] = ()) -> str:
     """The id of the run, of one or more, that a page opens on without a link."""
     in_hand = st.session_state.get("in hand", {}).get("run")
-    wanted = [*first, in_hand, *(run.id for run in runs if run.scored), runs[0].id]
+    scored = [run for run in runs if run.scored]
+    if files.read_only():  # guests see results first, and not work in progress
+        scored.sort(key=lambda run: run.status != "finished")
+    wanted = [*first, in_hand, *(run.id for run in scored), runs[0].id]
     ids = {run.id for run in runs}
     return next(run_id for run_id in wanted if run_id in ids)
 
 
 def _selectbox(runs: dict[str, Summary], asked: str | None, default: str) -> str | None:
-    link.follow("run", default if asked is None else asked if asked in runs else None)
+    """The run that is chosen; None where the link asks for one that is not there, and none was chosen yet."""
+    opened = default if asked is None else asked if asked in runs else None
+    link.follow("run", opened)
+    # Said at every drawing: the choices are told by their names, which change.
+    st.session_state["run"] = st.session_state["run"]
+    labels = run_names.labels(runs.values())
     return st.selectbox(
         "Run",
         list(runs),
-        format_func=lambda run_id: formats.run_label(runs[run_id]),
+        format_func=lambda run_id: labels.get(run_id, line(run_id)),
         key="run",
-        index=None,
+        index=None if opened is None else 0,
         placeholder="Choose another run",
+        width="stretch",
     )
+
+
+def _rename(run: Summary) -> None:
+    """The run's name, to be changed."""
+    if run.remark:
+        return
+    key = f"name-{run.id}"
+    with st.popover("Name", icon=":material/edit:"):
+        link.follow(key, run.name)
+        st.text_input(
+            "Name of this run",
+            key=key,
+            max_chars=notes.LONGEST_NAME,
+            placeholder=line(run_names.made_of(run)),
+            on_change=lambda: rename(run.id, st.session_state[key]),
+            help="It is kept with the run. Without one, a run is called by what it is.",
+        )
+        st.caption(f"Run {run.id}")
+
+
+def rename(run_id: str, name: str) -> None:
+    with shell.guarded():
+        notes.write_name(Run.open(shell.root(), run_id), name)
 
 
 def stop_without_scores(run: RunView) -> None:
@@ -111,7 +158,7 @@ def say_no_scores(run: RunView) -> None:
     st.info(
         "The scores of this run were deleted."
         if run.manifest.scored is False
-        else f"This run has no scores yet; it is {plain(run.manifest.status)}.",
+        else f"This run has no scores yet; it is {plain(run.manifest.status)}. {shell.shows()}".strip(),
         icon=":material/info:",
     )
     link_to_live(run)

@@ -9,6 +9,7 @@ navigation itself, so that a page which is the first request to a fresh server l
 
 import argparse
 import contextlib
+import dataclasses
 import functools
 import gc
 import os
@@ -17,57 +18,30 @@ import threading
 import time
 import traceback
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 
 import streamlit as st
 
-from engine import files, space
+from engine import __version__, files, space
 from engine.errors import ConfigError, ReplayError
 from engine.jobs.job import Job
 from engine.jobs.queue import JobQueue
+from engine.runs import notes
 from engine.runs.manifest import IN_PROGRESS
 from engine.runs.run import Run, Summary, outputs_root, summaries
-from ui import formats, progress
+from ui import formats, progress, run_names
+from ui.navigation import NAVIGATION
 from ui.text import line, plain
 
-READ_ONLY = "Read-only: this app shows runs, and starts, deletes and writes nothing (REPLAY_READ_ONLY is set)."
+READ_ONLY = "Read-only: look at everything; nothing can be started, changed or deleted here."
+ABOUT = f"""
+**Replay Explorer** {__version__}
+
+Which training images made the model say this about that image? Exact data attribution, by replaying training backwards.
+"""
+STYLE = f"<style>{(Path(__file__).parent / 'shell.css').read_text(encoding='utf-8')}</style>"
 A_LOOK = 2.0  # seconds for which a look at all runs holds for the lists of other tabs
-
-
-@dataclass(frozen=True)
-class PageLink:
-    """A page as the sidebar leads to it."""
-
-    path: str
-    label: str
-    icon: str
-    carries: tuple[str, ...] = ("run",)  # what its address takes of what a person has in hand
-
-
-# By caption. A page that shows no run takes none along, and a target is for the page that opens on one.
-NAVIGATION: dict[str, tuple[PageLink, ...]] = {
-    "": (PageLink("app.py", "Overview", ":material/home:", ()),),
-    "Run": (
-        PageLink("pages/Data.py", "Data", ":material/folder_open:", ()),
-        PageLink("pages/Set_up_a_run.py", "Set up a run", ":material/tune:", ()),
-        PageLink("pages/Live.py", "Live", ":material/monitoring:"),
-        PageLink("pages/Runs_and_storage.py", "Runs and storage", ":material/database:", ()),
-    ),
-    "Explore": (
-        PageLink("pages/Influence.py", "Influence", ":material/image_search:", ("run", "target")),
-        PageLink("pages/Training_images.py", "Training images", ":material/photo_library:"),
-        PageLink("pages/Test_images.py", "Test images", ":material/grid_view:"),
-    ),
-    "Act": (PageLink("pages/Find_bad_labels.py", "Find bad labels", ":material/label_off:", ("run", "set")),),
-    "Check": (
-        PageLink("pages/Trust.py", "Trust", ":material/verified:", ("run", "set")),
-        PageLink("pages/Compare_runs.py", "Compare runs", ":material/compare_arrows:"),
-    ),
-    "Help": (PageLink("pages/Glossary.py", "Glossary", ":material/dictionary:", ()),),
-}
-PAGES = tuple((link.path, link.label, link.icon) for links in NAVIGATION.values() for link in links)
 
 
 @contextlib.contextmanager
@@ -76,21 +50,25 @@ def page(title: str):
 
     Yields a place in the sidebar, which stays in view while the page scrolls."""
     st.set_page_config(
-        page_title=f"{title} · Replay Explorer" if title != "Replay Explorer" else title, page_icon="🔁", layout="wide"
+        page_title=f"{title} · Replay Explorer" if title != "Replay Explorer" else title,
+        page_icon="🔁",
+        layout="wide",
+        menu_items={"About": ABOUT},  # with an entry of the app's own, the menu shows the choice of theme, too
     )
-    st.session_state["page"] = title
+    st.html(STYLE)
     framed = False
     with guarded():
         with st.sidebar:
             st.markdown("**Replay Explorer**")
-            st.session_state["navigation"] = st.empty()
+            with st.container(key="navigation"):
+                st.session_state["navigation"] = st.empty()
             draw_navigation()
             panel = st.container()
             st.divider()
             if files.read_only():
                 st.caption(READ_ONLY)
         st.title(title)
-        st.session_state["errors shown"] = set()
+        st.session_state.update({"page": title, "remarks": st.container(), "errors shown": set()})
         queue()  # here, where its error is shown: a fragment's would be a bare traceback
         all_runs(fresh=True)  # for all of this page
         with st.sidebar:
@@ -107,14 +85,15 @@ def page(title: str):
 def draw_navigation() -> None:
     """The links to all pages, with what a person has in hand (`run_choice.hold`); drawn again where that changes."""
     hand = st.session_state.get("in hand", {})
-    with st.session_state["navigation"].container(gap="small"):
+    with st.session_state["navigation"].container(gap="xsmall"):
         for caption, links in NAVIGATION.items():
-            with st.container(gap=None):
-                if caption:
-                    st.caption(caption)
-                for link in links:
-                    taken = {name: hand[name] for name in link.carries if name in hand}
-                    st.page_link(link.path, label=link.label, icon=link.icon, query_params=taken or None)
+            if caption:
+                st.caption(caption)
+            for link in links:
+                if files.read_only() and not link.guests:
+                    continue
+                taken = {name: hand[name] for name in link.carries if name in hand}
+                st.page_link(link.path, label=link.label, icon=link.icon, query_params=taken or None)
 
 
 @contextlib.contextmanager
@@ -145,6 +124,12 @@ def show_error_once(what: str, remedy: str) -> None:
     if what not in shown:
         shown.add(what)
         show_error(what, remedy)
+
+
+def shows() -> str:
+    """What the page that is drawn shows of a run, for where there is none to show."""
+    pages = (link for links in NAVIGATION.values() for link in links)
+    return next((link.shows for link in pages if link.label == st.session_state["page"]), "")
 
 
 def acting(disabled: bool = False, help: str | None = None) -> dict:
@@ -227,9 +212,14 @@ def all_runs(fresh: bool = False) -> list[Summary]:
         at, changed, runs = _looks.get(folder, (-A_LOOK, 0, []))
         if fresh or time.monotonic() - at > A_LOOK or changed != _time_of(folder):
             changed = _time_of(folder)
-            runs = summaries(folder)
+            runs = list(map(named, summaries(folder)))
             _looks[folder] = time.monotonic(), changed, runs
         return list(runs)
+
+
+def named(run: Summary) -> Summary:
+    """With the name that a person gave it."""
+    return run if run.remark else dataclasses.replace(run, name=notes.name_of(Run(root(), run.id)))
 
 
 def _time_of(folder: Path) -> int:
@@ -250,10 +240,11 @@ def _status() -> None:
     if not files.read_only():
         _engine_state(engine)
     # The jobs of this process in their order; else what others, such as the command line, work on.
+    names = run_names.labels(all_runs())
     active = engine.active() or [run.id for run in all_runs() if run.status in IN_PROGRESS]
     with contextlib.suppress(ReplayError):  # deleted in another tab between the two looks
         if active:
-            _job(Run(root(), active[0]), len(active[1:]))
+            _job(Run(root(), active[0]), len(active[1:]), names.get(active[0], active[0]))
         else:
             st.caption("No run in progress")
     st.caption(f"Disk free: {formats.size(space.disk_free(root()))}")
@@ -269,9 +260,9 @@ def _engine_state(engine: JobQueue) -> None:
         st.caption("The engine is being loaded")
 
 
-def _job(run: Run, waiting: int) -> None:
+def _job(run: Run, waiting: int, name: str) -> None:
     now = progress.of(run)
-    st.page_link("pages/Live.py", label=f"In progress: {run.id}", query_params={"run": run.id})
+    st.page_link("pages/Live.py", label=f"In progress: {plain(name)}", query_params={"run": run.id})
     if waiting:
         st.caption(f"{formats.count(waiting, 'runs')} waiting")
     if now.paused:

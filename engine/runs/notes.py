@@ -1,4 +1,4 @@
-"""What a person says of a run: training images ticked, notes on images and on the run. No torch.
+"""What a person says of a run: its name, training images ticked, notes on images and on the run. No torch.
 
 `outputs/<run_id>/notes.json`, apart from what was computed: people change it at any time, also while a
 job works on the run, so it needs no lock of the run and stands under no checksum. A lock of its own
@@ -7,13 +7,16 @@ job works on the run, so it needs no lock of the run and stands under no checksu
     {"ticked": [3, 7],                              training images of the set `INFLUENCE`
      "notes": {"run": "…", "3": "…"},
      "sets": {"labels": [23, 40]},                  the other sets of ticks; left away where nothing is ticked
-     "new_labels": {"labels": {"23": 6}}}           other labels for ticked images; left away where there are none
+     "new_labels": {"labels": {"23": 6}},           other labels for ticked images; left away where there are none
+     "name": "Long training"}                       of the run; left away where it has none
 """
 
 import dataclasses
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 from engine import files
@@ -23,9 +26,11 @@ from engine.runs.run import Run
 
 LONGEST = 10_000  # characters of a note
 
+LONGEST_NAME = 80  # characters of a run's name
+
 SETS = INFLUENCE, LABELS = "influence", "labels"  # sets of ticks: what to leave out, and labels that are wrong
 
-REQUIRED, OPTIONAL = {"ticked", "notes"}, {"sets", "new_labels"}  # of the file
+REQUIRED, OPTIONAL = {"ticked", "notes"}, {"sets", "new_labels", "name"}  # of the file
 
 RUN = "run"  # the name of the note on the run as a whole
 
@@ -38,12 +43,13 @@ PATIENCE = 10.0  # seconds for which others may be writing notes of the same run
 class Notes:
     """`ticked` are training indices in order, of the set `INFLUENCE`, `sets` those of the others by their name;
     `new_labels` of a set are class numbers by training index, of some that are ticked; `notes` a text by `RUN` or
-    training index."""
+    training index; `name` the run's, or ""."""
 
     ticked: tuple[int, ...] = ()
     notes: Mapping[str, str] = field(default_factory=dict)
     sets: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     new_labels: Mapping[str, Mapping[int, int]] = field(default_factory=dict)
+    name: str = ""
 
     def of(self, what: int | str) -> str:
         return self.notes.get(str(what), "")
@@ -58,9 +64,15 @@ class Notes:
 def read(run: Run, images: int | None = None) -> Notes:
     """Raises `IntegrityError` where the file is no notes of a run, or (with `images`, how many training images there
     are) speaks of one that is not there."""
-    path = run.path / "notes.json"
-    if not os.path.lexists(path):
-        return Notes()
+    path = _path(run)
+    return _read(path, images) if os.path.lexists(path) else Notes()
+
+
+def _path(run: Run) -> Path:
+    return run.path / "notes.json"
+
+
+def _read(path: Path, images: int | None = None) -> Notes:
     value = files.read_json(path, REMEDY)
     problem = _problem(value, images)
     if problem:
@@ -70,7 +82,26 @@ def read(run: Run, images: int | None = None) -> Notes:
         value["notes"],
         {name: _in_order(ticked) for name, ticked in value.get("sets", {}).items()},
         {name: {int(i): c for i, c in labels.items()} for name, labels in value.get("new_labels", {}).items()},
+        value.get("name", ""),
     )
+
+
+def name_of(run: Run) -> str:
+    """The name that a person gave the run; "" where it has none, and where its notes cannot be read, which the pages
+    that show them say. For lists of many runs: a file is read again only where it changed."""
+    path = _path(run)
+    try:
+        status = path.lstat()
+        if not files.is_settled(status.st_mtime_ns):
+            return _read(path).name
+        return _known_name(path, status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+    except (OSError, IntegrityError):
+        return ""
+
+
+@lru_cache(maxsize=4096)
+def _known_name(path: Path, *identity: int) -> str:
+    return _read(path).name
 
 
 def _in_order(indices) -> tuple[int, ...]:
@@ -82,6 +113,9 @@ def _problem(value: Any, images: int | None) -> str:
     if not isinstance(value, dict) or not REQUIRED <= value.keys() <= REQUIRED | OPTIONAL:
         return "it is not one object with ticked and notes"
     notes, sets, new_labels = value["notes"], value.get("sets", {}), value.get("new_labels", {})
+    name = value.get("name", "")
+    if not isinstance(name, str) or len(name) > LONGEST_NAME:
+        return f"the run's name is no text of at most {LONGEST_NAME} characters"
     if not isinstance(sets, dict) or not sets.keys() <= set(SETS) - {INFLUENCE}:
         return "the sets of ticked images are not those of a run"
     all_sets = {INFLUENCE: value["ticked"], **sets}
@@ -162,18 +196,30 @@ def write_note(run: Run, what: int | str, text: str, images: int | None = None) 
     if what != RUN:
         _check_index([int(what)], images)
     text = text.strip()
-    if len(text) > LONGEST:
-        raise ConfigError(f"The note has {len(text):,} characters.", f"Shorten it to {LONGEST:,}.")
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        raise ConfigError(
-            "The note has half of a character in it (a lone surrogate), which no file can hold.", "Type it again."
-        ) from None
+    _check_text("note", text, LONGEST)
     with _lock(run):
         old = read(run)
         notes = {name: each for name, each in old.notes.items() if name != str(what)}
         _write(run, dataclasses.replace(old, notes=notes | ({str(what): text} if text else {})))
+
+
+def write_name(run: Run, text: str) -> None:
+    """The run's name, on one line; an empty text takes it away."""
+    name = " ".join(text.split())
+    _check_text("name", name, LONGEST_NAME)
+    with _lock(run):
+        _write(run, dataclasses.replace(read(run), name=name))
+
+
+def _check_text(what: str, text: str, longest: int) -> None:
+    if len(text) > longest:
+        raise ConfigError(f"The {what} has {len(text):,} characters.", f"Shorten it to {longest:,}.")
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise ConfigError(
+            f"The {what} has half of a character in it (a lone surrogate), which no file can hold.", "Type it again."
+        ) from None
 
 
 def _check_index(indices, images: int | None) -> None:
@@ -195,6 +241,8 @@ def _write(run: Run, notes: Notes) -> None:
         content["sets"] = sets
     if labels := {name: {str(i): c for i, c in of.items()} for name, of in notes.new_labels.items() if of}:
         content["new_labels"] = labels
+    if notes.name:
+        content["name"] = notes.name
     if problem := _problem(content, None):  # what would not be read again is not written
         raise ConfigError(f"The notes of run {run.id} cannot be written: {problem}.", "Shorten them.")
-    files.write_json(run.path / "notes.json", content)
+    files.write_json(_path(run), content)

@@ -286,14 +286,16 @@ def passed_over(root: Path) -> list[tuple[str, str]]:
 
 @dataclass(frozen=True)
 class Summary:
-    """What a list shows of a run, from its manifest alone: no sidecar is read, no file is counted."""
+    """What a list shows of a run, from its manifest and configuration: no sidecar is read, no file is counted."""
 
     id: str
     status: str  # of `STATUSES`
     remark: str = ""  # why it cannot be opened; "" of a sound run
+    name: str = ""  # that a person gave it (`engine.runs.notes`); "" where it has none, or where nobody looked
     created: str = ""  # ISO 8601
     dataset: str = ""
     model: str = ""
+    seed: int | None = None
     trained: bool = False
     resumable: bool = False
     scored: bool = False
@@ -319,6 +321,7 @@ def summary(run: Run) -> Summary:
         created=manifest.created,
         dataset=dataset,
         model=model,
+        seed=_seed(run.path / "config.json", manifest.files.get("config.json")),
         trained=manifest.trained,
         resumable=manifest.resumable,
         scored=manifest.scored is True,
@@ -328,6 +331,21 @@ def summary(run: Run) -> Summary:
         sizes=manifest.sizes,
         targets_scored=manifest.targets_scored,
     )
+
+
+def _seed(path: Path, sha256: str | None) -> int | None:
+    """Of the recipe; None where the configuration cannot be read, which whoever opens the run is told."""
+    try:
+        return _known_seed(path, sha256)
+    except (ReplayError, TypeError, LookupError):
+        return None
+
+
+@lru_cache(maxsize=4096)
+def _known_seed(path: Path, sha256: str | None) -> int | None:
+    """By the checksum that the manifest has: a configuration is written once."""
+    seed = files.read_json(path, "", sha256)["recipe"]["seed"]
+    return seed if type(seed) is int else None
 
 
 def summaries(root: Path) -> list[Summary]:

@@ -1,0 +1,85 @@
+"""The pages, in the order in which the sidebar leads to them."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class PageLink:
+    """A page as the sidebar leads to it."""
+
+    path: str
+    label: str
+    icon: str
+    shows: str = ""  # what a page of a run says while there is none
+    carries: tuple[str, ...] = ("run",)  # what its address takes of what a person has in hand
+    guests: bool = True  # whether it has anything for those who cannot start or change anything
+
+
+# By caption. A page that shows no run takes none along, and a target is for the page that opens on one.
+NAVIGATION: dict[str, tuple[PageLink, ...]] = {
+    "": (PageLink("app.py", "Overview", ":material/home:", carries=()),),
+    "Run": (
+        PageLink("pages/Data.py", "Data", ":material/folder_open:", carries=()),
+        PageLink("pages/Set_up_a_run.py", "Set up a run", ":material/tune:", carries=(), guests=False),
+        PageLink(
+            "pages/Live.py",
+            "Live",
+            ":material/monitoring:",
+            "It shows a run while it works: how far it is, its curves, what it needs, and its log.",
+        ),
+        PageLink(
+            "pages/Runs_and_storage.py",
+            "Runs and storage",
+            ":material/database:",
+            "It lists all runs and what each takes on the disk, to name them, and to delete what is no longer needed.",
+            (),
+        ),
+    ),
+    "Explore": (
+        PageLink(
+            "pages/Influence.py",
+            "Influence",
+            ":material/image_search:",
+            "It shows the training images that helped and harmed a target most, and what would be without them.",
+            ("run", "target"),
+        ),
+        PageLink(
+            "pages/Training_images.py",
+            "Training images",
+            ":material/photo_library:",
+            "It shows the training images by class, and which targets each of them moved.",
+        ),
+        PageLink(
+            "pages/Test_images.py",
+            "Test images",
+            ":material/grid_view:",
+            "It shows the test images by what the model makes of them, mistakes first, to choose what is explained.",
+        ),
+    ),
+    "Act": (
+        PageLink(
+            "pages/Find_bad_labels.py",
+            "Find bad labels",
+            ":material/label_off:",
+            "It lists the training images whose label is most likely wrong, to look at, correct, and train again.",
+            ("run", "set"),
+        ),
+    ),
+    "Check": (
+        PageLink(
+            "pages/Trust.py",
+            "Trust",
+            ":material/verified:",
+            "It tells how far the scores can be relied on: what they predict, beside what retraining gives.",
+            ("run", "set"),
+        ),
+        PageLink(
+            "pages/Compare_runs.py",
+            "Compare runs",
+            ":material/compare_arrows:",
+            "It shows how far the scores of several runs agree, and which images moved.",
+        ),
+    ),
+    "Help": (PageLink("pages/Glossary.py", "Glossary", ":material/dictionary:", carries=()),),
+}
+PAGES = tuple((link.path, link.label, link.icon) for links in NAVIGATION.values() for link in links)
