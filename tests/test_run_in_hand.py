@@ -43,8 +43,7 @@ def two(quick, root) -> tuple[runs.Run, runs.Run]:
     return quick, runs.Run.open(root, NEWER)
 
 
-SHOW_A_RUN = [path for path in PAGES if path not in ("app.py", "pages/Data.py", "pages/Set_up_a_run.py")]
-SHOW_A_RUN.remove("pages/Runs_and_storage.py")
+SHOW_A_RUN = [link.path for links in NAVIGATION.values() for link in links if "run" in link.carries]
 
 
 @pytest.mark.slow
