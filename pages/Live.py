@@ -56,7 +56,9 @@ def draw_work(run: RunView, now: Progress) -> None:
     with shell.guarded():
         st.markdown("  →  ".join(formats.stages(record.kind, now.phase)))
     phase = plain(formats.phase(now.phase))
-    st.progress(now.fraction, text=f"{phase}: step {now.step:,} of {now.steps:,}" if now.steps else phase)
+    step = f": step {now.step:,} of {now.steps:,}" if now.steps else ""
+    left = f" · about {formats.duration(now.seconds_in_all)} left in all" if now.seconds_in_all else ""
+    st.progress(now.fraction, text=f"{phase}{step}{left}")
     if now.phase == "queued":
         draw_queue(run)
     else:
@@ -237,11 +239,11 @@ def draw_figures(run: RunView, now: Progress) -> None:
         "Step": f"{now.step:,} of {now.steps:,}" if now.steps else "—",
     }
     if run.manifest.in_progress:
-        figures |= {
-            "Rate": f"{now.rate:.3g} steps/s" if now.rate else "—",
-            "Left in this phase": formats.duration(now.seconds_left),
-            "Left in all": formats.duration(now.seconds_in_all),
-        }
+        figures["Rate"] = f"{now.rate:.3g} steps/s" if now.rate else "—"
+        if now.seconds_left is not None and now.seconds_left != now.seconds_in_all:  # in the last phase they are one
+            figures["Left in this phase"] = formats.duration(now.seconds_left)
+        if now.phases:
+            figures["Left in all"] = formats.duration(now.seconds_in_all)
     if now.accuracies:
         figures["Test accuracy"] = formats.percent(now.accuracies[-1][1])
     shell.metrics(figures)

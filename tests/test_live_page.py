@@ -4,12 +4,14 @@ import contextlib
 import dataclasses
 import json
 import os
+import re
 import threading
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+from playwright.sync_api import expect
 
 from engine.analysis import trust
 from engine.core.state import State
@@ -30,8 +32,11 @@ from engine.jobs.what_if import WhatIf
 from engine.runs import run as runs
 from engine.runs.job import JobRecord
 from engine.runs.progress import Progress, follow
-from tests.helpers import button, said, show, sound, wait_for
+from tests.helpers import button, said, settled, show, sound, steps_done, wait_for, wait_until
 from tests.quick import CONFIG
+from tests.test_browser import AXE, violations
+from tools.hold import Hold
+from tools.serve import server
 from ui import formats, pictures
 
 pytestmark = pytest.mark.usefixtures("root")
@@ -148,6 +153,7 @@ def test_a_log_of_an_older_version_is_followed_as_before():
 # -- accuracy during training
 
 
+@pytest.mark.slow
 def test_the_accuracy_is_told_at_epochs_and_changes_no_bit_and_no_draw(quick, root, monkeypatch):
     expected = quick.scores().matrix("loss-000")
     curve = [(event["step"], event["accuracy"], event["images"]) for event in of_kind(quick, "accuracy")]
@@ -266,6 +272,7 @@ def submitted(run: runs.Run, job: Job, asked_on: str = "", asked_about: str = ""
     wait_for(queue)
 
 
+@pytest.mark.slow
 def test_a_replay_ends_with_the_targets_that_it_explained(quick):
     submitted(quick, Replay(("test:7", "class:1")), "Test images")
     app = show("pages/Live.py", run=quick.id)
@@ -279,11 +286,13 @@ def test_a_replay_ends_with_the_targets_that_it_explained(quick):
     assert sum("<img " in each.proto.body for each in app.get("html")) >= 2
 
 
+@pytest.mark.slow
 def test_scores_for_find_bad_labels_lead_back_there(quick):
     submitted(quick, Replay(("test:all",)), "Find bad labels")
     assert "Find_bad_labels: Find bad labels with these scores" in links(show("pages/Live.py", run=quick.id))
 
 
+@pytest.mark.slow
 def test_a_what_if_ends_with_its_table_for_the_target_that_was_looked_at(quick):
     submitted(quick, WhatIf.of([3, 4]), "Influence", "test:1.loss")
     app = show("pages/Live.py", run=quick.id)
@@ -303,6 +312,7 @@ def test_a_what_if_ends_with_its_table_for_the_target_that_was_looked_at(quick):
     assert [q for label, q in shown.items() if "What if?" in label] == [f"run={quick.id}&target=test:0.loss"]
 
 
+@pytest.mark.slow
 def test_a_validation_ends_with_its_verdict_and_a_rebuild_with_what_it_is_good_for(quick):
     submitted(quick, Validate(5), "Trust")
     app = show("pages/Live.py", run=quick.id)
@@ -314,6 +324,7 @@ def test_a_validation_ends_with_its_verdict_and_a_rebuild_with_what_it_is_good_f
     assert "the checkpoints are complete" in said(show("pages/Live.py", run=quick.id))
 
 
+@pytest.mark.slow
 def test_a_kind_of_ones_own_has_a_headline_and_an_end(quick, monkeypatch):
     @dataclasses.dataclass(frozen=True)
     class Count(Job):
@@ -335,6 +346,7 @@ def test_a_kind_of_ones_own_has_a_headline_and_an_end(quick, monkeypatch):
     )
 
 
+@pytest.mark.slow
 def test_several_jobs_of_one_resumption_each_have_their_result(quick):
     cancel = threading.Event()
     cancel.set()
@@ -347,6 +359,7 @@ def test_several_jobs_of_one_resumption_each_have_their_result(quick):
     assert "the scores are ready" in said(app) and "Trained again: 1 image left out" in said(app)
 
 
+@pytest.mark.slow
 def test_of_a_log_that_says_no_results_the_scores_that_it_names_are_shown(quick):
     """As versions before 0.4.0 wrote them: no record with «started», no «done»."""
     do(quick, Replay(("test:9",)))
@@ -374,6 +387,7 @@ def test_of_a_log_that_says_no_results_the_scores_that_it_names_are_shown(quick)
         {"kind": "accuracy", "step": 2**60, "accuracy": 1.0, "images": 2**60},
     ],
 )
+@pytest.mark.slow
 @pytest.mark.parametrize("held", [False, True])
 def test_a_log_of_another_hand_is_text_and_stops_no_page(quick, event, held):
     quick.events_log.append(**event)
@@ -419,7 +433,7 @@ def test_the_headline_says_the_job_the_figures_the_time_in_all_and_what_can_be_l
     with at_work(quick, begun, {"kind": "phase", "phase": "rebuild", "steps": 10}):
         app = show("pages/Live.py", run=quick.id)
     assert headings(app) == ["Replaying 2 targets: test 19, test 5"]
-    assert metrics(app)["Left in all"] == "2 min 00 s" and metrics(app)["Left in this phase"] == "—"
+    assert metrics(app)["Left in all"] == "2 min 00 s" and "Left in this phase" not in metrics(app)
     assert metrics(app)["Test accuracy"] == formats.percent(quick.manifest().test_accuracy)
     assert any("run once more, to the same states" in each.value for each in app.caption)
     shown = links(app)
@@ -455,6 +469,7 @@ def test_the_accuracy_is_drawn_in_per_cent_at_its_steps(quick):
     assert titles[:3] == ["Batch loss (nats)", "Right", "Learning rate (a step)"]
 
 
+@pytest.mark.slow
 def test_a_queued_run_that_is_cancelled_leaves_the_queue_at_once_and_says_so(quick, monkeypatch):
     """While another run works; and that one says «Stopping …» until it has stopped."""
     begun, go_on, exact = threading.Event(), threading.Event(), work.opened
@@ -487,3 +502,43 @@ def test_a_queued_run_that_is_cancelled_leaves_the_queue_at_once_and_says_so(qui
         wait_for(queue)
     app = show("pages/Live.py", run=quick.id)
     assert "Cancelled while replaying" in said(app) and not [b for b in app.button if "Stopping" in b.label]
+
+
+# -- in a browser
+
+
+def test_a_job_in_a_browser_from_its_start_to_the_way_back(page, quick, tmp_path):
+    """Resumed, held in its middle, cancelled, resumed, and done: the page follows by itself, without a reload."""
+    quick.update_manifest(jobs=(Replay(("test:7", "test:9"), "loss", "disk").record(),))
+    hold = Hold("replay", 4, tmp_path / "gate")
+    main = page.get_by_test_id("stMainBlockContainer")
+    with server(quick.root, page, hold=hold) as (url, _):
+        page.goto(f"{url}/Live?run={quick.id}")
+        settled(page, "Live")
+        main.get_by_role("button", name="Resume the run").click()
+        expect(main.get_by_role("heading", name="Replaying 2 targets: test 7, test 9")).to_be_visible()
+        wait_until(lambda: steps_done(page) == ("Replay", 4), page)
+        expect(main.get_by_text("Replay: step 4 of 10")).to_be_visible()
+        expect(main.get_by_text("left in all")).to_be_visible()
+        expect(main.get_by_text("A replay goes through the training backwards")).to_be_visible()
+        expect(main.get_by_role("link", name="Look at the test images")).to_be_visible()
+        main.get_by_role("button", name="Cancel the run").click()
+        expect(main.get_by_text("Cancelled while replaying, after 4 of 10 steps.")).to_be_visible()
+        expect(main.get_by_test_id("stMetric").nth(1)).to_contain_text("4 of 10")
+        expect(main.get_by_text("left in all")).to_have_count(0)
+        hold.open()
+        main.get_by_role("button", name="Resume the run").click()
+        expect(main.get_by_text("Finished: the scores are ready.")).to_be_visible()
+        for width in (390, 1024, 1440):
+            page.set_viewport_size({"width": width, "height": 900})
+            target = main.get_by_role("link", name="Test image 9")
+            expect(target).to_be_visible()
+            for each in main.get_by_test_id("stPageLink").all():
+                assert each.evaluate("e => e.scrollWidth <= e.clientWidth + 1"), (width, each.inner_text())
+        page.add_script_tag(content=AXE.read_text(encoding="utf-8"))
+        assert not [problem for theme in ("light", "dark") for problem in violations(page, theme)]
+        pictures_shown = main.locator('img[alt^="Test image"]')
+        expect(pictures_shown).to_have_count(2)
+        target.click()
+        settled(page, "Influence")
+        expect(page).to_have_url(re.compile("target=test(:|%3A)9.loss"))

@@ -324,7 +324,7 @@ def accuracies(points: list[tuple[int, float]]) -> go.Figure:
         )
     )
     figure.update_xaxes(title="Step", rangemode="tozero")
-    figure.update_yaxes(title="Right", ticksuffix=" %", nticks=6)
+    figure.update_yaxes(title="Right", ticksuffix=" %", nticks=6, autorangeoptions=dict(clipmin=0, clipmax=100))
     return _calm(figure, 240)
 
 

@@ -17,7 +17,7 @@ from engine.runs.run import Run
 
 REPORT_EVERY = 0.25, 5.0  # seconds between progress events: at first, and in a long run
 
-RATE_OVER = 5.0  # seconds that the rate is taken over
+RATE_OVER = 20.0  # seconds that the rate is taken over
 
 METER_SHARE = 0.005  # of the time, at most, for looking at the meters
 
