@@ -8,12 +8,12 @@ pages of the app draw without torch, and the command line answers Ctrl-C from it
 
 TYPE_CHECKING = False  # for type checkers; `typing` takes longer to load than all of this
 if TYPE_CHECKING:
-    from engine.api import Trained, attribute, evaluate, retrain, train
+    from engine.api import Trained, attribute, evaluate, load, retrain, train
     from engine.config import Recipe
     from engine.errors import ReplayError
 
 __version__ = "0.2.0"
-__all__ = ["Recipe", "ReplayError", "Trained", "attribute", "evaluate", "retrain", "train"]
+__all__ = ["Recipe", "ReplayError", "Trained", "attribute", "evaluate", "load", "retrain", "train"]
 
 
 def __getattr__(name: str) -> object:

@@ -1,4 +1,4 @@
-"""The engine on your own model and data: `train`, `attribute`, `retrain`, `evaluate`.
+"""The engine on your own model and data: `train`, `attribute`, `retrain`, `evaluate`, `load`.
 
 `inputs` and `labels` are tensors, arrays, lists of pictures, or a `Dataset` of torch (`engine.library.inputs`).
 `progress` is None (a bar where somebody watches), True, False, or a function of (what is done, steps done, steps in
@@ -13,9 +13,8 @@ Every error on purpose is an `engine.ReplayError` with what happened and what to
     StorageError     the trajectory's folder is full or cannot be written
 """
 
-import contextlib
 import dataclasses
-from collections.abc import Iterator
+import os
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +23,7 @@ from torch import Tensor, nn
 
 from engine import device as devices
 from engine import spelling
-from engine.config import CHOICES, DEVICES, LISTS, RANGES, Recipe, RunConfig, problems
+from engine.config import DEVICES, Recipe
 from engine.core import targets as target_values
 from engine.core import training
 from engine.core.check import check_model
@@ -32,17 +31,26 @@ from engine.core.replay import replay
 from engine.core.state import State
 from engine.core.stream import Examples, Stream
 from engine.core.trunk import split
-from engine.errors import ConfigError, ModelError
-from engine.library import storing
+from engine.errors import ConfigError
+from engine.library import loading, storing
+from engine.library.checks import (
+    check_class_weights,
+    check_function,
+    check_labels,
+    check_number,
+    check_recipe,
+    check_state,
+    check_tensors,
+    check_weights,
+    computing,
+    sets,
+    targets_data,
+)
 from engine.library.inputs import Given, Inputs, Labels, given, numbers_of
 from engine.library.progress import Progress, reported
 from engine.library.trained import Trained, check_trained
 from engine.library.trained import versions as versions_of
-from engine.models.copies import first_line
 from engine.models.functional import FunctionalModel
-from engine.targets.functions import examples, function_problem
-
-LOOKED_AT = 1 << 22  # numbers that are looked at together
 
 TRAIN_HINTS = {
     **dict.fromkeys(
@@ -113,23 +121,23 @@ def train(
     """
     data = given(inputs, labels)
     given_weights = None if weights is None else numbers_of(weights)
-    _check_tensors(data.inputs, data.labels)
-    _check_recipe(recipe, len(data.labels))
-    _check_number("segment", segment)
+    check_tensors(data.inputs, data.labels)
+    check_recipe(recipe, len(data.labels))
+    check_number("segment", segment)
     where = _device(device)
     mode, folder = storing.mode_and_folder(replay_mode, trajectory_folder)
     if given_weights is not None:
-        _check_weights(given_weights, len(data.labels), data.inputs.dtype)
+        check_weights(given_weights, len(data.labels), data.inputs.dtype)
     functional = FunctionalModel(model, where, data.inputs.dtype)
     examples = _examples(data, where)
     w_N = torch.ones(examples.n) if given_weights is None else given_weights
     stream = Stream(examples, recipe, _copy(w_N, where).to(examples.dtype))
-    with reported(progress, "train", stream.steps) as report, _computing(functional):
+    with reported(progress, "train", stream.steps) as report, computing(functional):
         classes = _classes(functional, examples)
-        _check_class_weights(recipe, classes)
+        check_class_weights(recipe, classes)
         if check:
             check_model(functional, stream.weighted(None))
-        _check_labels(data.labels, classes, "input")
+        check_labels(data.labels, classes, "input")
         trunk = split(functional, examples, recipe)
         if trunk is not None:
             functional, stream = trunk.rest, dataclasses.replace(stream, data=trunk.features(examples))
@@ -173,14 +181,14 @@ def attribute(
     `StorageError` where what is trained again cannot be written, `ModelError` where the model's own code
     fails.
     """
-    data = _targets_data(trained, inputs, labels)
-    sets = _sets(targets, data.n)
-    _check_function(function, trained.classes)
-    _check_number("targets_per_pass", targets_per_pass)
-    storing.train_again(trained, progress, _computing)
+    data = targets_data(trained, inputs, labels)
+    index_sets = sets(targets, data.n)
+    check_function(function, trained.classes)
+    check_number("targets_per_pass", targets_per_pass)
+    storing.train_again(trained, progress)
     steps = trained.stream.steps
-    with reported(progress, "attribute", steps) as report, _computing(trained.model):
-        adjoint = target_values.adjoints(trained.model, trained.state, data, sets, function)
+    with reported(progress, "attribute", steps) as report, computing(trained.model):
+        adjoint = target_values.adjoints(trained.model, trained.state, data, index_sets, function)
         scores = replay(
             trained.model,
             trained.stream,
@@ -201,9 +209,9 @@ def retrain(trained: Trained, weights: Tensor | np.ndarray, *, progress: Progres
     """
     check_trained(trained)
     w_N = numbers_of(weights)
-    _check_weights(w_N, trained.stream.data.n, trained.state.theta.dtype)
+    check_weights(w_N, trained.stream.data.n, trained.state.theta.dtype)
     stream = trained.stream.weighted(w_N.detach().to(trained.state.theta))
-    with reported(progress, "retrain", stream.steps) as report, _computing(trained.model):
+    with reported(progress, "retrain", stream.steps) as report, computing(trained.model):
         return training.train(trained.model, stream, on_progress=lambda done, losses, rates: report(done))
 
 
@@ -224,34 +232,53 @@ def evaluate(
     Raises `ConfigError` for arguments out of range or not finite, `ModelError` where the model's own code
     fails.
     """
-    data = _targets_data(trained, inputs, labels)
-    sets = _sets(targets, data.n)
-    _check_function(function, trained.classes)
+    data = targets_data(trained, inputs, labels)
+    index_sets = sets(targets, data.n)
+    check_function(function, trained.classes)
     if state is not None:
-        _check_state(state, trained.state)
+        check_state(state, trained.state)
     at = trained.state if state is None else state
-    with reported(progress, "evaluate", data.n) as report, _computing(trained.model):
-        values = target_values.values(trained.model, at, data, sets, function, report)
+    with reported(progress, "evaluate", data.n) as report, computing(trained.model):
+        values = target_values.values(trained.model, at, data, index_sets, function, report)
     return values.double().cpu().numpy()
 
 
-@contextlib.contextmanager
-def _computing(model: FunctionalModel) -> Iterator[None]:
-    """Exact arithmetic, whatever autocast the caller is in; failures of the model's own code, and of memory, named."""
-    try:
-        with devices.exact_arithmetic(), torch.autocast(model.theta0.device.type, enabled=False), model.errors():
-            yield
-    except (MemoryError, torch.OutOfMemoryError) as error:
-        raise ModelError(
-            f"Memory ran out ({first_line(error)}).",
-            "Use a smaller batch, carry fewer targets at a time (targets_per_pass=1), or keep the trajectory in a "
-            "folder.",
-        ) from error
+@spelling.names_unknown({"folder": "Where it was saved is the first argument, `place`."})
+def load(
+    place: str | os.PathLike,
+    model: nn.Module,
+    *,
+    device: str = "auto",
+    replay_mode: str | None = None,
+    trajectory_folder: str | Path | None = None,
+    check: bool = True,
+) -> Trained:
+    """The training that `Trained.save` kept in a folder, or under a run's id, to go on with, bit for bit.
+
+    `model` gives the code: an `nn.Module` of the class that was trained, with the same parts frozen and in the same
+    modes. It is copied; whatever weights it has, the training's own first ones take their place. Nothing is unpickled.
+
+    The states between first and last are not kept, since the same training makes them again: `attribute` does so when
+    it is first called, and keeps them as `train` does (`replay_mode`, `trajectory_folder`). `check` compares the
+    model's answers to some training images, and its first √T steps, with what was kept.
+
+    Raises `RunNotFoundError`, `ConfigError` for a run that was not saved from Python, `ModelError` for a model that is
+    not the one that was trained, and `IntegrityError` where a file is damaged, or where this machine does not compute
+    the same bits.
+    """
+    return loading.load(place, model, _device(device), replay_mode, trajectory_folder, check)
 
 
 def _copy(tensor: Tensor, device: torch.device) -> Tensor:
     """The caller may go on changing its own."""
     return tensor.detach().to(device, copy=True)
+
+
+def _classes(model: FunctionalModel, data: Examples) -> int:
+    """C."""
+    state = State(model.theta0, (), model.buffers0)
+    few = dataclasses.replace(data, inputs=data.inputs[:2], labels=data.labels[:2])
+    return target_values.logits(model, state, few).shape[1]
 
 
 def _examples(data: Given, device: torch.device) -> Examples:
@@ -263,176 +290,3 @@ def _device(name: object) -> torch.device:
     if name not in DEVICES:
         raise ConfigError(f"There is no device {name!r}.", f"Choose one of {', '.join(DEVICES)}.")
     return devices.choose(str(name))
-
-
-def _classes(model: FunctionalModel, data: Examples) -> int:
-    """C."""
-    state = State(model.theta0, (), model.buffers0)
-    few = dataclasses.replace(data, inputs=data.inputs[:2], labels=data.labels[:2])
-    return target_values.logits(model, state, few).shape[1]
-
-
-def _check_state(state: State, trained: State) -> None:
-    right = isinstance(state, State) and all(
-        part.shape == own.shape and part.dtype == own.dtype and part.device == own.device
-        for part, own in ((state.theta, trained.theta), (state.buffers, trained.buffers))
-    )
-    if not right:
-        raise ConfigError("`state` is no state of this training.", "Give what `retrain` gives for it.")
-
-
-def _targets_data(trained: Trained, inputs: Inputs, labels: Labels | None) -> Examples:
-    check_trained(trained)
-    dtype, device = trained.state.theta.dtype, trained.state.theta.device
-    asked = given(inputs, labels, dtype)
-    _check_tensors(asked.inputs, asked.labels, dtype)
-    shape = trained.shape
-    if tuple(asked.inputs.shape[1:]) != shape:
-        raise ConfigError(
-            f"`inputs` are of shape {tuple(asked.inputs.shape)}, and the model was trained on images of {shape}.",
-            f"Give a tensor of shape [M{''.join(f', {s}' for s in shape)}].",
-        )
-    _check_labels(asked.labels, trained.classes, "target")
-    data = Examples(asked.inputs.detach().to(device), asked.labels.to(device), dtype)
-    return data if trained.trunk is None else trained.trunk.features(data)
-
-
-def _sets(targets: object, count: int) -> list[np.ndarray]:
-    if targets is None:
-        return [np.array([i]) for i in range(count)]
-    remedy = f"Give a list of non-empty lists of indices from 0 to {count - 1}."
-    try:
-        if isinstance(targets, str | bytes | dict | set | frozenset):
-            raise TypeError
-        sets = [np.asarray(s) for s in targets]  # type: ignore[attr-defined]
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise ConfigError("`targets` must be a list of index sets.", remedy) from error
-    if not sets:
-        raise ConfigError("`targets` is empty.", remedy)
-    for k, indices in enumerate(sets):
-        if indices.size == 0:
-            raise ConfigError(f"Target {k} names no image.", remedy)
-        if indices.dtype.kind not in "iu":
-            raise ConfigError(f"Target {k} has indices that are no whole numbers.", remedy)
-        if (outside := indices[(indices < 0) | (indices >= count)]).size:
-            raise ConfigError(f"Target {k} names image {outside.flat[0]}, and there are {count}.", remedy)
-    return [s.astype(np.int64).reshape(-1) for s in sets]
-
-
-def _check_function(function: str, classes: int) -> None:
-    if problem := function_problem(function, classes):
-        raise ConfigError(
-            f"The target function {problem}.", f"Choose one of {', '.join(examples())}.", {"function": problem}
-        )
-
-
-def _check_tensors(inputs: Tensor, labels: Tensor, dtype: torch.dtype | None = None) -> None:
-    """`dtype` is the one that the inputs are converted to, their own where not given."""
-    if not _is_plain(inputs) or not inputs.is_floating_point() or inputs.dim() == 0:
-        raise ConfigError(
-            f"`inputs` must be floats [N, ...], pictures in uint8, or a Dataset, not {_form(inputs)}.",
-            "Convert them, for example with torch.as_tensor(images).float() / 255.",
-        )
-    if (dtype or inputs.dtype) not in (torch.float32, torch.float64):
-        raise ConfigError(
-            f"`inputs` are {inputs.dtype}, in which a replay would be rounding.", "Convert them with inputs.float()."
-        )
-    if len(inputs) == 0:
-        raise ConfigError("`inputs` has no image.", "Give at least one.")
-    if not _is_plain(labels) or labels.dtype != torch.int64 or labels.shape != (len(inputs),):
-        raise ConfigError(
-            f"`labels` must be whole numbers [{len(inputs)}], one label an input, not {_form(labels)}.",
-            "Convert them with torch.as_tensor(labels, dtype=torch.int64); one-hot ones with labels.argmax(1).",
-        )
-    if labels.min() < 0:
-        i = int((labels < 0).nonzero()[0])
-        raise ConfigError(f"A label is negative: that of input {i} is {int(labels[i])}.", "Number the classes from 0.")
-    finite = _finite_rows(inputs.detach(), dtype or inputs.dtype)
-    if not finite.all():
-        bad = (~finite).nonzero()
-        raise ConfigError(
-            f"Input {int(bad[0])} is not finite: it holds nan or inf"
-            + (f", as do {len(bad) - 1:,} others." if len(bad) > 1 else "."),
-            "Leave it out or mend it. A standardisation of a constant image divides by zero.",
-        )
-
-
-def _finite_rows(inputs: Tensor, dtype: torch.dtype) -> Tensor:
-    """Bool [N]; looked at in pieces, for a look takes as much memory as what it looks at."""
-    rows = max(1, LOOKED_AT // max(1, inputs[:1].numel()))
-    return torch.cat([piece.to(dtype).isfinite().reshape(len(piece), -1).all(1) for piece in inputs.split(rows)])
-
-
-def _is_plain(tensor: object) -> bool:
-    """A tensor whose values can be read: neither sparse, nested or quantised nor on the device meta."""
-    return (
-        isinstance(tensor, Tensor)
-        and not tensor.is_nested
-        and tensor.layout == torch.strided
-        and not tensor.is_meta
-        and not tensor.is_quantized
-    )
-
-
-def _form(value: object) -> str:
-    if not isinstance(value, Tensor):
-        return f"a {type(value).__name__}"
-    if _is_plain(value):
-        return f"{tuple(value.shape)} of {value.dtype}"
-    kind = "on the device meta" if value.is_meta else "quantised" if value.is_quantized else "sparse or nested"
-    return f"a tensor that is {kind}"
-
-
-def _check_labels(labels: Tensor, classes: int, what: str) -> None:
-    if int(labels.max()) >= classes:
-        i = int((labels >= classes).nonzero()[0])
-        raise ConfigError(
-            f"The label of {what} {i} is {int(labels[i])}, and the model has {classes} classes.",
-            f"Labels go from 0 to {classes - 1}. The model must give logits [B, C] for C classes.",
-        )
-
-
-def _check_number(name: str, value: int) -> None:
-    problem = RANGES[name].problem(value)
-    if problem is not None:
-        raise ConfigError(f"`{name}` {problem}.", RANGES[name].what, {name: problem})
-
-
-def _check_recipe(recipe: Recipe, n: int) -> None:
-    if not isinstance(recipe, Recipe):
-        raise ConfigError(f"`recipe` is a {type(recipe).__name__}, not a Recipe.", "Write engine.Recipe(epochs=…, …).")
-    faults = {
-        name: problem
-        for name, problem in problems(RunConfig(recipe=recipe), n_train=n).items()
-        if name.startswith("recipe.")
-    }
-    if faults:
-        first = next(iter(faults))
-        table = {**RANGES, **CHOICES, **LISTS}
-        what = f"Correct the recipe; {first} is: {table[first].what}" if first in table else "Correct the recipe."
-        raise ConfigError("; ".join(f"{name} {problem}" for name, problem in faults.items()) + ".", what, faults)
-
-
-def _check_class_weights(recipe: Recipe, classes: int) -> None:
-    if isinstance(recipe.class_weights, tuple) and len(recipe.class_weights) != classes:
-        problem = f"has {len(recipe.class_weights)} numbers, and the model {classes} classes"
-        raise ConfigError(
-            f"recipe.class_weights {problem}.",
-            'Give one number a class, or "balanced".',
-            {"recipe.class_weights": problem},
-        )
-
-
-def _check_weights(weights: Tensor, n: int, dtype: torch.dtype) -> None:
-    if not _is_plain(weights) or weights.is_complex() or weights.shape != (n,):
-        raise ConfigError(
-            f"`weights` must be a tensor [{n}] of finite numbers, not {_form(weights)}.",
-            "Give one weight an example, for example torch.ones(n) with zeros for those to leave out.",
-        )
-    finite = weights.detach().to(dtype).isfinite()
-    if not finite.all():
-        i = int((~finite).nonzero()[0])
-        raise ConfigError(
-            f"`weights` must be finite in {dtype}: that of example {i} is {float(weights[i]):g}.",
-            "Give one finite weight an example; 0 leaves it out.",
-        )

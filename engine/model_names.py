@@ -4,6 +4,8 @@
     timm:NAME                       a model of timm, where it is installed
     FILE.py:FUNCTION                a function of a file; a bare file name is looked for in the folder of models first
     package.module:FUNCTION         a function of an installed module
+    python:MODULE.CLASS             in a run that was saved from Python: what was given to `engine.train`, which nobody
+                                    can build by its name
 
 The folder of models is `REPLAY_MODELS_DIR`, else `models` in the working directory: whoever runs the server fills it,
 and the app offers what is in it. `listed` reads those files as text, so that drawing a form runs no code; a browser may
@@ -29,6 +31,14 @@ ARGUMENTS = 4  # channels, height, width, classes
 OPTION = re.compile(r"(?P<name>[A-Za-z_][A-Za-z0-9_]*)=(?P<value>[A-Za-z0-9_.+-]+)")
 
 
+FROM_PYTHON = re.compile(r"python:[^\x00-\x1f\x7f]{1,400}")
+
+
+def is_from_python(text: object) -> bool:
+    """Whether a text stands for a model that was given from Python."""
+    return isinstance(text, str) and FROM_PYTHON.fullmatch(text) is not None
+
+
 def is_name(text: object) -> bool:
     """Whether a text has the form of a model's name; nothing is looked up."""
     return isinstance(text, str) and any(form.fullmatch(text) for form in (TIMM, FILE, PLACE))
@@ -36,7 +46,7 @@ def is_name(text: object) -> bool:
 
 def problem(text: str, built_in: Iterable[str]) -> str | None:
     """What is wrong with a name that is not listed, as the end of a sentence; None where it has the form of one."""
-    if is_name(text):
+    if is_name(text) or is_from_python(text):
         return None
     forms = ", ".join([*built_in, "timm:NAME", "FILE.py:FUNCTION"])
     return f"must be one of {forms} or package.module:FUNCTION, not {text!r:.80}"

@@ -26,6 +26,7 @@ from engine.core.training import advance, initial_state, optimizer_for
 from engine.errors import ConfigError
 from engine.jobs import execute as work
 from engine.jobs.compiling import SAVES, TAKES, WORTH, pays
+from engine.library import checks
 from engine.models.functional import FunctionalModel
 from engine.runs.run import Run, outputs_root
 from tests.helpers import RECIPE, images, net
@@ -120,7 +121,7 @@ def test_compiled_scores_equal_finite_differences():
     with device.exact_arithmetic():
         passes = Compiled(model, "float64", (first, stream.at(0)))
         passes.compile_backwards(len(SETS))
-        end = adjoints(model, trained.state, engine.api._targets_data(trained, *test), SETS, function)
+        end = adjoints(model, trained.state, checks.targets_data(trained, *test), SETS, function)
         scores = replay(model, stream, trained.trajectory, end, passes=passes).numpy()
     _, differences = scores_and_differences(rec, batch_norm, function)
     assert np.abs(scores).max() > 1e-3 and relative_error(scores, differences) <= 1e-6

@@ -21,6 +21,7 @@ from engine.core.replay import replay
 from engine.core.state import Adjoint
 from engine.core.targets import adjoints
 from engine.core.training import initial_state, optimizer_for
+from engine.library import checks
 from engine.models.functional import FunctionalModel
 from engine.targets.functions import FAMILIES, FUNCTIONS, examples
 from tools.exactness import (
@@ -140,7 +141,7 @@ def test_a_cut_adjoint_is_found(mutation, case, monkeypatch):
 def test_many_targets_in_one_pass_equal_one_at_a_time():
     model, train, test = problem(True)
     trained = engine.train(model, *train, recipe(**ALL), device="cpu")
-    data = engine.api._targets_data(trained, *test)
+    data = checks.targets_data(trained, *test)
     end = adjoints(trained.model, trained.state, data, [[0], [1], [2], [3], [0, 1, 2, 3]], "loss")
 
     def scores(adjoint, **kwargs):

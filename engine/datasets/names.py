@@ -5,6 +5,7 @@
     arrays:digits.npz?test=0.1&seed=3
     torchvision:CIFAR10
     hf:/data/saved?side=32
+    saved:outputs/RUN/data
 
 The same text stands in a configuration, on the command line and in `engine.datasets.registry.load`. Options follow
 the last `?` where what follows reads `word=value&word=value`; values are percent-encoded (`%26` for an ampersand). A
@@ -33,10 +34,17 @@ COLOURS = ("auto", "grey", "rgb")
 
 GROUNDS = {"white": (255, 255, 255), "black": (0, 0, 0), "grey": (128, 128, 128)}
 
-PATHS = {"folder": ("",), "table": ("", "root"), "arrays": ("",), "torchvision": ("root",)}
+PATHS = {"folder": ("",), "table": ("", "root"), "arrays": ("",), "torchvision": ("root",), "saved": ("",)}
 """Of each kind, what is a path: the place («»), and options. The place of hf is one where there is such a folder."""
 
-OWN = {"folder": (), "arrays": (), "table": ("root",), "torchvision": ("root", "split"), "hf": ("image", "label")}
+OWN = {
+    "folder": (),
+    "arrays": (),
+    "table": ("root",),
+    "torchvision": ("root", "split"),
+    "hf": ("image", "label"),
+    "saved": (),
+}
 """Of each kind, the options beside those of `ImageOptions`."""
 
 SMALLEST_SIDE, LARGEST_SIDE = 4, 1024

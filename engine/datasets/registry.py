@@ -4,7 +4,7 @@ import contextlib
 import threading
 from collections.abc import Callable
 
-from engine.datasets import names, store
+from engine.datasets import names, saved, store
 from engine.datasets.base import Dataset
 from engine.datasets.names import DatasetName, name_error
 from engine.datasets.source import Progress, nothing
@@ -30,6 +30,7 @@ KINDS: Registry[Callable[[DatasetName, Progress], Dataset]] = Registry(
         "arrays": "engine.datasets.arrays:load",
         "torchvision": "engine.datasets.torchvision_sets:load",
         "hf": "engine.datasets.huggingface:load",
+        "saved": "engine.datasets.saved:load",
     },
 )
 
@@ -100,7 +101,9 @@ def is_prepared(name: str) -> bool:
     decode nothing."""
     if name in DATASETS or _known(name) is not None:
         return True
-    return problem(name) is None and store.is_prepared(canonical(name))
+    if problem(name) is not None:
+        return False
+    return saved.is_there(name) if name.startswith("saved:") else store.is_prepared(canonical(name))
 
 
 def clear() -> None:

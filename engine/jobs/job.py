@@ -102,9 +102,15 @@ def _short(text: str) -> str:
 
 
 def require_trained(run: Run) -> None:
-    """Raises `ConfigError` for a run whose training was not done to its end."""
+    """Raises `ConfigError` for a run whose training was not done to its end, and for one that was saved from Python:
+    its model is not here."""
     if not run.manifest().trained:
         raise ConfigError(f"Run {run.id} was not trained to its end.", "Resume it first.")
+    if run.manifest().from_python:
+        raise ConfigError(
+            f"Run {run.id} was saved from Python, and its model is not here: nothing more can be computed with it.",
+            f"Do it in Python: trained = engine.load({str(run.path)!r}, model), and then attribute or retrain.",
+        )
 
 
 def next_name(recorded: Iterable[str], folder: str, prefix: str, among: str = "") -> str:

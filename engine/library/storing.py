@@ -1,10 +1,8 @@
 """Where the states of a training from Python are kept, and how those that are lacking are trained again."""
 
-import contextlib
 import dataclasses
 import functools
 import os
-from collections.abc import Callable
 from pathlib import Path
 
 from engine import files
@@ -14,6 +12,7 @@ from engine.core.optim.base import Optimizer
 from engine.core.state import Put, State
 from engine.core.stream import Stream
 from engine.errors import ConfigError
+from engine.library.checks import computing
 from engine.library.progress import Progress, reported
 from engine.library.trained import Trained
 from engine.models.functional import FunctionalModel
@@ -43,9 +42,7 @@ def trajectory(
     return kind(store, initial, functools.partial(training.advance, model, stream), digests)
 
 
-def train_again(
-    trained: Trained, progress: Progress, computing: Callable[[FunctionalModel], contextlib.AbstractContextManager]
-) -> None:
+def train_again(trained: Trained, progress: Progress) -> None:
     """Trains a training that was loaded again, where it keeps every state and has none. Raises `IntegrityError` where
     it is not the same bit for bit."""
     kept = trained.trajectory

@@ -1,16 +1,28 @@
 """What `engine.train` gives: a trained model and what its replay needs."""
 
+import os
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, NoReturn
 
+import numpy as np
 from torch import Tensor
 
+from engine import spelling
 from engine.core.state import State
 from engine.core.stream import Stream
 from engine.core.trunk import Trunk
 from engine.errors import ConfigError
 from engine.models.functional import FunctionalModel
 from engine.trajectory.modes import Checkpoints, EveryState
+
+SAVE_HINTS = {
+    **dict.fromkeys(("train_images", "pictures"), "The training pictures are `images`."),
+    **dict.fromkeys(("folder", "path", "run_id"), "Where it is kept is the first argument, `place`."),
+    **dict.fromkeys(("labels", "train_labels"), "Those of the training are known; the test images' are `test_labels`."),
+    **dict.fromkeys(("class_names", "names"), "The classes' names are `classes`."),
+}
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,6 +52,49 @@ class Trained:
     def model_state(self) -> dict[str, Tensor]:
         """Copies of parameters and buffers by name: `module.load_state_dict(trained.model_state, strict=False)`."""
         return self.whole.load(self.state.theta, self.state.buffers)
+
+    @spelling.names_unknown(SAVE_HINTS)
+    def save(
+        self,
+        place: str | os.PathLike | None = None,
+        *,
+        images: Any = None,
+        classes: Sequence[str] | None = None,
+        test_images: Any = None,
+        test_labels: Any = None,
+        test_inputs: Any = None,
+        scores: np.ndarray | None = None,
+        targets: Sequence[Any] | None = None,
+        function: str = "loss",
+        title: str = "",
+        note: str = "",
+    ) -> Path:
+        """Keeps the training as a run, which the app shows and `engine.load` reads, and returns its folder.
+
+        `place`: a new folder, or the id of a run in the app's own folder of runs; None makes an id. The folder is there
+        whole or not at all.
+
+        `images`: the training pictures in their order, and `test_images` those of the test set, with `test_labels`
+        whole numbers [M]: uint8 arrays, floats from 0 to 1, Pillow's images of one size, or file names
+        (`help(engine.library.pictures)`). `images` may be left out where the model was trained on pictures from 0 to 1.
+        `test_inputs` [M, ...] are the test images as the model takes them; they may be left out where it takes the
+        pictures themselves, from 0 to 1. `classes` are names in the order of the labels.
+
+        `scores` [K, N] are what `attribute` gave for K `targets` of one `function`, each a text of the app
+        ("test:3", "class:2", "test:all", "train:17"), a test image's number, or an index set of test images; without
+        `targets` each row is a test image. `title` names the data, `note` is a person's note on the run.
+
+        Raises `ConfigError` for what does not fit, or a folder that is there already, `DataError` for a file that is no
+        image, `StorageError` where the disk refuses it.
+        """
+        from engine.library.saving import save
+        from engine.library.shown import Shown
+
+        return save(
+            self,
+            place,
+            Shown(images, classes, test_images, test_labels, test_inputs, scores, targets, function, title, note),
+        )
 
     def __getstate__(self) -> NoReturn:
         raise ConfigError(

@@ -94,6 +94,11 @@ def libraries(config: RunConfig) -> dict[str, str]:
 
 def _function(name: str) -> tuple[Callable[..., nn.Module], str | None]:
     """The function, and the file that it is in where that is a person's own."""
+    if model_names.is_from_python(name):
+        raise ModelError(
+            f"The model «{name.partition(':')[2]}» was given from Python, and cannot be built by its name.",
+            "Ask from Python, where it is: engine.load(folder, model).",
+        )
     if name not in MODELS:
         if match := model_names.TIMM.fullmatch(name):
             from engine.models.timm_models import builder

@@ -15,8 +15,9 @@ from typing import Any
 import numpy as np
 
 import engine
-from engine import files
+from engine import files, model_names
 from engine.config import REPLAY_MODES, RunConfig, from_dict
+from engine.datasets import saved
 from engine.errors import ConfigError, IntegrityError
 from engine.runs.fields import by_name, flag, number, of, optional, record, sha256, text, whole
 from engine.runs.job import JobRecord, fields_of_schema_2
@@ -196,6 +197,11 @@ class Manifest:
         return self.status in IN_PROGRESS
 
     @property
+    def from_python(self) -> bool:
+        """Whether it was trained in Python and saved: its model is known there alone."""
+        return model_names.is_from_python(self.model)
+
+    @property
     def job(self) -> JobRecord | None:
         """The job in hand, begun or not; None where all was done."""
         return self.jobs[0] if self.jobs else None
@@ -233,7 +239,10 @@ class Manifest:
     def config(self) -> RunConfig:
         path = self.folder / "config.json"
         remedy = "Restore it from a copy, or delete the run and start it again."
-        return from_dict(files.read_json(path, remedy, self.files.get("config.json")), str(path))
+        config = from_dict(files.read_json(path, remedy, self.files.get("config.json")), str(path))
+        if config.dataset == saved.OWN:
+            return config.replace(dataset=saved.name_in(self.folder / "data"))
+        return config
 
     @cached_property
     def score_sets(self) -> ScoreSets:
