@@ -1,8 +1,12 @@
 """Training from Python: arguments and inputs as people give them, progress, and runs saved for the app."""
 
+import base64
 import fcntl
+import io
 import os
 import pty
+import re
+import shutil
 import struct
 import subprocess
 import sys
@@ -12,13 +16,32 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from playwright.sync_api import expect
 from torch import nn
 from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset, TensorDataset, WeightedRandomSampler
 
 import engine
-from engine import Recipe
-from engine.errors import ConfigError
-from tests.helpers import ROOT
+from engine import Recipe, datasets, files
+from engine.analysis import suspects
+from engine.errors import (
+    ConfigError,
+    DataError,
+    IntegrityError,
+    ModelError,
+    ReadOnlyError,
+    RunNotFoundError,
+    StorageError,
+)
+from engine.jobs import predict
+from engine.jobs.rebuild import Rebuild
+from engine.jobs.replay import Replay
+from engine.jobs.smoothness import Smoothness
+from engine.jobs.validation import Validate
+from engine.jobs.what_if import WhatIf
+from engine.runs.run import Run
+from tests.helpers import PAGES, ROOT, idle, said, settled, show
+from tests.made_up import SMALL
+from tools.serve import server
 
 N = 40
 RECIPE = Recipe(epochs=2, batch_size=10, peak_lr=0.05, seed=1)  # 8 steps
@@ -317,3 +340,340 @@ def test_a_bar_is_drawn_on_a_terminal_alone():
     os.close(main)
     assert answers == ["True", "False"]
     assert "Bar true: 100%" in drawn and "Bar false" not in drawn
+
+
+# -- saved, and loaded again
+
+TEST = 6
+CLASSES = ["cat", "dog", "fox"]
+
+
+def saved_with(trained: engine.Trained, place="first", **more):
+    shown = {"test_images": pictures(TEST, 1), "test_labels": classes_of(TEST, 1), "classes": CLASSES}
+    return trained.save(place, **{**shown, **more})
+
+
+class Net(nn.Module):
+    """Of three stages, with what a state, a step and a mode hold: running statistics, dropout, a frozen layer."""
+
+    def __init__(self, act: type[nn.Module] = nn.GELU, drop: float = 0.3, width: int = 4, frozen: bool = True):
+        super().__init__()
+        torch.manual_seed(3)
+        self.stem = nn.Conv2d(3, 4, 3)
+        self.norm = nn.BatchNorm2d(4)
+        self.act, self.drop = act(), nn.Dropout(drop)
+        self.head = nn.Sequential(nn.Flatten(), nn.Linear(4 * 64, width), nn.Linear(width, 3))
+        self.stem.requires_grad_(not frozen)
+
+    def forward(self, x):
+        return self.head(self.drop(self.act(self.norm(self.stem(x)))))
+
+
+class Trunked(nn.Sequential):
+    """First stages that train nothing and rest."""
+
+    def __init__(self):
+        torch.manual_seed(4)
+        super().__init__(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.GELU(), nn.Flatten(), nn.Linear(4 * 64, 3))
+        for part in (self[0], self[1]):
+            part.requires_grad_(False).eval()
+
+
+ADAM = Recipe(epochs=2, batch_size=10, peak_lr=0.01, optimizer="adamw", eps_root=1e-6, augment="flip", clip_norm=1.0)
+WEIGHTS = np.linspace(0.5, 1.5, N)
+TRAININGS = {
+    "SGD": lambda: trained_on(pictures(), classes_of()),
+    "Adam, dropout, frozen, augmented": lambda: trained_on(pictures(), classes_of(), Net(), ADAM, weights=WEIGHTS),
+    "in float64": lambda: trained_on(as_floats(pictures()).double(), classes_of(), net().double()),
+    "channels last in memory": lambda: trained_on(
+        as_floats(pictures()).to(memory_format=torch.channels_last), classes_of()
+    ),
+    "a trunk": lambda: trained_on(pictures(), classes_of(), Trunked()),
+    "checkpoints": lambda: trained_on(pictures(), classes_of(), replay_mode="recompute"),
+}
+MODELS = {"Adam, dropout, frozen, augmented": Net, "in float64": lambda: net().double(), "a trunk": Trunked}
+
+
+@pytest.mark.parametrize("kind", TRAININGS)
+def test_a_training_that_was_saved_goes_on_bit_for_bit(kind, root, tmp_path):
+    trained = TRAININGS[kind]()
+    test = as_floats(pictures(TEST, 1)), classes_of(TEST, 1)
+    scores = engine.attribute(trained, *test)
+    assert np.abs(scores).max() > 1e-5
+    path = saved_with(trained, images=pictures(), test_inputs=test[0], scores=scores)
+    assert path == root / "first"
+    path = path.rename(tmp_path / "moved")  # nothing in it says where it was
+
+    model = MODELS.get(kind, net)()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(1)  # whatever weights it has
+    before = [parameter.clone() for parameter in model.parameters()]
+    folder = tmp_path / "states"
+    folder.mkdir()
+    for options in ({}, {"replay_mode": "recompute"}, {"trajectory_folder": folder}):
+        loaded = engine.load(path, model, device="cpu", **options)
+        without = np.ones(N)
+        without[[3, 7]] = 0
+        assert torch.equal(engine.retrain(loaded, without).theta, engine.retrain(trained, without).theta)
+        assert np.array_equal(engine.evaluate(loaded, *test), engine.evaluate(trained, *test))
+        assert np.array_equal(engine.attribute(loaded, *test), scores)
+        assert all(torch.equal(*pair) for pair in zip(model.parameters(), before, strict=True))
+    again = engine.load(saved_with(loaded, "again", images=pictures(), test_inputs=test[0]), model, device="cpu")
+    assert np.array_equal(engine.attribute(again, *test), scores) and again.losses == trained.losses
+    for name, tensor in trained.model_state.items():
+        assert torch.equal(again.model_state[name], tensor)
+
+
+def test_its_weights_are_read_by_safetensors_into_the_module_alone(root, reference):
+    from safetensors.torch import load_file
+
+    expected, _ = reference
+    model = net()
+    with torch.no_grad():
+        model[0].weight.zero_()
+    model.load_state_dict(load_file(saved_with(expected) / "model" / "weights.safetensors"), strict=False)
+    own = model.eval()(as_floats(pictures(TEST, 1))).detach()
+    assert torch.allclose(own, torch.from_numpy(np.load(root / "first" / "model" / "test_logits.npy")), atol=1e-5)
+
+
+def test_progress_names_the_training_that_is_done_again(root, reference):
+    trained, scores = reference
+    loaded, said = engine.load(saved_with(trained), net(), device="cpu"), []
+    for _ in range(2):
+        again = engine.attribute(
+            loaded, pictures(3, 1), classes_of(3, 1), progress=lambda what, done, steps: said.append(what)
+        )
+        assert np.array_equal(again, scores)
+    assert said[:-16] and set(said[:-16]) == {"train again"} and said[-16:] == ["attribute"] * 16
+
+
+OTHERS = {
+    "another width": (lambda: Net(width=5), "«head.1.weight» is [5, 256], where it was [4, 256]"),
+    "another class": (net, "is not in it"),
+    "not frozen": (lambda: Net(frozen=False), "«stem.bias» was frozen"),
+    "another mode": (lambda: _resting(Net()), "«norm» was in training mode"),
+    "another activation": (lambda: Net(act=nn.Tanh), "does not answer as it did"),
+    "another dropout": (lambda: Net(drop=0.5), "trains otherwise"),
+    "half of it": (lambda: Net().bfloat16(), "in that precision"),
+}
+
+
+def _resting(model: Net) -> Net:
+    model.norm.eval()
+    return model
+
+
+@pytest.fixture(scope="module")
+def kept(tmp_path_factory):
+    trained = trained_on(pictures(), classes_of(), Net(), ADAM)
+    return saved_with(trained, tmp_path_factory.mktemp("kept") / "first")
+
+
+@pytest.mark.parametrize("kind", OTHERS)
+def test_a_model_that_is_another_one_is_refused_by_its_first_difference(kind, kept):
+    model, said = OTHERS[kind]
+    with pytest.raises((ModelError, IntegrityError), match=re.escape(said)) as error:
+        engine.load(kept, model(), device="cpu")
+    assert error.value.remedy
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["data/inputs.npy", "data/weights.npy", "model/initial.safetensors", "model/state.safetensors", "config.json"],
+)
+def test_a_file_that_was_changed_is_named(name, kept, tmp_path):
+    copy = tmp_path / "copy"
+    shutil.copytree(kept, copy)
+    content = bytearray((copy / name).read_bytes())
+    content[-3] ^= 1
+    (copy / name).write_bytes(content)
+    with pytest.raises(IntegrityError, match=re.escape(name)):
+        engine.load(copy, Net(), device="cpu")
+
+
+def test_only_a_run_that_was_saved_from_python_is_loaded(root, tmp_path):
+    run = Run.create(root, SMALL)
+    with pytest.raises(ConfigError, match="was not saved from Python"):
+        engine.load(run.path, net())
+    with pytest.raises(RunNotFoundError):
+        engine.load(tmp_path / "none", net())
+
+
+# -- what is saved
+
+
+AS_GIVEN = {
+    "bytes": lambda x, folder: x,
+    "channels first": lambda x, folder: np.ascontiguousarray(x.transpose(0, 3, 1, 2)),
+    "floats": lambda x, folder: as_floats(x).numpy(),
+    "a tensor": lambda x, folder: as_floats(x),
+    "a list of arrays": lambda x, folder: list(x),
+    "Pillow's images": lambda x, folder: pillow(x),
+    "files": lambda x, folder: written(x, folder),
+}
+
+
+def written(images: np.ndarray, folder) -> list:
+    folder.mkdir(exist_ok=True)
+    for i, image in enumerate(images):
+        Image.fromarray(image).save(folder / f"{len(images)}-{i}.png")
+    return [folder / f"{len(images)}-{i}.png" for i in range(len(images))]
+
+
+@pytest.mark.parametrize("kind", AS_GIVEN)
+def test_pictures_of_each_kind_are_kept_as_they_were_given(kind, root, reference, tmp_path):
+    trained, _ = reference
+    give = AS_GIVEN[kind]
+    path = saved_with(
+        trained,
+        images=give(pictures(), tmp_path / "files"),
+        test_images=give(pictures(TEST, 1), tmp_path / "files"),
+    )
+    dataset = datasets.load(Run.open(root, path.name).manifest().config.dataset)
+    assert np.array_equal(dataset.train_images, pictures()) and np.array_equal(dataset.test_images, pictures(TEST, 1))
+    assert np.array_equal(dataset.train_labels, classes_of()) and dataset.classes == tuple(CLASSES)
+    assert dataset.file_name("test", 5) == (str(tmp_path / "files" / "6-5.png") if kind == "files" else None)
+    # Left out, they are what the model was trained on.
+    saved_with(trained, "second")
+    second = datasets.load(Run.open(root, "second").manifest().config.dataset)
+    assert second.fingerprint == dataset.fingerprint
+
+
+def test_targets_of_each_kind_stand_beside_their_scores(root, reference):
+    trained, _ = reference
+    test = pictures(TEST, 1), classes_of(TEST, 1)
+    label = int(test[1][0])
+    of_class = np.flatnonzero(test[1] == label).tolist()
+    assert 1 < len(of_class) < TEST
+    sets = [[2], of_class, list(range(TEST))]
+    scores = engine.attribute(trained, *test, targets=sets, function="margin")
+    values = engine.evaluate(trained, *test, targets=sets, function="margin")
+    own = engine.attribute(trained, pictures()[17:18], classes_of()[17:18], function="margin")
+    path = saved_with(
+        trained, scores=np.concatenate([scores, own]), targets=[2, of_class, "test:all", "train:17"], function="margin"
+    )
+    run = Run.open(root, path.name)
+    assert [ref.key for ref in run.scores().targets()] == [
+        "test:2.margin",
+        f"class:{label}.margin",
+        "test:all.margin",
+        "train:17.margin",
+    ]
+    for row, expected in zip(run.scores().rows(run.scores().targets()), [*scores, *own], strict=True):
+        assert np.array_equal(row, expected)
+    (sidecar,) = run.scores().sidecars()
+    assert np.allclose([target["value"] for target in sidecar["targets"]][:3], values, atol=1e-5)
+    assert run.manifest().test_accuracy == np.mean(run.manifest().test_logits().argmax(1) == test[1])
+
+
+WRONG = {
+    "no test images": ({"test_images": None}, "has test images with their labels"),
+    "too few": ({"images": pictures(3)}, "`images` has 3 pictures, and there are 40 labels"),
+    "standardised": ({"images": as_floats(pictures()) * 2 - 1}, "has values from -1 to 1"),
+    "other sizes": ({"images": np.zeros((N, 8, 8, 3), np.uint8)}, "`test_images` are 10 × 10 with 3 channels"),
+    "mixed": ({"images": [*pillow(x[1:]), Image.new("RGB", (4, 4))]}, "picture 39 is [4, 4, 3]"),
+    "sides of three": ({"images": np.zeros((N, 3, 10, 3), np.uint8)}, "channels first or last"),
+    "no file": ({"images": ["none.png"] * N}, "none.png cannot be read"),
+    "classes": ({"classes": ["a", "a", "b"]}, "`classes` has 3 names, 2 of them different"),
+    "labels": ({"test_labels": [0, 1, 2, 3, 0, 0]}, "`test_labels` go from 0 to 3"),
+    "rows": ({"scores": np.zeros((2, N))}, "6 targets for the 2 rows"),
+    "columns": ({"scores": np.zeros((TEST, 3))}, "[targets, 40]"),
+    "nan": ({"scores": np.full((TEST, N), np.nan)}, "not finite"),
+    "an odd set": ({"scores": np.zeros((1, N)), "targets": [[0, 1]]}, "The app has no target for row 0"),
+    "a text": ({"scores": np.zeros((1, N)), "targets": ["tests"]}, "The target"),
+    "twice": ({"scores": np.zeros((2, N)), "targets": [0, "test:0"]}, "names one twice"),
+    "a name": ({"place": "My Run"}, "is no name of a run"),
+    "an argument": ({"train_images": 1}, "The training pictures are `images`"),
+    "inputs": ({"test_inputs": as_floats(pictures(2))}, "2"),
+}
+
+
+@pytest.mark.parametrize("kind", WRONG)
+def test_what_does_not_fit_is_named_and_nothing_is_left(kind, root, reference):
+    options, said = WRONG[kind]
+    with pytest.raises((ConfigError, DataError), match=re.escape(said)) as error:
+        saved_with(reference[0], **options)
+    assert error.value.remedy and os.listdir(root) == []
+
+
+def test_pictures_that_the_model_does_not_take_need_its_inputs(root):
+    trained = trained_on(as_floats(pictures()) * 2 - 1, classes_of())
+    with pytest.raises(ConfigError, match="no row of pictures from 0 to 1"):
+        saved_with(trained)
+    with pytest.raises(ConfigError, match="Give test_inputs= too"):
+        saved_with(trained, images=pictures())
+    saved_with(trained, images=pictures(), test_inputs=as_floats(pictures(TEST, 1)) * 2 - 1)
+
+
+def test_a_run_is_whole_or_absent_and_never_replaced(root, reference, monkeypatch):
+    trained, scores = reference
+    path = saved_with(trained)
+    before = {each: each.read_bytes() for each in path.rglob("*") if each.is_file()}
+    with pytest.raises(ConfigError, match="is there already"):
+        saved_with(trained)
+    assert {each: each.read_bytes() for each in path.rglob("*") if each.is_file()} == before
+    for where in ("data", "scores", "model"):  # a disk that refuses what is written there
+        full = files.write_bytes
+
+        def refuses(target, content, where=where, full=full):
+            if target.parent.name == where:
+                raise StorageError("No space left.", "Free some.")
+            return full(target, content)
+
+        monkeypatch.setattr(files, "write_bytes", refuses)
+        with pytest.raises(StorageError):
+            saved_with(trained, "second", scores=scores, targets=[0, 1, 2])
+        assert os.listdir(root) == ["first"]
+        monkeypatch.setattr(files, "write_bytes", full)
+    monkeypatch.setenv("REPLAY_READ_ONLY", "1")
+    with pytest.raises(ReadOnlyError):
+        saved_with(trained, "second")
+
+
+# -- in the app
+
+
+@pytest.fixture
+def in_app(root, reference) -> Run:
+    trained, scores = reference
+    path = saved_with(trained, scores=scores, targets=range(3), title="Beasts", note="Three kinds.")
+    return Run.open(root, path.name)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("page", PAGES)
+def test_every_page_shows_it(page, in_app, reference):
+    saved_with(reference[0], "second", scores=reference[1] * 2, targets=range(3))
+    app = show(page, run=in_app.id)
+    assert not app.error, said(app)
+
+
+def test_what_needs_the_model_says_where_it_is(in_app):
+    dataset = datasets.load(in_app.manifest().config.dataset)
+    for job in (Replay(("test:4",)), Rebuild(), Validate(8), WhatIf.of([3]), Smoothness()):
+        with pytest.raises(ConfigError, match="was saved from Python") as error:
+            job.check(in_app, dataset)
+        assert f"engine.load({str(in_app.path)!r}, model)" in error.value.remedy
+    with pytest.raises(ModelError, match="was given from Python"):
+        predict.logits(in_app, pictures(1))
+    assert np.array_equal(suspects.ranked(in_app.manifest(), "test:0.loss", "loss")["given_label"].shape, (N,))
+
+
+def test_influence_shows_the_pictures_that_were_given(in_app, root, page, reference):
+    _, scores = reference
+    with server(root, page) as (url, _):
+        page.goto(f"{url}/Influence?run={in_app.id}&target=test:1.loss&k=6")
+        settled(page, "Influence")
+        for side, order in (("helpful", np.argsort(scores[1])), ("harmful", np.argsort(-scores[1]))):
+            tiles = page.locator(f".st-key-gallery-{side} .grid img")
+            expect(tiles).to_have_count(6)
+            for i in range(6):
+                source = tiles.nth(i).get_attribute("src") or ""
+                shown = np.array(Image.open(io.BytesIO(base64.b64decode(source.partition(",")[2]))).convert("RGB"))
+                assert np.array_equal(shown, pictures()[order[i]])
+        page.goto(f"{url}/Trust?run={in_app.id}")
+        settled(page, "Trust")
+        idle(page)
+        page.get_by_role("button", name=re.compile("^Validate|^Do it|subsets")).first.click()
+        expect(page.get_by_text("was saved from Python").first).to_be_visible()
