@@ -259,7 +259,8 @@ def load(
     modes. It is copied; whatever weights it has, the training's own first ones take their place. Nothing is unpickled.
 
     The states between first and last are not kept, since the same training makes them again: `attribute` does so when
-    it is first called, and keeps them as `train` does (`replay_mode`, `trajectory_folder`). `check` compares the
+    it is first called, and keeps them as `train` does (`replay_mode`, `trajectory_folder`); a folder that the training
+    filled is read. `check` compares the
     model's answers to some training images, and its first √T steps, with what was kept.
 
     Raises `RunNotFoundError`, `ConfigError` for a run that was not saved from Python, `ModelError` for a model that is

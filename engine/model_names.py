@@ -4,7 +4,7 @@
     timm:NAME                       a model of timm, where it is installed
     FILE.py:FUNCTION                a function of a file; a bare file name is looked for in the folder of models first
     package.module:FUNCTION         a function of an installed module
-    python:MODULE.CLASS             in a run that was saved from Python: what was given to `engine.train`, which nobody
+    python:CLASS                    in a run that was saved from Python: what was given to `engine.train`, which nobody
                                     can build by its name
 
 The folder of models is `REPLAY_MODELS_DIR`, else `models` in the working directory: whoever runs the server fills it,

@@ -437,6 +437,24 @@ def test_its_weights_are_read_by_safetensors_into_the_module_alone(root, referen
     assert torch.allclose(own, torch.from_numpy(np.load(root / "first" / "model" / "test_logits.npy")), atol=1e-5)
 
 
+@pytest.mark.parametrize("mode", ["disk", "recompute"])
+def test_a_folder_of_states_serves_the_loaded_training_and_another_one_is_refused(mode, root, tmp_path):
+    folders = [tmp_path / name for name in ("own", "other")]
+    for folder, seed in zip(folders, (0, 1), strict=True):
+        folder.mkdir()
+        trained = trained_on(pictures(N, seed), classes_of(), replay_mode=mode, trajectory_folder=folder)
+        saved_with(trained, folder.name)
+    test = pictures(TEST, 1), classes_of(TEST, 1)
+    loaded = engine.load("other", net(), device="cpu", replay_mode=mode, trajectory_folder=folders[1])
+    states = {path: path.stat().st_mtime_ns for path in folders[1].iterdir()}
+    said = []
+    scores = engine.attribute(loaded, *test, progress=lambda what, done, steps: said.append(what))
+    assert np.array_equal(scores, engine.attribute(trained, *test)) and set(said) == {"attribute"}
+    assert {path: path.stat().st_mtime_ns for path in folders[1].iterdir()} == states
+    with pytest.raises(ConfigError, match="not the states of this training"):
+        engine.load("other", net(), device="cpu", replay_mode=mode, trajectory_folder=folders[0])
+
+
 def test_progress_names_the_training_that_is_done_again(root, reference):
     trained, scores = reference
     loaded, said = engine.load(saved_with(trained), net(), device="cpu"), []
@@ -677,3 +695,42 @@ def test_influence_shows_the_pictures_that_were_given(in_app, root, page, refere
         idle(page)
         page.get_by_role("button", name=re.compile("^Validate|^Do it|subsets")).first.click()
         expect(page.get_by_text("was saved from Python").first).to_be_visible()
+
+
+# -- docs/python.md, and what is refused
+
+
+@pytest.mark.slow
+def test_the_example_of_the_docs_runs_and_is_shown(root, tmp_path):
+    blocks = re.findall(r"^```python\n(.*?)^```$", (ROOT / "docs" / "python.md").read_text(), re.MULTILINE | re.DOTALL)
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("REPLAY_")}
+    printed = []
+    for block in blocks:
+        path = tmp_path / block.splitlines()[0].removeprefix("# ")
+        path.write_text(block)
+        done = subprocess.run(
+            [sys.executable, path],
+            cwd=tmp_path,
+            env={**kept, "PYTHONPATH": str(ROOT)},
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == 0 and done.stderr == "", done.stderr
+        printed.append(done.stdout)
+    numbers = list(map(int, re.search(r"test images most: (.*)", printed[0])[1].split()))  # type: ignore[index]
+    assert {0, 2, 4} & set(numbers)  # the circles that are called squares
+    changes = re.search(r"changes by (\S+); foretold: (\S+)\n", printed[1])
+    assert changes is not None
+    change, foretold = map(float, changes.groups())
+    assert change > 0 and foretold > 0
+    run = Run.open(tmp_path / "outputs", "shapes")
+    assert [ref.name for ref in run.scores().targets()] == ["test:0", "test:1", "test:all"]
+
+
+def test_augmentation_in_the_model_is_refused_with_where_it_belongs():
+    class Flips(nn.Module):
+        def forward(self, x):
+            return x.flip(-1) if self.training and torch.rand(()) < 0.5 else x
+
+    with pytest.raises(ModelError, match=re.escape('Recipe(augment="flip,crop:4")')):
+        engine.train(nn.Sequential(Flips(), *net()), pictures(), classes_of(), RECIPE, device="cpu")

@@ -68,8 +68,8 @@ def _check_draws(model: FunctionalModel, point: Point, training: bool, mode: str
         if draws.names:
             raise ModelError(
                 f"The model's {mode} pass is random: it draws from torch's {', '.join(sorted(set(draws.names)))}.",
-                "Write dropout as modules (nn.Dropout), which are replayed, not as functions, and remove other noise; "
-                "a replayed step must be the same step.",
+                "Write dropout as modules (nn.Dropout), which are replayed, not as functions, and remove other noise: "
+                'images are varied by the recipe, Recipe(augment="flip,crop:4"). A replayed step must be the same.',
             )
         if process_generators() == before:
             return

@@ -57,7 +57,7 @@ def load(
     check: bool,
 ) -> Trained:
     """See `engine.load`."""
-    mode, folder = storing.mode_and_folder(replay_mode, trajectory_folder)
+    mode, folder = storing.mode_and_folder(replay_mode, trajectory_folder, filled=True)
     run = Run.open(*place_of(place))
     manifest = run.manifest()
     if not manifest.from_python:
@@ -72,6 +72,7 @@ def load(
     stream = _stream(run, manifest, record, device, dtype)
     every, known = _digests(run, manifest)
     trajectory = storing.trajectory(functional, stream, mode, folder, every, known)
+    storing.check_own(trajectory, folder)
     tensors = _tensors(run, manifest, "state")
     state = state_of({name: t.to(device) for name, t in tensors.items()}, trajectory.digests.optimizer)
     trained = Trained(

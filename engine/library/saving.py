@@ -89,7 +89,7 @@ def save(trained: Trained, place: str | os.PathLike | None, shown: Shown) -> Pat
             RunConfig(
                 preset="python",
                 dataset=saved.OWN,
-                model=_model_name(trained.whole),
+                model=f"python:{printable(type(trained.whole.module).__name__)[:100]}",
                 recipe=trained.stream.recipe,
                 targets=names or ("test:0",),
                 target_function=function,
@@ -110,9 +110,9 @@ def save(trained: Trained, place: str | os.PathLike | None, shown: Shown) -> Pat
     return path
 
 
-def _model_name(model: FunctionalModel) -> str:
+def _class_of(model: FunctionalModel) -> str:
     kind = type(model.module)
-    return f"python:{printable(f'{kind.__module__}.{kind.__qualname__}')[:200]}"
+    return printable(f"{kind.__module__}.{kind.__qualname__}")[:200]
 
 
 # -- the folder
@@ -180,7 +180,7 @@ def _write_model(folder: Path, trained: Trained, logits: dict[str, np.ndarray], 
     files.write_npy(folder / "data" / "weights.npy", weights)
     record = {
         "schema": SCHEMA,
-        "module": _model_name(whole).partition(":")[2],
+        "module": _class_of(whole),
         "shapes": {name: list(t.shape) for name, t in tensors.items()},
         "trained": sorted(whole.named(whole.theta0, whole.buffers0)[0]),
         "modes": modes_of(whole),
@@ -285,7 +285,7 @@ def _target_record(target: Target, function: str, logits: dict[str, np.ndarray],
 def _tell(run: Run, trained: Trained) -> None:
     """The log, as *Live* draws it."""
     log, steps, recipe = run.events_log, trained.stream.steps, trained.stream.recipe
-    log.append("note", text=f"Trained in Python and saved: {_model_name(trained.whole).partition(':')[2]}.")
+    log.append("note", text=f"Trained in Python and saved: {_class_of(trained.whole)}.")
     for text in trained.whole.notes:
         log.append("note", text=text)
     log.append("phase", phase="train", steps=steps)

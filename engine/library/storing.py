@@ -42,6 +42,18 @@ def trajectory(
     return kind(store, initial, functools.partial(training.advance, model, stream), digests)
 
 
+def check_own(kept: EveryState | Checkpoints, folder: Path | None) -> None:
+    """Raises `ConfigError` where a folder holds files, and not the states of this training."""
+    last = (
+        kept.steps - 1 if isinstance(kept, EveryState) else (kept.steps - 1) // kept.digests.every * kept.digests.every
+    )
+    if folder is not None and any(folder.iterdir()) and not kept.is_intact(last):
+        raise ConfigError(
+            f"{folder} holds files that are not the states of this training in this mode.",
+            "Name the folder that it was trained with, or an empty one.",
+        )
+
+
 def train_again(trained: Trained, progress: Progress) -> None:
     """Trains a training that was loaded again, where it keeps every state and has none. Raises `IntegrityError` where
     it is not the same bit for bit."""
@@ -57,8 +69,9 @@ def train_again(trained: Trained, progress: Progress) -> None:
         EveryState(kept.store, kept.initial, forward, kept.digests).rebuild()
 
 
-def mode_and_folder(mode: str | None, folder: object) -> tuple[str, Path | None]:
-    """The mode, and the folder where there is one. Raises `ConfigError` before anything is computed."""
+def mode_and_folder(mode: str | None, folder: object, filled: bool = False) -> tuple[str, Path | None]:
+    """The mode, and the folder where there is one, empty unless it may be `filled`. Raises `ConfigError` before
+    anything is computed."""
     if mode is None:
         mode = "memory" if folder is None else "disk"
     if mode not in REPLAY_MODES:
@@ -73,13 +86,13 @@ def mode_and_folder(mode: str | None, folder: object) -> tuple[str, Path | None]
     if not isinstance(folder, str | os.PathLike) or not str(folder):
         raise ConfigError(f"trajectory_folder={folder!r} is no path.", "Give a str or a pathlib.Path.")
     try:
-        empty = Path(folder).is_dir() and not any(Path(folder).iterdir())
+        fit = Path(folder).is_dir() and (filled or not any(Path(folder).iterdir()))
     except (OSError, ValueError) as error:
         raise ConfigError(
             f"trajectory_folder {str(folder)[:200]!r} cannot be read ({getattr(error, 'strerror', None) or error}).",
             "Name an empty folder of this training alone.",
         ) from error
-    if not empty:
+    if not fit:
         raise ConfigError(f"{folder} is not an empty folder.", "Make one for this training alone.")
     return mode, Path(folder)
 
