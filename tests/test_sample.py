@@ -45,7 +45,7 @@ def test_the_scores_of_the_sample_agree_with_retraining(sample):
     (report,) = trust.reports(sample.manifest())
     print(f"\nLDS {report['lds_mean']:.3f}, slope {report['slope_mean']:.2f}, R² {report['r2_mean']:.2f}")
     assert report["lds_mean"] > 0.95 and report["r2_mean"] > 0.9 and 0.9 < report["slope_mean"] < 1.2
-    assert all(t["lds"] > 0.85 for t in report["targets"])
+    assert all(t["lds"] > 0.8 for t in report["targets"])  # the surest mistake, which few images decide: 0.87
     assert report["noise_share"] == 0  # all weights 1: the run again, bit for bit
 
 
