@@ -38,6 +38,7 @@ from tools.serve import ROOT, chromium, server
 
 NOISY = "fashion-mnist-sample-noisy"
 WRONG_LABELS = 300  # in the noisy sample, and as many are ticked
+GUARD = 60_000  # ms for what a page shows
 PATIENCE = 900_000  # ms for a job
 
 
@@ -58,6 +59,7 @@ class Person:
     def __init__(self, page: Page, url: str, root: Path):
         self.page, self.url, self.root = page, url, root
         self.tasks: list[Task] = []
+        self.done_before = 0  # jobs of the run that is worked on
 
     @contextmanager
     def task(self, name: str):
@@ -106,10 +108,16 @@ class Person:
 
     # -- waiting for the machine
 
+    def start(self, button: Locator, run: Run | None = None) -> None:
+        """A click on what starts work of a run, which leads to *Live*."""
+        self.done_before = done_jobs(run) if run else 0
+        self.click(button, then_settled=False)
+        self.page.get_by_role("heading", name="Live", level=1).wait_for()
+
     def computed(self, run: Run, shown: Locator) -> None:
-        """Until the run's work is done and the page shows what came of it."""
+        """Until what was started is done and the page shows what came of it."""
         began = time.perf_counter()
-        while run.status != "finished":
+        while done_jobs(run) == self.done_before:
             assert run.status not in ("failed", "cancelled", "interrupted"), run.status
             self.page.wait_for_timeout(100)
         self.tasks[-1].computing += time.perf_counter() - began
@@ -148,6 +156,12 @@ def first_of(found: list[Locator]) -> Locator:
     return either
 
 
+def done_jobs(run: Run) -> int:
+    """How often the run's log says that its work was finished."""
+    log = run.path / "events.jsonl"
+    return log.read_text(encoding="utf-8").count('"kind": "finished"') if log.is_file() else 0
+
+
 def mistakes(run: Run) -> list[int]:
     """Test images that the run's model gives another label."""
     labels = dataset_registry.load(run.manifest().config.dataset).test_labels
@@ -169,8 +183,7 @@ def first_mistake(person: Person) -> Run:
     page.get_by_role("button", name="Run the sample").wait_for()
     person.settled()
     with person.task("run the sample, to the first explained mistake"):
-        person.click(page.get_by_role("button", name="Run the sample"), then_settled=False)
-        page.get_by_role("heading", name="Live", level=1).wait_for()
+        person.start(page.get_by_role("button", name="Run the sample"))
         (run,) = runs.list_runs(person.root)
         look = page.get_by_role("link", name="Look at the influence")
         person.computed(run, look)
@@ -198,8 +211,9 @@ def two_mistakes(person: Person, run: Run) -> None:
         two = [index for index in shown if f"test:{index}" not in explained][:2]
         for index in two:
             person.click(page.locator(f".st-key-gallery-tests li[data-index='{index}'] input"))
-        person.click(person.button("Explain these"), then_settled=False)
-        page.get_by_role("heading", name="Live", level=1).wait_for()
+        if not person.has(person.button("Explain these")):
+            person.click(person.button(re.compile("^Explain 2 test images")))
+        person.start(person.button("Explain these"), run)
         look = page.get_by_role("link", name="Look at the influence")
         person.computed(run, look)
         person.click(look.first, then_settled=False)
@@ -235,8 +249,7 @@ def wrong_labels(person: Person, run: Run) -> None:
             person.settled()
         else:
             task.missing.append("labels of the model's: they are left out")
-        person.click(person.button(re.compile("rain again"), "Check by retraining"), then_settled=False)
-        page.get_by_role("heading", name="Live", level=1).wait_for()
+        person.start(person.button(re.compile("rain again"), "Check by retraining"), run)
         compare(person, run, task)
 
 
@@ -320,7 +333,7 @@ def do(app: Path, which: set[int], folder: Path) -> list[Task]:
     tasks: list[Task] = []
     with chromium() as browser:
         page = browser.new_context(viewport={"width": 1440, "height": 900}).new_page()
-        page.set_default_timeout(PATIENCE)
+        page.set_default_timeout(GUARD)
         parts: tuple[tuple[set[int], str, Callable[[Person], None]], ...] = (
             ({1, 2}, "sample", lambda person: the_sample(person, which)),
             ({3, 4}, "noisy", lambda person: the_noisy(person, which)),
