@@ -1,43 +1,35 @@
 """Influence: the training images that helped and harmed a target most, to look at, compare and act on."""
 
-import dataclasses
-from dataclasses import dataclass
-
 import streamlit as st
 
-from engine.analysis import lists, target_view, trust
+from engine.analysis import lists, target_view
 from engine.analysis import outward as outward_effects
-from engine.analysis import what_if as what_ifs
-from engine.analysis.ranking import rank
-from engine.jobs.what_if import WhatIf
+from engine.analysis.ranking import Ranking, rank
+from engine.analysis.target_view import TargetView
 from engine.runs import notes
 from engine.runs.scores import TargetRef
-from engine.targets import Target, TrainImage, target_function
-from ui import cards, explain, formats, link, paging, pictures, run_choice, shell, target_choice, targets_form, ticks
-from ui.paging import EVERY, class_name, from_the_first
+from engine.targets import TrainImage
+from ui import (
+    cards,
+    formats,
+    further_targets,
+    gallery,
+    link,
+    list_filters,
+    pictures,
+    run_choice,
+    shell,
+    target_card,
+    target_choice,
+    ticks,
+    what_if_form,
+)
+from ui.list_filters import Choices
 from ui.run_choice import RunView
-from ui.text import line, plain
+from ui.text import plain
 
-A_SIDE = (6, 12, 24, 48)  # images
-SIZES = {"S": 64, "M": 96, "L": 144}  # pixels
-RELATIONS = {"any": "Any", "same": "The target's", "other": "Another"}
-SIDES = {"both": "Both", "helpful": "Helpful", "harmful": "Harmful"}
-HEADINGS = {"helpful": "Most helpful", "harmful": "Most harmful"}
-EFFECTS = {"helpful": "improved", "harmful": "worsened"}
-SMALL_TILES = 32  # of the ticked images
+HEADINGS = {"helps": "Most helpful", "harms": "Most harmful", "raises": "Raise it most", "lowers": "Lower it most"}
 COMPARED = 12  # images of each pinned target
-PINS = 8
-SUGGESTED = 24  # misclassified images that are offered as further targets
-
-
-@dataclass(frozen=True)
-class Choices:
-    """What the filters above the lists say."""
-
-    among: lists.Filter
-    side: str  # of `SIDES`
-    k: int  # images a side
-    size: str  # of `SIZES`
 
 
 @st.cache_data(max_entries=64, show_spinner=False)
@@ -48,23 +40,39 @@ def ranked(
     return rank(_scores_N, function, k, among.among(_scores_N, _labels_N, true_label), page)
 
 
-# -- what is looked at
+# -- the address
 
 
-def choose_target(run: RunView) -> tuple[TargetRef, list[str]]:
-    """The target, and the keys of those pinned to be compared with it."""
-    left, right = st.columns(2)
-    ref = target_choice.chosen(run, f"target-{run.id}", place=left, on_change=from_the_first)
-    pins = right.multiselect(
-        "Pin targets to compare",
-        list(run.targets),
-        default=link.several("pin", run.targets)[:PINS],
-        key=f"pins-{run.id}",
-        format_func=run.titles.get,
-        max_selections=PINS,
-        placeholder="None pinned",
-    )
-    return ref, pins
+def turn_to_the_first_page(run: RunView) -> None:
+    """Another list begins with its first page. Written into the address with all else, once the page is drawn: each
+    writing is one step for the browser's «back»."""
+    st.session_state[f"page-{run.id}"] = 1
+
+
+def keep_link(run: RunView, ref: TargetRef, choices: Choices, page: int) -> None:
+    among = choices.among
+    state = {
+        "target": ref.key,
+        "pin": list(choices.pins),
+        "label": None if among.label is None else run.dataset.classes[among.label],
+        "relation": among.relation,
+        "side": choices.side,
+        "k": choices.k,
+        "size": choices.size,
+        "low": among.low,
+        "high": among.high,
+        "page": page,
+    }
+    # What the address does not say, and is as if it did, would be one more step for «back».
+    unsaid = [
+        name
+        for name, value in {**list_filters.UNSAID, "page": 1}.items()
+        if state[name] == value and name not in st.query_params
+    ]
+    link.keep(run=run.id, **{name: value for name, value in state.items() if name not in unsaid})
+
+
+# -- the lists
 
 
 def say_of_self_influence(ref: TargetRef) -> None:
@@ -76,165 +84,145 @@ def say_of_self_influence(ref: TargetRef) -> None:
         )
 
 
-def choose_filters(run: RunView, ref: TargetRef, true_label: int | None) -> Choices:
-    with st.container(horizontal=True, vertical_alignment="bottom"):
-        labels = [EVERY, *run.dataset.classes]
-        label = st.selectbox(
-            "Label",
-            labels,
-            key=f"label-{run.id}",
-            width=150,
-            on_change=from_the_first,
-            format_func=class_name,
-            index=labels.index(link.one_of("label", labels, EVERY)),
-        )
-        relation = "any"
-        if true_label is not None:
-            relation = segments("Label against the target's", RELATIONS, "relation", f"relation-{run.id}-{ref.key}")
-        side = segments("Sign", SIDES, "side", f"side-{run.id}")
-        k = st.selectbox(
-            "Images a side",
-            A_SIDE,
-            key="k",
-            width=120,
-            on_change=from_the_first,
-            index=A_SIDE.index(link.one_of("k", A_SIDE, 12)),
-        )
-        size = st.segmented_control(
-            "Tiles", list(SIZES), key="size", required=True, default=link.one_of("size", SIZES, "M")
-        )
-    number = paging.label_number(label, run.dataset.classes)
-    return Choices(lists.Filter(number, relation, link.real("low"), link.real("high")), side, k, size)
+def turned_to(run: RunView, ref: TargetRef, choices: Choices, true_label: int | None) -> tuple[Ranking, int]:
+    """Both lists as the page of them holds them that the link, or a person, asks for; and the number of that page."""
+    scores_N, labels_N = run.manifest.score_sets.row(ref), run.dataset.train_labels
+    content, key = run.manifest.score_sets.sha256(ref.score_set), f"page-{run.id}"
+
+    def ranking_of(page: int) -> Ranking:
+        return ranked(content, ref.row, ref.function, choices.k, choices.among, true_label, page, scores_N, labels_N)
+
+    first = ranking_of(1)
+    link.follow(key, link.whole("page", 1, first.pages, 1))
+    page = st.session_state[key] = min(st.session_state[key], first.pages)
+    return (first if page == 1 else ranking_of(page)), page
 
 
-def segments(label: str, options: dict[str, str], name: str, key: str) -> str:
-    """A row of segments whose choice is the link's `name`: its first option where the link says none."""
-    return st.segmented_control(
-        label,
-        list(options),
-        format_func=options.get,
-        required=True,
-        key=key,
-        on_change=from_the_first,
-        default=link.one_of(name, options, next(iter(options))),
-    )
-
-
-def keep_link(run: RunView, ref: TargetRef, pins: list[str], choices: Choices, page: int) -> None:
-    among = choices.among
-    link.keep(
-        run=run.id,
-        target=ref.key,
-        pin=pins,
-        label=None if among.label is None else run.dataset.classes[among.label],
-        relation=among.relation,
-        side=choices.side,
-        k=choices.k,
-        size=choices.size,
-        low=among.low,
-        high=among.high,
-        page=page,
-    )
-
-
-# -- the lists
-
-
-def draw_ranking(run: RunView, ref: TargetRef, choices: Choices, true_label: int | None):
-    """Both lists with the pages below them; returns what the page shows, and its number."""
+def draw_ranking(run: RunView, ref: TargetRef, view: TargetView, choices: Choices, ranking: Ranking) -> None:
+    """The lists side by side, in one unit, and below them the choice of their page."""
+    show_all_again(run, ref, choices.among)
     scores_N = run.manifest.score_sets.row(ref)
-    content = run.manifest.score_sets.sha256(ref.score_set)
-
-    def ranking_of(page: int):
-        return ranked(
-            content,
-            ref.row,
-            ref.function,
-            choices.k,
-            choices.among,
-            true_label,
-            page,
-            scores_N,
-            run.dataset.train_labels,
-        )
-
-    ranking = ranking_of(1)
-    page = link.whole("page", 1, ranking.pages, 1)
-    show_all_again(choices.among)
-    place, below = st.container(), st.container()
+    shown = [*ranking.helpful, *ranking.harmful]
+    effects = cards.Effects(scores_N, formats.Scale.of(scores_N[shown], ref.function), view)
+    say_what_numbers_are(run, effects.scale)
+    sides = list(list_filters.SIDES)[1:] if choices.side == "both" else [choices.side]
+    for column, side in zip(st.columns(len(sides), gap="medium"), sides, strict=True):
+        with column:
+            draw_side(run, ref, effects, ranking, side, gallery.sizes(max(run.dataset.image_shape[:2]))[choices.size])
     if ranking.pages > 1:
-        key = f"page-{run.id}-{ref.key}-{choices.k}-{hash(choices.among)}"
-        page = below.pagination(ranking.pages, default=page, key=key)
-        ranking = ranking_of(page)
-    sides = list(HEADINGS) if choices.side == "both" else [choices.side]
-    with place:
-        for column, side in zip(st.columns(len(sides), gap="large"), sides, strict=True):
-            with column:
-                draw_side(run, ref, scores_N, ranking, side, SIZES[choices.size])
-    return ranking, page
+        st.pagination(ranking.pages, key=f"page-{run.id}")
 
 
-def draw_side(run: RunView, ref: TargetRef, scores_N, ranking, side: str, size: int) -> None:
+def say_what_numbers_are(run: RunView, scale: formats.Scale) -> None:
+    """In plain words; what a score is exactly is the help's."""
+    what = plain(scale.function.in_words(run.dataset.classes))
+    up, down = ("higher", "lower") if scale.function.harmful_sign > 0 else ("lower", "higher")
+    helps, harms = (f"*{verb}*{' it' if scale.function.classes else ''}" for verb in good_and_bad(scale))
+    st.caption(
+        f"Trained without an image that {helps}, the model would have a {up} {what} on the target; without one that "
+        f"{harms}, a {down} one. Numbers: {plain(scale.unit)}.",
+        help=plain(scale.function.meaning(run.dataset.classes)),
+    )
+
+
+def good_and_bad(scale: formats.Scale) -> tuple[str, str]:
+    """What is said of the images on the helpful side, and of those on the harmful one."""
+    return scale.verbs[::-1] if scale.function.harmful_sign > 0 else scale.verbs
+
+
+def draw_side(run: RunView, ref: TargetRef, effects: cards.Effects, ranking: Ranking, side: str, size: int) -> None:
     indices, of = getattr(ranking, side), getattr(ranking, f"{side}_of")
-    unit = target_function(ref.function).unit
-    effect = f"{EFFECTS[side]} the target's {ref.function_in_words(run.dataset)}"
-    st.subheader(HEADINGS[side])
-    st.caption(f"Training on these {plain(effect)} most; {formats.count(of, 'images')}, scores in {plain(unit)}")
+    verb = good_and_bad(effects.scale)[side == "harmful"]
+    st.header(HEADINGS[verb], help=f"{formats.count(of, 'images')} with these filters.")
     if not len(indices):
         st.info("No training image is left on this side with these filters.", icon=":material/filter_alt_off:")
         return
-    scores = [formats.arrow_score(score) for score in scores_N[indices]]
-    extra = [[("Score", f"{score} {unit}"), ("Effect", f"{side}: its presence {effect}")] for score in scores]
-    tiles = cards.training(run, indices, [(score,) for score in scores], extra, ref.key, ranking.first)
-    ticks.tiles(run, tiles, side, size, "Scores on the run's other targets")
+    tiles = cards.training(run, indices, leave_out=ref.key, first=ranking.first, effects=effects)
+    beside = cards.beside(run, effects.view)
+    ticks.tiles(run, tiles, side, size, "What it did to the run's other targets", beside=beside)
 
 
-def show_all_again(among: lists.Filter) -> None:
+def show_all_again(run: RunView, ref: TargetRef, among: lists.Filter) -> None:
     """A button that takes the range of scores away, where there is one."""
-    if among.low is not None or among.high is not None:
+    limits = [limit for limit in (among.low, among.high) if limit is not None]
+    if limits:
         st.button(
-            f"Scores {formats.range_of(among.low, among.high)} only: show all again",
+            f"Scores {formats.Scale.of(limits, ref.function).range(among.low, among.high)} only: show all again",
             on_click=forget_range,
+            args=(run,),
             icon=":material/filter_alt_off:",
         )
 
 
-def forget_range() -> None:
-    for name in ("low", "high"):
-        st.query_params.pop(name, None)
+def forget_range(run: RunView) -> None:
+    list_filters.keep_range(run, None, None)
     # Another key makes another chart, without a selection.
     st.session_state["histogram-cleared"] = f"{st.session_state.get('histogram-cleared', '')}x"
-    from_the_first()
+    turn_to_the_first_page(run)
 
 
 def draw_histogram(run: RunView, ref: TargetRef, among: lists.Filter) -> None:
     scores_N = run.manifest.score_sets.row(ref)
-    st.subheader("All scores")
+    scale = formats.Scale.of(scores_N, ref.function)
+    st.header("All scores")
     key = f"histogram-{run.id}-{ref.key}-{st.session_state.get('histogram-cleared', '')}"
     pictures.chart(
-        pictures.histogram(scores_N, target_function(ref.function).unit, among.low, among.high),
+        pictures.histogram(scores_N, scale, among.low, among.high),
         key,
         f"Histogram of the scores of {len(scores_N)} training images",
-        lambda: take_range(key),
+        lambda: take_range(run, key, scale),
         ("box",),
     )
     st.caption(
         f"Drag across it to keep a range. {formats.count(len(scores_N), 'training images')}, "
-        f"{formats.score(scores_N.min())} to {formats.score(scores_N.max())}; the vertical axis is logarithmic."
+        f"{plain(scale.range(float(scores_N.min()), float(scores_N.max())))}; the vertical axis is logarithmic."
     )
 
 
-def take_range(key: str) -> None:
+def take_range(run: RunView, key: str, scale: formats.Scale) -> None:
     """What was dragged over the histogram is the range of the scores; a double click takes it away."""
     boxes = st.session_state[key].selection.box
-    for name, at in (("low", 0), ("high", -1)):
-        st.query_params.pop(name, None)
-        if boxes:
-            st.query_params[name] = f"{sorted(boxes[0]['x'])[at]:.4g}"
-    from_the_first()
+    ends = [float(f"{x * scale.one:.4g}") for x in sorted(boxes[0]["x"])] if boxes else [None, None]
+    list_filters.keep_range(run, ends[0], ends[-1])
+    turn_to_the_first_page(run)
 
 
-# -- what is taken away from here: a note, the list, the link
+def draw_pins(run: RunView, ref: TargetRef, pins: tuple[str, ...]) -> None:
+    """The same training images' effects on several targets. A row of the map has the picture, and the number, of its
+    image below."""
+    st.header("Pinned targets side by side")
+    refs = [run.targets[key] for key in dict.fromkeys([ref.key, *pins])]
+    indices, matrix_MK = outward_effects.strongest(run.manifest, [one.key for one in refs], COMPARED)
+    scales = [formats.Scale.of(column, one.function) for column, one in zip(matrix_MK.T, refs, strict=True)]
+    told = [[scale.with_unit(score) for scale, score in zip(scales, row, strict=True)] for row in matrix_MK.tolist()]
+    labels = [run.dataset.classes[label] for label in run.dataset.train_labels[indices]]
+    pictures.chart(
+        pictures.side_by_side(
+            matrix_MK * [scale.function.harmful_sign for scale in scales],
+            [f"{place}. {label}" for place, label in enumerate(labels, 1)],
+            [run.titles[one.key] for one in refs],
+            told,
+            [pictures.image_url(run.dataset, "train", index) for index in indices.tolist()],
+        ),
+        "heat",
+        f"Heat map of the effects of {len(labels)} training images on {len(refs)} targets; the images below carry the "
+        "numbers",
+    )
+    st.caption(
+        f"The {COMPARED} images of largest effect, either way, on each target; each row's image stands below with its "
+        "number. Blue: helps (or raises); orange: harms (or lowers); each target in shares of its largest. Below each "
+        f"image, in this order: {plain('; '.join(_with_units(run, refs, scales)))}."
+    )
+    lines = [tuple(scale.words(score) for scale, score in zip(scales, row, strict=True)) for row in matrix_MK.tolist()]
+    tiles = cards.training(run, indices, lines, first=1)
+    ticks.tiles(run, tiles, "pinned", 96, "What it did to the run's targets")
+
+
+def _with_units(run: RunView, refs: list[TargetRef], scales: list[formats.Scale]) -> list[str]:
+    return [f"{run.titles[ref.key]}, in {scale.unit}" for ref, scale in zip(refs, scales, strict=True)]
+
+
+# -- what is taken away from here: the list, the link, a note
 
 
 def draw_exports(run: RunView, ref: TargetRef, among: lists.Filter, true_label: int | None) -> None:
@@ -263,186 +251,37 @@ def draw_note(run: RunView) -> None:
     )
 
 
-def draw_pins(run: RunView, ref: TargetRef, pins: list[str]) -> None:
-    """The same training images' scores on several targets."""
-    st.subheader("Pinned targets side by side")
-    keys = list(dict.fromkeys([ref.key, *pins]))
-    indices, matrix = outward_effects.strongest(run.manifest, keys, COMPARED)
-    rows = [f"train:{i} · {run.dataset.classes[run.dataset.train_labels[i]]}" for i in indices]
-    pictures.chart(
-        pictures.heat(matrix, rows, [run.titles[key] for key in keys], "(in its target's unit)", 0),
-        "heat",
-        f"Heat map of the scores of {len(rows)} training images on {len(keys)} targets; the images below carry "
-        "the numbers",
-    )
-    st.caption(
-        f"The {COMPARED} images of largest score, either sign, on each target. Blue: negative, orange: positive, each "
-        "target in shares of its largest; the numbers are in the tooltip and with the images below, in the same order."
-    )
-    lines = [tuple(formats.arrow_score(score) for score in row) for row in matrix]
-    ticks.tiles(run, cards.training(run, indices, lines), "pinned", 96, "Scores on the run's targets")
-
-
-# -- what if?
-
-
-def draw_what_if(run: RunView, ref: TargetRef) -> None:
-    """The predicted change if the ticked images had not been there, and a retraining that checks it."""
-    st.subheader("What if?")
-    draw_tick_buttons(run, ref)
-    if not (ticked := ticks.of(run)):
-        st.caption(
-            "Tick training images above: what would this target's loss be without them? Ticks are kept with the run."
-        )
-        return
-    pictures.plain_tiles(run.dataset, "train", ticked[:SMALL_TILES])
-    if ticked[SMALL_TILES:]:
-        st.caption(f"The first {SMALL_TILES} of them.")
-    left_out, relabelled = choose_change(run, ticked)
-    report = retrained(run, ref, left_out, relabelled)
-    if report is not None:
-        outcomes = report["targets"]
-    elif relabelled:
-        outcomes = []
-    else:
-        outcomes = [dataclasses.asdict(w) for w in what_ifs.predict(run.manifest, run.dataset, ticked)]
-    draw_outcomes(run, ref, outcomes)
-    if relabelled:
-        st.caption(
-            "The scores tell what an image's presence does, not what another label would: there is no prediction, "
-            "only the check."
-        )
-    if report is not None:
-        st.caption(
-            f"Retrained: test accuracy {formats.percent(report['test_accuracy_before'])} before, "
-            f"{formats.percent(report['test_accuracy'])} after."
-        )
-    elif st.button("Check by retraining", type="primary", icon=":material/science:", **shell.acting()):
-        shell.submit(run.id, WhatIf.of(left_out, relabelled))
-
-
-def draw_tick_buttons(run: RunView, ref: TargetRef) -> None:
-    scores_N = run.manifest.score_sets.row(ref)
-    with st.container(horizontal=True, vertical_alignment="bottom"):
-        many = st.number_input(
-            "Images", min_value=1, max_value=len(scores_N), value=min(50, len(scores_N)), step=10, width=140
-        )
-        for side, arrow in (("harmful", "upward"), ("helpful", "downward")):
-            st.button(
-                f"Tick the most {side}",
-                icon=f":material/arrow_{arrow}:",
-                on_click=lambda side=side: ticks.add(run, getattr(rank(scores_N, ref.function, many), side)),
-                **shell.acting(),
-            )
-        st.button(
-            "Clear the ticks",
-            icon=":material/clear:",
-            on_click=ticks.clear,
-            args=(run,),
-            **shell.acting(not ticks.of(run)),
-        )
-
-
-def choose_change(run: RunView, ticked: list[int]) -> tuple[list[int], dict[int, int]]:
-    """What a retraining leaves out, or labels otherwise: label by image."""
-    choices = ["Leave them out", *(line(f"Label them {name}") for name in run.dataset.classes)]
-    choice = st.selectbox(f"{formats.count(len(ticked), 'images')} ticked", choices, key=f"do-{run.id}")
-    if choice == choices[0]:
-        return ticked, {}
-    return [], dict.fromkeys(ticked, choices[1:].index(choice))
-
-
-def retrained(run: RunView, ref: TargetRef, left_out: list[int], relabelled: dict[int, int]) -> dict | None:
-    """The last report of this very change that has the target: one that was scored since is in none, and checking
-    again gives it without training again."""
-    reports = [
-        report
-        for report in trust.what_ifs(run.manifest)
-        if report["left_out"] == left_out
-        and report["relabelled"] == {str(i): c for i, c in relabelled.items()}
-        and ref.key in [target["key"] for target in report["targets"]]
-    ]
-    return reports[-1] if reports else None
-
-
-def draw_outcomes(run: RunView, ref: TargetRef, outcomes: list[dict]) -> None:
-    others = [outcome for outcome in outcomes if outcome["key"] != ref.key]
-    for outcome in outcomes:
-        if outcome["key"] == ref.key:
-            st.markdown(plain(formats.what_if_change(outcome, run.dataset.classes)))
-            st.table(formats.what_if_table(outcome, run.dataset.classes))
-    if others:
-        with st.expander("The run's other targets"):
-            for outcome in others:
-                title = plain(Target.parse(outcome["name"]).title(run.dataset))
-                words = target_function(outcome["function"]).in_words(run.dataset.classes)
-                st.markdown(f"**{title}** · {plain(words)}")
-                st.table(formats.what_if_table(outcome, run.dataset.classes))
-
-
-# -- further targets
-
-
-def draw_further_targets(run: RunView) -> None:
-    """Scores of more targets: from the kept trajectory, or after training once more."""
-    with st.expander("Explain further targets of this run", icon=":material/add:"):
-        titles = suggested_targets(run)
-        names = st.multiselect(
-            "Targets",
-            list(titles),
-            format_func=lambda name: line(titles.get(name, name)),
-            accept_new_options=True,
-            placeholder="Choose, or type test:0-9, train:17 or confusion:coat>shirt",
-            help=targets_form.HELP,
-        )
-        explain.choose(run, tuple(names), "further", "Replay for these targets")
-        st.page_link(
-            "pages/Test_images.py",
-            label="Or choose them by looking, or bring an image of your own",
-            icon=":material/grid_view:",
-            query_params={"run": run.id},
-        )
-
-
-def suggested_targets(run: RunView) -> dict[str, str]:
-    """Titles by name: images that the model gets wrong, and sets."""
-    dataset = run.dataset
-    wrong = target_view.misclassified(run.manifest, dataset)[:SUGGESTED].tolist()
-    return {
-        **{f"test:{i}": f"test:{i} · {dataset.classes[dataset.test_labels[i]]}, misclassified" for i in wrong},
-        **{f"class:{c}": f"class:{c} · all test images of {name}" for c, name in enumerate(dataset.classes)},
-        "test:all": "test:all · all test images",
-    }
-
-
 with shell.page("Influence") as panel:
     run = run_choice.chosen("There is no run to look at yet.")
     if not run.targets:
         run_choice.say_no_scores(run)
         if run.manifest.trained:
-            draw_further_targets(run)
+            further_targets.draw(run)
         st.stop()
 
-    ref, pins = choose_target(run)
+    list_filters.read(run)
+    ref = target_choice.by_looking(run, lambda: turn_to_the_first_page(run))
     run_choice.hold(run=run.id, target=ref.key)
     view = target_view.view(run.manifest, run.dataset, ref.target, ref.function)
     cards.target(run, view, panel)
-    st.caption(plain(target_function(ref.function).meaning(run.dataset.classes)))
+    target_card.draw(run, view, ref.function)
     say_of_self_influence(ref)
 
-    choices = choose_filters(run, ref, view.true_label)
-    st.query_params.setdefault("page", "1")
-    ranking, page = draw_ranking(run, ref, choices, view.true_label)
-    draw_histogram(run, ref, choices.among)
+    choices = list_filters.choose(run, view.true_label, lambda: turn_to_the_first_page(run))
+    ranking, page = turned_to(run, ref, choices, view.true_label)
+    keep_link(run, ref, choices, page)
+    draw_ranking(run, ref, view, choices, ranking)
     cards.removal(run, run.manifest.score_sets.row(ref), ranking, ref.function, panel)
-    keep_link(run, ref, pins, choices, page)
 
     with shell.guarded():
         draw_exports(run, ref, choices.among, view.true_label)
-        draw_note(run)
-    if pins:
+    draw_histogram(run, ref, choices.among)
+    if choices.pins:
         with shell.guarded():
-            draw_pins(run, ref, pins)
+            draw_pins(run, ref, choices.pins)
     with shell.guarded():
-        draw_what_if(run, ref)
-    draw_further_targets(run)
+        what_if_form.draw(run, ref)
+    further_targets.draw(run)
+    with shell.guarded():
+        draw_note(run)
+    ticks.bar(run)

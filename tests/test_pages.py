@@ -106,7 +106,8 @@ def test_a_finished_run_draws(page, run):
 def test_influence_shows_the_links_target_and_what_a_score_means(run):
     app = show("pages/Influence.py", run=run.id, target="class:2.loss", k="6")
     assert app.query_params["target"] == "class:2.loss" and app.query_params["k"] == "6"
-    assert any("derivative of the target's loss (nats)" in c.value for c in app.caption)
+    (says,) = (caption for caption in app.caption if "Trained without an image that *helps*" in caption.value)
+    assert "a higher loss on the target" in says.value and "derivative of the target's loss (nats)" in says.help
     app = show("pages/Influence.py", run=run.id, target="test:999.loss", k="7")
     assert "target «test:999.loss»" in said(app)
     assert app.query_params["target"] == "test:0.loss"

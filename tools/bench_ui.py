@@ -16,6 +16,7 @@ import argparse
 import json
 import os
 import platform
+import re
 import shutil
 import statistics
 import tempfile
@@ -150,11 +151,20 @@ MOVED = "location.href !== effect"  # every choice on Influence stands in the ad
 
 
 def another_target(page: Page, number: int) -> float:
-    title = f"{Target.parse(TARGETS[1 + number % 48]).title(dataset_registry.load(CONFIG.dataset))} · loss"
-    page.get_by_role("combobox", name="Target").first.fill(title)
-    option = page.get_by_role("option", name=title, exact=True)
+    title = Target.parse(TARGETS[1 + number % 48]).title(dataset_registry.load(CONFIG.dataset))
+    if (box := page.get_by_role("combobox", name="Target", exact=True)).count():  # before there were thumbnails
+        box.first.fill(title)
+    option = page.get_by_role("option", name=re.compile(f"^{re.escape(title)}"))
     option.wait_for()
     return clicked(page, option.click, MOVED, page.url)
+
+
+def open_filters(page: Page) -> None:
+    """The row that the filters are in, once they folded."""
+    row = page.get_by_text("Filters and view")
+    if row.count() and not page.get_by_role("radio", name="Both", exact=True).is_visible():
+        clicked(page, row.click)
+        page.get_by_role("radio", name="Both", exact=True).wait_for()
 
 
 def a_tick(page: Page, number: int) -> float:
@@ -163,11 +173,13 @@ def a_tick(page: Page, number: int) -> float:
 
 
 def a_sign(page: Page, number: int) -> float:
+    open_filters(page)
     words = ("Helpful", "Harmful", "Both")[number % 3]
     return clicked(page, page.get_by_role("radio", name=words, exact=True).first.click, MOVED, page.url)
 
 
 def a_size(page: Page, number: int) -> float:
+    open_filters(page)
     return clicked(page, page.get_by_role("radio", name="SLM"[number % 3], exact=True).first.click, MOVED, page.url)
 
 

@@ -222,11 +222,6 @@ def signed(value: float, digits: int = 3) -> str:
     return f"{value:+.{digits}f}".replace("-", "−")
 
 
-def range_of(low: float | None, high: float | None) -> str:
-    ends = [f"from {score(low)}"] if low is not None else []
-    return " ".join([*ends, f"to {score(high)}"] if high is not None else ends)
-
-
 def setting(value) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"

@@ -145,9 +145,9 @@ def plain_tiles(dataset: datasets_base.Dataset, split: str, indices: list[int], 
     st.html(f'<div style="display:flex;flex-wrap:wrap;gap:0.3rem">{tiles}</div>')
 
 
-def histogram(scores_N: np.ndarray, unit: str, low: float | None, high: float | None) -> go.Figure:
-    """Dragging along it selects a range; that from `low` to `high` is shaded."""
-    counts, edges = np.histogram(scores_N, bins=81)
+def histogram(scores_N: np.ndarray, scale: formats.Scale, low: float | None, high: float | None) -> go.Figure:
+    """Dragging along it selects a range, in multiples of `scale.one`; that from `low` to `high`, scores, is shaded."""
+    counts, edges = np.histogram(np.asarray(scores_N, np.float64) / scale.one, bins=81)
     centres = (edges[:-1] + edges[1:]) / 2
     figure = go.Figure(
         go.Bar(
@@ -155,21 +155,21 @@ def histogram(scores_N: np.ndarray, unit: str, low: float | None, high: float | 
             y=counts,
             width=np.diff(edges),
             marker=dict(line_width=0, color=COLOURS[0]),
-            hovertemplate="score %{x:.2e}<br>%{y:,} images<extra></extra>",
+            hovertemplate=f"%{{x:.{scale.decimals}f}} {markup(scale.unit)}<br>%{{y:,}} images<extra></extra>",
         )
     )
     figure.add_vline(x=0, line_width=1, line_dash="dot")
     if low is not None or high is not None:
         figure.add_vrect(
-            x0=edges[0] if low is None else low,
-            x1=edges[-1] if high is None else high,
+            x0=edges[0] if low is None else low / scale.one,
+            x1=edges[-1] if high is None else high / scale.one,
             fillcolor=COLOURS[1],
             opacity=0.2,
             line_width=0,
         )
     # Most scores are near zero: on a linear axis the tails, which matter, would not show.
     figure.update_yaxes(title="Training images", type="log", dtick=1)
-    figure.update_xaxes(title=f"Score ({unit})", exponentformat="power")
+    figure.update_xaxes(title=f"Score ({markup(scale.unit)})", exponentformat="power")
     figure.update_layout(dragmode="select", selectdirection="h")
     return _calm(figure, 240)
 
@@ -222,26 +222,45 @@ def confusion(counts: np.ndarray, classes: tuple[str, ...]) -> go.Figure:
 
 
 def heat(
-    matrix: np.ndarray,
-    rows: list[str],
-    columns: list[str],
-    unit: str,
-    across: int,
-    chosen: tuple[int, int] | None = None,
+    matrix: np.ndarray, rows: list[str], columns: list[str], unit: str, across: int, chosen: tuple[int, int]
 ) -> go.Figure:
-    """Signed values, one hue for each sign, in shares of the largest of its column (`across` 0) or row (1). With a
-    `chosen` (row, column) that cell is framed, and every cell can be clicked and has its number written in it, as
-    a multiple of the power of ten beside its row's name."""
-    rows, columns, unit = list(map(markup, rows)), list(map(markup, columns)), markup(unit)
+    """Signed values, one hue for each sign, in shares of the largest of its column (`across` 0) or row (1). The cell
+    `chosen`, (row, column), is framed; every cell can be clicked and has its number written in it, as a multiple of the
+    power of ten beside its row's name."""
+    told = [[f"{formats.score(value)} {unit}" for value in row] for row in matrix]
+    figure = _signed(matrix, rows, columns, told, across)
+    texts, powers = zip(*map(formats.with_power, matrix), strict=True)
+    figure.update_traces(text=texts, texttemplate="%{text}")
+    names = [f"{markup(row).replace(' of ', ' of<br>', 1)} ({power})" for row, power in zip(rows, powers, strict=True)]
+    figure.update_yaxes(ticktext=names)
+    row, column = chosen
+    figure.add_shape(
+        type="rect", x0=column - 0.5, x1=column + 0.5, y0=row - 0.5, y1=row + 0.5, line=dict(color=GREY, width=3)
+    )
+    return _calm(_clickable(figure), 110 + 36 * len(rows))
+
+
+def side_by_side(
+    harm_MK: np.ndarray, rows: list[str], columns: list[str], told: list[list[str]], images: list[str]
+) -> go.Figure:
+    """What M training images did to K targets, above zero where it harms: the blue of what helps, the orange of what
+    harms, in shares of each target's largest. `told` are the words of each cell, `images` the addresses of pictures,
+    which stand at the ends of the rows."""
+    figure = _signed(harm_MK, rows, columns, told, 0)
+    for row, source in enumerate(images):
+        place = dict(xref="paper", x=1, xanchor="left", yref="y", y=row, yanchor="middle")
+        figure.add_layout_image(source=source, sizex=0.1, sizey=0.92, sizing="contain", **place)
+    _calm(figure, 110 + 30 * len(rows))
+    return figure.update_layout(margin_r=44)
+
+
+def _signed(matrix: np.ndarray, rows: list[str], columns: list[str], told: list[list[str]], across: int) -> go.Figure:
+    """A heat map of signed values in shares of the largest of each column (`across` 0) or row (1)."""
+    rows, columns = list(map(markup, rows)), list(map(markup, columns))
     largest = np.abs(matrix).max(across, keepdims=True)
-    shares = matrix / np.where(largest > 0, largest, 1)
-    told = [
-        [(r, c, formats.score(value)) for c, value in zip(columns, row, strict=True)]
-        for r, row in zip(rows, matrix, strict=True)
-    ]
     figure = go.Figure(
         go.Heatmap(
-            z=shares,
+            z=matrix / np.where(largest > 0, largest, 1),
             x=list(range(len(columns))),
             y=list(range(len(rows))),
             zmin=-1,
@@ -250,8 +269,11 @@ def heat(
             showscale=False,
             xgap=1,
             ygap=1,
-            customdata=told,
-            hovertemplate=f"%{{customdata[0]}}<br>%{{customdata[1]}}<br>%{{customdata[2]}} {unit}<extra></extra>",
+            customdata=[
+                [(r, c, markup(words)) for c, words in zip(columns, row, strict=True)]
+                for r, row in zip(rows, told, strict=True)
+            ],
+            hovertemplate="%{customdata[0]}<br>%{customdata[1]}<br>%{customdata[2]}<extra></extra>",
         )
     )
     figure.update_xaxes(
@@ -260,18 +282,7 @@ def heat(
     figure.update_yaxes(
         tickvals=list(range(len(rows))), ticktext=rows, autorange="reversed", fixedrange=True, showgrid=False
     )
-    if chosen is None:
-        return _calm(figure, 110 + 26 * len(rows))
-    texts, powers = zip(*map(formats.with_power, matrix), strict=True)
-    figure.update_traces(text=texts, texttemplate="%{text}")
-    figure.update_yaxes(
-        ticktext=[f"{row.replace(' of ', ' of<br>', 1)} ({power})" for row, power in zip(rows, powers, strict=True)]
-    )
-    row, column = chosen
-    figure.add_shape(
-        type="rect", x0=column - 0.5, x1=column + 0.5, y0=row - 0.5, y1=row + 0.5, line=dict(color=GREY, width=3)
-    )
-    return _calm(_clickable(figure), 110 + 36 * len(rows))
+    return figure
 
 
 def _clickable(figure: go.Figure) -> go.Figure:
@@ -309,7 +320,7 @@ def curve(values: list[float], title: str, unit: str) -> go.Figure:
     )
     figure.update_xaxes(title="Step")
     figure.update_yaxes(title=f"{title} ({unit})", rangemode="tozero")
-    return _calm(figure, 240)
+    return _calm(figure if values else _nothing_yet(figure), 240)
 
 
 def accuracies(points: list[tuple[int, float]]) -> go.Figure:
@@ -449,7 +460,14 @@ def meters(lines: dict[str, tuple[list, list]], limit: str, powers: bool = False
         ticktext=[formats.size(tick) for tick in ticks],
         **(dict(type="log") if powers else dict(rangemode="tozero")),
     )
-    return _calm(figure, 200)
+    return _calm(figure if found else _nothing_yet(figure), 200)
+
+
+def _nothing_yet(figure: go.Figure) -> go.Figure:
+    """A chart that waits for its first value: Plotly would number its axes, and nothing is at those numbers."""
+    for update in (figure.update_xaxes, figure.update_yaxes):
+        update(range=[0, 1], tickmode="array", tickvals=[], ticktext=[], type="linear")
+    return figure.add_annotation(text="Nothing yet", xref="paper", yref="paper", x=0.5, y=0.5, showarrow=False)
 
 
 def legend(values: dict[str, str], limit: str) -> None:
@@ -477,7 +495,7 @@ def _even(values: list[float]) -> list[float]:
         return []
     top = max(values)
     unit = 10 ** math.floor(math.log10(top))
-    step = next(m * unit for m in (0.25, 0.5, 1, 2.5) if m * unit * 4 >= top)
+    step = max(1, next(m * unit for m in (0.25, 0.5, 1, 2.5) if m * unit * 4 >= top))  # there is no half of a byte
     return [i * step for i in range(int(top / step) + 1)]
 
 

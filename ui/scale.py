@@ -52,6 +52,11 @@ class Scale:
         )
 
     @property
+    def one(self) -> float:
+        """The score that is written as 1."""
+        return 1000.0**self.thousands
+
+    @property
     def unit(self) -> str:
         """What the numbers count: «nats», «thousandths of a nat», «10⁻¹⁵ nats»."""
         units = self.function.short_unit

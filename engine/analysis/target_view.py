@@ -26,6 +26,24 @@ class TargetView:
     accuracy: float  # share of the set classified right
 
 
+@dataclass(frozen=True)
+class Glance:
+    """What a thumbnail says of a target. `label` is the one asked about; both are None for a set of images."""
+
+    members: Members  # its images; none of an uploaded one
+    label: int | None
+    predicted: int | None
+
+
+def glance(record: Manifest, dataset: Dataset, target: Target) -> Glance:
+    """Raises as `at_target` does."""
+    members = target.resolve(dataset, record.test_logits)
+    if len(members) > 1:
+        return Glance(members, None, None)
+    logits, labels = at_target(record, dataset, target)
+    return Glance(members, int(labels[0]), int(logits[0].argmax()))
+
+
 def at_target(record: Manifest, dataset: Dataset, target: Target) -> tuple[np.ndarray, np.ndarray]:
     """The trained model's logits [S, C] on a target's images, and the labels [S] asked about.
 
