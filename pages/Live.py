@@ -195,7 +195,8 @@ def draw_finished(run: RunView) -> None:
     if done or run.manifest.resumable:  # what was not finished is told below
         return
     if not run.manifest.scored:
-        st.info("Finished. The scores of this run were deleted.", icon=":material/info:")
+        why = "The scores of this run were deleted." if run.manifest.scored is False else "It has no scores."
+        st.info(f"Finished. {why}", icon=":material/info:")
         return
     st.success("Finished: the scores are ready.", icon=":material/check:")  # its log was deleted
     with st.container(horizontal=True):
@@ -343,8 +344,8 @@ with shell.page("Live"):
     run = run_choice.chosen("There is no run to watch yet.", first=shell.queue().active()[:1])
     config = run.manifest.config
     st.caption(
-        f"{plain(config.dataset)} · {plain(config.model)} · {config.recipe.epochs} epochs of batches of "
-        f"{config.recipe.batch_size:,} images · {plain(config.replay_mode)} mode"
+        f"{plain(run.manifest.dataset or config.dataset)} · {plain(config.model)} · "
+        f"{config.recipe.epochs} epochs of batches of {config.recipe.batch_size:,} images · {plain(config.replay_mode)} mode"
     )
     in_progress = run.manifest.in_progress
     # A browser on the same machine takes its share of the cores to draw charts, so they come less often.

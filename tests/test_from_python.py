@@ -394,7 +394,7 @@ TRAININGS = {
 MODELS = {"Adam, dropout, frozen, augmented": Net, "in float64": lambda: net().double(), "a trunk": Trunked}
 
 
-@pytest.mark.parametrize("kind", TRAININGS)
+@pytest.mark.parametrize("kind", ["SGD", *(pytest.param(k, marks=pytest.mark.slow) for k in TRAININGS if k != "SGD")])
 def test_a_training_that_was_saved_goes_on_bit_for_bit(kind, root, tmp_path):
     trained = TRAININGS[kind]()
     test = as_floats(pictures(TEST, 1)), classes_of(TEST, 1)
@@ -437,6 +437,7 @@ def test_its_weights_are_read_by_safetensors_into_the_module_alone(root, referen
     assert torch.allclose(own, torch.from_numpy(np.load(root / "first" / "model" / "test_logits.npy")), atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", ["disk", "recompute"])
 def test_a_folder_of_states_serves_the_loaded_training_and_another_one_is_refused(mode, root, tmp_path):
     folders = [tmp_path / name for name in ("own", "other")]
@@ -651,6 +652,8 @@ def test_a_run_is_whole_or_absent_and_never_replaced(root, reference, monkeypatc
 
 # -- in the app
 
+PAGES_OF_NO_RUN = ("Data", "Set_up_a_run", "Runs_and_storage", "Glossary")
+
 
 @pytest.fixture
 def in_app(root, reference) -> Run:
@@ -665,6 +668,14 @@ def test_every_page_shows_it(page, in_app, reference):
     saved_with(reference[0], "second", scores=reference[1] * 2, targets=range(3))
     app = show(page, run=in_app.id)
     assert not app.error, said(app)
+    of_a_run = page not in ("app.py", *(f"pages/{name}.py" for name in PAGES_OF_NO_RUN))
+    assert any("Saved from Python" in each.value for each in app.caption) == of_a_run
+
+
+@pytest.mark.parametrize("page", ["pages/Live.py", "pages/Influence.py"])
+def test_a_run_without_scores_says_that_it_has_none(page, root, reference):
+    path = saved_with(reference[0])
+    assert "no scores" in said(show(page, run=path.name))
 
 
 def test_what_needs_the_model_says_where_it_is(in_app):

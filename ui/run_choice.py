@@ -83,6 +83,11 @@ def chosen(empty: str, first: Collection[str] = ()) -> RunView:
     run = RunView.of(Run.open(shell.root(), run_id))
     with badge:
         run_watch.begin(run.folder, run.manifest)
+    if run.manifest.from_python:
+        st.caption(
+            "Saved from Python, with its pictures and scores. Whatever needs its model, such as further targets and "
+            "retrainings, is computed there: engine.load (docs/python.md)."
+        )
     return run
 
 
