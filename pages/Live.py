@@ -344,8 +344,8 @@ with shell.page("Live"):
     run = run_choice.chosen("There is no run to watch yet.", first=shell.queue().active()[:1])
     config = run.manifest.config
     st.caption(
-        f"{plain(run.manifest.dataset or config.dataset)} · {plain(config.model)} · "
-        f"{config.recipe.epochs} epochs of batches of {config.recipe.batch_size:,} images · {plain(config.replay_mode)} mode"
+        f"{plain(run.manifest.dataset or config.dataset)} · {plain(config.model)} · {config.recipe.epochs} epochs of "
+        f"batches of {config.recipe.batch_size:,} images · {plain(config.replay_mode)} mode"
     )
     in_progress = run.manifest.in_progress
     # A browser on the same machine takes its share of the cores to draw charts, so they come less often.
