@@ -528,6 +528,7 @@ AS_GIVEN = {
     "floats": lambda x, folder: as_floats(x).numpy(),
     "a tensor": lambda x, folder: as_floats(x),
     "a list of arrays": lambda x, folder: list(x),
+    "a list of tensors": lambda x, folder: list(as_floats(x)),
     "Pillow's images": lambda x, folder: pillow(x),
     "files": lambda x, folder: written(x, folder),
 }
@@ -588,6 +589,7 @@ def test_targets_of_each_kind_stand_beside_their_scores(root, reference):
 
 WRONG = {
     "no test images": ({"test_images": None}, "has test images with their labels"),
+    "an image": ({"images": Image.new("RGB", (4, 4))}, "`images` is a Image"),
     "too few": ({"images": pictures(3)}, "`images` has 3 pictures, and there are 40 labels"),
     "standardised": ({"images": as_floats(pictures()) * 2 - 1}, "has values from -1 to 1"),
     "other sizes": ({"images": np.zeros((N, 8, 8, 3), np.uint8)}, "`test_images` are 10 × 10 with 3 channels"),

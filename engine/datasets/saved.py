@@ -51,7 +51,9 @@ def load(name: DatasetName, on_progress: Progress) -> Dataset:
         raise DataError(f"{folder / RECORD} does not describe a data set ({error}).", REMEDY) from None
 
 
-def _names(names: Any) -> tuple[str, ...] | None:
+def _names(names: Any, n: int) -> tuple[str, ...] | None:
+    if names is not None and len(names) != n:
+        raise ValueError(f"{len(names)} names of {n} files")
     return None if names is None else tuple(map(str, names))
 
 
@@ -66,7 +68,7 @@ def _dataset(folder: Path, record: dict[str, Any]) -> Dataset:
         f"Pictures of a training from Python, in {folder}",
         tuple(map(str, record["classes"])),
         **arrays,
-        train_names=_names(record["names"]["train"]),
-        test_names=_names(record["names"]["test"]),
+        train_names=_names(record["names"]["train"], len(arrays["train_labels"])),
+        test_names=_names(record["names"]["test"], len(arrays["test_labels"])),
     )
     return dataset.with_known(str(record["fingerprint"]), np.array(record["histogram"]), mapped)

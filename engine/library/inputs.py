@@ -286,7 +286,7 @@ def _dataset_of(loader: "DataLoader[Any]") -> "Dataset[Any]":
         warnings.warn(
             "The loader shuffles: examples are numbered in the order of its data set, and the recipe's seed decides "
             "the order of the training.",
-            stacklevel=4,
+            stacklevel=5,
         )
     return loader.dataset
 

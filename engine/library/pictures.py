@@ -33,9 +33,12 @@ def write(path: Path, pictures: Any, n: int, what: str, form: ImageForm | None =
     brought to. Raises `ConfigError` for pictures of another number, size or kind, `DataError` for a file that is no
     image, and `StorageError` where the file cannot be written.
     """
-    count = len(pictures) if hasattr(pictures, "__len__") else -1
-    if count != n:
-        raise ConfigError(f"`{what}` has {count} pictures, and there are {n} labels.", "Give one picture a label.")
+    if not isinstance(pictures, Tensor | np.ndarray | list | tuple):
+        raise ConfigError(
+            f"`{what}` is a {type(pictures).__name__}.", "Give an array, a list of Pillow's images, or file names."
+        )
+    if len(pictures) != n:
+        raise ConfigError(f"`{what}` has {len(pictures)} pictures, and there are {n} labels.", "Give each label one.")
     first, pieces = _pieces(pictures, what, form)
     shape = (n, first.height, first.width, first.channels)
     write_array(path, shape, np.dtype(np.uint8), pieces)
@@ -67,10 +70,6 @@ def _pieces(pictures: Any, what: str, form: ImageForm | None) -> tuple[ImageForm
         axis = channel_axis(tuple(pictures.shape[1:]), what)
         first = _channels_last(next(rows(pictures[:1])), axis)
         return _form_of(first), (_bytes(_channels_last(piece, axis), what, 0) for piece in rows(pictures))
-    if not isinstance(pictures, list | tuple):
-        raise ConfigError(
-            f"`{what}` is a {type(pictures).__name__}.", "Give an array, a list of Pillow's images, or file names."
-        )
     if all(isinstance(each, str | Path) for each in pictures):
         form = form or _form_of_file(Path(pictures[0]))
         return form, (_decoded(Path(path), form)[None] for path in pictures)
@@ -92,7 +91,7 @@ def _of_one_size(pictures: Sequence[Any], what: str, form: ImageForm) -> Iterato
 
 def _picture(each: Any, what: str, i: int) -> np.ndarray:
     """uint8 [1, H, W, C] of one picture in a list."""
-    if getattr(each, "mode", None) not in (None, "L", "RGB"):
+    if hasattr(each, "getbands") and each.mode not in ("L", "RGB"):  # an image of Pillow's
         raise ConfigError(f"`{what}`: picture {i} is of mode {each.mode}.", "Convert it: image.convert('RGB').")
     array = each.detach().cpu().numpy() if isinstance(each, Tensor) else np.asarray(each)
     if array.dtype.kind not in "fu" or array.ndim not in (2, 3):
