@@ -8,7 +8,7 @@ import streamlit as st
 from engine.analysis import compare, trust
 from engine.errors import ReplayError
 from engine.runs.run import Run, Summary
-from ui import cards, docs, formats, link, pictures, run_choice, shell, ticks
+from ui import cards, docs, formats, link, pictures, run_choice, run_names, shell, ticks
 from ui.run_choice import RunView
 from ui.text import line, plain
 
@@ -52,6 +52,11 @@ def in_words(differ: list[compare.Setting]) -> str:
     return "; ".join(said) or "nothing"
 
 
+def names_of(*ids: str) -> dict[str, str]:
+    """What a person reads of these runs, by id."""
+    return run_names.labels(run for run in shell.all_runs() if run.id in ids)
+
+
 # -- two runs
 
 
@@ -68,7 +73,7 @@ def choose_second(a: RunView) -> RunView | None:
         return None
     ids, key = list(others), f"other-{a.id}"
     link.follow(key, asked if asked in others else ids[0])
-    run_id = st.selectbox("Run B", ids, key=key, format_func=lambda i: formats.run_label(others[i]))
+    run_id = st.selectbox("Run B", ids, key=key, format_func=run_names.labels(others.values()).get)
     return RunView.of(Run.open(shell.root(), run_id))
 
 
@@ -109,7 +114,9 @@ def draw_facts(a: RunView, b: RunView, differ: list[compare.Setting]) -> None:
         ("How far to rely on it", *(verdict.level for verdict in verdicts)),
         ("Training time", *(formats.duration(m.timings.get("train_seconds")) for m in manifests)),
     ]
-    st.table([dict(zip(("", f"A: {a.id}", f"B: {b.id}"), map(plain, row), strict=True)) for row in rows])
+    names = names_of(a.id, b.id)
+    headings = "", plain(f"A: {names[a.id]}"), plain(f"B: {names[b.id]}")
+    st.table([dict(zip(headings, map(plain, row), strict=True)) for row in rows])
     if not differ:
         st.caption("Every setting is the same.")
 
@@ -249,9 +256,9 @@ def draw_two(a: RunView) -> dict:
 # -- many runs
 
 
-def row_of(a: RunView, summary: Summary) -> dict:
-    """One run beside A, as a row of the table; what cannot be read or compared says so."""
-    row = dict.fromkeys(COLUMNS) | {"Run": formats.run_label(summary), "Data": summary.dataset}
+def row_of(a: RunView, summary: Summary, name: str) -> dict:
+    """One run, called `name`, beside A, as a row of the table; what cannot be read or compared says so."""
+    row = dict.fromkeys(COLUMNS) | {"Run": name, "Data": summary.dataset}
     try:
         b = RunView.of(Run.open(shell.root(), summary.id))
         verdict, differ = trust.verdict(b.manifest), in_words(compare.differences(a.manifest, b.manifest))
@@ -284,7 +291,7 @@ def choose_many(a: RunView) -> list[Summary]:
         f"Runs beside A (up to {most})",
         list(others),
         key=key,
-        format_func=lambda run_id: formats.run_label(others[run_id]),
+        format_func=run_names.labels(others.values()).get,
         max_selections=most,
     )
     return [others[run_id] for run_id in st.session_state[key]]
@@ -302,9 +309,9 @@ def draw_many(a: RunView) -> dict:
     others = choose_many(a)
     ids, table = [a.id, *(run.id for run in others)], f"table-{a.id}"
     first = next(run for run in shell.all_runs() if run.id == a.id)
-    number = st.column_config.NumberColumn
+    names, number = names_of(*ids), st.column_config.NumberColumn
     st.dataframe(
-        [row_of(a, run) for run in (first, *others)],
+        [row_of(a, run, names[run.id]) for run in (first, *others)],
         key=table,
         hide_index=True,
         on_select=functools.partial(take_row, table, a.id, ids),
@@ -324,7 +331,7 @@ def draw_many(a: RunView) -> dict:
 
 
 with shell.page("Compare runs"):
-    a = run_choice.chosen("There is no run to compare yet.")
+    a = run_choice.chosen("There is no run to compare yet.", label="Run A")
     run_choice.stop_without_scores(a)
     link.follow("compare-view", link.one_of("view", VIEWS, "two"))
     view = st.segmented_control(

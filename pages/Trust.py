@@ -106,11 +106,12 @@ def draw_comparison(run: RunView, known: trust.Evidence, verdict: trust.Verdict)
         "Validation", list(reports), key=key, format_func=lambda name: line(validation_title(run, reports[name]))
     )
     report, key = reports[name], f"scatter-{run.id}-{name}"
-    titles = {None: "All targets", **{target["key"]: line(target["title"]) for target in report["targets"]}}
-    link.follow(key, link.one_of("target", list(titles)[1:], None))
+    titles = {"": "All targets", **{target["key"]: line(target["title"]) for target in report["targets"]}}
+    link.follow(key, link.one_of("target", list(titles)[1:], ""))
     target = right.selectbox("Target", list(titles), format_func=titles.get, key=key)
-    draw_agreement(run, report, target)
-    if target is not None:
+    draw_agreement(run, report, target or None)
+    if target:
+        run_choice.hold(run=run.id, target=target)
         st.page_link(
             "pages/Influence.py",
             label=f"Influence on {plain(titles[target])}",
@@ -169,17 +170,17 @@ def draw_target_table(run: RunView, report: dict) -> None:
         [
             {
                 "Target": line(target["title"]),
+                "Influence": link.to("Influence", run=run.id, target=target["key"]),
                 "LDS": formats.varied(target["lds"], 3),
                 "95 % interval": formats.between(target["low"], target["high"]),
                 "Slope": formats.varied(target["slope"]),
                 "R²": formats.varied(target["r2"]),
                 "Noise (of the variance)": formats.percent(target["noise_share"]),
-                "Influence": link.to("Influence", run=run.id, target=target["key"]),
             }
             for target in report["targets"]
         ],
         hide_index=True,
-        column_config={"Influence": st.column_config.LinkColumn(display_text="look")},
+        column_config={"Influence": st.column_config.LinkColumn(display_text="look", width=70)},
     )
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from playwright.sync_api import expect
 
 from engine import files
 from engine.analysis import compare, lds, trust
@@ -17,8 +18,10 @@ from engine.errors import ConfigError, IntegrityError
 from engine.jobs.queue import JobQueue
 from engine.jobs.validation import Validate
 from engine.runs.run import Run
-from tests.helpers import button, said, show, sound
+from tests.helpers import at_rest, button, idle, said, settled, show, sound, tiles
 from tests.made_up import SAMPLE, run_of
+from tests.test_browser import violations
+from tools.serve import server
 
 GOOD, CHECK, POOR = LEVELS
 LOSS = frozenset({"test:0.loss", "test:1.loss"})
@@ -521,3 +524,100 @@ def test_linear_correlation_sees_what_ranks_do_not():
     assert abs(found.spearman) < 0.1 and found.pearson > 0.99 and not found.identical
     assert found.pearson == pytest.approx(np.corrcoef(a, b)[0, 1])
     assert compare.agreement(a, a.copy()).identical and np.isnan(compare.agreement(a, np.ones(5000)).pearson)
+
+
+@pytest.fixture
+def pair(root) -> tuple[Run, Run]:
+    """Two runs that differ in their seed, the first with few subsets; and a twin of the second."""
+    scores = np.random.default_rng(0).normal(size=(4, N)).astype(np.float32)
+    one = run_of(root, "one", {("test:0", "class:2"): ("loss", scores[:2])})
+    settings = SAMPLE.replace(**{"recipe.seed": 1})
+    mixed = (0.5 * scores[:2] + scores[2:]).astype(np.float32)
+    two, _ = (run_of(root, name, {("test:0", "class:2"): ("loss", mixed)}, settings) for name in ("two", "twin"))
+    return one, two
+
+
+@pytest.mark.slow
+def test_identical_runs_are_called_so_and_show_no_image_that_moved(pair):
+    app = show("pages/Compare_runs.py", run="two", other="twin")
+    assert "Identical: every score is the same" in said(app) and not tiles(app, "moved")
+    assert "**What differs, A and B:** nothing." in [m.value for m in app.markdown]
+    app = show("pages/Compare_runs.py", run="one", other="two")
+    assert "differ in their seed alone" in said(app) and len(tiles(app, "moved")) == 24
+    assert "**What differs, A and B:** Seed 0 and 1." in [m.value for m in app.markdown]
+
+
+@pytest.mark.slow
+def test_a_run_of_other_labels_is_compared_and_says_the_label_there(pair, root):
+    wrong = np.flatnonzero(
+        datasets.load("fashion-mnist-sample-noisy").train_labels != datasets.load("fashion-mnist-sample").train_labels
+    )
+    scores = np.zeros((1, N), np.float32)
+    scores[0, wrong[0]] = 9
+    run_of(root, "noisy", {("test:0",): ("loss", scores)}, SAMPLE.replace(dataset="fashion-mnist-sample-noisy"))
+    app = show("pages/Compare_runs.py", run="one", other="noisy", image=str(wrong[0]))
+    assert "of which 300 have another label" in "".join(c.value for c in app.caption)
+    (tile,) = tiles(app, "point")
+    noisy = datasets.load("fashion-mnist-sample-noisy")
+    assert tile["index"] == wrong[0] and tile["lines"][-1] == f"in B: {noisy.classes[noisy.train_labels[wrong[0]]]}"
+
+
+@pytest.mark.slow
+def test_many_runs_stand_in_a_table_with_what_cannot_be_compared(pair, root):
+    noisy = SAMPLE.replace(dataset="fashion-mnist-sample-noisy")
+    run_of(root, "noisy", {("test:9",): ("loss", np.ones((1, N)))}, noisy)
+    broken = run_of(root, "broken", {("test:0",): ("loss", np.ones((1, N)))})
+    (broken.path / "scores" / "loss-000.npy").unlink()
+    app = show("pages/Compare_runs.py", run="one", view="many")
+    assert app.query_params == {"run": "one", "view": "many", "runs": "two,twin,broken,noisy"}
+    table = app.dataframe[0].value.set_index("Differs from A in")
+    expected = compare.median(
+        compare.agreement(*(run.scores().matrix("loss-000")[k] for run in pair)).spearman for k in (0, 1)
+    )
+    assert table.loc["Seed 0 and 1", "Rank correlation with A"].tolist() == pytest.approx([expected] * 2)
+    assert table.loc["Data set fashion-mnist-sample and fashion-mnist-sample-noisy", "Targets in common"] == 0
+    assert any("loss-000.npy" in what for what in table.index)
+    assert len(show("pages/Compare_runs.py", run="one", view="many", runs="twin").dataframe[0].value) == 2
+
+
+def test_points_and_rows_lead_on_and_back_and_axe_finds_nothing_serious(pair, root, page):
+    write(pair[0], EIGHT)
+    with server(root, page) as (url, _):
+        page.goto(f"{url}/Compare_runs?run=one&other=two")
+        settled(page, "Compare runs")
+        idle(page)
+        points = page.locator(".js-plotly-plot .scatterlayer .point")
+        expect(points.nth(2000)).to_be_attached()
+        at_rest(page)
+        drawn = compare.drawn(*(run.scores().matrix("loss-000")[0] for run in pair))
+        strongest = int(np.abs(pair[0].scores().matrix("loss-000")[0][drawn]).argmax())
+        page.mouse.move(0, 0)
+        points.nth(strongest).scroll_into_view_if_needed()
+        points.nth(strongest).click(force=True)
+        expect(page.locator(f".st-key-gallery-point li[data-index='{drawn[strongest]}']")).to_be_visible()
+        expect(page).to_have_url(re.compile(f"image={drawn[strongest]}"))
+        serious = violations(page, "light") + violations(page, "dark")
+        page.go_back()
+        expect(page.get_by_text("Click a point to see its image here")).to_be_visible()
+
+        idle(page)
+        page.get_by_role("radio", name="Many runs in a table").or_(
+            page.get_by_role("button", name="Many runs in a table")
+        ).first.click()
+        expect(page).to_have_url(re.compile("view=many"))
+        serious += violations(page, "dark")
+        idle(page)
+        at_rest(page)
+        box = page.get_by_test_id("stDataFrame").locator("canvas").first.bounding_box()
+        page.mouse.click(box["x"] + 15, box["y"] + 35 + 35 + 17)  # the box of the second row, after the heading and A's
+        expect(page).to_have_url(re.compile("other=t"))
+        page.go_back()
+        expect(page.get_by_test_id("stDataFrame").locator("canvas").first).to_be_visible()
+        expect(page).to_have_url(re.compile("view=many"))
+
+        page.goto(f"{url}/Trust?run=one&target=class:2.loss")
+        settled(page, "Trust")
+        expect(page.get_by_role("button", name="Add 12 retrainings")).to_be_visible()
+        idle(page)
+        serious += violations(page, "dark") + violations(page, "light")
+        assert not serious, "\n\n".join(serious)

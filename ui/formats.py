@@ -24,18 +24,6 @@ from ui.text import line, plain
 if TYPE_CHECKING:
     import pandas as pd
 
-STATUS_MARK = {
-    "finished": "✓",
-    "failed": "✗",
-    "cancelled": "–",
-    "interrupted": "!",
-    "damaged": "!",
-    "queued": "…",
-    "training": "▸",
-    "replaying": "▸",
-    "rebuilding": "▸",
-    "validating": "▸",
-}
 PHASES = {
     "queued": "Queued",
     "prepare": "Prepare",
@@ -438,10 +426,6 @@ def fraction(text) -> float:
     if not math.isfinite(value):  # «nan» and «inf» are floats too
         raise ConfigError(f"«{text}» is no fraction.", "Write it like 0.01 or 1 %.")
     return value
-
-
-def run_label(run: Summary) -> str:
-    return f"{STATUS_MARK.get(run.status, '?')} {run.id} · {run.status}"
 
 
 def phase(name: str) -> str:

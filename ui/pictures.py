@@ -366,7 +366,7 @@ def against(a: np.ndarray, b: np.ndarray, indices: np.ndarray, unit: str, chosen
     point can be chosen."""
     figure, unit = go.Figure(), markup(unit)
     unmarked = dict(marker=dict(opacity=0.5))  # which point is chosen is drawn by a mark of its own
-    figure.add_scattergl(
+    figure.add_scatter(
         x=a,
         y=b,
         mode="markers",
@@ -378,7 +378,7 @@ def against(a: np.ndarray, b: np.ndarray, indices: np.ndarray, unit: str, chosen
     )
     at = np.flatnonzero(indices == chosen) if chosen is not None else []
     if len(at):
-        figure.add_scattergl(
+        figure.add_scatter(
             x=a[at],
             y=b[at],
             mode="markers",

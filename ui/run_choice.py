@@ -58,10 +58,10 @@ def hold(*, run: str, target: str | None = None, set: str | None = None) -> None
         shell.draw_navigation()
 
 
-def chosen(empty: str, first: Collection[str] = ()) -> RunView:
+def chosen(empty: str, first: Collection[str] = (), label: str = "Run") -> RunView:
     """The run of `?run=`, or one that is chosen: without a link, the first that there is of `first`, of the run in
     hand, and of the newest with scores. It is kept in the URL and taken in hand. Stops the page where there is no run,
-    with the words `empty`."""
+    with the words `empty`. `label` is what the choice is called."""
     runs = {run.id: run for run in shell.all_runs()}
     asked = st.query_params.get("run")
     if asked is not None and asked not in runs:
@@ -71,7 +71,7 @@ def chosen(empty: str, first: Collection[str] = ()) -> RunView:
         say_empty(empty)
         st.stop()
     with st.container(horizontal=True, vertical_alignment="bottom"):
-        run_id = _selectbox(runs, asked, default(list(runs.values()), first))
+        run_id = _selectbox(runs, asked, default(list(runs.values()), first), label)
         if run_id is None:
             st.stop()
         badge = st.container(key="run-badge", width="content", gap=None)
@@ -109,7 +109,7 @@ def default(runs: list[Summary], first: Collection[str] = ()) -> str:
     return next(run_id for run_id in wanted if run_id in ids)
 
 
-def _selectbox(runs: dict[str, Summary], asked: str | None, default: str) -> str | None:
+def _selectbox(runs: dict[str, Summary], asked: str | None, default: str, label: str) -> str | None:
     """The run that is chosen; None where the link asks for one that is not there, and none was chosen yet."""
     opened = default if asked is None else asked if asked in runs else None
     link.follow("run", opened)
@@ -117,7 +117,7 @@ def _selectbox(runs: dict[str, Summary], asked: str | None, default: str) -> str
     st.session_state["run"] = st.session_state["run"]
     labels = run_names.labels(runs.values())
     return st.selectbox(
-        "Run",
+        label,
         list(runs),
         format_func=lambda run_id: labels.get(run_id, line(run_id)),
         key="run",
