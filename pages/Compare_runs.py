@@ -115,7 +115,7 @@ def draw_facts(a: RunView, b: RunView, differ: list[compare.Setting]) -> None:
         ("Training time", *(formats.duration(m.timings.get("train_seconds")) for m in manifests)),
     ]
     names = names_of(a.id, b.id)
-    headings = "", plain(f"A: {names[a.id]}"), plain(f"B: {names[b.id]}")
+    headings = "Setting", plain(f"A: {names[a.id]}"), plain(f"B: {names[b.id]}")
     st.table([dict(zip(headings, map(plain, row), strict=True)) for row in rows])
     if not differ:
         st.caption("Every setting is the same.")
