@@ -139,10 +139,10 @@ class Person:
     def choose_target(self, run: Run, text: str) -> None:
         """On *Influence*: by its picture where there is a strip of them, else from the list."""
         title = Target.parse(text).title(dataset_registry.load(run.manifest().config.dataset))
-        strip = self.page.get_by_role("listbox").get_by_role("option", name=re.compile(re.escape(title)))
+        strip = self.page.get_by_role("listbox").get_by_role("option", name=title)
         if not self.has(strip):
             self.click(self.page.get_by_role("combobox", name="Target").first, then_settled=False)
-            strip = self.page.get_by_role("option", name=re.compile(re.escape(title) + r"\b"))
+            strip = self.page.get_by_role("option", name=title)
         before = self.page.url
         self.click(strip.first)
         self.page.wait_for_function("before => location.href !== before", arg=before)
