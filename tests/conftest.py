@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from engine.jobs import speed
 from engine.runs import run as runs
 from tests import quick as quick_data
 from tests.helpers import GUARD, PROBES, tab_is_sound
@@ -31,6 +32,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def own_outputs(tmp_path, monkeypatch):
     monkeypatch.setenv("REPLAY_OUTPUTS_DIR", str(tmp_path / "outputs"))
     monkeypatch.delenv("REPLAY_READ_ONLY", raising=False)
+    monkeypatch.setattr(speed, "CALL", [sys.executable, "-c", ""])  # an Overview that is drawn measures nothing
 
 
 @pytest.fixture

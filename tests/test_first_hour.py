@@ -4,7 +4,6 @@ pages."""
 import os
 import subprocess
 import sys
-import threading
 import time
 
 import numpy as np
@@ -12,7 +11,8 @@ import pytest
 
 from engine import config
 from engine.datasets import registry as dataset_registry
-from engine.jobs import estimate, queue, speed
+from engine.errors import ConfigError
+from engine.jobs import queue, speed
 from engine.jobs.queue import JobQueue
 from engine.jobs.replay import Replay
 from engine.runs import run as runs
@@ -50,6 +50,8 @@ def test_the_rule_takes_mistakes_by_sureness_then_the_closest_and_the_first_righ
 
 # -- the time that is promised
 
+MEASURED = speed.CALL  # before tests/conftest.py puts another in its place
+
 
 @pytest.fixture
 def brief(quick) -> config.RunConfig:
@@ -57,14 +59,34 @@ def brief(quick) -> config.RunConfig:
     return quick.manifest().config
 
 
+@pytest.mark.slow
 def test_a_time_is_measured_on_this_machine_and_kept(quick, brief, monkeypatch):
+    monkeypatch.setattr(speed, "CALL", MEASURED)
+    jobs = JobQueue(quick.root)
     assert speed.known(quick.root, brief) is None
-    seconds = speed.measure(quick.root, brief)
-    assert 0 < seconds == speed.known(quick.root, brief)
+    jobs.calibrate(brief)
+    while (seconds := speed.known(quick.root, brief)) is None:
+        assert brief not in jobs._not_measurable
+        time.sleep(0.01)
+    assert 0 < seconds < 600
     assert [run.id for run in runs.list_runs(quick.root)] == [quick.id], "what is kept is no run"
     assert speed.known(quick.root, brief.replace(targets=("test:0",))) is None, "fewer targets take less time"
     monkeypatch.setattr("socket.gethostname", lambda: "another")
     assert speed.known(quick.root, brief) is None, "a folder that was copied says nothing of this machine"
+
+
+def test_what_cannot_be_measured_is_asked_for_once(root):
+    """A process that ends without a word, as where torch cannot be loaded."""
+    preset = config.preset("sample")
+    with pytest.raises(ConfigError, match="could not be measured"):
+        speed.measure(root, preset)
+    jobs = JobQueue(root)
+    jobs.calibrate(preset)
+    while queue._worker.calibrations(jobs.root):
+        time.sleep(0.01)
+    assert jobs._not_measurable == {preset}
+    jobs.calibrate(preset)
+    assert not queue._worker.calibrations(jobs.root)
 
 
 @pytest.mark.parametrize("content", ["", "[]", "{}", '{"seconds": "1"}', '{"seconds": -1}', '{"seconds": NaN}'])
@@ -89,30 +111,26 @@ def test_the_overview_says_a_range_until_the_time_is_known_and_then_the_time(roo
 
 
 def test_a_measurement_gives_way_to_a_job_and_is_asked_for_once(quick, brief, monkeypatch):
-    """The measurement stands at its first step until the job is queued: then it has to end by itself."""
-    begun, looks, exact = threading.Event(), [], estimate.estimate
+    """The measurement never ends by itself."""
+    monkeypatch.setattr(speed, "CALL", [sys.executable, "-c", "import threading; threading.Event().wait()"])
+    jobs, begun, exact = JobQueue(quick.root), [], subprocess.Popen
 
-    def first_step_waits(*args, look, **kwargs):
-        begun.set()
-        held = queue._worker._current
-        assert held.cancel.wait(60), "nobody told it to give way"
-        looks.append(held)
-        return exact(*args, look=look, **kwargs)
+    def begin(*args, **kwargs):
+        begun.append(exact(*args, **kwargs))
+        return begun[-1]
 
-    monkeypatch.setattr(estimate, "estimate", first_step_waits)
-    jobs = JobQueue(quick.root)
+    monkeypatch.setattr(subprocess, "Popen", begin)
     for _ in range(2):
         jobs.calibrate(brief)
-    assert begun.wait(60) and jobs.active() == []
+    while not begun:
+        time.sleep(0.01)
+    assert jobs.active() == [] and begun[0].poll() is None
+    jobs.calibrate(brief)
     jobs.submit(quick.id, Replay(("test:3",)))
     wait_for(jobs)
-    assert len(looks) == 1 and speed.known(quick.root, brief) is None
+    assert len(begun) == 1 and begun[0].poll() is not None
+    assert speed.known(quick.root, brief) is None and brief not in jobs._not_measurable
     assert "test:3.loss" in {target.key for target in quick.scores().targets()}
-    monkeypatch.setattr(estimate, "estimate", exact)
-    jobs.calibrate(brief)
-    while speed.known(quick.root, brief) is None:
-        assert brief not in jobs._not_measurable
-        time.sleep(0.01)
 
 
 # -- jobs yield to pages

@@ -240,6 +240,7 @@ def measure_app(app: Path, root: Path, page: Page, run: runs.Run, times: Times) 
     with server(root, page, app=app) as (url, process):
         opened(page, url)
         page.get_by_text("Computes on").wait_for()  # torch is loaded behind the first page
+        page.get_by_text("on this machine").wait_for()  # how long the sample takes is measured
         before = memory(process.pid)
         measure(page, url, run, IDLE, times, lambda: None)
         times.grown.append(memory(process.pid) - before)

@@ -12,7 +12,6 @@ import math
 import statistics
 import tempfile
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -95,9 +94,8 @@ class Probe:
     gpu: int
 
 
-def estimate(config: RunConfig, root: Path, measure: bool = False, look: Callable[[], None] = lambda: None) -> Estimate:
-    """`measure` takes some seconds, and the device. `look` is called before each step that is measured, and ends the
-    measurement by raising. Raises `ConfigError`, `DataError`; needs torch."""
+def estimate(config: RunConfig, root: Path, measure: bool = False) -> Estimate:
+    """`measure` takes some seconds, and the device. Raises `ConfigError`, `DataError`; needs torch."""
     from engine import device as devices
     from engine.core.training import initial_state, optimizer_for
     from engine.models import registry as model_registry
@@ -113,8 +111,7 @@ def estimate(config: RunConfig, root: Path, measure: bool = False, look: Callabl
     state, full = (bytes_of(file_tensors(initial, optimizer, whole)) - HEADER for whole in (False, True))
     sizes = sizes_of(config, dataset.sizes, state, full)
     chunk, working = _pass_memory(config, dataset, model, device, full)
-    clock = functools.partial(_timed, device, look)
-    probe = _probe(config, dataset, model, device, chunk, root, working, clock) if measure else None
+    probe = _probe(config, dataset, model, device, chunk, root, working) if measure else None
     on_gpu = device.type == "cuda"
     free = {
         "disk": space.disk_free(root),
@@ -252,7 +249,7 @@ def _memory_errors(device):
         ) from error
 
 
-def _probe(config: RunConfig, dataset, model, device, chunk: int, root: Path, working: int, clock) -> Probe:
+def _probe(config: RunConfig, dataset, model, device, chunk: int, root: Path, working: int) -> Probe:
     """A few steps of the very model, data and targets, forwards and backwards, and a few writes at `root`."""
     import torch
 
@@ -274,6 +271,7 @@ def _probe(config: RunConfig, dataset, model, device, chunk: int, root: Path, wo
     peak, dtype = devices.Peak(device, reset=True), getattr(torch, config.state_precision)
     model = model.to(device, dtype)
     train, test = (examples(dataset, split, device, dtype) for split in datasets_base.SPLITS)
+    clock = functools.partial(_timed, device)
     featuring, (model, train, test) = _on_features(clock, config, model, train, test)
     optimizer, stream = optimizer_for(model, config.recipe), Stream(train, config.recipe)
     asked = questions.before_training(config.targets, dataset, train, test)
@@ -306,11 +304,10 @@ def _on_features(clock, config: RunConfig, model, train, test) -> tuple[float, t
     return seconds * (train.n + test.n) / min(CHUNK, train.n), (trunk.rest, few, trunk.like_features(test))
 
 
-def _timed(device, look: Callable[[], None], act, *arguments) -> tuple[float, Any]:
+def _timed(device, act, *arguments) -> tuple[float, Any]:
     """Seconds, and what `act` returns."""
     import torch
 
-    look()
     began = time.perf_counter()
     result = act(*arguments)
     if device.type == "cuda":
