@@ -51,6 +51,7 @@ class Task:
     seconds: float = 0.0
     computing: float = 0.0  # of them
     missing: list[str] = field(default_factory=list)
+    promised: str = ""  # what the page said before of the time
 
 
 class Person:
@@ -182,7 +183,12 @@ def first_mistake(person: Person) -> Run:
     page.goto(person.url)
     page.get_by_role("button", name="Run the sample").wait_for()
     person.settled()
-    with person.task("run the sample, to the first explained mistake"):
+    promise = page.get_by_text("It takes")
+    if person.has(promise):
+        page.get_by_text("on this machine").wait_for()  # it is measured
+    promised = promise.first.inner_text() if person.has(promise) else ""
+    with person.task("run the sample, to the first explained mistake") as task:
+        task.promised = promised
         person.start(page.get_by_role("button", name="Run the sample"))
         (run,) = runs.list_runs(person.root)
         look = page.get_by_role("link", name="Look at the influence")
@@ -325,7 +331,8 @@ def make_noisy(app: Path, root: Path) -> Run:
 
 def as_row(task: Task) -> str:
     lacks = f"; without {', '.join(task.missing)}" if task.missing else ""
-    return f"| {task.name}{lacks} | {task.clicks} | {task.seconds:.1f} | {task.computing:.1f} |"
+    said = f"; promised: «{task.promised}»" if task.promised else ""
+    return f"| {task.name}{lacks}{said} | {task.clicks} | {task.seconds:.1f} | {task.computing:.1f} |"
 
 
 def do(app: Path, which: set[int], folder: Path) -> list[Task]:
