@@ -66,6 +66,13 @@ def choose_filters(run: RunView) -> tuple[test_lists.TestFilter, str]:
     link.follow(f"order-{run.id}", link.one_of("order", test_lists.ORDERS, "wrong first"))
     with st.container(horizontal=True, vertical_alignment="bottom"):
         wrong = st.toggle("Misclassified only", key=f"wrong-{run.id}", on_change=from_the_first)
+        order = st.selectbox(
+            "Order",
+            test_lists.ORDERS,
+            key=f"order-{run.id}",
+            width=150,
+            on_change=from_the_first,
+        )
         labels = [
             st.selectbox(
                 f"{name.capitalize()} label",
@@ -85,13 +92,6 @@ def choose_filters(run: RunView) -> tuple[test_lists.TestFilter, str]:
             width=240,
             key=f"confidence-{run.id}",
             help=f"The probability of the predicted label. {formats.help_text('probability')}",
-        )
-        order = st.selectbox(
-            "Order",
-            test_lists.ORDERS,
-            key=f"order-{run.id}",
-            width=150,
-            on_change=from_the_first,
         )
     true, predicted = (paging.label_number(label, run.dataset.classes) for label in labels)
     return test_lists.TestFilter(wrong, true, predicted, formats.share(low), formats.share(high)), order

@@ -6,12 +6,19 @@ import re
 
 import numpy as np
 import pytest
+from playwright.sync_api import expect
 
+from engine.analysis import target_view
 from engine.analysis import what_if as what_ifs
-from tests.helpers import ROOT, show
-from ui import formats, gallery, glossary
+from tests.helpers import ROOT, idle, settled, show, shown
+from tests.made_up import run_of
+from tools.serve import server
+from ui import cards, formats, gallery, glossary, pictures
+from ui.run_choice import RunView
 from ui.scale import Scale, exact, without_it
 
+FUNCTIONS = ("loss", "margin")
+SCORES = np.random.default_rng(7).normal(size=(4, 6000)).astype(np.float32)
 DRAWN = [ROOT / "app.py", *sorted((ROOT / "pages").glob("*.py")), *sorted((ROOT / "ui").glob("*.py"))]
 
 
@@ -165,3 +172,144 @@ def test_pictures_are_drawn_at_whole_multiples_of_their_pixels_or_reduced(side, 
     assert tuple(gallery.sizes(side).values()) == widths
     for width in widths:
         assert gallery.whole(side, width) == width and (width % side == 0 or side > width)
+
+
+# -- what pages say of an image
+
+
+@pytest.fixture
+def view(root) -> RunView:
+    """A run on made-up scores: a loss and a margin."""
+    names = ("test:0", "class:2", "test:all")
+    return RunView.of(run_of(root, "one", {names: ("loss", SCORES[:3]), ("test:0",): ("margin", SCORES[3:])}))
+
+
+@pytest.mark.parametrize(
+    "key, of", [("test:0.loss", "loss"), ("test:0.margin", "margin"), ("class:2.loss", "mean loss")]
+)
+def test_an_image_says_its_effect_exactly_and_what_would_be_without_it(view, key, of):
+    ref = view.targets[key]
+    scores_N = view.manifest.score_sets.row(ref)
+    now = target_view.view(view.manifest, view.dataset, ref.target, ref.function)
+    shown = [int(scores_N.argmin()), int(scores_N.argmax()), int(np.abs(scores_N).argmin())]
+    scale = Scale.of(scores_N[shown], ref.function)
+    tiles = cards.training(view, shown, leave_out=key, effects=cards.Effects(scores_N, scale, now))
+    for tile, index in zip(tiles, shown, strict=True):
+        score = scores_N[index]
+        good = score > 0 if ref.function == "margin" else score < 0
+        assert tile.lines == (scale.words(score),) and tile.effect[1] == ("helps" if good else "harms")
+        assert dict(tile.details)["Score, exactly"] == f"{exact(score)} {scale.function.short_unit}"
+        numbers = re.fullmatch(f"Without it the {of} would (rise|fall) from (.+) to about (.+)[.]", tile.sentence)
+        before, after = (float(text.replace("−", "-")) for text in numbers.groups()[1:])
+        assert (numbers[1] == "rise") == (score < 0)
+        assert math.isclose(before, now.values[ref.function], abs_tol=1e-3)
+        assert math.isclose(
+            after, max(0, before - score) if of != "margin" else before - score, rel_tol=1e-3, abs_tol=2e-3
+        )
+
+
+def test_the_bars_of_all_targets_are_to_the_right_where_the_image_helps(view):
+    (tile,) = cards.training(view, [7])
+    loss, margin = (dict((name, share) for name, share, _ in tile.bars)[view.titles[f"test:0.{f}"]] for f in FUNCTIONS)
+    assert (loss > 0) == (SCORES[0, 7] < 0) and (margin > 0) == (SCORES[3, 7] > 0) and len(tile.bars) == 4
+    assert tile.bars_note == "Numbers are nats (loss), logits (margin)." and tile.bars[0][2].split()[0] in (
+        "helps",
+        "harms",
+    )
+
+
+def test_the_explained_image_stands_beside_for_one_image_and_not_for_a_set(view):
+    one, several = (
+        target_view.view(view.manifest, view.dataset, view.targets[key].target)
+        for key in ("test:0.loss", "class:2.loss")
+    )
+    beside = cards.beside(view, one)
+    assert beside.src == pictures.image_url(view.dataset, "test", 0) and beside.alt.startswith("Test image 0, label")
+    assert cards.beside(view, several) is None
+
+
+# -- in a browser
+
+
+def test_ticked_test_images_are_in_the_address_and_one_bar_explains_them(page, root):
+    run = run_of(root, "one", {("test:0",): ("loss", SCORES[:1])})
+    with server(root, page) as (url, _):
+        page.goto(f"{url}/Test_images?run={run.id}&ticked=5,nonsense")
+        settled(page, "Test images")
+        expect(page.get_by_text("The link asks for ticked «nonsense»")).to_be_visible()
+        first, second = shown(page, "tests")[:2]
+        for index in (first, second):
+            box = page.locator(f".st-key-gallery-tests li[data-index='{index}'] input")
+            box.check()
+            expect(page).to_have_url(re.compile(f"ticked=[^&]*{index}(&|$|%2C)"))
+            idle(page)
+        explain = page.get_by_role("button", name="Explain 3 test images")
+        expect(explain).to_be_in_viewport()
+        page.reload()
+        settled(page, "Test images")
+        expect(page.locator(".st-key-gallery-tests .grid input:checked")).to_have_count(2)
+        explain.click()
+        expect(page.get_by_role("button", name="Explain these")).to_be_visible()
+        page.keyboard.press("Escape")
+        page.go_back()  # from what was ticked last
+        expect(page.locator(".st-key-gallery-tests .grid input:checked")).to_have_count(1)
+        idle(page)
+        page.get_by_role("button", name=re.compile("Clear$")).click()
+        expect(page.get_by_text("No test image is ticked")).to_be_visible()
+        expect(page).not_to_have_url(re.compile("ticked="))
+
+
+OF_TILES = """tiles => tiles.map(tile => {
+    const bar = tile.querySelector(".bar"), track = bar.parentElement.getBoundingClientRect()
+    const word = tile.querySelector(".words div"), all = document.createRange()
+    all.selectNodeContents(word)
+    return {
+        width: tile.querySelector("img").getBoundingClientRect().width,
+        kind: bar.className.split(" ").at(-1),
+        colour: getComputedStyle(bar).backgroundColor,
+        right: bar.getBoundingClientRect().left >= track.left + track.width / 2 - 1,
+        text: word.innerText,
+        rows: all.getClientRects().length,
+    }
+})"""
+GROUND = "getComputedStyle(document.querySelector('.stApp')).backgroundColor"
+
+
+def contrast(a: str, b: str) -> float:
+    """Of two colours, «rgb(1, 2, 3)», as WCAG 2 has it."""
+    lights = []
+    for colour in (a, b):
+        parts = [int(part) / 255 for part in re.findall(r"\d+", colour)[:3]]
+        linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
+        lights.append(0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2])
+    return (max(lights) + 0.05) / (min(lights) + 0.05)
+
+
+def test_effects_are_words_and_bars_that_show_in_both_themes(page, root):
+    run = run_of(root, "one", {("test:0",): ("loss", SCORES[:1] / 100)})
+    with server(root, page) as (url, _):
+        for theme in ("light", "dark"):
+            page.emulate_media(color_scheme=theme)
+            page.goto(f"{url}/Training_images?run={run.id}&view=matrix")
+            settled(page, "Training images")
+            assert len(shown(page, "helpful")) == len(shown(page, "harmful")) == 12
+            ground = page.evaluate(GROUND)
+            assert (int(re.findall(r"\d+", ground)[0]) < 128) == (theme == "dark")
+            for side, word in (("helpful", "helps"), ("harmful", "harms")):
+                for tile in page.locator(f".st-key-gallery-{side} li").evaluate_all(OF_TILES):
+                    assert re.fullmatch(f"{word} [0-9]+[.][0-9]", tile["text"]) and tile["rows"] == 1
+                    assert tile["kind"] == word and tile["right"] == (word == "helps") and tile["width"] == 84
+                    assert contrast(tile["colour"], ground) >= 3
+
+
+def test_a_help_text_leads_to_its_term(page, root):
+    run = run_of(root, "one", {("test:0",): ("loss", SCORES[:1])})
+    with server(root, page) as (url, _):
+        page.goto(f"{url}/Test_images?run={run.id}")
+        settled(page, "Test images")
+        idle(page)
+        page.get_by_test_id("stSlider").get_by_test_id("stTooltipIcon").hover()
+        with page.context.expect_page() as opened:
+            page.get_by_role("link", name="Probability in the glossary").click()
+        settled(opened.value, "Glossary")
+        expect(opened.value.get_by_role("heading", name="Probability", exact=True)).to_be_in_viewport()
