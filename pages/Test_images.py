@@ -200,9 +200,7 @@ def draw_ticked(run: RunView) -> None:
     with ticks.strip(text, "explain"):
         if not ticked:
             return
-        with st.popover(
-            f"Explain {formats.count(len(ticked), 'test images')}", icon=":material/search:", type="primary"
-        ):
+        with st.popover(f"Explain {formats.count(len(ticked), 'test images')}", icon=":material/search:"):
             pictures.plain_tiles(run.dataset, "test", ticked[:SMALL_TILES])
             if ticked[SMALL_TILES:]:
                 st.caption(f"The first {SMALL_TILES} of them.")
@@ -214,7 +212,7 @@ def draw_ticked(run: RunView) -> None:
 
 
 def draw_own_image(run: RunView) -> None:
-    st.subheader("An image of your own")
+    st.header("An image of your own")
     file = st.file_uploader(
         "Image file",
         key=f"own-{run.id}",

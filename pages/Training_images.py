@@ -51,8 +51,8 @@ def outwards(run: RunView) -> None:
     st.caption(
         "What training on this image did to each target: a target that it *helps* would be worse without it, one that "
         "it *harms* would be better. The bar is its share of the largest effect that any image had on that target, and "
-        f"puts the targets in order. {plain(formats.units(scales, run.dataset.classes))} "
-        f"[What the words mean]({formats.glossary_address('helps')})"
+        f"puts the targets in order. {plain(formats.units(scales, run.dataset.classes))}",
+        help=formats.help_text("helps"),
     )
     draw_strongest(run, "Helped most", [effect for effect in reversed(effects) if effect.side == "helpful"], scales)
     draw_strongest(run, "Harmed most", [effect for effect in effects if effect.side == "harmful"], scales)
@@ -66,7 +66,7 @@ def draw_image(run: RunView, index: int) -> None:
         with st.container(width=224):
             ticks.tiles(run, [tile], f"image-{index}", 224, BARS)
         with st.container(width=420):
-            st.table([{"": name, "Value": plain(value)} for name, value in tile.details])
+            st.table([{"Fact": name, "Value": plain(value)} for name, value in tile.details])
             key = f"note-{run.id}-{index}"
             st.text_area(
                 "Note on this image",
@@ -85,7 +85,7 @@ def draw_strongest(
     run: RunView, heading: str, effects: list[outward_effects.Effect], scales: dict[str, formats.Scale]
 ) -> None:
     """The targets of the first effects."""
-    st.subheader(heading)
+    st.header(heading)
     if not effects:
         st.caption("None of the run's targets.")
         return
@@ -104,7 +104,7 @@ def draw_strongest(
 
 
 def draw_effects(run: RunView, effects: list[outward_effects.Effect], scales: dict[str, formats.Scale]) -> None:
-    st.subheader("All targets of the run")
+    st.header("All targets of the run")
     st.dataframe(
         [
             {
@@ -179,8 +179,8 @@ def choose_cell(run: RunView, function: str, titles: list[str], sums) -> tuple[s
         "What all training images of a class (columns) did together to each group of the run's targets (rows): "
         f"positive {raises}, negative {lowers}. A cell is the sum of the images' scores, averaged over the row's "
         f"targets, in {target_function(function).short_unit} times the power of ten beside the row; colours are shares "
-        "of the row's largest. Click a cell to see its images, or choose below. "
-        f"[More]({formats.glossary_address('class on class')})"
+        "of the row's largest. Click a cell to see its images, or choose below.",
+        help=formats.help_text("class on class"),
     )
     key = f"matrix-{run.id}-{function}"
     if len(classes) <= pictures.MOST_CLASSES:
@@ -220,7 +220,7 @@ def draw_cell(run: RunView, function: str, group: str, refs: list, label: str) -
     effects = cards.Effects(scores_N, scale)
     for column, (side, indices) in zip(st.columns(2, gap="large"), shown.items(), strict=True):
         with column:
-            st.subheader(f"Most {side}")
+            st.header(f"Most {side}")
             st.caption(
                 f"{formats.count(getattr(ranking, f'{side}_of'), 'images')} of class {plain(label)}, by {by}, in "
                 f"{plain(scale.unit)}: {plain(group)}"

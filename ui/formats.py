@@ -192,11 +192,6 @@ def units(scales: dict[str, Scale], classes: Sequence[str]) -> str:
     return f"Numbers are {', '.join(of_each)}." if several else ""
 
 
-def glossary_address(word: str) -> str:
-    """Where the glossary has a term, for a link."""
-    return glossary.address(word)
-
-
 def arrow_score(value: float) -> str:
     """A score whose sign is told by an arrow too."""
     return f"{'▲' if value > 0 else '▼' if value < 0 else '–'} {score(value)}"
