@@ -10,7 +10,7 @@ from playwright.sync_api import expect
 
 from engine.analysis import target_view
 from engine.analysis import what_if as what_ifs
-from tests.helpers import ROOT, idle, settled, show, shown
+from tests.helpers import ROOT, idle, said, settled, show, shown
 from tests.made_up import run_of
 from tools.serve import server
 from ui import cards, formats, gallery, glossary, pictures
@@ -133,7 +133,7 @@ def test_every_term_has_an_address_of_its_own_and_every_word_one_term():
     anchors, words = [t.anchor for t in terms], [w.lower() for t in terms for w in (t.name, *t.also)]
     assert len(set(anchors)) == len(anchors) and len(set(words)) == len(words)
     assert all(re.fullmatch("[a-z0-9]+(-[a-z0-9]+)*", anchor) for anchor in anchors)
-    assert formats.help_text("lds").endswith("[LDS in the glossary](/Glossary#lds)")
+    assert formats.help_text("lds").endswith("[LDS in the glossary](/Glossary?term=lds)")
     assert "log-sum-exp" in glossary.TERMS["margin"].more and "negative" in glossary.TERMS["margin"].help
 
 
@@ -148,6 +148,9 @@ def test_the_words_that_pages_ask_for_are_in_the_glossary():
 
 def test_the_page_has_every_term_with_its_anchor():
     app = show("pages/Glossary.py")
+    assert "Margin" not in [heading.value for heading in app.header]
+    assert "Margin" in [heading.value for heading in show("pages/Glossary.py", term="margin").header]
+    assert "term «nonsense»" in said(show("pages/Glossary.py", term="nonsense"))
     shown = {(heading.value, heading.anchor) for heading in app.subheader}
     assert shown == {(t.name, t.anchor) for group in glossary.GROUPS.values() for t in group}
 
@@ -311,4 +314,4 @@ def test_a_help_text_leads_to_its_term(page, root):
         with page.context.expect_page() as opened:
             page.get_by_role("link", name="Probability in the glossary").click()
         settled(opened.value, "Glossary")
-        expect(opened.value.get_by_role("heading", name="Probability", exact=True)).to_be_in_viewport()
+        expect(opened.value.get_by_role("heading", name="Probability", exact=True, level=2)).to_be_in_viewport()

@@ -21,7 +21,7 @@ class Term:
 
     @property
     def anchor(self) -> str:
-        """Where the page has it: `Glossary#adjoint`."""
+        """Where the page has it: `Glossary#adjoint`, and before all others: `Glossary?term=adjoint`."""
         return "-".join(re.findall("[a-z0-9]+", self.name.lower().replace("²", "2")))
 
 
@@ -288,7 +288,7 @@ TERMS: dict[str, Term] = {
 
 def address(word: str) -> str:
     """Where the page has a word. `KeyError` for one that is not in the table."""
-    return f"{link.to(PAGE).rstrip('?')}#{TERMS[word.lower()].anchor}"
+    return link.to(PAGE, term=TERMS[word.lower()].anchor)
 
 
 def help_text(word: str) -> str:
