@@ -292,7 +292,7 @@ def draw_curves(now: Progress) -> None:
         words.append(f"Accuracy on test images at {len(now.accuracies)} epochs, now {last}")
     if now.rates:
         curves.append(("Learning rate", "rate", pictures.curve(now.rates, "Learning rate", "a step")))
-        words.append(f"Learning rate, now {now.rates[-1]:.2e} a step")
+        words.append(f"Learning rate, now {formats.rounded(now.rates[-1])} a step")
     for column, (title, key, figure), alt in zip(st.columns(len(curves)), curves, words, strict=True):
         with column:
             st.markdown(f"**{title}**")

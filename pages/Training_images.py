@@ -169,8 +169,9 @@ def words_of(run: RunView, function: str) -> str:
 
 def choose_cell(run: RunView, function: str, titles: list[str], sums) -> tuple[str, str]:
     """The matrix, whose cells are clicked, and the two choices that do the same: a row's title and a class."""
-    classes, unit = list(run.dataset.classes), target_function(function).unit
+    classes = list(run.dataset.classes)
     raises, lowers = verbs(function)
+    good, bad = (lowers, raises) if target_function(function).harmful_sign > 0 else (raises, lowers)
     group_key, label_key = f"group-{run.id}-{function}", f"of-label-{run.id}"
     link.follow(group_key, link.one_of("group", titles, titles[0]))
     link.follow(label_key, link.one_of("label", classes, classes[0]))
@@ -178,14 +179,15 @@ def choose_cell(run: RunView, function: str, titles: list[str], sums) -> tuple[s
     st.caption(
         "What all training images of a class (columns) did together to each group of the run's targets (rows): "
         f"positive {raises}, negative {lowers}. A cell is the sum of the images' scores, averaged over the row's "
-        f"targets, in {target_function(function).short_unit} times the power of ten beside the row; colours are shares "
-        "of the row's largest. Click a cell to see its images, or choose below.",
+        f"targets, in {target_function(function).short_unit} times the power of ten beside the row; colours, blue "
+        f"where it {good} and orange where it {bad}, are shares of the row's largest. Click a cell to see its images, "
+        "or choose below.",
         help=formats.help_text("class on class"),
     )
     key = f"matrix-{run.id}-{function}"
     if len(classes) <= pictures.MOST_CLASSES:
         pictures.chart(
-            pictures.heat(sums, titles, classes, unit, 1, cell),
+            pictures.heat(sums, titles, classes, function, cell),
             key,
             f"Matrix of summed scores: {len(titles)} groups of targets by {len(classes)} classes of training "
             "images; the table below has the numbers, and the two choices below it choose a cell",

@@ -18,7 +18,7 @@ from engine.runs.job import JobRecord
 from engine.runs.run import Summary
 from engine.targets import target_function
 from ui import glossary
-from ui.scale import Scale
+from ui.scale import Scale, exact
 from ui.text import line, plain
 
 if TYPE_CHECKING:
@@ -155,9 +155,9 @@ def percent(share: float | None) -> str:
     return "> 99.9 %" if 0.9995 <= share < 1 else f"{100 * share:.1f} %"
 
 
-def score(value: float) -> str:
-    """Signed, with three figures: «+1.23e-02», the same for all, so that tiles compare at a glance."""
-    return f"{value:+.2e}".replace("-", "−")
+def rounded(value: float) -> str:
+    """Three figures, and no exponent of E: «0.000234»."""
+    return exact(float(f"{value:.3g}"))
 
 
 def with_power(values) -> tuple[list[str], str]:
@@ -194,7 +194,7 @@ def units(scales: dict[str, Scale], classes: Sequence[str]) -> str:
 
 def arrow_score(value: float) -> str:
     """A score whose sign is told by an arrow too."""
-    return f"{'▲' if value > 0 else '▼' if value < 0 else '–'} {score(value)}"
+    return f"{'▲' if value > 0 else '▼' if value < 0 else '–'} {rounded(value)}"
 
 
 def figure(value: float | None, digits: int = 2) -> str:

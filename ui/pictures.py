@@ -19,6 +19,7 @@ from engine.errors import DataError
 from engine.jobs import preview
 from engine.runs import uploads
 from engine.runs.manifest import Manifest
+from engine.targets import target_function
 from ui import formats
 from ui.text import line, markup
 
@@ -221,14 +222,13 @@ def confusion(counts: np.ndarray, classes: tuple[str, ...]) -> go.Figure:
     return _calm(_clickable(figure), 90 + 26 * len(classes))
 
 
-def heat(
-    matrix: np.ndarray, rows: list[str], columns: list[str], unit: str, across: int, chosen: tuple[int, int]
-) -> go.Figure:
-    """Signed values, one hue for each sign, in shares of the largest of its column (`across` 0) or row (1). The cell
-    `chosen`, (row, column), is framed; every cell can be clicked and has its number written in it, as a multiple of the
-    power of ten beside its row's name."""
-    told = [[f"{formats.score(value)} {unit}" for value in row] for row in matrix]
-    figure = _signed(matrix, rows, columns, told, across)
+def heat(matrix: np.ndarray, rows: list[str], columns: list[str], function: str, chosen: tuple[int, int]) -> go.Figure:
+    """Scores on a target function, in shares of the largest of each row: the blue of what helps, the orange of what
+    harms. The cell `chosen`, (row, column), is framed; every cell can be clicked and has its number written in it, as a
+    multiple of the power of ten beside its row's name."""
+    scales = [formats.Scale.of(row, function) for row in matrix]
+    told = [[scale.with_unit(value) for value in row] for scale, row in zip(scales, matrix, strict=True)]
+    figure = _signed(target_function(function).harmful_sign * matrix, rows, columns, told, 1)
     texts, powers = zip(*map(formats.with_power, matrix), strict=True)
     figure.update_traces(text=texts, texttemplate="%{text}")
     names = [f"{markup(row).replace(' of ', ' of<br>', 1)} ({power})" for row, power in zip(rows, powers, strict=True)]
