@@ -10,6 +10,7 @@ import pytest
 from playwright.sync_api import Page, expect
 
 from engine.datasets import registry as dataset_registry
+from engine.runs import notes
 from engine.runs import run as runs
 from tests.helpers import at_rest, idle, said, settled, show, shown, sound, tiles, wait_until
 from tests.made_up import run_of
@@ -169,6 +170,15 @@ def test_another_list_begins_with_its_first_page(run):
     sound(app.selectbox(key=f"label-{run.id}").set_value("Coat").run())
     assert app.query_params["page"] == "1"
     assert [tile["index"] for tile in tiles(app, "harmful")] == strongest(0, 1, among=LABELS == 4)
+
+
+@pytest.mark.slow
+def test_the_ticked_images_have_pages_of_their_own(run):
+    notes.tick(run, {3: True, 7: True}, N)
+    app = show(INFLUENCE, run=run.id, target="test:0.loss", page="2")
+    sound(app.button(key="ticks-see-influence").click().run())
+    assert [tile["index"] for tile in tiles(app, "ticked-influence")] == [3, 7] and not app.warning
+    assert [tile["index"] for tile in tiles(app, "harmful")] == strongest(0, 2)
 
 
 # -- in a browser

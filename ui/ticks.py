@@ -215,7 +215,7 @@ def _label_all(run: RunView, set_name: str, ticked: list[int], key: str) -> None
 def _show(run: RunView, set_name: str, key: str) -> None:
     """All of them, on whatever page, or none, of the list below they are; what is unticked here stays to be seen."""
     images = st.session_state.setdefault(key, of(run, set_name))
-    page = paging.choose(len(images), f"{key}-page")
+    page = paging.choose(len(images), f"{key}-page", name=None)
     labels, classes = new_labels(run, set_name), run.dataset.classes
     shown = []
     for index in paging.of_page(images, page):
