@@ -248,8 +248,9 @@ print((peak() - before) / (4 * x.size))
 """
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    # The floats, the bytes of the map that were read (a quarter), and what the check for finite numbers takes of them.
-    assert 1.0 <= float(done.stdout) < 2.0, done.stdout
+    # The floats, and of the map (a quarter of them) what was not given back; a second copy of the floats makes it 2.2.
+    # What was used and freed before, as by imports, makes it less than 1.
+    assert 0.5 <= float(done.stdout) < 2.0, done.stdout
 
 
 # -- arguments
