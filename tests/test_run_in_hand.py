@@ -1,12 +1,16 @@
 """The run that a person looks at goes with them from page to page, and the shell around all pages."""
 
+import http.client
 import json
+import os
+import re
 import shutil
 from datetime import datetime
 from pathlib import Path
-from urllib.parse import parse_qs
+from urllib.parse import parse_qs, urlsplit
 
 import pytest
+from playwright.sync_api import expect
 from streamlit.testing.v1 import AppTest
 
 from engine.errors import ConfigError, IntegrityError
@@ -14,8 +18,9 @@ from engine.jobs.queue import JobQueue
 from engine.runs import notes
 from engine.runs import run as runs
 from engine.runs.run import Summary
-from tests.helpers import PAGES, ROOT, show, sound
-from ui import run_names
+from tests.helpers import PAGES, ROOT, idle, settled, show, sound
+from tools.serve import server, serving
+from ui import addresses, run_names
 from ui.navigation import NAVIGATION
 
 NEWER = "99990101-000000-own-ffff"  # stands before every other
@@ -198,3 +203,143 @@ def test_a_bad_link_is_told_below_the_title_and_not_within_a_row(quick):
     app = show("pages/Influence.py", run=quick.id, k="7", side="left")
     kinds = [element.type for element in app.main if element.type in ("warning", "selectbox")]
     assert kinds[:3] == ["warning", "warning", "selectbox"] and kinds.count("warning") == 2
+
+
+# -- what the server does for addresses
+
+
+def answer(port: int, path: str, method: str = "GET", **headers: str) -> http.client.HTTPResponse:
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=20)
+    connection.request(method, path, headers=headers)
+    return connection.getresponse()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("base", ["", "tool/replay"])
+def test_a_page_is_found_in_any_case_and_comes_with_the_script(base, tmp_path):
+    with serving(tmp_path, *(("--server.baseUrlPath", base) if base else ())) as (url, _):
+        port, root = urlsplit(url).port, urlsplit(url).path
+        moved = answer(port, f"{root}/inFluence?run=a%20b&run=c")
+        assert moved.status == 307 and moved.getheader("location") == "Influence?run=a%20b&run=c"
+        assert answer(port, "//evil.example/influence").status != 307
+        whole = answer(port, f"{root}/Influence")
+        content = whole.read()
+        assert whole.status == 200 and addresses.SCRIPT in content and content.count(b"</head>") == 1
+        assert int(whole.getheader("content-length")) == len(content) and whole.getheader("etag") is None
+        again = answer(port, f"{root}/Influence", **{"If-Modified-Since": "Fri, 01 Jan 2100 00:00:00 GMT"})
+        assert again.status == 200 and again.read() == content  # never an earlier one, without the script
+        assert answer(port, f"{root}/Influence", "HEAD").status == 200
+        assert answer(port, f"{root}/_stcore/health").read() == b"ok"
+
+
+# -- in a browser
+
+
+def back(page) -> None:
+    page.evaluate("history.back()")
+
+
+def test_back_leads_to_what_was_seen_and_every_link_to_the_run_in_hand(page, two):
+    older, newest = two
+    with server(older.root, page) as (url, _):
+        page.goto(f"{url}/influence")  # a page without a link, in the wrong case
+        settled(page, "Influence")
+        page.wait_for_url(re.compile(rf"/Influence\?run={newest.id}"))
+        idle(page)
+        first, entries = page.url, page.evaluate("history.length")
+        page.get_by_role("combobox", name="Run", exact=True).click()
+        page.get_by_role("option").nth(1).click()
+        page.wait_for_url(re.compile(rf"run={older.id}"))
+        idle(page)
+        second = page.url
+        assert page.evaluate("history.length") == entries + 1
+        page.locator('[data-testid="stSidebar"]').get_by_role("link", name="Test images").click()
+        settled(page, "Test images")
+        idle(page)
+        assert f"run={older.id}" in page.url and page.evaluate("history.length") == entries + 2
+        for address in (second, first):
+            back(page)
+            page.wait_for_url(address)
+            settled(page, "Influence")
+            idle(page)
+            expect(page.get_by_role("combobox", name="Run", exact=True)).to_have_value(
+                run_names.labels(map(runs.summary, (newest, older)))[older.id if address == second else newest.id]
+            )
+        assert page.evaluate("history.length") == entries + 2
+        page.evaluate("history.forward()")
+        page.wait_for_url(second)
+
+
+def test_a_link_is_copied_by_a_click_and_by_the_keyboard(page, quick):
+    with server(quick.root, page, "--server.baseUrlPath", "tool/replay") as (url, _):
+        page.context.grant_permissions(["clipboard-read", "clipboard-write"])
+        page.goto(f"{url}/Test_images?run={quick.id}&wrong=1")
+        settled(page, "Test images")
+        idle(page)
+        button = page.get_by_role("button", name="Copy link")
+        button.click()
+        expect(page.get_by_role("status").get_by_text("Copied")).to_be_attached()
+        copied = page.evaluate("navigator.clipboard.readText()")
+        assert copied == page.url and copied.startswith(f"{url}/Test_images?") and "wrong=1" in copied
+
+        # Where a browser gives no clipboard, the older way; the focus stays where it was.
+        page.evaluate(
+            "() => { navigator.clipboard.writeText = () => Promise.reject(); history.replaceState(null, '', '#x') }"
+        )
+        expect(button).to_be_visible()
+        button.focus()
+        page.keyboard.press("Enter")
+        expect(page.get_by_role("status").get_by_text("Copied")).to_be_attached()
+        assert page.evaluate("navigator.clipboard.readText()") == page.url
+        page.evaluate("document.execCommand = () => false")
+        expect(button).to_be_visible()
+        button.click()
+        expect(page.get_by_label("Copy this address:")).to_have_value(page.url)
+
+
+def test_a_page_notices_that_its_run_has_changed_and_waits_while_something_is_typed(page, quick):
+    badge = page.locator(".st-key-run-badge")
+    scores = {"scored": None, "targets_scored": None}
+    finished = quick.manifest()
+    quick.update_manifest(status_said="replaying", **scores)
+    with server(quick.root, page) as (url, _):
+        held = quick.lock().acquire()
+        page.goto(f"{url}/Trust?run={quick.id}")
+        settled(page, "Trust")
+        expect(badge).to_contain_text("Replaying")
+        quick.update_manifest(status_said="validating")
+        expect(badge).to_contain_text("Validating")
+        quick.write_manifest(finished)
+        os.close(held)
+        expect(badge).to_contain_text("Finished")
+        expect(page.get_by_text("Validate", exact=True).first).to_be_visible()
+
+        idle(page)
+        page.get_by_role("button", name="Name").click()
+        field = page.get_by_role("textbox", name="Name of this run")
+        field.fill("half a na")
+        quick.update_manifest(status_said="interrupted", scored=False, targets_scored=0)
+        show = page.get_by_role("button", name="The run has changed: show it")
+        expect(show).to_be_visible()
+        expect(field).to_have_value("half a na")
+        field.press("Enter")
+        page.keyboard.press("Escape")
+        expect(page.get_by_text("The scores of this run were deleted.")).to_be_visible()
+        expect(show).to_have_count(0)
+        assert notes.name_of(quick) == "half a na"
+
+
+def test_the_menu_offers_the_themes(page, root):
+    dark = "getComputedStyle(document.querySelector('.stApp')).backgroundColor.match(/\\d+/)[0] < 128"
+    with server(root, page) as (url, _):
+        page.emulate_media(color_scheme="light")
+        page.goto(url)
+        settled(page, "Replay Explorer")
+        page.get_by_test_id("stMainMenuButton").click()
+        page.get_by_role("button", name="Dark").or_(page.get_by_role("menuitemradio", name="Dark")).or_(
+            page.get_by_role("radio", name="Dark")
+        ).first.click()
+        page.wait_for_function(dark)
+        page.reload()
+        settled(page, "Replay Explorer")
+        page.wait_for_function(dark)
