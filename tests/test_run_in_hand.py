@@ -318,14 +318,14 @@ def test_a_page_notices_that_its_run_has_changed_and_waits_while_something_is_ty
         page.get_by_role("button", name="Name").click()
         field = page.get_by_role("textbox", name="Name of this run")
         field.fill("half a na")
-        quick.update_manifest(status_said="interrupted", scored=False, targets_scored=0)
-        show = page.get_by_role("button", name="The run has changed: show it")
+        quick.storage().clean(("scores",))
+        show = page.locator(".st-key-watch button")
         expect(show).to_be_visible()
         expect(field).to_have_value("half a na")
         field.press("Enter")
         page.keyboard.press("Escape")
         expect(page.get_by_text("The scores of this run were deleted.")).to_be_visible()
-        expect(show).to_have_count(0)
+        expect(show).to_be_hidden()
         assert notes.name_of(quick) == "half a na"
 
 
@@ -343,3 +343,51 @@ def test_the_menu_offers_the_themes(page, root):
         page.reload()
         settled(page, "Replay Explorer")
         page.wait_for_function(dark)
+
+
+def test_guests_are_led_to_results_and_offered_nothing_that_is_off(page, quick, newer):
+    newer.update_manifest(status_said="cancelled", created="2999-01-01T00:00:00+00:00")
+    off = page.locator('[data-testid="stMain"] button[data-testid^="stBaseButton"]:disabled').filter(visible=True)
+    with server(quick.root, page, REPLAY_READ_ONLY="1") as (url, _):
+        for path, heading in PAGES.items():
+            page.goto(f"{url}/{'' if path == 'app.py' else Path(path).stem}")
+            settled(page, heading)
+            idle(page)
+            expect(off).to_have_count(0)
+            expect(page.get_by_text("REPLAY_READ_ONLY")).to_have_count(0)
+            assert "run=" not in page.url or quick.id in page.url
+        page.goto(url)
+        page.get_by_role("link", name="Look at the influence").click()
+        settled(page, "Influence")
+        assert quick.id in page.url
+        expect(page.get_by_role("link", name="Set up a run")).to_have_count(0)
+
+
+def test_behind_a_proxys_path_every_link_leads_below_it(page, two):
+    """On pages that are full of links; the links of enlarged images are watched in test_browser."""
+    older, _ = two
+    full = ("app.py", "pages/Trust.py", "pages/Training_images.py", "pages/Glossary.py")
+    with server(older.root, page, "--server.baseUrlPath", "replay") as (url, _):
+        for path in full:
+            page.goto(f"{url}/{'' if path == 'app.py' else Path(path).stem}?run={older.id}")
+            settled(page, PAGES[path])
+            idle(page)
+            expect(page.locator('[data-testid="stSidebar"] [data-testid="stPageLink"] a')).to_have_count(len(PAGES))
+            addresses = page.locator("a[href]").evaluate_all("links => links.map(link => link.href)")
+            inside = [address for address in addresses if urlsplit(address).netloc == urlsplit(url).netloc]
+            assert all(f"{each}/".startswith(f"{url}/") for each in inside), (path, inside)
+
+
+@pytest.mark.parametrize("width", [390, 1024])
+def test_nothing_of_the_overview_is_cut(width, page, two):
+    page.set_viewport_size({"width": width, "height": 900})
+    with server(two[0].root, page) as (url, _):
+        page.goto(url)
+        settled(page, "Replay Explorer")
+        names = page.locator('[data-testid="stMain"] [data-testid="stPageLink"] p')
+        expect(names.get_by_text("Influence")).to_have_count(2)
+        assert not [
+            text
+            for text, cut in names.evaluate_all("them => them.map(p => [p.innerText, p.scrollWidth > p.clientWidth])")
+            if cut
+        ]

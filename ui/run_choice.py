@@ -70,7 +70,7 @@ def chosen(empty: str, first: Collection[str] = (), label: str = "Run") -> RunVi
     if not runs:
         say_empty(empty)
         st.stop()
-    with st.container(horizontal=True, vertical_alignment="bottom"):
+    with st.container(key="run-row", horizontal=True, vertical_alignment="bottom"):
         run_id = _selectbox(runs, asked, default(list(runs.values()), first), label)
         if run_id is None:
             st.stop()

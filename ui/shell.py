@@ -66,7 +66,8 @@ def page(title: str):
             panel = st.container()
             st.divider()
             if files.read_only():
-                st.caption(READ_ONLY)
+                with st.container(key="read-only"):
+                    st.caption(READ_ONLY)
         st.title(title)
         st.session_state.update({"page": title, "remarks": st.container(), "errors shown": set()})
         queue()  # here, where its error is shown: a fragment's would be a bare traceback
@@ -133,7 +134,8 @@ def shows() -> str:
 
 
 def acting(disabled: bool = False, help: str | None = None) -> dict:
-    """Arguments of a widget that starts, deletes or writes: in read-only mode it is off, and says why."""
+    """Arguments of a widget that starts, deletes or writes: in read-only mode it is off, and says why; a button that is
+    off then is not shown (shell.css)."""
     return {"disabled": True, "help": READ_ONLY} if files.read_only() else {"disabled": disabled, "help": help}
 
 
