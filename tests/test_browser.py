@@ -650,7 +650,8 @@ def test_no_link_and_no_file_makes_the_browser_ask_a_foreign_host(page, root):
         "Influence": ("target", "pin", "label", "relation", "side", "k", "size", "low", "high", "page"),
         "Training_images": ("view", "image", "view=browse&label", "view=browse&page", "view=matrix&group"),
         "Test_images": ("wrong", "true", "predicted", "from", "to", "order", "page"),
-        "Compare_runs": ("other", "target"),
+        "Compare_runs": ("other", "target", "image", "view", "runs"),
+        "Trust": ("validation", "target"),
         "Find_bad_labels": ("from",),
     }
     with server(root, page) as (url, _):

@@ -22,6 +22,7 @@ from tests.helpers import at_rest, button, idle, said, settled, show, sound, til
 from tests.made_up import SAMPLE, run_of
 from tests.test_browser import violations
 from tools.serve import server
+from ui.glossary import TERMS
 
 GOOD, CHECK, POOR = LEVELS
 LOSS = frozenset({"test:0.loss", "test:1.loss"})
@@ -292,6 +293,7 @@ def test_the_number_of_subsets_stands_in_one_place():
     assert f"Once {DECISIVE} or more subsets have been retrained" in document
     assert f"at least {FEWEST} subsets" in document and f"{trust.NARROW} give a useful interval" in document
     assert f"above a growth of {CHAOTIC_GROWTH:g}" in document
+    assert f"A verdict needs {DECISIVE} subsets" in TERMS["validation"].more
     for path in ("pages/Trust.py", "engine/arguments.py", "engine/analysis/lds.py", "engine/jobs/validation.py"):
         literal = re.findall(
             rf"\b({FEWEST}|{DECISIVE}|{trust.PROPOSED}|{trust.NARROW}) subsets", Path(path).read_text()
