@@ -7,7 +7,7 @@ from engine.jobs.queue import discard
 from engine.runs.job import JobRecord
 from engine.runs.progress import Progress
 from engine.runs.run import Run
-from ui import formats, pictures, progress, results, run_choice, shell
+from ui import formats, pictures, progress, results, run_choice, run_names, shell
 from ui.run_choice import RunView
 from ui.text import line, plain
 
@@ -86,9 +86,9 @@ def draw_queue(run: RunView) -> None:
         return
     with st.container(horizontal=True, vertical_alignment="center"):
         st.caption(f"It waits until {formats.count(len(before), 'runs')} {'is' if before[1:] == [] else 'are'} done.")
-        st.page_link(
-            "pages/Live.py", label=f"See {before[0]}", icon=":material/monitoring:", query_params={"run": before[0]}
-        )
+        name = run_names.labels(shell.all_runs()).get(before[0], before[0])
+        label = f"See {plain(name)}"
+        st.page_link("pages/Live.py", label=label, icon=":material/monitoring:", query_params={"run": before[0]})
 
 
 def draw_meanwhile(run: RunView) -> None:
@@ -348,6 +348,10 @@ with shell.page("Live"):
         f"batches of {config.recipe.batch_size:,} images · {plain(config.replay_mode)} mode"
     )
     in_progress = run.manifest.in_progress
+    if in_progress:
+        st.session_state["watched"] = run.id  # until its result is seen, the sidebar of every page leads to it
+    elif st.session_state.get("watched") == run.id:
+        del st.session_state["watched"]
     # A browser on the same machine takes its share of the cores to draw charts, so they come less often.
     for draw, every in ((draw_now, "1s"), (draw_charts, "5s")):
         st.fragment(guarded, run_every=every if in_progress else None)(draw, run.folder, in_progress)

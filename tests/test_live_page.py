@@ -21,6 +21,7 @@ from engine.errors import CancelledError
 from engine.jobs import accuracy, ahead
 from engine.jobs import execute as work
 from engine.jobs.job import Job, Result
+from engine.jobs.journal import Meter
 from engine.jobs.queue import JobQueue
 from engine.jobs.rebuild import Rebuild
 from engine.jobs.registry import JOBS, from_record
@@ -37,7 +38,7 @@ from tests.quick import CONFIG
 from tests.test_browser import AXE, violations
 from tools.hold import Hold
 from tools.serve import server
-from ui import formats, pictures
+from ui import formats, pictures, shell
 
 pytestmark = pytest.mark.usefixtures("root")
 
@@ -224,16 +225,17 @@ def test_a_training_that_is_resumed_drops_the_accuracies_of_steps_that_are_run_a
 )
 def test_a_cancel_is_told_in_the_direction_of_the_progress(quick, monkeypatch, job, phase, words):
     """The number of steps that are done, and the same one in the log: replay goes backwards, progress does not."""
-    cancel = threading.Event()
-    monkeypatch.setattr("engine.jobs.journal.REPORT_EVERY", (0.0, 0.0))
-    monkeypatch.setattr("engine.jobs.journal.METER_SHARE", 1e9)
+    cancel, exact = threading.Event(), Meter.report
+    monkeypatch.setattr("engine.jobs.journal.REPORT_EVERY", (1e9, 1e9))  # nothing is told before its end
 
-    def watch(event: dict) -> None:
-        if event["kind"] == "progress" and event["phase"] == phase and event["step"] == 4:
+    def report(meter: Meter, done: int, *more, **last) -> None:
+        exact(meter, done, *more, **last)
+        if meter.phase == phase and done == 4:
             cancel.set()
 
+    monkeypatch.setattr(Meter, "report", report)
     with pytest.raises(CancelledError):
-        do(quick, job, cancel=cancel, on_event=watch)
+        do(quick, job, cancel=cancel)
     (cancelled,) = of_kind(quick, "cancelled")
     assert cancelled["what"] == f"Cancelled {words}."
     last = of_kind(quick, "progress")[-1]
@@ -310,15 +312,19 @@ def test_a_what_if_ends_with_its_table_for_the_target_that_was_looked_at(quick):
     shown = links(show("pages/Live.py", run=quick.id))
     assert "Find_bad_labels: Back to Find bad labels" in shown
     assert [q for label, q in shown.items() if "What if?" in label] == [f"run={quick.id}&target=test:0.loss"]
+    # One that changes what the model says of test images: they are shown, too.
+    submitted(quick, WhatIf.of([], {i: 0 for i in range(0, 120, 2)}), "Influence")
+    app = show("pages/Live.py", run=quick.id)
+    (changed,) = [each.label for each in app.expander if "another predicted label" in each.label]
+    assert trust.what_ifs(quick.manifest())[-1]["test"]["changed"] > 0 and not changed.endswith(" 0")
 
 
 @pytest.mark.slow
 def test_a_validation_ends_with_its_verdict_and_a_rebuild_with_what_it_is_good_for(quick):
     submitted(quick, Validate(5), "Trust")
     app = show("pages/Live.py", run=quick.id)
-    (report,) = trust.reports(quick.manifest())
-    assert trust.verdict(quick.manifest()).reason[:40] in said(app).replace("\\", "")
-    assert any(f"**{formats.figure(report['lds_mean'])}**" in each.value for each in app.markdown)
+    reason = trust.verdict(quick.manifest()).reason
+    assert "Validated with 5 subsets" in reason and f"Checked. **Check before you rely on it.** {reason}" in said(app)
     assert list(links(app)) == ["Trust: Look at the trust report"]
     submitted(quick, Rebuild("disk"))
     assert "the checkpoints are complete" in said(show("pages/Live.py", run=quick.id))
@@ -444,6 +450,29 @@ def test_the_headline_says_the_job_the_figures_the_time_in_all_and_what_can_be_l
     assert "2 targets" not in app.main.caption[0].value and "10 steps" not in said(app)
 
 
+def test_on_every_page_the_sidebar_leads_to_the_result_of_the_job_that_was_watched(quick):
+    begun = {"kind": "started", "job": "replay", "phases": [{"phase": "replay", "cost": 50}], "step_seconds": 2.0}
+    with at_work(quick, begun, {"kind": "phase", "phase": "replay", "steps": 10}):
+        app = show("pages/Live.py", run=quick.id)
+        (bar,) = app.sidebar.get("progress")
+        assert bar.proto.text == "Replay, step 0 of 10, 1 min 40 s left in all"
+        sound(app.switch_page("pages/Glossary.py").run())
+        assert not ended(app)
+    quick.update_manifest(status_said="finished")
+    shell._looks.clear()
+    assert ended(sound(app.run())) == [f"run={quick.id}"]
+    app.switch_page("pages/Live.py")
+    app.query_params["run"] = quick.id
+    sound(app.run())
+    sound(app.switch_page("pages/Glossary.py").run())
+    assert not ended(app)  # it was seen
+
+
+def ended(app) -> list[str]:
+    protos = [link.proto for link in app.sidebar.get("page_link")]
+    return [proto.query_string for proto in protos if proto.label == "Your job has ended: see the result"]
+
+
 def test_an_interrupted_run_has_no_time_left_and_a_failed_one_none(quick):
     with at_work(quick, {"kind": "started", "job": "replay"}, {"kind": "phase", "phase": "replay", "steps": 10}):
         quick.events_log.append("progress", phase="replay", step=3, steps=10, rate=0.1)
@@ -519,13 +548,13 @@ def test_a_job_in_a_browser_from_its_start_to_the_way_back(page, quick, tmp_path
         expect(main.get_by_role("heading", name="Replaying 2 targets: test 7, test 9")).to_be_visible()
         wait_until(lambda: steps_done(page) == ("Replay", 4), page)
         expect(main.get_by_text("Replay: step 4 of 10")).to_be_visible()
-        expect(main.get_by_text("left in all")).to_be_visible()
+        expect(main.get_by_text("Left in all", exact=True)).to_be_visible()
         expect(main.get_by_text("A replay goes through the training backwards")).to_be_visible()
         expect(main.get_by_role("link", name="Look at the test images")).to_be_visible()
         main.get_by_role("button", name="Cancel the run").click()
         expect(main.get_by_text("Cancelled while replaying, after 4 of 10 steps.")).to_be_visible()
         expect(main.get_by_test_id("stMetric").nth(1)).to_contain_text("4 of 10")
-        expect(main.get_by_text("left in all")).to_have_count(0)
+        expect(main.get_by_text("Left in all", exact=True)).to_have_count(0)
         hold.open()
         main.get_by_role("button", name="Resume the run").click()
         expect(main.get_by_text("Finished: the scores are ready.")).to_be_visible()

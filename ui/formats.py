@@ -487,4 +487,9 @@ def sentence(event: dict) -> str:
         return f"{kind.capitalize()}: {event.get('what', '')}"
     if kind == "unreadable":
         return event["what"]
+    if kind == "accuracy":
+        right = percent(event["accuracy"])
+        return f"After step {event['step']:,}: {right} of {count(event['images'], 'test images')} right"
+    if kind == "done":
+        return f"Done: {event['job']}"
     return kind.capitalize()

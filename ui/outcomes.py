@@ -44,7 +44,7 @@ def _draw_changed(dataset: Dataset, changed: list[what_ifs.Changed], of: int, ke
     st.caption(f"{shown}, the largest change first.")
     page = paging.choose(len(changed), f"changed-page-{key}", A_PAGE, name=None)
     tiles = [_tile(dataset, each) for each in paging.of_page(changed, page, A_PAGE)]
-    gallery.show(dataset, tiles, f"changed-{key}", size=84)
+    gallery.show(dataset, tiles, f"changed-images-{key}", size=84)
 
 
 def _tile(dataset: Dataset, changed: what_ifs.Changed) -> gallery.Tile:

@@ -86,7 +86,7 @@ def draw_explained(run: RunView, done: Done) -> None:
         return
     st.success("Finished: the scores are ready.", icon=":material/check:")
     st.markdown(f"**{formats.count(len(refs), 'targets')} explained.** Choose one to see what helped and harmed it:")
-    with st.container(horizontal=True, gap="medium"):
+    with st.container(horizontal=True, gap="medium", key=f"targets-{done.scores}"):
         for ref in refs[:PICTURED]:
             draw_target(run, ref)
     if refs[PICTURED:]:
@@ -108,7 +108,8 @@ def draw_target(run: RunView, ref: TargetRef) -> None:
             st.caption(f"{formats.count(len(view.members), 'images')}, {formats.percent(view.accuracy)} right")
         else:
             right = view.predicted_label == view.true_label
-            st.caption(f"{'✓ right' if right else '✗ wrong'}: {plain(classes[view.predicted_label])}")
+            mark = ":material/check: right" if right else ":material/close: wrong"
+            st.caption(f"{mark}: {plain(classes[view.predicted_label])}")
         to("Influence", plain(ref.target.title(run.dataset)), "", run, target=ref.key)
 
 
@@ -145,16 +146,11 @@ def draw_what_if(run: RunView, done: Done) -> None:
 
 def draw_checked(run: RunView, done: Done) -> None:
     """Of a validation or of the smoothness: what is known by now of how far to rely on the scores."""
-    verdict = trust.verdict(run.manifest)
-    st.success(f"Checked. {plain(verdict.level.capitalize())}: {plain(verdict.reason)}", icon=":material/check:")
-    for report in trust.reports(run.manifest):
-        if report["name"] in done.reports and report["lds_mean"] is not None:
-            st.markdown(
-                f"Over {formats.count(report['subsets'], 'retrainings')}, each without "
-                f"{formats.percent(report['drop'])} of the images, the rank correlation of predicted and actual change "
-                f"(LDS) was **{formats.figure(report['lds_mean'])}**, 95 % interval "
-                f"{formats.between(report['lds_mean_low'], report['lds_mean_high'])}."
-            )
+    verdict = trust.verdict(run.manifest, run.dataset.sizes.n_train)
+    step = verdict.step
+    more = "" if step is None else step.in_words("" if step.seconds is None else formats.duration(step.seconds))
+    level = verdict.level[0].upper() + verdict.level[1:]
+    st.success(f"Checked. **{level}.** {plain(verdict.reason)} {plain(more)}", icon=":material/check:")
     to("Trust", "Look at the trust report", "verified", run)
 
 

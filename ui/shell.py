@@ -249,6 +249,7 @@ def _status() -> None:
             _job(Run(root(), active[0]), len(active[1:]), names.get(active[0], active[0]))
         else:
             st.caption("No run in progress")
+    _ended(active)
     st.caption(f"Disk free: {formats.size(space.disk_free(root()))}")
 
 
@@ -262,6 +263,18 @@ def _engine_state(engine: JobQueue) -> None:
         st.caption("The engine is being loaded")
 
 
+def _ended(active: list[str]) -> None:
+    """The way to what came of the job that this person started, or watched on *Live*, once it is over."""
+    watched = st.session_state.get("watched")
+    if watched and watched not in active and watched in {run.id for run in all_runs()}:
+        st.page_link(
+            "pages/Live.py",
+            label="Your job has ended: see the result",
+            icon=":material/task_alt:",
+            query_params={"run": watched},
+        )
+
+
 def _job(run: Run, waiting: int, name: str) -> None:
     now = progress.of(run)
     st.page_link("pages/Live.py", label=f"In progress: {plain(name)}", query_params={"run": run.id})
@@ -269,9 +282,10 @@ def _job(run: Run, waiting: int, name: str) -> None:
         st.caption(f"{formats.count(waiting, 'runs')} waiting")
     if now.paused:
         st.caption("Paused: it waits for space on the disk")
-    step = f"step {now.step:,} of {now.steps:,}, " if now.steps else ""
-    st.progress(
-        now.fraction,
-        text=f"{plain(formats.phase(now.phase))}, {step}{formats.duration(now.seconds_left)} left in this phase",
-    )
+    if queue().is_stopping(run.id):
+        st.caption("Stopping …")
+    step = f", step {now.step:,} of {now.steps:,}" if now.steps else ""
+    left, of = (now.seconds_left, " in this phase") if now.seconds_in_all is None else (now.seconds_in_all, " in all")
+    told = "" if left is None else f", {formats.duration(left)} left{of}"
+    st.progress(now.fraction, text=f"{plain(formats.phase(now.phase))}{step}{told}")
     st.caption(formats.memory(now.meters))
