@@ -197,6 +197,7 @@ def draw_finished(run: RunView) -> None:
     if not run.manifest.scored:
         why = "The scores of this run were deleted." if run.manifest.scored is False else "It has no scores."
         st.info(f"Finished. {why}", icon=":material/info:")
+        results.to("Test images", "Choose targets by looking", "grid_view", run)
         return
     st.success("Finished: the scores are ready.", icon=":material/check:")  # its log was deleted
     with st.container(horizontal=True):
@@ -214,7 +215,7 @@ def draw_traceback(run: RunView) -> None:
 
 def draw_unfinished(run: RunView) -> None:
     """What was not finished of the run, to be resumed or, of a trained one, discarded."""
-    if not run.manifest.resumable:
+    if not run.manifest.resumable or files.read_only():
         return
     if st.button("Resume the run", type="primary", icon=":material/resume:", key="resume", **shell.acting()):
         with shell.guarded():  # where it cannot be resumed, what stands in the way can be discarded below

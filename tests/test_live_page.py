@@ -482,6 +482,22 @@ def test_an_interrupted_run_has_no_time_left_and_a_failed_one_none(quick):
     assert not [label for label in metrics(app) if "Left" in label]
 
 
+def test_a_guest_is_offered_nothing_to_start_or_stop(quick, monkeypatch):
+    quick.update_manifest(jobs=(Replay(("test:7",), "loss", "disk").record(),))
+    assert button(show("pages/Live.py", run=quick.id), "Resume the run")
+    monkeypatch.setenv("REPLAY_READ_ONLY", "1")
+    assert [each.label for each in show("pages/Live.py", run=quick.id).button] == []
+
+
+def test_a_training_without_scores_says_so_and_where_to_choose_targets(quick):
+    quick.storage().clean(("logs", "scores"))
+    assert "were deleted" in said(show("pages/Live.py", run=quick.id))
+    quick.update_manifest(scored=None)
+    app = show("pages/Live.py", run=quick.id)
+    assert "It has no scores." in said(app)
+    assert list(links(app)) == ["Test_images: Choose targets by looking"]
+
+
 def test_charts_without_values_are_not_drawn(quick):
     quick.storage().clean(("logs",))
     with at_work(quick, {"kind": "started", "job": "replay"}):

