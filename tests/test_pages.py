@@ -80,7 +80,7 @@ def test_every_page_has_the_status_of_the_job_of_any_process_and_of_the_disk(pag
     assert "Memory of its process: 545 MB" in shown and "Memory available: 20 GB of 25 GB" in shown
     assert "Disk free: 72 GB" in shown and "No run in progress" not in shown
     (progress,) = strip.get("progress")
-    assert progress.proto.text == "Replay, step 50 of 200, 1 min 15 s left in this phase" and progress.proto.value == 25
+    assert progress.proto.text == "Replay, step 50 of 200, 1 min 15 s left in all" and progress.proto.value == 25
 
 
 def test_a_first_visitor_is_told_the_three_steps(root, made):
