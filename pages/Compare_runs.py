@@ -340,3 +340,4 @@ with shell.page("Compare runs"):
     shown = draw_many(a) if view == "many" else draw_two(a)
     link.keep(run=a.id, **shown)
     link.copy()
+    ticks.bar(a)

@@ -200,8 +200,7 @@ def samples(dataset) -> None:
         chosen = st.selectbox("Class", classes, format_func=class_name, width=240)
     label = None if chosen == EVERY else dataset.classes.index(chosen)
     indices = paging.of_class(dataset.labels(split), label)
-    pages = paging.pages(len(indices), A_PAGE)
-    page = st.pagination(pages, default=1, key=f"data-page-{split}-{label}") if pages > 1 else 1
+    page = paging.choose(len(indices), f"data-page-{split}-{label}", A_PAGE, name=None)
     tiles = [tile(dataset, split, index) for index in paging.of_page(indices, page, A_PAGE).tolist()]
     gallery.show(dataset, tiles, "data-samples")
 

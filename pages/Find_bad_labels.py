@@ -1,4 +1,6 @@
-"""Find bad labels: training images by the harm they do or by the model's doubt, to look at, exclude, and check."""
+"""Find bad labels: training images by the model's doubt or the harm they do, to look at, tick, relabel, and check."""
+
+import functools
 
 import streamlit as st
 
@@ -6,28 +8,20 @@ from engine.analysis import suspects
 from engine.jobs.replay import Replay
 from engine.runs.notes import LABELS
 from engine.targets import AllTests
-from ui import cards, formats, gallery, link, paging, run_choice, shell, target_choice, ticks
-from ui.paging import EVERY, class_name, from_the_first
+from ui import formats, link, outcomes, paging, run_choice, shell, suspect_list, suspect_tiles, ticks
 from ui.run_choice import RunView
-from ui.text import line
+from ui.suspect_list import Suspects
+from ui.text import plain
 
-ORDERS = {"harm": "Harm to the target", "loss": "Loss on the label given"}
-WHY = {
-    "harm": "Training on the first images harmed the target most. A wrong label is a usual reason; a hard or unusual "
-    "image is another, so look before you exclude.",
-    "loss": "The trained model gives the first images' labels the lowest probability. This finds wrong labels well, "
-    "and does not say whether they matter to the target.",
+SIZE = 112  # pixels of a tile
+RULES = {  # by what all images above, or below, a threshold are ticked: words, first threshold, step
+    "probability": ("Probability of the given label below (%)", 1.0, 1.0),
+    "loss": ("Loss on the given label of at least (nats)", 5.0, 0.5),
 }
 
 
-@st.cache_data(max_entries=8, show_spinner=False)
-def ranked(sha256: str, key: str, by: str, _manifest):
-    """By content: see `ranked` of Influence."""
-    return suspects.ranked(_manifest, key, by)
-
-
 def offer_better_target(run: RunView) -> None:
-    """The mean loss over all test images tells wrong labels best; it may not be scored yet."""
+    """The mean loss over all test images tells harm best; it may not be scored yet."""
     if any(isinstance(ref.target, AllTests) for ref in run.targets.values()):
         return
     st.info(
@@ -40,75 +34,117 @@ def offer_better_target(run: RunView) -> None:
         shell.submit(run.id, Replay(("test:all",), "loss", kept or "memory"))
 
 
-def choose_suspects(run: RunView):
-    """All training images in the order chosen, those of them that the filters leave, and a key of the filters."""
-    by = st.segmented_control(
-        "Order", list(ORDERS), default="harm", required=True, format_func=ORDERS.get, on_change=from_the_first
-    )
-    best = suspects.target_key(run.manifest)
-    ref = target_choice.chosen(run, f"by-{run.id}", best, on_change=from_the_first)
-    given, agree = st.columns(2, vertical_alignment="bottom")  # a row of three cuts its labels off at 900 px
-    label = given.selectbox(
-        "Given label", [EVERY, *run.dataset.classes], on_change=from_the_first, format_func=class_name
-    )
-    disagree = agree.checkbox("The model disagrees", on_change=from_the_first)
-    st.markdown(WHY[by])
-    images = ranked(run.manifest.score_sets.sha256(ref.score_set), ref.key, by, run.manifest)
-    left = images[(images["given_label"] == label) | (label == EVERY)]
-    left = left[(left["given_label"] != left["model_label"]) | (not disagree)]
-    return images, left, f"{by}-{ref.key}-{label}-{disagree}"
+# -- ticking many at once
 
 
-def draw_suspects(run: RunView, left, key: str) -> None:
-    if left.empty:
+def draw_ticking(run: RunView, found: Suspects, on_page) -> None:
+    with st.container(horizontal=True):
+        st.button(
+            f"Tick these {len(on_page)}",
+            key="tick-page",
+            icon=":material/select_all:",
+            on_click=ticks.add,
+            args=(run, on_page["index"].tolist(), LABELS),
+            **shell.acting(help="All on this page. Hold Shift to tick all between two boxes."),
+        )
+        with st.popover("Tick by a rule", icon=":material/rule:", **shell.acting()):
+            tick_range(run, found)
+            st.divider()
+            tick_threshold(run, found)
+
+
+def tick_range(run: RunView, found: Suspects) -> None:
+    last = len(found.left)
+    first_side, last_side = st.columns(2)
+    start = first_side.number_input("From number", 1, last, 1, key=f"rule-from-{found.key}")
+    end = last_side.number_input("To number", 1, last, min(100, last), key=f"rule-to-{found.key}")
+    offer(run, found.left["index"][start - 1 : end].tolist(), "range", "of this list")
+
+
+def tick_threshold(run: RunView, found: Suspects) -> None:
+    rule = st.selectbox("All with", list(RULES), key=f"rule-{run.id}", format_func=lambda rule: RULES[rule][0])
+    words, default, step = RULES[rule]
+    value = st.number_input(words, 0.0, value=default, step=step, key=f"threshold-{rule}", label_visibility="collapsed")
+    chosen = found.left[rule] < value / 100 if rule == "probability" else found.left[rule] >= value
+    offer(run, found.left["index"][chosen].tolist(), "threshold", "above it" if rule == "loss" else "below it")
+
+
+def offer(run: RunView, indices: list[int], key: str, which: str) -> None:
+    st.button(
+        f"Tick {formats.count(len(indices), 'images')} {which}",
+        key=f"tick-{key}",
+        icon=":material/check_box:",
+        on_click=ticks.add,
+        args=(run, indices, LABELS),
+        **shell.acting(not indices),
+    )
+
+
+# -- the images
+
+
+def draw_suspects(run: RunView, found: Suspects) -> int:
+    """One page of them, with what ticks many; returns its number."""
+    if found.left.empty:
         st.info(
             "No training image is left with these filters: choose another label, or all of them.",
             icon=":material/filter_alt_off:",
         )
-        return
-    old = link.whole("from", 0, paging.last(len(left)), 0)  # of links from before the pages had numbers
-    if "from" in st.query_params:
-        st.query_params.pop("from")
-        st.query_params["page"] = str(1 + old // paging.A_PAGE)
-    page = paging.choose(len(left), f"page-{run.id}-{key}")
-    st.query_params["page"] = str(page)
-    ticks.tiles(run, tiles_of(run, paging.of_page(left, page)), "suspects", set_name=LABELS)
-
-
-def tiles_of(run: RunView, rows) -> list[gallery.Tile]:
-    """What a person needs to judge a label by: the label given, and what the model would say."""
-    tiles = []
-    for row in rows.itertuples():
-        lines = [
-            line(f"model: {row.model_label}"),
-            f"given label: {formats.percent(row.probability)}",
-            formats.arrow_score(row.score),
-            *(line(formats.shortened(file)) for _, file in cards.file_of(run.dataset, "train", row.index)),
-        ]
-        if "true_label" in rows:
-            lines.append(line(f"true: {row.true_label}") if row.true_label != row.given_label else "label is right")
-        details = (
-            ("Image", f"train:{row.index}"),
-            ("Given label", line(row.given_label)),
-            *cards.file_of(run.dataset, "train", row.index),
-            ("Model's label", line(row.model_label)),
-            ("Probability of the given label", formats.percent(row.probability)),
+        return 1
+    place, below = st.container(), st.container()
+    with below:
+        page = paging.choose(len(found.left), f"page-{found.key}", default=suspect_list.page_of_old_link())
+    on_page = paging.of_page(found.left, page)
+    with place:
+        draw_ticking(run, found, on_page)
+        ticks.tiles(
+            run,
+            suspect_tiles.of(run, found, on_page),
+            "suspects",
+            SIZE,
+            shares_title="The model's probabilities",
+            set_name=LABELS,
+            suggested=suspect_tiles.model_labels(run, on_page),
         )
-        tiles.append(gallery.Tile("train", row.index, line(f"{row.rank}. {row.given_label}"), tuple(lines), details))
-    return tiles
+    return page
+
+
+# -- what is taken away, and what a retraining did
+
+
+def draw_exports(run: RunView, found: Suspects) -> None:
+    def table() -> str:  # written when it is asked for: of 60,000 images it takes a while
+        job = ticks.what_if(run, LABELS)
+        return formats.csv(suspects.decided(found.images, run.dataset, job.left_out, dict(job.relabelled)))
+
+    with st.container(horizontal=True):
+        st.download_button("All suspects as CSV", table, f"{run.id}-suspects.csv", icon=":material/download:")
+        link.copy()
+
+
+def draw_outcome(run: RunView) -> None:
+    """What a retraining without, or with the new labels of, the images that are ticked did, where there was one."""
+    job = ticks.what_if(run, LABELS)
+    report = outcomes.report_of(run, job)
+    if report is None:
+        return
+    with st.container(border=True):
+        st.markdown(f"**Trained again: {plain(formats.changed(report))}**")
+        outcomes.draw_what_if(run, report, "ticked")
 
 
 with shell.page("Find bad labels"):
     run = run_choice.chosen("There is no run to search for bad labels yet.")
     run_choice.stop_without_scores(run)
     with shell.guarded():
+        draw_outcome(run)
+    with shell.guarded():
         offer_better_target(run)
-    images, left, key = choose_suspects(run)
-    if precision := suspects.known_precision(images):
-        st.caption(formats.known_errors(*precision))
-    draw_suspects(run, left, key)
-    # Written when it is asked for: of 60,000 images it takes a while.
-    st.download_button(
-        "All suspects as CSV", lambda: formats.csv(images), f"{run.id}-suspects.csv", icon=":material/download:"
-    )
-    ticks.bar(run, LABELS)
+    found = suspect_list.choose(run)
+    run_choice.hold(run=run.id, target=found.ref.key)
+    page = draw_suspects(run, found)
+    suspect_list.keep_link(run, found, page)
+    draw_exports(run, found)
+    with shell.guarded():
+        outcomes.draw_all(run)
+    ticks.bar(run, LABELS, functools.partial(suspect_list.see, run))

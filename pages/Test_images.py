@@ -11,7 +11,7 @@ from engine.runs import uploads
 from engine.runs.scores import TargetRef
 from engine.targets import UploadedImage
 from ui import cards, explain, formats, gallery, link, paging, pictures, run_choice, shell, ticks
-from ui.paging import EVERY, class_name, from_the_first
+from ui.paging import EVERY, class_name, turn_to_the_first
 from ui.run_choice import RunView
 from ui.text import line, plain
 
@@ -65,13 +65,13 @@ def choose_filters(run: RunView) -> tuple[test_lists.TestFilter, str]:
     link.follow(f"confidence-{run.id}", tuple(limits))
     link.follow(f"order-{run.id}", link.one_of("order", test_lists.ORDERS, "wrong first"))
     with st.container(horizontal=True, vertical_alignment="bottom"):
-        wrong = st.toggle("Misclassified only", key=f"wrong-{run.id}", on_change=from_the_first)
+        wrong = st.toggle("Misclassified only", key=f"wrong-{run.id}", on_change=turn_to_the_first)
         order = st.selectbox(
             "Order",
             test_lists.ORDERS,
             key=f"order-{run.id}",
             width=150,
-            on_change=from_the_first,
+            on_change=turn_to_the_first,
         )
         labels = [
             st.selectbox(
@@ -79,7 +79,7 @@ def choose_filters(run: RunView) -> tuple[test_lists.TestFilter, str]:
                 classes,
                 key=f"tests-{name}",
                 width=170,
-                on_change=from_the_first,
+                on_change=turn_to_the_first,
                 format_func=class_name,
             )
             for name in ("true", "predicted")
@@ -88,7 +88,7 @@ def choose_filters(run: RunView) -> tuple[test_lists.TestFilter, str]:
             "Confidence (%)",
             0,
             100,
-            on_change=from_the_first,
+            on_change=turn_to_the_first,
             width=240,
             key=f"confidence-{run.id}",
             help=f"The probability of the predicted label. {formats.help_text('probability')}",
@@ -133,7 +133,7 @@ def take_cell(key: str, classes: tuple[str, ...]) -> None:
     if points := st.session_state[key].selection.points:
         st.session_state["tests-true"] = classes[int(points[0]["y"])]
         st.session_state["tests-predicted"] = classes[int(points[0]["x"])]
-        from_the_first()
+        turn_to_the_first()
 
 
 def tile_of(run: RunView, index: int, predicted: int, confidence: float, ref: TargetRef | None) -> gallery.Tile:

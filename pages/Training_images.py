@@ -8,7 +8,7 @@ from engine.analysis.ranking import rank
 from engine.runs import notes
 from engine.targets import target_function
 from ui import cards, formats, link, paging, pictures, run_choice, shell, ticks
-from ui.paging import EVERY, class_name, from_the_first
+from ui.paging import EVERY, class_name, turn_to_the_first
 from ui.run_choice import RunView
 from ui.scale import verbs
 from ui.text import line, plain
@@ -26,7 +26,7 @@ PLACE = "Place on its side"
 def browse(run: RunView) -> None:
     labels, key = [EVERY, *run.dataset.classes], f"label-{run.id}"
     link.follow(key, link.one_of("label", labels, EVERY))
-    label = st.selectbox("Given label", labels, key=key, width=220, on_change=from_the_first, format_func=class_name)
+    label = st.selectbox("Given label", labels, key=key, width=220, on_change=turn_to_the_first, format_func=class_name)
     indices = paging.of_class(run.dataset.train_labels, paging.label_number(label, run.dataset.classes))
     page = paging.choose(len(indices), f"page-{run.id}-{label}")
     link.keep(run=run.id, view="browse", label=formats.unless(label, EVERY), page=page)
@@ -242,3 +242,4 @@ with shell.page("Training images"):
         "View", list(VIEWS), format_func=VIEWS.get, required=True, key="view", label_visibility="collapsed"
     )
     {"image": outwards, "browse": browse, "matrix": class_on_class}[view](run)
+    ticks.bar(run)

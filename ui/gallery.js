@@ -1,7 +1,10 @@
 // A grid of images that can be enlarged, walked through with the arrow keys, and ticked.
 //
 // data: {size, small, smooth, enlarged, smooth_enlarged, ticking, bars_title, beside: {title, src, alt} or null,
-//        tiles: [{index, src, alt, title, lines, effect, ticked, tick_label, sentence, details, bars, bars_note, link, link_text}]}
+//        pictures, labels,
+//        tiles: [{index, src, alt, title, lines, effect, ticked, tick_label, sentence, details, bars, bars_note, shares, groups, choice, link, link_text}]}
+//        `shares` (name, share, text) are drawn as bars from 0; `groups` (title, indices) name images of `pictures`,
+//        {index: {src, alt}}; `labels` and `choice` are those of labelling.js, null without
 // Sends the trigger "ticks", {index: on}: every change that the server has not answered yet, for a later
 // trigger takes the place of an earlier one.
 
@@ -29,10 +32,15 @@ export default function ({ data, parentElement, setTriggerValue }) {
     if (shown.pending[tile.index] === tile.ticked) delete shown.pending[tile.index]
   const isTicked = (tile) => shown.pending[tile.index] ?? tile.ticked
 
+  const labels = data.labels && labelling({ data, shown, isTicked, tick, refresh: refreshTicks, setTriggerValue })
+
   // «train:17»; in `short`, below a small picture, «17».
   function tickBox(tile, short = false) {
     const name = tile.tick_label
-    const box = make("input", { type: "checkbox", checked: isTicked(tile), ariaLabel: name, onchange: () => tick(tile, box.checked) })
+    const box = make("input", {
+      type: "checkbox", checked: isTicked(tile), ariaLabel: name,
+      onclick: (event) => event.shiftKey ? tickUpTo(tile, box.checked) : tick(tile, box.checked),
+    })
     box.dataset.index = tile.index
     return make("label", { class: "tick" }, box, short ? name.split(":").at(-1) : name)
   }
@@ -50,7 +58,19 @@ export default function ({ data, parentElement, setTriggerValue }) {
   }
 
   function tick(tile, on) {
-    shown.pending[tile.index] = on
+    tickAll([tile], on)
+  }
+
+  // All from the one that was ticked last to this one.
+  function tickUpTo(tile, on) {
+    const [to, from] = [tile.index, shown.last ?? tile.index].map((index) => data.tiles.findIndex((one) => one.index === index))
+    tickAll(data.tiles.slice(Math.min(from, to), Math.max(from, to) + 1), on)
+    shown.last = tile.index
+  }
+
+  function tickAll(tiles, on) {
+    for (const tile of tiles) shown.pending[tile.index] = on
+    shown.last = tiles.at(-1).index
     refreshTicks()
     setTriggerValue("ticks", { ...shown.pending })
   }
@@ -58,6 +78,19 @@ export default function ({ data, parentElement, setTriggerValue }) {
   function refreshTicks() {
     const ticked = Object.fromEntries(data.tiles.map((tile) => [tile.index, isTicked(tile)]))
     for (const box of parentElement.querySelectorAll(".tick input")) box.checked = ticked[box.dataset.index]
+    if (!labels) return
+    data.tiles.forEach((tile, at) => grid.children[at] && labels.update(grid.children[at], tile))
+    if (data.tiles[shown.at]) labels.update(dialog, data.tiles[shown.at])
+  }
+
+  // Of the keys that decide on an image and go on to the next; whether this was one of them.
+  function decide(event, tile, next) {
+    const key = event.key.toLowerCase()
+    if (!data.ticking || event.ctrlKey || event.metaKey || event.altKey || event.target.tagName === "SELECT") return false
+    if (key === "t") tick(tile, !isTicked(tile))
+    else if (!labels?.key(key, tile)) return false
+    next()
+    return true
   }
 
   function tileOf(tile, at) {
@@ -67,6 +100,7 @@ export default function ({ data, parentElement, setTriggerValue }) {
       ...[tile.title, ...tile.lines].map((line, at) => make(at ? "div" : "b", { title: line.length > LONG ? line : "" }, line)))
     const item = make("li", {}, open, ...(tile.effect ? [effectBar(tile.effect)] : []), words)
     if (data.ticking) item.append(tickBox(tile, data.small))
+    if (labels) item.append(...labels.below(tile))
     item.dataset.index = tile.index
     return item
   }
@@ -76,18 +110,35 @@ export default function ({ data, parentElement, setTriggerValue }) {
     return make("tr", {}, make("th", { scope: "row" }, name), make("td", { class: "track" }, drawn), make("td", { class: "figure" }, text))
   }
 
+  function share([name, value, text]) {
+    const mark = make("span", { class: "bar share" })
+    mark.style.width = `${100 * value}%`
+    return make("tr", {}, make("th", { scope: "row" }, name), make("td", { class: "track plain" }, mark), make("td", { class: "figure" }, text))
+  }
+
+  // Other images, small, below a heading each.
+  function alike([title, indices]) {
+    const pictures = indices.map((index) => make("img", { ...data.pictures[index], title: data.pictures[index].alt }))
+    return [make("h3", {}, title), make("div", { class: "alike" }, ...pictures)]
+  }
+
   function enlarge(at) {
     const focused = parentElement.activeElement?.getAttribute("aria-label")
     shown.at = at
     const tile = data.tiles[at]
     const rows = tile.details.map(([name, value]) => make("tr", {}, make("th", { scope: "row" }, name), make("td", {}, value)))
-    const facts = make("div", { class: "facts" },
-      ...(tile.sentence ? [make("p", { class: "sentence" }, tile.sentence)] : []), make("table", {}, make("tbody", {}, ...rows)))
+    const facts = make("div", { class: "facts" })
+    if (labels) facts.append(make("div", { class: "choose" }, ...labels.enlarged(tile)))
+    if (tile.sentence) facts.append(make("p", { class: "sentence" }, tile.sentence))
+    facts.append(make("table", {}, make("tbody", {}, ...rows)))
     if (tile.bars.length)
       facts.append(make("h3", {}, data.bars_title), ...(tile.bars_note ? [make("p", { class: "note" }, tile.bars_note)] : []),
         make("div", { class: "bars", tabIndex: 0, role: "region", "aria-label": data.bars_title },
           make("table", {}, make("tbody", {}, ...tile.bars.map(bar)))))
+    if (tile.shares.length) facts.append(make("h3", {}, data.shares_title), make("table", {}, make("tbody", {}, ...tile.shares.map(share))))
+    facts.append(...tile.groups.flatMap(alike))
     if (data.ticking) facts.append(tickBox(tile))
+    if (data.ticking) facts.append(make("p", { class: "keys" }, `Keys: ← → other images; then on to the next: T ticks or unticks${labels ? ", A accepts the model's label, X leaves it out" : ""}`))
     if (tile.link) facts.append(make("a", { href: tile.link, target: "_self" }, tile.link_text))
     const step = (name, by, label) => make("button", {
       type: "button", class: "step", disabled: !data.tiles[at + by], onclick: () => turn(by), "aria-label": label, title: `${label} (arrow key)`,
@@ -99,6 +150,7 @@ export default function ({ data, parentElement, setTriggerValue }) {
         make("button", { type: "button", class: "step close", "aria-label": "Close", title: "Close (Escape)", onclick: () => dialog.close() }, "✕")),
       make("div", { class: "body" }, make("div", { class: "pictures" }, ...pictures(tile)), facts))
     dialog.setAttribute("aria-label", tile.title)
+    refreshTicks()
     if (!dialog.open) dialog.showModal()
     const buttons = [...dialog.querySelectorAll(".step:enabled")]
     ;(buttons.find((button) => button.getAttribute("aria-label") === focused) ?? buttons.at(-1)).focus()
@@ -124,20 +176,24 @@ export default function ({ data, parentElement, setTriggerValue }) {
   }
 
   grid.onkeydown = (event) => {
-    const item = event.target.closest("li")
+    const item = event.target.closest("li"), at = [...grid.children].indexOf(item)
+    if (item && decide(event, data.tiles[at], () => grid.children[at + 1]?.querySelector(".open").focus())) return
     if (!event.key.startsWith("Arrow") || !item) return
     event.preventDefault()
-    neighbour(event.key, [...grid.children].indexOf(item))?.querySelector(".open").focus()
+    neighbour(event.key, at)?.querySelector(".open").focus()
   }
   dialog.onkeydown = (event) => {
     const by = { ArrowLeft: -1, ArrowRight: 1 }[event.key]
-    if (by) turn(by)
+    if (event.target.tagName === "SELECT") { /* its own keys */ }
+    else if (by) turn(by)
+    else decide(event, data.tiles[shown.at], () => turn(1))
     event.stopPropagation()          // Streamlit has keys of its own
   }
   dialog.onclose = () => grid.children[shown.at]?.querySelector(".open").focus()
   dialog.onclick = (event) => { if (event.target === dialog) dialog.close() }      // beside it
 
-  const content = JSON.stringify([data.size, data.ticking, data.beside, data.tiles.map(({ ticked, ...rest }) => rest)])
+  const drawn = data.tiles.map(({ ticked, choice, ...rest }) => ({ ...rest, suggested: choice?.suggested }))
+  const content = JSON.stringify([data.size, data.ticking, data.beside, drawn])
   if (content !== shown.content) {
     shown.content = content
     grid.style.setProperty("--size", `${data.size}px`)

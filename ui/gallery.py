@@ -1,7 +1,7 @@
 """Images as tiles in one component: click to enlarge, arrow keys to go on, ticks. `gallery.js` draws it."""
 
 import math
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,6 +10,7 @@ import streamlit as st
 
 from engine.datasets.base import Dataset
 from ui import pictures
+from ui.text import line
 
 HERE = Path(__file__).parent
 WANTED = {"S": 64, "M": 96, "L": 144}  # CSS pixels of a tile's picture, about: see `whole`
@@ -20,8 +21,24 @@ _component = st.components.v2.component(
     "gallery",
     html='<ul class="grid"></ul><dialog></dialog>',
     css=(HERE / "gallery.css").read_text(encoding="utf-8"),
-    js=(HERE / "gallery.js").read_text(encoding="utf-8"),
+    js="\n".join((HERE / name).read_text(encoding="utf-8") for name in ("labelling.js", "gallery.js")),
 )
+
+
+@dataclass(frozen=True)
+class Labels:
+    """What a person decides on labels, by image: the number of the class `given`, the one `suggested`, which the model
+    gives, and the one `chosen`, where one is. `on_label` is called with what changed: a class, or None for a ticked
+    image without another label."""
+
+    classes: tuple[str, ...]
+    given: Mapping[int, int]
+    suggested: Mapping[int, int]
+    chosen: Mapping[int, int]
+    on_label: Callable[[dict[int, int | None]], None]
+
+    def choice(self, index: int) -> dict[str, int | None]:
+        return {"given": self.given[index], "suggested": self.suggested[index], "chosen": self.chosen.get(index)}
 
 
 @dataclass(frozen=True)
@@ -40,6 +57,8 @@ class Tile:
     effect: tuple[float, str] | None = None  # `Scale.effect`: share of the list's largest, above 0 where it helps
     sentence: str = ""  # what follows from the details, above them
     bars_note: str = ""  # in what the bars' texts count
+    shares: tuple[tuple[str, float, str], ...] = ()  # enlarged: name, from 0 to 1, and its text
+    groups: tuple[tuple[str, tuple[int, ...]], ...] = ()  # enlarged: a title, and training images below it, small
 
 
 @dataclass(frozen=True)
@@ -83,14 +102,21 @@ def show(
     on_tick: Callable[[dict[int, bool]], None] | None = None,
     bars_title: str = "",
     beside: Beside | None = None,
+    shares_title: str = "",
+    labels: Labels | None = None,
 ) -> None:
     """Draws the tiles with pictures about `size` CSS pixels wide (`whole`). `on_tick` is called with what changed
-    before the page runs again; without it there is nothing to tick. `beside` is drawn beside each enlarged image."""
+    before the page runs again; without it there is nothing to tick. `beside` is drawn beside each enlarged image.
+    With `labels` each image's label can be chosen."""
     side, enlarged = max(dataset.image_shape[:2]), BESIDE if beside else ENLARGED
 
     def changed() -> None:
         if ticks := st.session_state[key].get("ticks"):
             on_tick({int(index): bool(on) for index, on in ticks.items()})
+
+    def labelled() -> None:
+        if labels and (chosen := st.session_state[key].get("labels")):
+            labels.on_label({int(index): label if label is None else int(label) for index, label in chosen.items()})
 
     drawn = []
     for tile in tiles:
@@ -106,8 +132,10 @@ def show(
                 "alt": alt,
                 "ticked": tile.index in ticked,
                 "tick_label": f"{tile.split}:{tile.index}",
+                "choice": labels.choice(tile.index) if labels else None,
             }
         )
+    alike = {index for tile in tiles for _, indices in tile.groups for index in indices}
     with st.container(key=f"gallery-{key}"):
         _component(
             key=key,
@@ -121,6 +149,16 @@ def show(
                 "bars_title": bars_title,
                 "beside": vars(beside) if beside else None,
                 "tiles": drawn,
+                "shares_title": shares_title,
+                "pictures": {
+                    index: {
+                        "src": pictures.small_url(dataset, "train", index),
+                        "alt": pictures.alt(dataset, "train", index),
+                    }
+                    for index in sorted(alike)
+                },
+                "labels": {"classes": [line(name) for name in labels.classes]} if labels else None,
             },
             on_ticks_change=changed,
+            on_labels_change=labelled,
         )

@@ -2,14 +2,47 @@
 
 import streamlit as st
 
+from engine.analysis import trust
 from engine.analysis import what_if as what_ifs
 from engine.datasets.base import Dataset
+from engine.jobs.what_if import WhatIf
 from ui import formats, gallery, paging, shell
 from ui.run_choice import RunView
 from ui.text import line, plain
 
 A_PAGE = 12  # test images whose predicted label changed
 MOST_CLASSES = 20  # of which losses are shown, those that changed most
+
+
+def report_of(run: RunView, job: WhatIf) -> dict | None:
+    """The last report of this very retraining."""
+    relabelled = {str(index): label for index, label in job.relabelled}
+    reports = [
+        report
+        for report in trust.what_ifs(run.manifest)
+        if report["left_out"] == list(job.left_out) and report["relabelled"] == relabelled
+    ]
+    return reports[-1] if reports else None
+
+
+def draw_all(run: RunView) -> None:
+    """The run's retrainings in one table, the last first: what is to be compared with each other."""
+    reports = trust.what_ifs(run.manifest)
+    if not reports:
+        return
+    with st.expander(f"Retrainings so far: {len(reports):,}", key="retrainings"):
+        st.table([_row(report) for report in reversed(reports)])
+
+
+def _row(report: dict) -> dict[str, str]:
+    test = report.get("test") or {}
+    before, after = report["test_accuracy_before"], report["test_accuracy"]
+    return {
+        "Changed": plain(formats.changed(report)),
+        "Test accuracy": f"{formats.percent(before)} → {formats.percent(after)}",
+        "Right only now": f"{test['corrected']:,}" if test else "—",
+        "Right only before": f"{test['spoiled']:,}" if test else "—",
+    }
 
 
 def draw_what_if(run: RunView, report: dict, key: str) -> None:

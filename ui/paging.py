@@ -7,6 +7,7 @@ from ui import link
 from ui.text import JOINER, line
 
 A_PAGE = 24  # images
+TURNED = "first page"  # in the session, where the next list to be drawn begins with its first page
 EVERY = "\0"  # the choice of all classes; no class has this name, for data sets write controls as escapes
 
 
@@ -19,6 +20,11 @@ def class_name(name: str) -> str:
 def from_the_first() -> None:
     """A list that is filtered anew is another list: it begins with its first page."""
     st.query_params["page"] = "1"
+
+
+def turn_to_the_first() -> None:
+    """As `from_the_first`, without a step in the browser's history: `choose` then shows the first page."""
+    st.session_state[TURNED] = True
 
 
 def last(n: int) -> int:
@@ -46,12 +52,13 @@ def of_page(items, page: int, a_page: int = A_PAGE):
     return items[(page - 1) * a_page : page * a_page] if page >= 1 else items[:0]
 
 
-def choose(count: int, key: str, a_page: int = A_PAGE, name: str | None = "page", **widget) -> int:
+def choose(count: int, key: str, a_page: int = A_PAGE, name: str | None = "page", default: int = 1) -> int:
     """The page, from 1, of a list of `count`: that of the link's `name` where it has one, or one that is chosen here.
     `key` must tell lists apart that have not the same number of pages."""
     last = pages(count, a_page)
     if name is not None:
-        link.follow(key, link.whole(name, 1, last, 1))
+        asked = link.whole(name, 1, last, default if default <= last else 1)
+        link.follow(key, 1 if st.session_state.pop(TURNED, False) else asked)
     if last == 1:
         return 1
-    return st.pagination(last, key=key, **widget)
+    return st.pagination(last, key=key)

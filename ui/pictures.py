@@ -27,6 +27,7 @@ Made = TypeVar("Made")
 
 DRAWN = 1200  # points of a curve that are worth sending every second
 EPOCHS = 6  # whose augmentations are shown
+SMALL = 32  # pixels of a side, of an image that is shown small beside another
 COLOURS, GREY = ("#3f83c4", "#cf8632", "#4a9d78"), "#8a939c"  # to be told apart on light and on dark
 MOST_CLASSES = 100  # of a matrix of classes
 SIGNED = [[0, "#2c6cb0"], [0.5, "#f3f3f1"], [1, "#c4701c"]]  # below zero, zero, above
@@ -63,6 +64,17 @@ def image_url(dataset: datasets_base.Dataset, split: str, index: int) -> str:
     while the page is drawn.
     """
     return _urls.get((dataset.name, dataset.fingerprint, split, index), lambda: data_url(dataset.images(split)[index]))
+
+
+def small_url(dataset: datasets_base.Dataset, split: str, index: int) -> str:
+    """`image_url`, of every so many pixels of an image with more than `SMALL` on a side."""
+    step = -(-max(dataset.image_shape[:2]) // SMALL)
+    if step == 1:
+        return image_url(dataset, split, index)
+    return _urls.get(
+        (dataset.name, dataset.fingerprint, split, index, step),
+        lambda: data_url(np.ascontiguousarray(dataset.images(split)[index][::step, ::step])),
+    )
 
 
 class _Recent(Generic[Made]):

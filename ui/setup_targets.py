@@ -128,8 +128,7 @@ def _one_of_each_class(dataset: Dataset) -> list[int]:
 
 def choose_by_looking(form: Form, dataset: Dataset) -> None:
     indices, source = offered_images(form, dataset)
-    pages = paging.pages(len(indices), A_PAGE)
-    page = st.pagination(pages, key=f"look-{source}") if pages > 1 else 1
+    page = paging.choose(len(indices), f"look-{source}", A_PAGE, name=None)
     on_page = list(paging.of_page(indices, page, A_PAGE))
     names = set(form.config.targets)
     tiles = [

@@ -99,11 +99,21 @@ def tiles(
     key: str,
     size: int = 96,
     bars_title: str = "",
+    shares_title: str = "",
     set_name: str = INFLUENCE,
     beside: gallery.Beside | None = None,
+    suggested: Mapping[int, int] | None = None,
 ) -> None:
-    """Training images with their ticks; `beside` stands beside each that is enlarged."""
-    on_tick = None if files.read_only() else functools.partial(change, run, set_name=set_name)
+    """Training images with their ticks; `beside` stands beside each that is enlarged. With `suggested`, a class of each
+    by its number, their labels can be chosen, too."""
+    labels, on_tick = None, None
+    if not files.read_only():
+        on_tick = functools.partial(change, run, set_name=set_name)
+        if suggested is not None:
+            given = {tile.index: int(run.dataset.train_labels[tile.index]) for tile in images}
+            on_label = functools.partial(relabel, run, set_name=set_name)
+            chosen = new_labels(run, set_name)
+            labels = gallery.Labels(run.dataset.classes, given, suggested, chosen, on_label)
     gallery.show(
         run.dataset,
         images,
@@ -112,7 +122,9 @@ def tiles(
         ticked=set(of(run, set_name)),
         bars_title=bars_title,
         beside=beside,
+        shares_title=shares_title,
         on_tick=on_tick,
+        labels=labels,
     )
 
 
@@ -142,16 +154,15 @@ def strip(text: str, name: str) -> Iterator[None]:
 
 def _in_words(ticked: list[int], job: WhatIf) -> str:
     if not ticked:
-        return "No image is ticked: tick those to leave out, or to relabel."
+        return "No image is ticked."
     counts = ((len(job.left_out), "to leave out"), (len(job.relabelled), "to relabel"))
     parts = [f"{count:,} {what}" for count, what in counts if count]
     return f"{formats.count(len(ticked), 'images')} ticked: {', '.join(parts)}"
 
 
 def _draw_actions(run: RunView, set_name: str, ticked: list[int], job: WhatIf, see) -> None:
-    label = "Leave out" if not job.relabelled else "Relabel" if not job.left_out else "Leave out and relabel"
     if st.button(
-        f"{label}: train again",
+        "Train again with both" if job.left_out and job.relabelled else f"{_doing(job)}: train again",
         key=f"ticks-train-{set_name}",
         type="primary",
         icon=":material/science:",
@@ -173,6 +184,10 @@ def _draw_actions(run: RunView, set_name: str, ticked: list[int], job: WhatIf, s
         args=(run, set_name),
         **shell.acting(),
     )
+
+
+def _doing(job: WhatIf) -> str:
+    return "Relabel" if job.relabelled else "Leave out"
 
 
 def _draw_relabelling(run: RunView, set_name: str, ticked: list[int], job: WhatIf) -> None:
