@@ -248,7 +248,7 @@ print((peak() - before) / (4 * x.size))
 """
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    # The floats, and of the map (a quarter of them) what was not given back; a look at all of them at once made it 2.65.
+    # The floats, and what stays of the map, a quarter of them; a look at all of them at once made it 2.65.
     # What was used and freed before, as by imports, makes it less than 1.
     assert 0.5 <= float(done.stdout) < 2.0, done.stdout
 
