@@ -1,6 +1,6 @@
 """From a folder of images to scores that are proven: `make bench-emoji`.
 
-    python -m tools.bench_emoji [--json FILE] [--subsets M] [--set NAME=VALUE …]
+    python -m tools.bench_emoji [--json FILE] [--subsets M] [--side PIXELS] [--set NAME=VALUE …]
 
 The folder of `tools.emoji` with broken, duplicated, turned and mislabelled files in it, and what the app does with it:
 
@@ -81,7 +81,7 @@ def recall(run: runs.Run, wrong: set[str]) -> dict[str, float | int]:
 def story(call: argparse.Namespace, folder: Path, outputs: Path, clock: Clock) -> dict:
     wrong = set(emoji.spoil(emoji.write(folder / "emoji"))["moved"])
     with clock("prepared"):
-        dataset = datasets.load(f"folder:{folder / 'emoji'}")
+        dataset = datasets.load(f"folder:{folder / 'emoji'}{f'?side={call.side}' if call.side else ''}")
     proposed = proposal.for_dataset(dataset)
     config = proposed.config.replace(**call.settings)
     with clock("probe"):
@@ -123,10 +123,12 @@ def story(call: argparse.Namespace, folder: Path, outputs: Path, clock: Clock) -
 
 def row(figures: dict) -> str:
     """A line of docs/measurements.md."""
-    recipe, agreement, labels = figures["config"]["recipe"], figures["agreement"], figures["labels"]
+    config, agreement, labels = figures["config"], figures["agreement"], figures["labels"]
+    recipe = config["recipe"]
     seconds = figures["to_gallery"]
     return (
-        f"| {recipe['optimizer']}, batch {recipe['batch_size']}, peak {recipe['peak_lr']:g}, {recipe['epochs']} epochs "
+        f"| {config['model']}, {recipe['optimizer']}, batch {recipe['batch_size']}, peak {recipe['peak_lr']:g}, "
+        f"{recipe['epochs']} epochs "
         f"| {seconds['wall']:.0f} ({seconds['cpu']:.0f}) | {figures['accuracy']:.3f} "
         f"| {agreement['lds_mean']:.3f} ({agreement['lds_mean_low']:.3f} to {agreement['lds_mean_high']:.3f}) "
         f"| {figures['verdict']} | {figures['probe']['verdict']} "
@@ -146,6 +148,7 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--json", metavar="FILE")
     parser.add_argument("--subsets", type=int, default=32)
+    parser.add_argument("--side", type=int, help="pixels; without it what the files' sizes say, 64")
     parser.add_argument("--set", dest="settings", action="append", default=[], type=setting, metavar="NAME=VALUE")
     call = parser.parse_args()
     call.settings = dict(call.settings)
