@@ -26,7 +26,7 @@ def draw(run: RunView, view: TargetView, function: str) -> None:
         st.html(
             '<div role="region" aria-label="What is explained">'
             f'<div class="pictures">{"".join(_pictures(run, view))}</div>'
-            f'<div class="words"><b>{markup(view.title)}</b><span>{_judged(run, view)}</span>'
+            f'<div class="words"><strong>{markup(view.title)}</strong><span>{_judged(run, view)}</span>'
             f"<span>{_value(run, view, function)}</span></div></div>"
         )
 
