@@ -36,17 +36,22 @@ class Suspects:
     key: str
 
 
-# By content: a score set's name says too little, for it is used again after a deletion.
+# By content: a score set's name says too little, for it is used again after a deletion; so does a data set's, whose
+# classes may be named anew.
 
 
 @st.cache_data(max_entries=8, show_spinner=False)
-def ranked(sha256: str, key: str, by: str, _manifest):
+def ranked(sha256: str, classes: tuple[str, ...], key: str, by: str, _manifest):
     return suspects.ranked(_manifest, key, by)
 
 
 @st.cache_data(max_entries=8, show_spinner=False)
-def better_order(sha256: str, key: str, _manifest):
-    return suspects.better_order(ranked(sha256, key, "harm", _manifest))
+def better_order(sha256: str, classes: tuple[str, ...], key: str, _manifest):
+    return suspects.better_order(ranked(sha256, classes, key, "harm", _manifest))
+
+
+def _content(run: RunView, ref: TargetRef) -> tuple[str, tuple[str, ...]]:
+    return run.manifest.score_sets.sha256(ref.score_set), tuple(run.dataset.classes)
 
 
 def choose(run: RunView) -> Suspects:
@@ -76,7 +81,7 @@ def choose(run: RunView) -> Suspects:
     ref = run.targets[state[f"by-{run.id}"]]
     with place:
         by = _choose_order(run, ref)
-    images = ranked(run.manifest.score_sets.sha256(ref.score_set), ref.key, by, run.manifest)
+    images = ranked(*_content(run, ref), ref.key, by, run.manifest)
     label, disagree = state[f"given-label-{run.id}"], state[f"disagree-{run.id}"]
     left = images[(images["given_label"] == label) | (label == EVERY)]
     left = left[(left["given_label"] != left["model_label"]) | (not disagree)]
@@ -106,17 +111,15 @@ def _in_words(run: RunView, best: str) -> str:
 
 def _choose_order(run: RunView, ref: TargetRef) -> str:
     """By loss, unless harm is known to find more of this run's wrong labels."""
-    content, key = run.manifest.score_sets.sha256(ref.score_set), f"order-{run.id}"
-    better, precision = better_order(content, ref.key, run.manifest)
+    content, key = _content(run, ref), f"order-{run.id}"
+    better, precision = better_order(*content, ref.key, run.manifest)
     link.follow(key, link.one_of("order", ORDERS, better))
     by = st.segmented_control(
         "Order", list(ORDERS), key=key, required=True, format_func=ORDERS.__getitem__, on_change=turn_to_the_first
     )
     st.caption(WHY[by])
     if precision:
-        known = suspects.known_precision(
-            ranked(run.manifest.score_sets.sha256(ref.score_set), ref.key, by, run.manifest)
-        )
+        known = suspects.known_precision(ranked(*content, ref.key, by, run.manifest))
         figures = ", ".join(f"{formats.figure(precision[name])} by {name}" for name in ORDERS)
         st.caption(f"{formats.known_errors(*known)} Average precision (1: they come first of all): {figures}.")
     return by

@@ -22,8 +22,9 @@ def _nearest(fingerprint: str, indices: tuple[int, ...], labels: tuple[tuple[int
 
 def model_labels(run: RunView, rows: pd.DataFrame) -> dict[int, int]:
     """Numbers of classes by image."""
-    numbers = {name: number for number, name in enumerate(run.dataset.classes)}
-    return {row.index: numbers[row.model_label] for row in rows[["index", "model_label"]].itertuples(index=False)}
+    indices = rows["index"].to_numpy()
+    predicted = run.manifest.train_logits()[indices].argmax(1)
+    return dict(zip(indices.tolist(), predicted.tolist(), strict=True))
 
 
 def of(run: RunView, found: Suspects, rows: pd.DataFrame) -> list[gallery.Tile]:
