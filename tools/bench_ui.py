@@ -16,7 +16,6 @@ import argparse
 import json
 import os
 import platform
-import re
 import shutil
 import statistics
 import tempfile
@@ -154,7 +153,7 @@ def another_target(page: Page, number: int) -> float:
     title = Target.parse(TARGETS[1 + number % 48]).title(dataset_registry.load(CONFIG.dataset))
     if (box := page.get_by_role("combobox", name="Target", exact=True)).count():  # before there were thumbnails
         box.first.fill(title)
-    option = page.get_by_role("option", name=re.compile(f"^{re.escape(title)}"))
+    option = page.get_by_role("option", name=title).first  # no pattern: a title may hold «/»
     option.wait_for()
     return clicked(page, option.click, MOVED, page.url)
 
