@@ -33,7 +33,7 @@ from engine.jobs.what_if import WhatIf
 from engine.runs import run as runs
 from engine.runs.job import JobRecord
 from engine.runs.progress import Progress, follow
-from tests.helpers import button, said, settled, show, sound, steps_done, wait_for, wait_until
+from tests.helpers import button, idle, said, settled, show, sound, steps_done, wait_for, wait_until
 from tests.quick import CONFIG
 from tests.test_browser import AXE, violations
 from tools.hold import Hold
@@ -568,7 +568,7 @@ def test_a_job_in_a_browser_from_its_start_to_the_way_back(page, quick, tmp_path
         expect(main.get_by_text("A replay goes through the training backwards")).to_be_visible()
         expect(main.get_by_role("link", name="Look at the test images")).to_be_visible()
         main.get_by_role("button", name="Cancel the run").click()
-        expect(main.get_by_text("Cancelled while replaying, after 4 of 10 steps.")).to_be_visible()
+        expect(main.get_by_test_id("stAlert").get_by_text("Cancelled while replaying, after 4 of 10")).to_be_visible()
         expect(main.get_by_test_id("stMetric").nth(1)).to_contain_text("4 of 10")
         expect(main.get_by_text("Left in all", exact=True)).to_have_count(0)
         hold.open()
@@ -580,6 +580,7 @@ def test_a_job_in_a_browser_from_its_start_to_the_way_back(page, quick, tmp_path
             expect(target).to_be_visible()
             for each in main.get_by_test_id("stPageLink").all():
                 assert each.evaluate("e => e.scrollWidth <= e.clientWidth + 1"), (width, each.inner_text())
+        idle(page)  # what a run of the script has not drawn yet is pale
         page.add_script_tag(content=AXE.read_text(encoding="utf-8"))
         assert not [problem for theme in ("light", "dark") for problem in violations(page, theme)]
         pictures_shown = main.locator('img[alt^="Test image"]')

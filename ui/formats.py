@@ -484,7 +484,8 @@ def sentence(event: dict) -> str:
     if kind == "note":
         return event.get("text", "")
     if kind in ("failed", "cancelled"):
-        return f"{kind.capitalize()}: {event.get('what', '')}"
+        what = event.get("what", "")
+        return what if what.startswith(kind.capitalize()) else f"{kind.capitalize()}: {what}"
     if kind == "unreadable":
         return event["what"]
     if kind == "accuracy":
