@@ -192,11 +192,6 @@ def units(scales: dict[str, Scale], classes: Sequence[str]) -> str:
     return f"Numbers are {', '.join(of_each)}." if several else ""
 
 
-def arrow_score(value: float) -> str:
-    """A score whose sign is told by an arrow too."""
-    return f"{'▲' if value > 0 else '▼' if value < 0 else '–'} {rounded(value)}"
-
-
 def figure(value: float | None, digits: int = 2) -> str:
     return "—" if value is None else f"{value:.{digits}f}".replace("-", "−")
 
