@@ -520,7 +520,7 @@ def test_influence_is_filtered_dragged_enlarged_ticked_pinned_and_linked(page, r
         idle(page)
         page.mouse.wheel(0, -5000)
         pins = page.get_by_role("combobox", name="Pin targets to compare")
-        pullovers = page.get_by_role("option", name="All test images of class Pullover")
+        pullovers = page.get_by_role("option", name="All test images of class Pullover · loss")
 
         def offered() -> bool:  # a drawing of the page that comes in between closes the list again
             if not pullovers.is_visible():
