@@ -578,7 +578,8 @@ def violations(tab: Page, theme: str) -> list[str]:
     """What axe-core finds of impact serious or critical: rule, node and why."""
     if not tab.evaluate("!!window.axe"):
         tab.add_script_tag(content=AXE.read_text(encoding="utf-8"))
-    tab.add_style_tag(content="* { transition: none !important; }")  # colours as they end, and none between two themes
+    # Colours as they end: none between two themes, and none of a part that is about to be drawn again.
+    tab.add_style_tag(content="* { transition: none !important; } [data-stale] { opacity: 1 !important; }")
     tab.emulate_media(color_scheme=theme, reduced_motion="reduce")
     dark = "getComputedStyle(document.querySelector('.stApp')).backgroundColor.match(/\\d+/)[0] < 128"
     tab.wait_for_function(dark if theme == "dark" else f"!({dark})")
