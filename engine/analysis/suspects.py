@@ -11,9 +11,9 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pandas as pd
 
-from engine import datasets
 from engine.analysis.lists import files_of
 from engine.analysis.logits import judged
+from engine.datasets import registry as datasets
 from engine.datasets.base import Dataset
 from engine.errors import ConfigError
 from engine.runs.manifest import Manifest
