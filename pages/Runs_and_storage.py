@@ -241,7 +241,7 @@ with shell.page("Runs and storage"):
     sizes = {run.id: Run(shell.root(), run.id).storage().sizes() for run in runs}
     draw_folder(sizes)
     if not runs:
-        run_choice.say_empty("There are no runs yet.")
+        run_choice.say_empty("No runs yet.")
         st.stop()
     by_id = {run.id: run for run in runs}
     draw_table(runs, sizes)
