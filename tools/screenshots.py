@@ -57,6 +57,7 @@ SHOTS = (
     Shot("Trust"),
     Shot("Find_bad_labels", "folder"),
     Shot("Runs_and_storage"),
+    Shot("Glossary"),
 )
 SECOND = {"recipe.epochs": 3, "recipe.seed": 1, "targets": tuple(f"test:{i}" for i in range(4, 8))}
 
