@@ -273,7 +273,7 @@ def test_a_diverging_rate_fails_at_its_step():
     [
         (dict(labels=torch.zeros(26)), "int64"),
         (dict(labels=torch.full((26,), -1)), "negative"),
-        (dict(inputs=torch.zeros(26, 1, 6, 6, dtype=torch.uint8)), "floating-point"),
+        (dict(inputs=torch.zeros(26, 1, 6, 6, dtype=torch.int64)), "must be floats"),
         (dict(weights=torch.ones(3)), "weights"),
         (dict(recipe=dataclasses.replace(RECIPE, batch_size=27)), "larger than the data set"),
         (dict(recipe=dataclasses.replace(RECIPE, peak_lr=-1.0)), "peak_lr"),

@@ -85,6 +85,7 @@ def load(
         tuple(record["shape"]),
         trunk,
         tuple(record["losses"]),
+        loaded=True,
     )
     if check:
         _check_answers(trained, manifest)

@@ -58,7 +58,7 @@ def train_again(trained: Trained, progress: Progress) -> None:
     """Trains a training that was loaded again, where it keeps every state and has none. Raises `IntegrityError` where
     it is not the same bit for bit."""
     kept = trained.trajectory
-    if not isinstance(kept, EveryState) or kept.is_intact(kept.steps - 1):
+    if not trained.loaded or not isinstance(kept, EveryState) or kept.is_intact(kept.steps - 1):
         return
     with reported(progress, "train again", kept.steps) as report, computing(trained.model):
 

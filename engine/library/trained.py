@@ -42,6 +42,7 @@ class Trained:
     shape: tuple[int, ...] = ()  # of one input
     trunk: Trunk | None = None  # whose features the stream holds, where there is one
     losses: tuple[float, ...] = ()  # mean batch loss of each step
+    loaded: bool = False  # by `engine.load`: the states before its steps need not be there yet
 
     @property
     def whole(self) -> FunctionalModel:
