@@ -9,12 +9,13 @@ import numpy as np
 import pandas as pd
 from playwright.sync_api import Page, expect
 
-from engine.analysis import neighbours, suspects
+from engine.analysis import neighbours, suspects, trust
 from engine.datasets import registry as dataset_registry
+from engine.jobs import execute as work
 from engine.runs import notes
 from engine.runs import run as runs
 from tests.helpers import at_rest, idle, settled, shown, wait_until
-from tests.made_up import SAMPLE, run_of
+from tests.made_up import SAMPLE, SMALL, run_of
 from tools.serve import server
 
 NOISY = "fashion-mnist-sample-noisy"
@@ -206,6 +207,48 @@ def test_images_are_ticked_by_range_rule_and_key_and_get_labels_one_by_one(page,
         boxes.first.click()
         wait_until(lambda: order[0] not in notes.read(run).ticked_in(notes.LABELS), page)
         assert shown(page, "suspects") == ticked[:24] and "ticked=yes" in page.url
+
+
+def test_wrong_labels_ticked_by_a_rule_get_the_models_and_a_retraining_is_compared(page, tmp_path):
+    """The whole task: three clicks decide on 300 images, one trains again, one leads back to what that did."""
+    config = SMALL.replace(dataset=NOISY, targets=("test:all",))
+    run = runs.Run.create(tmp_path, config, "one")
+    with run.lock():
+        work.execute(run)
+    order, said = np.argsort(-losses(run), kind="stable")[:300], run.manifest().train_logits().argmax(1)
+    given = dataset_registry.load(NOISY).train_labels
+    with server(tmp_path, page) as (url, _):
+        page.goto(f"{url}/Find_bad_labels?run=one&order=loss")
+        settled(page, "Find bad labels")
+        idle(page)
+        page.get_by_role("button", name="Tick by a rule").click()
+        field = page.get_by_role("spinbutton", name="To number")
+        field.fill("300")
+        field.press("Enter")
+        page.get_by_role("button", name="Tick 300 images of this list").click()
+        page.keyboard.press("Escape")
+        idle(page)
+        bar(page).get_by_role("button", name="Relabel").click()
+        page.get_by_role("button", name="Accept the model's labels").click()
+        expect(bar(page).get_by_role("status")).to_contain_text("300 images ticked:")
+        wait_until(lambda: bool(notes.read(run).labels_in(notes.LABELS)), page)
+        page.keyboard.press("Escape")
+        idle(page)
+        bar(page).get_by_role("button", name="train again").click()
+        settled(page, "Live")
+        page.get_by_role("link", name="Back to Find bad labels").click()
+        settled(page, "Find bad labels")
+        outcome = page.get_by_test_id("stMain")
+        (report,) = trust.what_ifs(run.manifest())
+        relabelled = {str(i): int(said[i]) for i in sorted(order.tolist()) if said[i] != given[i]}
+        assert report["relabelled"] == relabelled and len(report["left_out"]) == 300 - len(relabelled)
+        expect(outcome.get_by_text("Trained again: 300 images relabelled").first).to_be_visible()
+        after = f"{100 * report['test_accuracy']:.1f} %"
+        expect(page.locator('[data-testid="stMetric"]', has_text="Retrained")).to_contain_text(after)
+        idle(page)
+        changed = page.get_by_text(f"Test images with another predicted label: {report['test']['changed']:,}")
+        changed.click()
+        expect(page.locator(".st-key-gallery-changed-images-ticked li")).to_have_count(min(12, report["test"]["changed"]))
 
 
 # -- what the page computes
