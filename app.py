@@ -94,8 +94,8 @@ def draw_time() -> None:
         st.caption("It takes 1 to 3 minutes on 2 CPU cores.")
     else:
         st.caption(
-            f"It takes about {formats.duration(ROUND * math.ceil(seconds / ROUND))} on this machine, as a few of its "
-            "steps, measured here, say."
+            f"It takes about {formats.duration(ROUND * math.ceil(seconds / ROUND))} on this machine, judging by a few "
+            "of its steps that were timed here."
         )
 
 

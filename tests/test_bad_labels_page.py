@@ -248,7 +248,8 @@ def test_wrong_labels_ticked_by_a_rule_get_the_models_and_a_retraining_is_compar
         idle(page)
         changed = page.get_by_text(f"Test images with another predicted label: {report['test']['changed']:,}")
         changed.click()
-        expect(page.locator(".st-key-gallery-changed-images-ticked li")).to_have_count(min(12, report["test"]["changed"]))
+        shown = page.locator(".st-key-gallery-changed-images-ticked li")
+        expect(shown).to_have_count(min(12, report["test"]["changed"]))
 
 
 # -- what the page computes

@@ -16,7 +16,7 @@ from ui.text import plain
 ORDERS = {"loss": "Loss on the label given", "harm": "Harm to the target"}
 WHY = {
     "loss": "The trained model gives the first images' labels the lowest probability. This finds wrong labels well, "
-    "and does not say whether they matter to the target.",
+    "and does not say whether they matter to the target. Losses are in nats.",
     "harm": "Training on the first images harmed the target most. A wrong label is a usual reason; a hard or unusual "
     "image is another, so look before you decide.",
 }
