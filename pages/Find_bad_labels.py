@@ -93,7 +93,9 @@ def draw_suspects(run: RunView, found: Suspects) -> int:
         return 1
     place, below = st.container(), st.container()
     with below:
-        page = paging.choose(len(found.left), f"page-{found.key}", default=suspect_list.page_of_old_link())
+        page = paging.choose(
+            len(found.left), f"page-{found.key}", default=suspect_list.page_of_old_link(len(found.left))
+        )
     on_page = paging.of_page(found.left, page)
     with place:
         draw_ticking(run, found, on_page)

@@ -192,14 +192,16 @@ def draw_finished(run: RunView) -> None:
     done = results.last(progress.log(run.folder))
     for each in done:
         results.draw(run, each)
-    if done or run.manifest.resumable:  # what was not finished is told below
+    if done or (run.manifest.resumable and not run.manifest.scored):  # what was not finished is told below
         return
     if not run.manifest.scored:
         why = "The scores of this run were deleted." if run.manifest.scored is False else "It has no scores."
         st.info(f"Finished. {why}", icon=":material/info:")
         results.to("Test images", "Choose targets by looking", "grid_view", run)
         return
-    st.success("Finished: the scores are ready.", icon=":material/check:")  # its log was deleted
+    # Its log was deleted, or its last job was not finished, which is told below.
+    first = "What was scored before is kept" if run.manifest.resumable else "Finished"
+    st.success(f"{first}: the scores are ready.", icon=":material/check:")
     with st.container(horizontal=True):
         results.to("Influence", "Look at the influence", "image_search", run)
         results.to("Trust", "Look at the trust report", "verified", run)

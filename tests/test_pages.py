@@ -44,7 +44,7 @@ def test_beside_a_link_to_no_run_the_others_can_be_chosen(run):
     app = show("pages/Trust.py", run="nope")
     assert "no run nope" in said(app) and app.selectbox[0].value is None
     sound(app.selectbox[0].set_value(run.id).run())
-    assert app.query_params["run"] == run.id and "Validate by retraining" in [s.value for s in app.subheader]
+    assert app.query_params["run"] == run.id and "Validate by retraining" in [h.value for h in app.header]
 
 
 def test_a_run_deleted_while_it_is_looked_at_is_called_gone_and_not_damaged(run):
@@ -274,7 +274,9 @@ def test_further_targets_name_the_modes_that_are_ready(run, monkeypatch):
     app = show("pages/Influence.py", run=run.id)
     assert any("This run keeps no checkpoints. Every mode trains once more" in c.value for c in app.caption)
     replay(app)
-    assert asked == [(run.id, Replay(("test:all",), "loss", mode)) for mode in ("disk", "memory")]
+    assert [args[:2] for args in asked] == [
+        (run.id, Replay(("test:all",), "loss", mode)) for mode in ("disk", "memory")
+    ]
 
 
 def test_the_outputs_folder_may_be_an_argument_of_the_app(run, tmp_path, monkeypatch):
@@ -302,7 +304,7 @@ def test_scores_made_anew_are_not_those_of_before(run):
     """Score sets are numbered from 000 again after a deletion: the name alone names no content."""
 
     def first(app):
-        return dict(tiles(app, "helpful")[0]["details"])["Score"].split()[1].replace("−", "-")
+        return dict(tiles(app, "helpful")[0]["details"])["Score, exactly"].split()[0].replace("−", "-")
 
     before = first(show("pages/Influence.py", run=run.id))
     run.storage().clean(("scores",))

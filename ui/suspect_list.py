@@ -144,10 +144,9 @@ def _seen(run: RunView) -> list[int]:
     return st.session_state[key]
 
 
-def page_of_old_link() -> int:
-    """Links from before the pages had numbers say the position of the first image, from 0."""
-    start = st.query_params.get("from", "")
-    return 1 + int(start) // paging.A_PAGE if link.WHOLE.fullmatch(start) else 1
+def page_of_old_link(images: int) -> int:
+    """Links from before the pages had numbers say the position of the first of the `images`, from 0."""
+    return 1 + link.whole("from", 0, max(0, images - 1), 0) // paging.A_PAGE
 
 
 def keep_link(run: RunView, found: Suspects, page: int) -> None:
