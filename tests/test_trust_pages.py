@@ -59,10 +59,14 @@ def test_trust_shows_the_verdict_the_figures_and_what_was_tried(run):
     assert "2 images left out: test accuracy" in "".join(e.label for e in app.expander)
 
 
+def shares(app):
+    return next(t for t in app.text_input if t.label == "Other shares, with ; between them")
+
+
 def test_trust_starts_a_validation_with_what_was_typed(run, submitted):
     app = show("pages/Trust.py", run=run.id)
     next(n for n in app.number_input if n.label == "Subsets").set_value(12)
-    app.text_input[0].set_value("5 %; 0,02")
+    shares(app).set_value("5 %; 0,02")
     sound(app.run())
     assert "This takes about" in noted(app)
     sound(next(b for b in app.button if b.label == "Validate").click().run())
@@ -82,10 +86,10 @@ def test_trust_starts_a_validation_with_what_was_typed(run, submitted):
 )
 def test_trust_names_a_fraction_that_makes_no_sense(run, typed, message):
     app = show("pages/Trust.py", run=run.id)
-    app.text_input[0].set_value(typed)
+    shares(app).set_value(typed)
     sound(app.run())
     sound(next(b for b in app.button if b.label == "Validate").click().run())
-    assert message in said(app) and "Predicted and actual change" in [s.value for s in app.subheader]
+    assert message in said(app) and "Predicted and actual change" in [h.value for h in app.header]
     assert run.status == "finished"
 
 
