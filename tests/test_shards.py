@@ -107,13 +107,14 @@ def test_finished_targets_are_shown_while_others_are_worked_on_and_a_resume_goes
     scored = {ref.name: ref for ref in run.scores().targets() if ref.function == "margin"}
     shown = [name for name, ref in scored.items() if ref.score_set.startswith("part-")]
     assert sorted(shown) == sorted(TEN[::-1][:8])
-    assert np.array_equal(run.scores().row(scored[TEN[9]]), run.scores().matrix(once)[9])
+    # Not bit for bit: once it was one of two in a pass, now it is one of four.
+    np.testing.assert_allclose(run.scores().row(scored[TEN[9]]), run.scores().matrix(once)[9], rtol=1e-3, atol=1e-6)
 
     phases = []
     name = do(run, None, on_event=lambda e: phases.append(e) if e["kind"] == "phase" else None).scores
     replayed = next(e for e in phases if e["phase"] == "replay")
     assert replayed["steps"] == run.manifest().steps  # of the last part alone
-    assert np.array_equal(run.scores().matrix(name)[:8], run.scores().matrix(once)[::-1][:8])
+    np.testing.assert_allclose(run.scores().matrix(name), run.scores().matrix(once)[::-1], rtol=1e-3, atol=1e-6)
     assert not list((run.path / "scores").glob("part-*")) and not list((run.path / "scores").glob("plan-*"))
 
 
