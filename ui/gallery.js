@@ -5,8 +5,8 @@
 //        tiles: [{index, src, alt, title, lines, effect, ticked, tick_label, sentence, details, bars, bars_note, shares, groups, choice, link, link_text}]}
 //        `shares` (name, share, text) are drawn as bars from 0; `groups` (title, indices) name images of `pictures`,
 //        {index: {src, alt}}; `labels` and `choice` are those of labelling.js, null without
-// Sends the trigger "ticks", {index: on}: every change that the server has not answered yet, for a later
-// trigger takes the place of an earlier one.
+// Sends one trigger, "decided", {ticks: {index: on}, labels: {index: number or null}}: every change that the server has
+// not answered yet, for a later trigger takes the place of an earlier one, whatever their names.
 
 const LONG = 12                  // characters that may not fit below a picture: pointing at them shows them whole
 const SHOWN = new WeakMap()      // of each grid, what is drawn in it
@@ -32,7 +32,11 @@ export default function ({ data, parentElement, setTriggerValue }) {
     if (shown.pending[tile.index] === tile.ticked) delete shown.pending[tile.index]
   const isTicked = (tile) => shown.pending[tile.index] ?? tile.ticked
 
-  const labels = data.labels && labelling({ data, shown, isTicked, tick, refresh: refreshTicks, setTriggerValue })
+  const labels = data.labels && labelling({ data, shown, isTicked, tick, refresh: refreshTicks, send })
+
+  function send() {
+    setTriggerValue("decided", { ticks: { ...shown.pending }, labels: { ...shown.labels } })
+  }
 
   // «train:17»; in `short`, below a small picture, «17».
   function tickBox(tile, short = false) {
@@ -72,7 +76,7 @@ export default function ({ data, parentElement, setTriggerValue }) {
     for (const tile of tiles) shown.pending[tile.index] = on
     shown.last = tiles.at(-1).index
     refreshTicks()
-    setTriggerValue("ticks", { ...shown.pending })
+    send()
   }
 
   function refreshTicks() {

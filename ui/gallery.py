@@ -110,12 +110,11 @@ def show(
     With `labels` each image's label can be chosen."""
     side, enlarged = max(dataset.image_shape[:2]), BESIDE if beside else ENLARGED
 
-    def changed() -> None:
-        if ticks := st.session_state[key].get("ticks"):
+    def decided() -> None:
+        sent = st.session_state[key].get("decided") or {}
+        if on_tick and (ticks := sent.get("ticks")):
             on_tick({int(index): bool(on) for index, on in ticks.items()})
-
-    def labelled() -> None:
-        if labels and (chosen := st.session_state[key].get("labels")):
+        if labels and (chosen := sent.get("labels")):
             labels.on_label({int(index): label if label is None else int(label) for index, label in chosen.items()})
 
     drawn = []
@@ -159,6 +158,5 @@ def show(
                 },
                 "labels": {"classes": [line(name) for name in labels.classes]} if labels else None,
             },
-            on_ticks_change=changed,
-            on_labels_change=labelled,
+            on_decided_change=decided,
         )

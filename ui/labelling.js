@@ -2,9 +2,9 @@
 // of gallery.js, which calls it for each tile, and whose `make` it uses.
 //
 // data.labels: {classes, suggested_by}; of each tile `choice`: {given, suggested or null, chosen or null}, numbers of classes.
-// Sends the trigger "labels", {index: number or null}: as "ticks" does, every change that is not answered yet.
+// `shown.labels`, {index: number or null}, are the changes that `send` sends with the ticks.
 
-function labelling({ data, shown, isTicked, tick, refresh, setTriggerValue }) {
+function labelling({ data, shown, isTicked, tick, refresh, send }) {
   shown.labels ??= {}
   for (const tile of data.tiles)
     if (shown.labels[tile.index] === tile.choice.chosen) delete shown.labels[tile.index]
@@ -20,7 +20,7 @@ function labelling({ data, shown, isTicked, tick, refresh, setTriggerValue }) {
     shown.pending[tile.index] = true
     shown.labels[tile.index] = label
     refresh()
-    setTriggerValue("labels", { ...shown.labels })
+    send()
   }
 
   function keep(tile) {
