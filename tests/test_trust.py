@@ -392,18 +392,25 @@ def test_a_what_if_predicts_and_retrains(run):
 
 def test_what_a_retraining_did_to_the_test_set_is_counted_image_by_image(monkeypatch):
     labels = np.array([0, 0, 1, 1, 1])
-    before = np.array([[2.0, 0, 0], [0, 1, 0], [0, 2, 0], [0, 2, 0], [0, 0, 1]])  # right, wrong, right, right, wrong
-    after = np.array([[2.0, 0, 0], [3, 0, 0], [0, 0, 2], [0, 2, 0], [1, 0, 0]])  # the second corrected, the third lost
+    before = np.array([[2.0, 0, 0], [0, 1, 0], [0, 2, 0], [0.1, 0, 0], [0, 0, 1]])  # right, wrong, right, wrong, wrong
+    after = np.array(
+        [[2.0, 0, 0], [3, 0, 0], [0, 0, 2], [0, 0.2, 0], [1, 0, 0]]
+    )  # two are corrected, the third is lost
     told = what_ifs.on_test(before, after, labels)
-    assert (told["changed"], told["corrected"], told["spoiled"]) == (3, 1, 1)
-    assert [(c["index"], c["before"], c["after"]) for c in told["images"]] == [(1, 1, 0), (2, 1, 2), (4, 2, 0)]
+    assert (told["changed"], told["corrected"], told["spoiled"]) == (4, 2, 1)
+    assert [(c["index"], c["before"], c["after"]) for c in told["images"]] == [
+        (1, 1, 0),
+        (2, 1, 2),
+        (3, 0, 1),
+        (4, 2, 0),
+    ]
     p = [np.exp(logits[1, 0]) / np.exp(logits[1]).sum() for logits in (before, after)]
     assert [told["images"][0][f"probability_{when}"] for when in ("before", "after")] == pytest.approx(p)
     loss = np.log(np.exp(after).sum(1)) - after[range(5), labels]
     assert told["loss_after"] == [pytest.approx(loss[:2].mean()), pytest.approx(loss[2:].mean()), None]
     monkeypatch.setattr(what_ifs, "MOST_CHANGED", 2)
     told = what_ifs.on_test(before, after, labels)
-    assert told["changed"] == 3 and [c["index"] for c in told["images"]] == [1, 2]
+    assert told["changed"] == 4 and [c["index"] for c in told["images"]] == [1, 2]
 
 
 def test_relabelling_is_retrained_and_never_predicted(run):
