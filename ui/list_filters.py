@@ -54,6 +54,11 @@ def choose(run: RunView, true_label: int | None, on_change: Callable[[], None]) 
     """The row, after `read`; its label says what is set. `true_label` of the target, None where it has several.
     `on_change` is called before the page is drawn anew with another list."""
     state = st.session_state
+
+    def changed() -> None:  # whoever changes a filter has the row open, also where its making anew was overtaken
+        state["filters-open"] = True
+        on_change()
+
     row = st.expander(
         f"Filters and view: {_in_words(run, true_label)}",
         expanded=state.get("filters-open", False),
@@ -66,13 +71,13 @@ def choose(run: RunView, true_label: int | None, on_change: Callable[[], None]) 
             [EVERY, *run.dataset.classes],
             key=f"label-{run.id}",
             width=150,
-            on_change=on_change,
+            on_change=changed,
             format_func=class_name,
         )
         if true_label is not None:
-            _segments("Label beside the target's", RELATIONS, f"relation-{run.id}", on_change)
-        _segments("Effect", SIDES, f"side-{run.id}", on_change)
-        st.selectbox("Images a side", A_SIDE, key="k", width=120, on_change=on_change)
+            _segments("Label beside the target's", RELATIONS, f"relation-{run.id}", changed)
+        _segments("Effect", SIDES, f"side-{run.id}", changed)
+        st.selectbox("Images a side", A_SIDE, key="k", width=120, on_change=changed)
         st.segmented_control("Tiles", list(gallery.WANTED), key="size", required=True)
         st.multiselect(
             "Pin targets to compare",
