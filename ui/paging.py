@@ -17,13 +17,8 @@ def class_name(name: str) -> str:
     return f"All classes{JOINER}" if name == EVERY else line(name)
 
 
-def from_the_first() -> None:
-    """A list that is filtered anew is another list: it begins with its first page."""
-    st.query_params["page"] = "1"
-
-
 def turn_to_the_first() -> None:
-    """As `from_the_first`, without a step in the browser's history: `choose` then shows the first page."""
+    """A list that is filtered anew is another list: it begins with its first page, which `choose` then shows."""
     st.session_state[TURNED] = True
 
 

@@ -1,4 +1,4 @@
-"""The target that a page shows, chosen from those of its run: from a list, or by looking."""
+"""The target that a page shows, chosen from those of its run by looking, or from a list where there are many."""
 
 from collections.abc import Callable
 
@@ -24,13 +24,6 @@ from ui.run_choice import RunView
 from ui.text import line
 
 MOSAIC = 4  # images that stand for a set
-
-
-def chosen(run: RunView, key: str, best: str | None = None, place=st, on_change=None) -> TargetRef:
-    """The target of `?target=`, or `best` (else the first), or one that is chosen. The widget has the key `key`."""
-    keys = list(run.targets)
-    link.follow(key, link.one_of("target", keys, best or keys[0]))
-    return run.targets[place.selectbox("Target", keys, format_func=run.titles.get, key=key, on_change=on_change)]
 
 
 def by_looking(run: RunView, on_change: Callable[[], None]) -> TargetRef:

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from engine import config, datasets
-from engine.analysis import lds, trust
+from engine.analysis import lds
+from engine.analysis.trust import figure
 from engine.datasets.base import PIECE, Dataset
 from engine.errors import ConfigError
 from engine.runs.manifest import Manifest
@@ -279,8 +280,8 @@ def meaning(differ: list[Setting], found: Summed, images: int) -> str:
         )
     top, of = min(TOP, images), "of one target" if found.targets == 1 else f"median of {found.targets:,} targets"
     figures = (
-        f"The order of the scores agrees with a rank correlation of {_figure(found.spearman)} ({of}), their sizes with "
-        f"a linear correlation of {_figure(found.pearson)}, and {100 * found.overlap:.0f} % of the {top} strongest "
+        f"The order of the scores agrees with a rank correlation of {figure(found.spearman)} ({of}), their sizes with "
+        f"a linear correlation of {figure(found.pearson)}, and {100 * found.overlap:.0f} % of the {top} strongest "
         f"images are the same (by chance 0, 0 and {100 * top / images:.1f} %)."
     )
     return f"{figures} {_expected([name for name, *_ in differ] == ['recipe.seed'], found.spearman)}"
@@ -299,11 +300,3 @@ def _expected(seed_alone: bool, rank: float) -> str:
     if rank < low:
         return f"Trainings that differ in their seed alone agree better ({seeds}): the recipes matter, too."
     return f"Trainings that differ in their seed alone agree no better: it was {seeds}."
-
-
-def _figure(value: float) -> str:
-    return f"{value:.2f}".replace("-", "−")
-
-
-def measured_lds(record: Manifest) -> float | None:
-    return trust.verdict(record).lds

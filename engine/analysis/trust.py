@@ -366,7 +366,7 @@ def _foretold(known: Evidence) -> tuple[str, str]:
     """What smoothness foretells: a level, and half a sentence; "" where it foretells nothing."""
     growth, smooth = known.growth, known.smoothness
     grew = "" if growth is None else f"early changes grow × {growth:.3g} at most"
-    facts = [f"smoothness {_figure(smooth)}"] if smooth is not None else []
+    facts = [f"smoothness {figure(smooth)}"] if smooth is not None else []
     told = ", ".join([*facts, *([grew] if grew else [])])
     if (growth is not None and growth > CHAOTIC_GROWTH) or (smooth is not None and smooth < POOR_SMOOTHNESS):
         return LEVELS[2], f"its training is chaotic ({told}), so that its scores foretell little"
@@ -391,7 +391,7 @@ def _validated(known: Evidence, report: dict) -> str:
     some = (
         "" if varied == len(report["targets"]) else f", of the {varied} of {len(report['targets'])} targets that vary"
     )
-    return f"{said}LDS {_figure(report['lds_mean'])} ({interval}){some}{of}"
+    return f"{said}LDS {figure(report['lds_mean'])} ({interval}){some}{of}"
 
 
 def _explained_since(known: Evidence, report: dict) -> set[str]:
@@ -425,9 +425,10 @@ def _percent(fraction: float) -> str:
     return f"{100 * fraction:g} %"
 
 
-def _figure(value: float) -> str:
+def figure(value: float) -> str:
+    """Two decimals, as sentences on trust and on comparisons have them."""
     return f"{value:.2f}".replace("-", "−")
 
 
 def _interval(low: float | None, high: float | None) -> str:
-    return "no interval" if low is None or high is None else f"{_figure(low)} to {_figure(high)}"
+    return "no interval" if low is None or high is None else f"{figure(low)} to {figure(high)}"

@@ -148,20 +148,24 @@ def _of_bytes(pictures: "np.ndarray | Tensor", dtype: torch.dtype) -> Tensor:
     return floats.div_(255)
 
 
+def may_be_channels(shape: tuple[int, ...]) -> tuple[bool, bool]:
+    """Whether the first axis, and the last, of one picture may be its channels; neither where it has not three axes."""
+    return (shape[0] in CHANNELS, shape[2] in CHANNELS) if len(shape) == 3 else (False, False)
+
+
 def _channel_axis(shape: tuple[int, ...], what: str) -> int | None:
     """Of one picture in bytes, [H, W], [C, H, W] or [H, W, C]: 0 or 2; None where it has no channels."""
     if len(shape) == 2:
         return None
-    if len(shape) == 3:
-        first, last = shape[0] in CHANNELS, shape[2] in CHANNELS
-        if first != last:
-            return 0 if first else 2
-        if first:
-            raise ConfigError(
-                f"{what} of {list(shape)} in uint8 may have its channels first or last.",
-                "Say which by floats: torch.as_tensor(inputs).float() / 255 for channels first, and .movedim(-1, 1) "
-                "on it for channels last.",
-            )
+    first, last = may_be_channels(shape)
+    if first != last:
+        return 0 if first else 2
+    if first:
+        raise ConfigError(
+            f"{what} of {list(shape)} in uint8 may have its channels first or last.",
+            "Say which by floats: torch.as_tensor(inputs).float() / 255 for channels first, and .movedim(-1, 1) "
+            "on it for channels last.",
+        )
     raise ConfigError(
         f"{what} of {list(shape)} in uint8 is no picture [H, W], [1 or 3, H, W] or [H, W, 1 or 3].",
         "Give floats as the model takes them: torch.as_tensor(inputs).float().",

@@ -20,8 +20,7 @@ from engine.datasets import decode, raster
 from engine.datasets.base import PIECE
 from engine.datasets.decode import ImageForm
 from engine.errors import ConfigError, DataError
-
-CHANNELS = (1, 3)
+from engine.library.inputs import CHANNELS, may_be_channels
 
 ROUNDING = 1e-6  # beyond 0 and 1, of floats that were computed
 
@@ -105,7 +104,7 @@ def channel_axis(shape: tuple[int, ...], what: str) -> int | None:
     """Where the channels of one picture [H, W], [C, H, W] or [H, W, C] are: 0, 2, or None where it has none."""
     if len(shape) == 2:
         return None
-    first, last = len(shape) == 3 and shape[0] in CHANNELS, len(shape) == 3 and shape[2] in CHANNELS
+    first, last = may_be_channels(shape)
     if first == last:
         why = "may have its channels first or last" if first else "is none of [H, W], [1 or 3, H, W], [H, W, 1 or 3]"
         raise ConfigError(

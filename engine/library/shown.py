@@ -19,7 +19,7 @@ from engine.datasets.names import printable
 from engine.errors import ConfigError
 from engine.library import pictures
 from engine.library.checks import computing, targets_data
-from engine.library.inputs import Inputs, Labels, labels_of
+from engine.library.inputs import Inputs, Labels, labels_of, may_be_channels
 from engine.library.trained import Trained
 from engine.targets import read_function, read_targets
 
@@ -106,7 +106,7 @@ def _train_pictures(trained: Trained, shown: Shown) -> Any:
 def _form_of_inputs(trained: Trained) -> ImageForm | None:
     """What files are brought to: the size of the model's inputs, where these are pictures."""
     shape = trained.shape
-    if len(shape) == 3 and shape[0] in pictures.CHANNELS and shape[2] not in pictures.CHANNELS:
+    if may_be_channels(shape) == (True, False):
         return ImageForm(shape[1], shape[2], shape[0])
     return None
 
