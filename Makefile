@@ -10,7 +10,7 @@ SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 WORKERS ?= 2
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 
-.PHONY: run check test bench bench-scaling bench-ui tasks bench-storage bench-data story bench-emoji bench-trust bench-labels trust trust-gpu trust-grid seeds faults data screenshots browser clean
+.PHONY: run check test bench bench-scaling bench-ui tasks bench-storage bench-data story bench-emoji bench-trust bench-labels trust trust-gpu trust-grid window seeds faults data screenshots browser clean
 
 run: .venv/app.stamp
 	$(BIN)/streamlit run app.py
@@ -65,6 +65,10 @@ trust-gpu: .venv/test.stamp
 	$(BIN)/python -m tools.trust resnet9
 trust-grid: .venv/test.stamp
 	$(BIN)/python -m tools.grid
+
+# What do scores of an attribution window foretell? About ten minutes.
+window: .venv/test.stamp
+	$(BIN)/python -m tools.window
 
 # Do the scores of four seeds of the sample agree? About six minutes.
 seeds: .venv/test.stamp

@@ -45,6 +45,7 @@ from engine.library.checks import (
     computing,
     sets,
     targets_data,
+    window_of,
 )
 from engine.library.inputs import Given, Inputs, Labels, given, numbers_of
 from engine.library.progress import Progress, reported
@@ -163,6 +164,7 @@ def attribute(
     function: str = "loss",
     targets: list | None = None,
     targets_per_pass: int = 0,
+    window: float = 0,
     progress: Progress = None,
 ) -> np.ndarray:
     """Scores float32 [K, N]: the derivative of each target with respect to each training weight.
@@ -176,6 +178,10 @@ def attribute(
     `targets_per_pass` targets are carried through a step at a time; 0 chooses by the free memory. `progress` as of
     `train`.
 
+    `window` is where the weights begin to count: a fraction of all steps, or from 1 on a number of steps. Scores then
+    say what the examples did from there on, after a training before that is fixed (docs/window.md), and the replay ends
+    there; an example that no later step saw has exactly 0.
+
     Raises `ConfigError` for arguments out of range or not finite, `DivergedError` where the adjoint stops
     being finite, `IntegrityError` where a step can neither be read nor trained again to the same bits,
     `StorageError` where what is trained again cannot be written, `ModelError` where the model's own code
@@ -185,9 +191,9 @@ def attribute(
     index_sets = sets(targets, data.n)
     check_function(function, trained.classes)
     check_number("targets_per_pass", targets_per_pass)
+    start = window_of(window, trained.stream.steps)
     storing.train_again(trained, progress)
-    steps = trained.stream.steps
-    with reported(progress, "attribute", steps) as report, computing(trained.model):
+    with reported(progress, "attribute", trained.stream.steps - start) as report, computing(trained.model):
         adjoint = target_values.adjoints(trained.model, trained.state, data, index_sets, function)
         scores = replay(
             trained.model,
@@ -196,13 +202,16 @@ def attribute(
             adjoint,
             targets_per_pass,
             lambda done, adjoint, scores: report(done),
+            start=start,
         )
     return scores.float().cpu().numpy()
 
 
 @spelling.names_unknown({})
-def retrain(trained: Trained, weights: Tensor | np.ndarray, *, progress: Progress = None) -> State:
+def retrain(trained: Trained, weights: Tensor | np.ndarray, *, window: float = 0, progress: Progress = None) -> State:
     """The final state of the same training with other example `weights` [N]; 0 leaves one out. `progress`: as `train`.
+
+    `window`, as of `attribute`: the steps before it are done with the weights of the training, the others with these.
 
     Raises `ConfigError` for weights of another shape or not finite, `DivergedError` where the loss stops
     being finite, `ModelError` where the model's own code fails.
@@ -211,8 +220,15 @@ def retrain(trained: Trained, weights: Tensor | np.ndarray, *, progress: Progres
     w_N = numbers_of(weights)
     check_weights(w_N, trained.stream.data.n, trained.state.theta.dtype)
     stream = trained.stream.weighted(w_N.detach().to(trained.state.theta))
+    start = window_of(window, stream.steps)
     with reported(progress, "retrain", stream.steps) as report, computing(trained.model):
-        return training.train(trained.model, stream, on_progress=lambda done, losses, rates: report(done))
+
+        def after(done: int, losses: list[float], rates: list[float]) -> None:
+            report(done)
+
+        first = trained.trajectory.initial
+        before = training.advance(trained.model, trained.stream, first, 0, start, on_progress=after)
+        return training.train(trained.model, stream, on_progress=after, resume=(start, before))
 
 
 @spelling.names_unknown({})

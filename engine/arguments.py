@@ -119,6 +119,18 @@ def function(text: str) -> str:
     return text
 
 
+def window(text: str) -> float:
+    """Reads a fraction of the steps, or a number of them."""
+    try:
+        value = float(text)
+    except ValueError:
+        what = "write a fraction of the steps, such as 0.5, or from 1 on a number of steps"
+        raise argparse.ArgumentTypeError(f"{text!r} is no number; {what}") from None
+    if (problem := config.window_problem(value)) is not None:
+        raise argparse.ArgumentTypeError(problem)
+    return value
+
+
 def indices(text: str) -> tuple[int, ...]:
     """Reads the numbers of training images, separated by commas; none where the text is empty."""
     return tuple(whole(0)(part) for part in text.split(",") if part.strip())
@@ -191,6 +203,13 @@ def _add_configured(commands, common: argparse.ArgumentParser) -> None:
         "--function", type=function, metavar="F", help="target function, such as margin or logit:coat (loss)"
     )
     settings.add_argument("--mode", choices=config.REPLAY_MODES, help="where the trajectory is kept")
+    settings.add_argument(
+        "--window",
+        type=window,
+        metavar="W",
+        help="where example weights begin to count: a fraction of the steps, such as 0.5, or from 1 on a number of "
+        "steps (0, the whole training; docs/window.md)",
+    )
     settings.add_argument(
         "--set",
         action="append",

@@ -38,6 +38,7 @@ from engine.jobs.validation import Validate
 from engine.jobs.what_if import WhatIf
 from engine.runs import run as runs
 from engine.runs import storage as storages
+from engine.runs.manifest import Manifest
 
 logger = logging.getLogger(__name__)
 
@@ -88,7 +89,7 @@ def merge(call: argparse.Namespace) -> int:
     for result in results:
         if result.scores is not None:
             shape = run.scores().matrix(result.scores).shape
-            print(f"scores {run.path / 'scores' / result.scores}.npy float32 {shape}")
+            print(f"scores {run.path / 'scores' / result.scores}.npy float32 {shape}{_effect(run.manifest())}")
         _print_validations(run, result)
     return 0
 
@@ -137,7 +138,7 @@ def _print_validation(run: runs.Run, report: dict) -> None:
         f"({_figure(report['lds_mean_low'], 3)} to {_figure(report['lds_mean_high'], 3)}), "
         f"slope {_figure(report['slope_mean'], 2)}, R² {_figure(report['r2_mean'], 2)}, "
         f"mean of {report['targets_that_vary']} of {len(report['targets'])} targets, those that varied; "
-        f"noise {100 * report['noise_share']:.2g} % of the variance"
+        f"noise {100 * report['noise_share']:.2g} % of the variance{_effect(run.manifest())}"
     )
     print(f"{'target':12}{'LDS':>8}{'95 % interval':>20}{'slope':>8}{'R²':>8}")
     for t in report["targets"]:
@@ -169,7 +170,7 @@ def what_if(call: argparse.Namespace) -> int:
 def _print_what_if(run: runs.Run, report: dict) -> None:
     print(
         f"\n{run.path / 'validation' / report['name']}.json; test accuracy {report['test_accuracy_before']:.1%} "
-        f"before, {report['test_accuracy']:.1%} retrained\n"
+        f"before, {report['test_accuracy']:.1%} retrained{_effect(run.manifest())}\n"
         f"{'target':20}{'before':>10}{'predicted':>11}{'retrained':>11}"
     )
     for t in report["targets"]:
@@ -200,10 +201,14 @@ def _execute(run: runs.Run, job: Job | None = None) -> Result:
     record = run.manifest()
     print(f"test accuracy {record.test_accuracy:.1%} on {record.device_name}")
     if result.scores is not None:
-        print(
-            f"scores {run.path / 'scores' / result.scores}.npy float32 {record.score_sets.matrix(result.scores).shape}"
-        )
+        shape = record.score_sets.matrix(result.scores).shape
+        print(f"scores {run.path / 'scores' / result.scores}.npy float32 {shape}{_effect(record)}")
     return result
+
+
+def _effect(record: Manifest) -> str:
+    """Behind what is said of scores, where they are not of the whole training."""
+    return f"; {record.window_phrase}" if record.window_phrase else ""
 
 
 class _Bar:
@@ -264,6 +269,10 @@ def estimate(call: argparse.Namespace) -> int:
 
     config = _configured(call)
     costs = estimate(config, runs.outputs_root(call.outputs), measure=True)
+    start = costs.steps - costs.counted
+    if start:
+        phrase = configs.window_phrase(start, costs.steps)
+        print(f"weights count from step {start + 1:,} on, and {costs.counted:,} steps are replayed: {phrase}")
     print(
         f"{costs.steps:,} steps of {costs.parameters:,} parameters and {costs.buffers:,} buffers; "
         f"{len(config.targets)} targets; {costs.device_name}\n"
@@ -325,12 +334,15 @@ def config(call: argparse.Namespace) -> int:
 
 
 def list_suspects(call: argparse.Namespace) -> int:
-    table = suspects.ranked(_opened(call).manifest(), call.target, call.by)
+    record = _opened(call).manifest()
+    table = suspects.ranked(record, call.target, call.by)
     if call.csv is not None:
         _write_csv(Path(call.csv), table)
         print(f"{call.csv}: {len(table):,} training images")
     if call.count:
         print(table.head(call.count).to_string(index=False))
+        if record.window_phrase:
+            print(f"harm: {record.window_phrase}")
     return 0
 
 
@@ -370,6 +382,7 @@ def info(call: argparse.Namespace) -> int:
         "bytes": run.storage().sizes(),
         "targets": [t.key for t in record.score_sets.targets()],
         "modes": record.modes(),
+        "window": record.window_phrase or "effect of the whole training",
         "resumable": record.resumable,
         "config": record.config.to_dict(),
         "manifest": record.to_json(),
@@ -463,6 +476,7 @@ def _changed(call: argparse.Namespace, config: configs.RunConfig) -> configs.Run
         ("model", call.model),
         ("target_function", call.function),
         ("replay_mode", call.mode),
+        ("window", call.window),
         ("targets", call.targets),
     )
     for name, value in called:

@@ -215,6 +215,8 @@ class RunConfig:
     of patterns of names such as layer1.*,conv1*, and `frozen_eval` puts what is frozen into evaluation mode
     (`engine.models.finetune`). `precision` is that of the training, `replay_precision` that of the steps backwards
     (`engine.core.precision`). `compile` says whether steps are compiled (`engine.core.compiled`).
+    `window` says from where example weights count: below 1 a fraction of all steps, from 1 on a number of steps
+    (`window_start`). It decides what the scores mean, and nothing of the training.
     """
 
     preset: str = "own"
@@ -237,6 +239,7 @@ class RunConfig:
     frozen_eval: bool = added(False)
     replay_precision: str = added("same")
     compile: str = added("auto")
+    window: float = added(0.0)
 
     def __post_init__(self) -> None:
         _plain(self)
@@ -484,6 +487,12 @@ RANGES = {
         "(10⁶ bytes); 0 sets no limit. Less disk takes more memory.",
     ),
     "targets_per_pass": Range(0, 4096, "Targets carried through one backward pass; 0 chooses by the free memory.", int),
+    "window": Range(
+        0.0,
+        10_000_000,
+        "Where example weights begin to count: a fraction of all steps, or from 1 on a number of steps; 0 is the whole "
+        "training. Scores then say what the images did from there on (docs/window.md).",
+    ),
 }
 
 CHOICES = {
@@ -712,6 +721,7 @@ def problems(
     at_fault |= _problems_of_recipe(config.recipe, at_fault.keys(), n_train, n_classes, image_shape)
     if not at_fault.keys() & {"segment", "checkpoint_mb"} and config.segment and config.checkpoint_mb:
         at_fault["segment"] = "cannot be set together with checkpoint_mb, which chooses it"
+    at_fault |= _problems_of_window(config, at_fault.keys(), n_train)
     if not config.targets:
         at_fault["targets"] = "name at least one target, such as test:0"
     seen = set()
@@ -765,6 +775,53 @@ def _problems_of_recipe(
     if sound("warmup_steps") and recipe.warmup_steps >= steps:
         at_fault["recipe.warmup_steps"] = f"is {recipe.warmup_steps:,}, and the training has {steps:,} steps"
     return at_fault
+
+
+def _problems_of_window(config: RunConfig, known: Iterable[str], n_train: int | None) -> dict[str, str]:
+    """What is wrong with the window by itself, and beside the number of steps."""
+    if "window" in known:
+        return {}
+    recipe, steps = config.recipe, None
+    if n_train is not None and not {"recipe.batch_size", "recipe.epochs"} & set(known):
+        steps = recipe.epochs * (n_train // recipe.batch_size)
+    if problem := window_problem(config.window, steps):
+        return {"window": problem}
+    if not config.window or not steps or "segment" in known:
+        return {}
+    count = steps - window_start(config, steps)
+    return {"segment": f"is {config.segment:,}, and the window has {count:,} steps"} if config.segment > count else {}
+
+
+def window_problem(window: Any, steps: int | None = None) -> str | None:
+    """What is wrong with a window, of a training of so many steps where they are known, as the end of a sentence."""
+    if (problem := RANGES["window"].problem(window)) is not None:
+        return problem
+    if window >= 1 and not float(window).is_integer():
+        return f"must be a fraction below 1, or from 1 on a whole number of steps, not {_shown(window)}"
+    if window and steps and first_step(window, steps) >= steps:
+        return f"is {_shown(window)}, and leaves none of the training's {steps:,} steps for the images to count in"
+    return None
+
+
+def first_step(window: float, steps: int) -> int:
+    """s, from 0: the first of `steps` steps at which example weights count. What comes before it is a fixed part of
+    the training: no score, no replay and no retraining reaches behind the state before step s."""
+    return round(window * steps) if window < 1 else int(window)
+
+
+def window_start(config: RunConfig, steps: int) -> int:
+    """`first_step` of a run's training."""
+    return first_step(config.window, steps)
+
+
+def window_phrase(start: int, steps: int) -> str:
+    """What scores say whose weights count from step `start`, from 0, of `steps`, in the words in which every page,
+    command and report names it; "" where they count in the whole training."""
+    if not start:
+        return ""
+    share = 100 * (steps - start) / steps
+    shown = next(text for digits in range(3, 18) if (text := f"{share:.{digits}g}") != "100")  # it is not the whole
+    return f"effect of the last {shown} % of training"
 
 
 def check(

@@ -34,6 +34,7 @@ PLACES = {
     "dataset": "data",
     "targets": "targets",
     "target_function": "targets",
+    "window": "targets",
     "device": "machine",
     "precision": "machine",
 }

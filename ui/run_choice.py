@@ -83,12 +83,23 @@ def chosen(empty: str, first: Collection[str] = (), label: str = "Run") -> RunVi
     run = RunView.of(Run.open(shell.root(), run_id))
     with badge:
         run_watch.begin(run.folder, run.manifest)
+    say_window(run.manifest)
     if run.manifest.from_python:
         st.caption(
             "Saved from Python, with its pictures and scores. Whatever needs its model, such as further targets and "
             "retrainings, is computed there: engine.load (docs/python.md)."
         )
     return run
+
+
+def say_window(record: Manifest) -> None:
+    """What the scores of a run are the effect of, where that is not the whole training: below the run that a page
+    shows, and so beside all that it shows of them."""
+    if record.window_phrase:
+        st.caption(
+            f":material/hourglass_bottom: Its scores are the **{plain(record.window_phrase)}**: what the images did "
+            f"from step {record.window_start + 1:,} of {record.steps:,} on. The training before that is fixed."
+        )
 
 
 def say_empty(empty: str) -> None:

@@ -6,11 +6,12 @@ import numpy as np
 import streamlit as st
 
 from engine.analysis import target_view
+from engine.config import window_phrase, window_start
 from engine.datasets.base import Dataset
 from engine.errors import ConfigError
 from engine.runs.run import Run
 from engine.targets import Target, TestImage, TrainImage, read_targets, split_targets
-from ui import formats, gallery, paging, pictures, setup_draft, setup_fields, shell, targets_form
+from ui import docs, formats, gallery, paging, pictures, setup_draft, setup_fields, shell, targets_form
 from ui.paging import EVERY, class_name
 from ui.setup_draft import Form
 from ui.text import line, plain
@@ -36,6 +37,23 @@ def draw(form: Form) -> None:
         form.dataset.classes, "set-new", form.config.target_function, take_function, form.disabled
     )
     setup_fields.remarks(form, "target_function")
+    choose_window(form, form.dataset)
+
+
+def choose_window(form: Form, dataset: Dataset) -> None:
+    """From where the images' weights count, and what the scores then are."""
+    setup_fields.fields(form, ["window"], across=1)
+    if form.problems.keys() & {"window", "recipe.epochs", "recipe.batch_size"}:
+        return
+    recipe = form.config.recipe
+    steps = recipe.epochs * (dataset.sizes.n_train // recipe.batch_size)
+    start = window_start(form.config, steps)
+    if phrase := window_phrase(start, steps):
+        st.caption(
+            f"Scores will be the **{plain(phrase)}**: what the images do from step {start + 1:,} of {steps:,} on. The "
+            f"{start:,} steps before are trained, and are the same in every retraining."
+        )
+        docs.show("window.md", "What a window says", "What a window says, and what it does not")
 
 
 def take_function(text: str) -> None:

@@ -28,6 +28,8 @@ MOST_RUNS = 20  # in one table
 
 Setting = tuple[str, object, object]  # its dotted name, and its values in two runs
 
+WINDOW, WHOLE = "window", "effect of the whole training"
+
 # What to expect of two trainings that differ in nothing but their seed: seeds 0 to 3 of the preset `sample`, eight test
 # images, measured by `make seeds` (docs/trust.md). Medians of the pairs of seeds, lowest and highest.
 SEEDS_RANK, SEEDS_LINEAR, SEEDS_TOP = (0.17, 0.20), (0.53, 0.61), (0.39, 0.46)
@@ -256,13 +258,15 @@ def _strongest(scores_N: np.ndarray, k: int) -> np.ndarray:
 
 
 def differences(a: Manifest, b: Manifest) -> list[Setting]:
-    """The settings that differ among those that decide a training, by their dotted names."""
+    """The settings that differ among those that decide a training, by their dotted names; and, in words, what the
+    scores are the effect of, where that differs."""
     first, second = a.config, b.config
     names = [
         *(f"recipe.{name}" for name in vars(first.recipe)),
         *(name for name in config.TRAINING if name != "recipe"),
     ]
-    pairs = [(name, config.get(first, name), config.get(second, name)) for name in names]
+    pairs: list[Setting] = [(name, config.get(first, name), config.get(second, name)) for name in names]
+    pairs.append((WINDOW, a.window_phrase or WHOLE, b.window_phrase or WHOLE))
     return [pair for pair in pairs if pair[1] != pair[2]]
 
 
@@ -284,6 +288,9 @@ def meaning(differ: list[Setting], found: Summed, images: int) -> str:
         f"a linear correlation of {figure(found.pearson)}, and {100 * found.overlap:.0f} % of the {top} strongest "
         f"images are the same (by chance 0, 0 and {100 * top / images:.1f} %)."
     )
+    if questions := [pair for pair in differ if pair[0] == WINDOW]:
+        _, of_a, of_b = questions[0]
+        return f"{figures} They answer other questions: the scores of A are the {of_a}, those of B the {of_b}."
     return f"{figures} {_expected([name for name, *_ in differ] == ['recipe.seed'], found.spearman)}"
 
 

@@ -4,6 +4,11 @@
 
 summed over the steps that saw example i (arXiv 2503.13751, algorithm 1; 2504.16430). Exact:
 no term of the derivative is left out, and rounding is the only error.
+
+From a step s on: weights that count from there, after a training before it that is fixed. The sum then ends at step s,
+and so does the replay, which asks for no state before that one:
+
+    scores[k, i] = dφ_k/dw_i,   w_i the weight of example i in the steps t ≥ s; 0 where no such step saw it
 """
 
 from collections.abc import Callable
@@ -36,6 +41,7 @@ def replay(
     resume: tuple[int, Tensor] | None = None,
     passes: Passes | None = None,
     on_fewer: Callable[[int], None] = lambda chunk: None,
+    start: int = 0,
 ) -> Tensor:
     """Scores [K, N], in the adjoint's precision, from the adjoint at the final state.
 
@@ -43,6 +49,7 @@ def replay(
     0 takes as many as fit. `resume`, steps done and the scores [K, N] so far, goes on from there; the
     adjoint is then the one before those steps. `passes` through the model, with their own number of targets a pass; the
     model's where None. Where memory runs out, half as many are carried from then on, and `on_fewer` is told how many.
+    `start`: weights count from this step on, from 0, and no state before it is asked for.
 
     Raises `DivergedError`, with the step's number, soon after an adjoint is not finite, and what the
     trajectory raises where a step can neither be read nor rebuilt.
@@ -52,7 +59,7 @@ def replay(
     chunk = targets_per_pass or chunk_that_fits(bytes_per_target(model, stream.batch_shape), len(scores), scores.device)
     every = max(1, steps // LOOKS)
     passes = passes or Eager(model, chunk=chunk)
-    for t in reversed(range(steps - done)):
+    for t in reversed(range(start, steps - done)):
         if before_step is not None:
             before_step(t)
         inputs, state = stream.at(t), trajectory.get(t)
@@ -69,7 +76,7 @@ def replay(
             on_fewer(passes.chunk or 1)
         adjoint = new
         scores[:, inputs.index_B] += score_KB
-        if t % every == 0:
+        if t % every == 0 or t == start:
             _check_finite(adjoint, scores, t, steps)
         if on_progress is not None:
             on_progress(steps - t, adjoint, scores)

@@ -8,6 +8,9 @@ that is left out. Side by side, `vmap` carries M weight vectors through one pass
 One at a time it is the run's own training, bit for bit. Side by side the sums are of other shapes:
 equal to about 1e-5, until a training that is not smooth pulls them apart.
 
+From a step s on (`engine.core.replay`), a retraining begins with the run's own state before step s, and has the other
+weights from there: bit for bit the training whose weights change at that step.
+
 Metasmoothness (arXiv 2503.13751, definition 2) asks whether the trained parameters A(w) answer a second
 nudge of the weights as they did the first:
 
@@ -50,19 +53,22 @@ def retrain(
     weights_MN: Tensor,
     before_step: Callable[[int], None] | None = None,
     passes: Passes | None = None,
+    begin: tuple[int, State] | None = None,
 ) -> list[State]:
     """Final states of M trainings carried side by side; `weights_MN` of the examples, each row one.
 
-    `stream` says data and recipe; its own weights do not count. `passes` through the model; its own where None; those
+    `stream` says data and recipe; its own weights do not count. `begin`, a step and the state before it, is where they
+    part from the run; the start of training where None. `passes` through the model; its own where None; those
     that are compiled carry one training at a time. Raises `DivergedError` where one of
     the trainings is not finite; its row is named.
     """
     if len(weights_MN) == 1:
-        return [train(model, stream.weighted(weights_MN[0]), before_step=before_step, passes=passes)]
+        stream = stream.weighted(weights_MN[0])
+        return [train(model, stream, before_step=before_step, resume=begin, passes=passes)]
     stream, optimizer = stream.weighted(weights_MN), optimizer_for(model, stream.recipe)
-    initial = initial_state(model, optimizer)
-    states = _mapped(lambda part: part.expand(len(weights_MN), -1), initial)
-    for t in range(stream.steps):
+    start, first = begin or (0, initial_state(model, optimizer))
+    states = _mapped(lambda part: part.expand(len(weights_MN), -1), first)
+    for t in range(start, stream.steps):
         if before_step is not None:
             before_step(t)
         inputs = stream.at(t)

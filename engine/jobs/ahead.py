@@ -10,7 +10,7 @@ import contextlib
 from dataclasses import dataclass
 
 from engine.analysis import cost
-from engine.config import RunConfig
+from engine.config import RunConfig, window_start
 from engine.core.schedule import plan_for
 from engine.datasets.base import Dataset
 from engine.errors import ReplayError
@@ -51,7 +51,7 @@ def _of(record: Manifest) -> Measured:
     if not record.trained or not seconds or not steps:
         return Measured()
     step, replay = seconds / steps, cost.replay_seconds(record, 1)
-    return Measured(step, A_TARGET if replay is None else replay / steps / step)
+    return Measured(step, A_TARGET if replay is None else replay / (steps - record.window_start) / step)
 
 
 def _like(config: RunConfig) -> tuple:
@@ -75,17 +75,23 @@ def steps_of(run: Run, dataset: Dataset) -> int:
     return len(plan_for(run.manifest().config.recipe, dataset.sizes.n_train))
 
 
+def counted_of(run: Run, dataset: Dataset) -> int:
+    """Steps of the run's window: what a replay goes back over, and what a retraining does again."""
+    steps = steps_of(run, dataset)
+    return steps - window_start(run.manifest().config, steps)
+
+
 def training(run: Run, dataset: Dataset) -> Phase:
     return Phase("train", steps_of(run, dataset))
 
 
 def replay(run: Run, dataset: Dataset, targets: int, mode: str) -> tuple[Phase, ...]:
     """The replay for so many targets, after a training once more where the run keeps no states for the mode."""
-    steps, record = steps_of(run, dataset), run.manifest()
-    backwards = Phase("replay", round(steps * (targets * measured(run).target + (mode == "recompute"))))
+    counted, record = counted_of(run, dataset), run.manifest()
+    backwards = Phase("replay", round(counted * (targets * measured(run).target + (mode == "recompute"))))
     once_more = record.trained and not record.modes().get(mode, False)
-    return (Phase("rebuild", steps), backwards) if once_more else (backwards,)
+    return (Phase("rebuild", counted), backwards) if once_more else (backwards,)
 
 
 def retraining(run: Run, dataset: Dataset, trainings: int) -> tuple[Phase, ...]:
-    return (Phase("retrain", trainings * steps_of(run, dataset)),)
+    return (Phase("retrain", trainings * counted_of(run, dataset)),)

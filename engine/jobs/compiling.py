@@ -146,7 +146,7 @@ def _measured(session: "Session", targets: int) -> float:
     forward = timed(lambda: step(uncompiled(session.model, session.config.precision), k, state, inputs))
     passes = uncompiled(session.model, session.config.replays_in, some)
     back = timed(lambda: step_back(passes, k, state, inputs, adjoint)) / some
-    return session.steps * (forward + targets * back)
+    return session.steps * forward + session.counted * targets * back
 
 
 def _wait(device: torch.device) -> None:

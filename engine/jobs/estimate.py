@@ -2,7 +2,8 @@
 
 Sizes follow from the model's real shapes. A step keeps its parameters and buffers, and of the
 optimizer what a step backwards reads: nothing of SGD, both moments of Adam. A batch is rebuilt from its
-number. A full checkpoint keeps all of the optimizer. Time, and the memory of a pass, are measured: a few steps of
+number. A full checkpoint keeps all of the optimizer. Where weights count from a step on, the steps before it
+are trained, and neither kept nor replayed. Time, and the memory of a pass, are measured: a few steps of
 the very model, data and targets, forwards and backwards, and a few writes where the run will go.
 """
 
@@ -19,7 +20,7 @@ from typing import Any
 import psutil
 
 from engine import files, space
-from engine.config import REPLAY_MODES, RunConfig
+from engine.config import REPLAY_MODES, RunConfig, window_start
 from engine.core.schedule import plan_for
 from engine.datasets import base as datasets_base
 from engine.datasets import registry as dataset_registry
@@ -58,6 +59,7 @@ class Estimate:
     buffers: int
     moments: int  # numbers that a step keeps of the optimizer
     steps: int
+    counted: int  # of them, those at which example weights count, which are replayed
     segment: int
     bytes_per_step: int
     disk_free: int
@@ -75,6 +77,7 @@ class Sizes:
     """Bytes that follow from the configuration and the model's shapes alone, by replay mode where they differ."""
 
     steps: int
+    counted: int  # of them, those at which example weights count: kept and replayed
     segment: int  # steps from one full checkpoint to the next
     kept: dict[str, int]  # on disk, of the trajectory
     rest: int  # on disk, of everything else
@@ -124,6 +127,7 @@ def estimate(config: RunConfig, root: Path, measure: bool = False) -> Estimate:
         model.buffers,
         len(optimizer.replay_needs) * model.parameters,
         sizes.steps,
+        sizes.counted,
         sizes.segment,
         state + HEADER,
         free["disk"],
@@ -157,19 +161,23 @@ def sizes_of(config: RunConfig, data: datasets_base.Sizes, state: int, full: int
 
     n, k, item = data.n_train, len(config.targets), 8 if config.state_precision == "float64" else 4
     steps = len(plan_for(config.recipe, n))
-    segment = segment_length(steps, full + HEADER, config.segment, round(config.checkpoint_mb * 1e6))
-    checkpoints = -(-steps // segment)
+    start = window_start(config, steps)
+    counted = steps - start
+    segment = segment_length(counted, full + HEADER, config.segment, round(config.checkpoint_mb * 1e6))
+    checkpoints = -(-counted // segment)
+    first = full + HEADER if start else 0  # the state that the window begins with, beside the model
     logits, scores = 4 * (n + data.n_test) * data.n_classes, 4 * k * n
     sidecars = SIDECAR + SIDECAR_TARGET * k + SMALL_FILES + A_DIGEST * (checkpoints + 1)
     return Sizes(
         steps,
+        counted,
         segment,
-        kept={"memory": 0, "disk": steps * (state + HEADER), "recompute": checkpoints * (full + HEADER)},
-        rest=full + logits + scores + sidecars,
+        kept={"memory": 0, "disk": counted * (state + HEADER), "recompute": checkpoints * (full + HEADER)},
+        rest=full + first + logits + scores + sidecars,
         resume=max(full, k * full + item * k * n),  # two of them: the last, until the next is whole
         states={
-            "memory": steps * state,
-            "disk": min(WAITING + state, steps * state, WRITTEN_AT_ONCE * state),
+            "memory": counted * state,
+            "disk": min(WAITING + state, counted * state, WRITTEN_AT_ONCE * state),
             "recompute": segment * state,
         },
     )
@@ -212,17 +220,17 @@ def _mode(name: str, sizes: Sizes, probe: Probe | None, working: int, on_gpu: bo
         ("GPU memory:", gpu, free["gpu"]),
     )
     short = [f"{what} {need / 1e6:,.0f} MB needed, {has / 1e6:,.0f} MB free" for what, need, has in needs if need > has]
-    return Mode(disk, disk_peak, ram, gpu, _seconds(name, sizes.steps, probe), "; ".join(short))
+    return Mode(disk, disk_peak, ram, gpu, _seconds(name, sizes, probe), "; ".join(short))
 
 
-def _seconds(name: str, steps: int, probe: Probe | None) -> float | None:
+def _seconds(name: str, sizes: Sizes, probe: Probe | None) -> float | None:
     """Of training and replay."""
     if probe is None:
         return None
     # A writer that is slower than the steps makes them wait; reading is as fast as writing at least.
     waiting = max(0.0, probe.write - probe.step) + max(0.0, probe.write - probe.back) if name == "disk" else 0.0
     again = probe.step if name == "recompute" else 0.0
-    return probe.other + steps * (probe.step + probe.back + waiting + again)
+    return probe.other + sizes.steps * probe.step + sizes.counted * (probe.back + waiting + again)
 
 
 def recommend(modes: dict[str, Mode], free: dict[str, int], states: dict[str, int]) -> str | None:
@@ -286,7 +294,8 @@ def _probe(config: RunConfig, dataset, model, device, chunk: int, root: Path, wo
         write = _writing(clock, state, optimizer, root)
     taken = peak.bytes()
     other = featuring + checking + evaluating * (1 + train.n / test.n) + asking
-    if is_wanted(config.compile, stream.steps * (forward + back), device.type):
+    counted = stream.steps - window_start(config, stream.steps)
+    if is_wanted(config.compile, stream.steps * forward + counted * back, device.type):
         left = 1 - SAVES[device.type]
         forward, back, other = left * forward, left * back, other + TAKES[device.type]
     return Probe(forward, back, write, other, taken["rss"], taken.get("gpu", 0))

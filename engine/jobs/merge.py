@@ -21,9 +21,9 @@ from engine.jobs.journal import OnEvent
 from engine.jobs.parts import PartFile, TargetSet
 from engine.jobs.reopen import plan_digest
 from engine.jobs.replay import Replay
-from engine.jobs.retrained import header_of, train_rows
+from engine.jobs.retrained import UNNAMED, header_of, train_rows
 from engine.jobs.sharing import Merging
-from engine.jobs.validation import PLAN, Validate, scored_targets
+from engine.jobs.validation import PLAN, Validate, plan_path, scored_targets
 from engine.runs.run import Run
 from engine.trajectory.state_files import read_with_header
 
@@ -86,11 +86,11 @@ def _targets(run: Run, path: Path) -> Found:
     plan, record = parts.plan_at(path), run.manifest()
     if not {"function", "targets", "mode"} <= plan.keys():
         raise IntegrityError(f"{path} is no plan of targets.", f"Delete {path}.")
-    whole = TargetSet(plan["training"], plan["function"], tuple(plan["targets"]), plan["width"])
+    whole = TargetSet(plan["training"], plan["function"], tuple(plan["targets"]), plan["width"], record.window_start)
     job = Replay(whole.targets, whole.function, plan["mode"])
     name = f"The set of {len(whole.targets):,} targets ({whole.function}; {path.name})"
     if whole.training != record.training_digest or path.name != parts.plan_path(run, whole.key).name:
-        return Found(name, job, [f"{path.name} is foreign: it is of another training or another set"])
+        return Found(name, job, [f"{path.name} is foreign: it is of another training, window or set"])
     problems, sound = [], []
     for each in parts.paths(run.path / "scores", whole):
         try:
@@ -162,6 +162,8 @@ def _retrainings(run: Run, dataset: Dataset, path: Path) -> Found:
     name = f"The validation with {job.subsets:,} subsets ({path.name})"
     if plan["training"] != record.training_digest:
         return Found(name, job, [f"{path.name} is foreign: it is of another training"])
+    if path.name != plan_path(run, plan["training"], job, record.window_start).name:
+        return Found(name, job, [f"{path.name} is foreign: it is of another window, or of other retrainings"])
     rows = set(train_rows(ref for refs in scored_targets(run).values() for ref in refs))
     batches = plan_digest(plan_for(record.config.recipe, n))
     problems, missing, by = [], [], set()
@@ -173,8 +175,9 @@ def _retrainings(run: Run, dataset: Dataset, path: Path) -> Found:
             continue
         try:
             kind = {"device": plan["kind"]}
-            header = header_of(plan["training"], batches, change, plan["kind"])
-            tensors, entries = read_with_header(file, {k: v for k, v in header.items() if k not in kind}, "")
+            header = header_of(plan["training"], batches, change, plan["kind"], record.window_start)
+            header = {k: v for k, v in header.items() if k not in kind}
+            tensors, entries = read_with_header(file, header, "", UNNAMED)
             by.add(entries.get("shard", ""))
             if entries.get("device") != plan["kind"]:
                 problems.append(

@@ -124,16 +124,18 @@ class Shard:
 
 @dataclass(frozen=True)
 class TargetSet:
-    """Targets that are scored together by one function. `training`: digest of the training they are asked of."""
+    """Targets that are scored together by one function. `training`: digest of the training they are asked of, from its
+    step `start` on."""
 
     training: str
     function: str
     targets: tuple[str, ...]
     width: int
+    start: int = 0
     key: str = field(init=False)  # names its files
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "key", set_key(self.training, self.function, self.targets))
+        object.__setattr__(self, "key", set_key(self.training, self.function, self.targets, self.start))
 
     @property
     def passes(self) -> range:
@@ -155,8 +157,8 @@ class TargetSet:
         return f"part-{self.key}_{part.first:05d}_{part.stop:05d}" + (f"_{shard.i}of{shard.n}" if shard else "")
 
 
-def set_key(training: str, function: str, targets: Sequence[str]) -> str:
-    return files.json_digest([training, function, *targets])[:16]
+def set_key(training: str, function: str, targets: Sequence[str], start: int = 0) -> str:
+    return files.json_digest([training, function, *targets, *([start] if start else [])])[:16]
 
 
 @dataclass(frozen=True)
@@ -234,6 +236,12 @@ def read(path: Path, whole: TargetSet) -> PartFile:
     said = sidecar["training_digest"], sidecar["target_function"], tuple(t["name"] for t in sidecar["targets"])
     if said != (whole.training, whole.function, whole.targets[part.rows]):
         raise IntegrityError(f"{path} is foreign: its scores are of other targets, or of another training.", remedy)
+    if sidecar.get("window_start", 0) != whole.start:
+        raise IntegrityError(
+            f"{path} is foreign: its weights count from step {sidecar['window_start'] + 1}, and those of this set from "
+            f"step {whole.start + 1}.",
+            remedy,
+        )
     if about["width"] != whole.width or about["of"] != len(whole.targets) or not whole.is_whole(part):
         raise IntegrityError(
             f"{path} is foreign: it was computed with {about['width']} targets a pass, and this set has {whole.width}.",

@@ -654,10 +654,9 @@ class _Work:
 
     def train(self, order: dict) -> None:
         from engine.core.training import train
-        from engine.trajectory.digests import Digests
 
         session = self.session
-        digests = Digests(session.optimizer, session.segment(), session.steps, {})
+        digests = session.digests()
         trajectory = session.trajectory("memory", digests)
         self.trained_along = digests, trajectory
         meter = session.journal.phase("train", session.steps)

@@ -37,7 +37,7 @@ class Rebuild(Job):
         return f"Rebuilding the checkpoints for {self.mode} mode, by training once more"
 
     def ahead(self, run: Run, dataset: Dataset) -> tuple[Phase, ...]:
-        return (Phase("rebuild", ahead.steps_of(run, dataset)),)
+        return (Phase("rebuild", ahead.counted_of(run, dataset)),)
 
     def do(self, session: "Session") -> Result:
         from engine.jobs.reopen import reopen

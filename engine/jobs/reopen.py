@@ -26,17 +26,15 @@ import numpy as np
 import safetensors
 import torch
 
-from engine import files
 from engine.config import Recipe
 from engine.core import targets
 from engine.core.schedule import BatchPlan, learning_rate, rates_were_others
 from engine.core.state import State, Trajectory
 from engine.core.step import step
 from engine.errors import IntegrityError
-from engine.jobs import machine
+from engine.jobs import machine, window
 from engine.jobs.session import Session
 from engine.models import registry as model_registry
-from engine.runs import fields
 from engine.trajectory.digests import Digests, pixel_means
 from engine.trajectory.modes import EveryState
 from engine.trajectory.state_files import digest_of, named, read_state, state_of
@@ -108,20 +106,11 @@ def reopen(session: Session) -> Trained:
             f"The configuration of run {run.id} is not the one it was trained with.",
             "Restore its config.json, or start a run with these settings.",
         )
-    remedy = "Start the run again."
-    path = run.path / "model" / "digests.json"
-    recorded = files.read_json(path, remedy, manifest.files.get("model/digests.json"))
-    try:
-        fields.check(recorded, {"every": fields.whole, "sha256": fields.by_index(fields.sha256)})
-        if not recorded["every"]:
-            raise ValueError("0 steps from one digest to the next")
-    except (TypeError, ValueError, KeyError) as error:
-        raise IntegrityError(f"{path} does not hold digests of states ({error}).", remedy) from None
-    digests = Digests(
-        session.optimizer, recorded["every"], session.steps, {int(t): sha for t, sha in recorded["sha256"].items()}
-    )
+    digests = session.recorded_digests()
     check_start(session, digests.known.get(0))
-    tensors = read_state(run.path / "model" / "state.safetensors", {"training": session.training}, remedy)
+    tensors = read_state(
+        run.path / "model" / "state.safetensors", {"training": session.training}, "Start the run again."
+    )
     final = state_of({name: t.to(session.device) for name, t in tensors.items()}, session.optimizer)
     _check_logits(session, final)
     if unlike := differences(session):
@@ -168,18 +157,19 @@ def _check_pixels(session: Session) -> None:
 
 
 def check_steps(session: Session, trajectory: Trajectory) -> None:
-    """Runs the first steps and compares them, bit for bit, with the states of a trajectory that keeps every one."""
-    if not isinstance(trajectory, EveryState) or session.steps <= STEPS or differences(session):
+    """Runs the first steps that are replayed and compares them, bit for bit, with the states of a trajectory that
+    keeps every one."""
+    if not isinstance(trajectory, EveryState) or session.counted <= STEPS or differences(session):
         return  # what is trained again is compared with the digests; other hardware rounds otherwise
     try:
-        kept = trajectory.store.get(STEPS)
+        kept = trajectory.store.get(session.start + STEPS)
     except IntegrityError:  # it is made again when it is asked for, and then compared with the digests
         return
-    state = session.initial
-    for t in range(STEPS):
+    start, state = window.begin(session) or (0, session.initial)
+    for t in range(start, start + STEPS):
         state, _ = step(session.forwards, session.optimizer, state, session.stream.at(t))
     if not (torch.equal(state.theta, kept.theta) and torch.equal(state.buffers, kept.buffers)):
-        raise _other(session, f"state after {STEPS} steps", "how a step computes (loss, optimizer, data)")
+        raise _other(session, f"state after {start + STEPS} steps", "how a step computes (loss, optimizer, data)")
 
 
 def _check_logits(session: Session, final: State) -> None:

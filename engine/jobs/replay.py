@@ -13,6 +13,7 @@ import numpy as np
 
 from engine import files
 from engine.analysis import cost
+from engine.config import window_phrase
 from engine.datasets.base import Dataset
 from engine.errors import ConfigError, IntegrityError
 from engine.jobs import ahead, parts
@@ -190,7 +191,7 @@ class Scoring:
 
     def replay_passes(self, trajectory: "Trajectory", passes: list[int]) -> None:
         session, todo = self.session, self.cut(passes)
-        steps, began = session.steps, time.monotonic()
+        steps, began = session.counted, time.monotonic()
         resumed = [self._resumed(part) for part in todo[:1]]  # those of later parts are looked for in their turn
         already = resumed[0][0] if resumed and resumed[0] is not None else 0
         meter = session.journal.phase("replay", steps * len(todo), already)
@@ -226,10 +227,10 @@ class Scoring:
         from engine.jobs import asked as questions
         from engine.jobs.resume import ReplayKeeper
 
-        session, steps = self.session, self.session.steps
+        session, steps, counted = self.session, self.session.steps, self.session.counted
         if resumed is not None:
             done, norms, adjoint, scores = resumed
-            session.journal.note(f"Resumes the replay after {done} of {steps} steps.")
+            session.journal.note(f"Resumes the replay after {done} of {counted} steps.")
         else:
             asked = self.asked[part.rows]
             done, adjoint = 0, questions.adjoints(session.model, self.trained.final, asked, self.job.function)
@@ -237,14 +238,14 @@ class Scoring:
             norms = {steps: _norms(adjoint)}  # by the step that the adjoint stands before
         point = session.resume_point(self._point(part))
         keeper = ReplayKeeper(point, session.optimizer, self._asked_digest, self.whole.width, norms)
-        looked = {round(steps * i / NORMS) for i in range(NORMS)}
+        looked = {session.start + round(counted * i / NORMS) for i in range(NORMS)}
         keep_every = max(1, self.trained.digests.every // 2)
 
         def progress(done: int, adjoint: "Adjoint", scores) -> None:
             report(done)
             if steps - done in looked:
                 norms[steps - done] = _norms(adjoint)
-            if done < steps and done % keep_every == 0:
+            if done < counted and done % keep_every == 0:
                 keeper.save(done, adjoint, scores)
 
         scores = replay(
@@ -258,6 +259,7 @@ class Scoring:
             resume=(done, scores),
             passes=session.backwards(self.whole.width),
             on_fewer=lambda chunk: session.journal.note(f"Memory ran out: {chunk} targets a pass from here on."),
+            start=session.start,
         )
         session.check_data()
         return scores.float().cpu().numpy(), norms, keeper.seconds
@@ -298,6 +300,7 @@ class Scoring:
             "data_fingerprint": session.dataset.fingerprint,
             "replay_mode": self.job.mode,
             "norm_steps": list(norms),
+            "window_start": session.start,
             "targets": [
                 {
                     "name": str(each.target),
@@ -318,7 +321,7 @@ class Scoring:
 
     @property
     def _asked_digest(self) -> str:
-        return files.json_digest([self.job.function, *self.job.targets])
+        return asked_digest(self.session, self.job)
 
     def _point(self, part: Part) -> str:
         from engine.jobs.resume import RESUME_PARTS, RESUME_REPLAY
@@ -377,9 +380,11 @@ class Scoring:
         journal.update(files=others | mine, scored=True)
         parts.remove(self.session.run, self.whole)
         growth = max(target["adjoint_growth"] for target in sidecar["targets"])
+        phrase = window_phrase(self.session.start, self.session.steps)
+        said, begin = (f": {phrase}", "the window's") if phrase else ("", "its")
         journal.note(
-            f"Wrote scores/{name}.npy, {scores.shape[0]} targets × {scores.shape[1]:,} training images. From the end "
-            f"of training to its start the adjoint's norm grew × {growth:.3g} at most."
+            f"Wrote scores/{name}.npy, {scores.shape[0]} targets × {scores.shape[1]:,} training images{said}. From the "
+            f"end of training to {begin} start the adjoint's norm grew × {growth:.3g} at most."
         )
         return name
 
@@ -413,17 +418,27 @@ def decided(session: "Session", job: Replay) -> TargetSet:
     """
     from engine.jobs import machine
 
-    path = parts.plan_path(session.run, parts.set_key(session.training, job.function, job.targets))
+    key = parts.set_key(session.training, job.function, job.targets, session.start)
+    path = parts.plan_path(session.run, key)
     if path.exists():
         plan = parts.plan_at(path)
     else:
-        plan = plan_of(session, TargetSet(session.training, job.function, job.targets, _width(session, job)), job.mode)
+        plan = plan_of(session, _set_of(session, job, _width(session, job)), job.mode)
         if not session.sharing.alone:
             plan = parts.agree(path, plan)
     if not isinstance(session.sharing, Merging):
         done = f"What is done of this set ({path.name})"
         machine.check_one_kind(machine.kind(session.device), plan["kind"], done)
-    return TargetSet(session.training, job.function, job.targets, plan["width"])
+    return _set_of(session, job, plan["width"])
+
+
+def _set_of(session: "Session", job: Replay, width: int) -> TargetSet:
+    return TargetSet(session.training, job.function, job.targets, width, session.start)
+
+
+def asked_digest(session: "Session", job: Replay) -> str:
+    """Of what is asked, for what a killed replay goes on from."""
+    return files.json_digest([job.function, *job.targets, *([session.start] if session.start else [])])
 
 
 def _width(session: "Session", job: Replay) -> int:
@@ -431,7 +446,7 @@ def _width(session: "Session", job: Replay) -> int:
     from engine.core.memory import bytes_per_target, chunk_that_fits
     from engine.jobs.resume import RESUME_REPLAY, intact, load_replay
 
-    digest, point = files.json_digest([job.function, *job.targets]), session.resume_point(RESUME_REPLAY)
+    digest, point = asked_digest(session, job), session.resume_point(RESUME_REPLAY)
     found = intact(lambda: load_replay(point, session.device, session.optimizer, digest), session.journal.note)
     if found is not None:
         return found[1]

@@ -17,6 +17,7 @@ def write_report(session: "Session", name: str, report: dict) -> None:
         "schema": 1,
         "training_digest": session.training,
         "data_fingerprint": session.dataset.fingerprint,
+        "window_start": session.start,
         **report,
     }
     sha = session.journal.save(REPORT_BYTES, lambda: files.write_json(path, report))

@@ -4,10 +4,12 @@
                                                 train_rows int64 [R], train_logits float32 [R, C]: on the training
                                                 images that the run's targets ask about, where there are any
 
+All begin where the run's window does (`engine.jobs.window`): images are left out, and labels others, from there on.
+
 What decides a retraining stands in the file's header and is compared when it is read: the training (recipe, model,
-data), the batch plan, what is left out, which labels are others, and the device. A file that is damaged, stands in
-another's place, or is of a version that did not record all of it is trained again; so is one without the logits of a
-training image that was made a target since.
+data), the batch plan, the window, what is left out, which labels are others, and the device. A file that is damaged,
+stands in another's place, or is of a version that did not record all of it is trained again; so is one without the
+logits of a training image that was made a target since.
 
 Side by side, the last bits of a retraining depend on how many there are. So groups are cut from the whole list by
 number, never from what is missing, and a group is trained whole: whoever trains it, in whatever order, after whatever
@@ -27,13 +29,15 @@ from engine.core import retraining, targets
 from engine.core.state import State
 from engine.core.stream import Stream
 from engine.errors import DivergedError, IntegrityError
-from engine.jobs import machine, parts
+from engine.jobs import machine, parts, window
 from engine.jobs.reopen import plan_digest
 from engine.jobs.session import Session
 from engine.jobs.sharing import Sharing
 from engine.runs.scores import TargetRef
 from engine.targets import TRAIN, Members, TrainImage
 from engine.trajectory.state_files import bytes_of, read_state, write_state
+
+UNNAMED = {"window": "0"}  # what a header without such an entry says: weights count from the start of training
 
 WIDEST_ON_GPU = 8  # retrainings side by side: more are no faster each, and fewer groups are to be shared out
 
@@ -148,15 +152,16 @@ def train_groups(
 ) -> None:
     """Trains each group side by side and keeps of each retraining what `retrained` reads, but for the `known` ones."""
     journal, folder, known = session.journal, session.run.path / "validation" / "retrained", set(known)
-    meter = journal.phase("retrain", len(groups) * session.steps)
+    begin = window.begin(session) if groups else None
+    meter = journal.phase("retrain", len(groups) * session.counted)
     began = time.monotonic()
     for g, group in enumerate(groups):
 
-        def before_step(t: int, done: int = g * session.steps) -> None:
-            meter.report(done + t)
+        def before_step(t: int, done: int = g * session.counted) -> None:
+            meter.report(done + t - session.start)
             session.check_cancelled(t)
 
-        for key, tensors in _train(session, {key: changes[key] for key in group}, before_step, rows).items():
+        for key, tensors in _train(session, {key: changes[key] for key in group}, begin, before_step, rows).items():
             if key in known:
                 continue
             header = _header(session, changes[key], kind)
@@ -168,13 +173,17 @@ def train_groups(
                     path, tensors, header
                 ),
             )
-    meter.report(len(groups) * session.steps)
+    meter.report(len(groups) * session.counted)
     if groups:  # what the next ones will take
         journal.timing("retrain_seconds", time.monotonic() - began, retrainings=sum(map(len, groups)))
 
 
 def _train(
-    session: Session, changes: dict[str, Change], before_step: Callable[[int], None], rows: list[int]
+    session: Session,
+    changes: dict[str, Change],
+    begin: tuple[int, State] | None,
+    before_step: Callable[[int], None],
+    rows: list[int],
 ) -> dict[str, dict[str, torch.Tensor]]:
     """What is kept of each, by key and by the names in its file."""
     weights = torch.ones(len(changes), session.stream.data.n, dtype=session.dtype)
@@ -182,7 +191,9 @@ def _train(
         row[torch.from_numpy(change.left_out)] = 0
     stream = _relabelled(session, next(iter(changes.values())).relabelled)
     try:
-        states = retraining.retrain(session.model, stream, weights.to(session.device), before_step, session.forwards)
+        states = retraining.retrain(
+            session.model, stream, weights.to(session.device), before_step, session.forwards, begin
+        )
     except DivergedError as error:
         keys = list(changes)
         raise DivergedError(
@@ -221,17 +232,20 @@ def _relabelled(session: Session, relabelled: tuple[tuple[int, int], ...]) -> St
 
 
 def _header(session: Session, change: Change, kind: str | None = None) -> dict[str, str]:
-    return header_of(session.training, plan_digest(session.stream.plan), change, kind or machine.kind(session.device))
+    plan, kind = plan_digest(session.stream.plan), kind or machine.kind(session.device)
+    return header_of(session.training, plan, change, kind, session.start)
 
 
-def header_of(training: str, plan: str, change: Change, kind: str) -> dict[str, str]:
-    """What decides a retraining: digests of the training and of its batch plan, the change, and the kind of device."""
+def header_of(training: str, plan: str, change: Change, kind: str, start: int = 0) -> dict[str, str]:
+    """What decides a retraining: digests of the training and of its batch plan, the change, the step that it begins
+    with, and the kind of device."""
     return {
         "training": training,
         "plan": plan,
         "left_out": files.json_digest(change.left_out.tolist()),
         "relabelled": files.json_digest([list(pair) for pair in sorted(change.relabelled)]),
         "device": kind,
+        **({"window": str(start)} if start else {}),
     }
 
 
@@ -240,7 +254,7 @@ def _read(folder: Path, key: str, header: dict[str, str], note: Callable[[str], 
     if not path.exists():
         return None
     try:
-        return _logits(read_state(path, header, ""))
+        return _logits(read_state(path, header, "", UNNAMED))
     except IntegrityError as error:
         note(f"{error.what} It is trained again.")
         return None

@@ -9,7 +9,8 @@ from functools import cached_property
 import torch
 
 from engine import device as devices
-from engine.config import RunConfig, check
+from engine import files
+from engine.config import RunConfig, check, window_start
 from engine.core.optim.base import Optimizer
 from engine.core.state import State, Trajectory
 from engine.core.step import Passes
@@ -20,21 +21,24 @@ from engine.core.trunk import split as split_off_trunk
 from engine.datasets import registry as dataset_registry
 from engine.datasets import store as prepared_data
 from engine.datasets.base import Dataset
-from engine.errors import CancelledError, DataError
+from engine.errors import CancelledError, DataError, IntegrityError
 from engine.jobs.cancel import process_ends
 from engine.jobs.journal import Journal
 from engine.jobs.resume import ResumePoint
 from engine.jobs.sharing import ALONE, Sharing
 from engine.models import registry as model_registry
 from engine.models.functional import FunctionalModel
+from engine.runs import fields
 from engine.runs.manifest import Manifest
 from engine.runs.run import Run
 from engine.trajectory.digests import Digests
 from engine.trajectory.modes import Checkpoints, EveryState
 from engine.trajectory.segments import segment_length
-from engine.trajectory.state_files import bytes_of, named
+from engine.trajectory.state_files import bytes_of, named, read_state, state_of
 from engine.trajectory.stores import DiskStore, MemoryStore
 from engine.trajectory.writer import Writer
+
+WINDOW = "model/window.safetensors"  # in a run: the full state before the first step at which weights count
 
 
 @dataclass(frozen=True)
@@ -62,6 +66,16 @@ class Session:
     @property
     def steps(self) -> int:
         return self.stream.steps
+
+    @property
+    def start(self) -> int:
+        """The first step, from 0, at which example weights count: where replays end and retrainings begin."""
+        return window_start(self.config, self.steps)
+
+    @property
+    def counted(self) -> int:
+        """Steps at which example weights count."""
+        return self.steps - self.start
 
     @cached_property
     def forwards(self) -> Passes:
@@ -93,20 +107,58 @@ class Session:
         prepared_data.check(self.dataset)
 
     def segment(self) -> int:
-        """Steps from one full checkpoint, and one recorded digest, to the next."""
+        """Steps from one full checkpoint, and one recorded digest, to the next, from `start` on."""
+        return self._segment_of(self.counted)
+
+    def resume_every(self) -> int:
+        """Steps from one point that a killed training goes on from to the next: by all that it has, for a short window
+        at its end is no reason to write more often."""
+        return max(1, self._segment_of(self.steps) // 2)
+
+    def _segment_of(self, steps: int) -> int:
         space = round(self.config.checkpoint_mb * 1e6)
         checkpoint = bytes_of(named(self.initial, self.optimizer))
-        return segment_length(self.steps, checkpoint, self.config.segment, space)
+        return segment_length(steps, checkpoint, self.config.segment, space)
 
     def resume_point(self, name: str) -> ResumePoint:
         return ResumePoint(self.run.path / "trajectory" / name, self.training, self.writer, self.check_data)
+
+    def digests(self, known: dict[int, str] | None = None, every: int = 0) -> Digests:
+        """Of the training's states, none but the `known` ones recorded yet; `every` of a run that was trained."""
+        return Digests(self.optimizer, every or self.segment(), self.steps, known, self.start)
+
+    def recorded_digests(self) -> Digests:
+        """Those that training left in model/digests.json. Raises `IntegrityError` for a file that is damaged."""
+        remedy = "Start the run again."
+        path = self.run.path / "model" / "digests.json"
+        recorded = files.read_json(path, remedy, self.manifest.files.get("model/digests.json"))
+        try:
+            fields.check(recorded, {"every": fields.whole, "sha256": fields.by_index(fields.sha256)})
+            if not recorded["every"]:
+                raise ValueError("0 steps from one digest to the next")
+        except (TypeError, ValueError, KeyError) as error:
+            raise IntegrityError(f"{path} does not hold digests of states ({error}).", remedy) from None
+        return self.digests({int(t): sha for t, sha in recorded["sha256"].items()}, recorded["every"])
+
+    def kept_window(self) -> tuple[int, State] | None:
+        """`start` and the full state before it, which lies with the model; None where weights count from the start of
+        training, and where it is missing or damaged."""
+        if not self.start:
+            return None
+        try:
+            tensors = read_state(self.run.path / WINDOW, {"training": self.training, "step": str(self.start)}, "")
+        except IntegrityError as error:
+            self.journal.note(f"{error.what} The steps before the window are trained again where they are needed.")
+            return None
+        return self.start, state_of({name: t.to(self.device) for name, t in tensors.items()}, self.optimizer)
 
     def trajectory(self, mode: str, digests: Digests) -> Trajectory:
         """The states of the training in a replay mode; what is lacking is trained again when it is asked for.
 
         Memory mode reads the states of a run that keeps them on disk. Close it when done.
         """
-        rest = self.initial, self._forward(digests.every), digests, self.journal.note
+        begins, first = (0, self.initial) if not self.manifest.trained else self.kept_window() or (0, self.initial)
+        rest = first, self._forward(digests.every), digests, self.journal.note, begins
         if mode == "recompute":
             return Checkpoints(self._disk(full=True), *rest)
         if mode == "disk":
@@ -114,7 +166,7 @@ class Session:
         store = MemoryStore(self.optimizer)
         if self.manifest.trained and self.manifest.kept_mode == "disk":
             with contextlib.closing(EveryState(self._disk(), *rest)) as on_disk:
-                for t in reversed(range(self.steps)):
+                for t in reversed(range(self.start, self.steps)):
                     self.check_cancelled(t)
                     store.put(t, on_disk.get(t))
         return EveryState(store, *rest)

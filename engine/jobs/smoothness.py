@@ -54,22 +54,23 @@ class Smoothness(Job):
         import torch
 
         from engine.core import retraining
+        from engine.jobs import window
         from engine.jobs.reopen import reopen
 
         first, journal = reopen(session).final, session.journal  # of the very training that w = 1 would repeat
         journal.update(status_said="validating")
-        began, done = time.monotonic(), 0
-        meter = journal.phase("retrain", 2 * self.directions * session.steps)
+        began, done, begin = time.monotonic(), 0, window.begin(session)
+        meter = journal.phase("retrain", 2 * self.directions * session.counted)
 
         def before(t: int) -> None:
-            meter.report(done + t)
+            meter.report(done + t - session.start)
             session.check_cancelled(t)
 
         def trained(weights: torch.Tensor):
             nonlocal done
             weights_1N = weights[None].to(session.device, session.dtype)
-            (state,) = retraining.retrain(session.model, session.stream, weights_1N, before, session.forwards)
-            done += session.steps
+            (state,) = retraining.retrain(session.model, session.stream, weights_1N, before, session.forwards, begin)
+            done += session.counted
             return state
 
         measured = []

@@ -101,12 +101,13 @@ def train(session: "Session", mode: str) -> "tuple[Trained, Trajectory]":
     """
     from engine.core.check import check_model
     from engine.core.training import train as train_steps
+    from engine.jobs import window
     from engine.jobs.accuracy import WithAccuracy
     from engine.jobs.compiling import check_batch
     from engine.jobs.reopen import Trained, check_start, origin, plan_digest, rates_digest
     from engine.jobs.resume import RESUME_TRAINING, WithResume, intact, load_training
     from engine.models.registry import sources
-    from engine.trajectory.digests import Digests, pixel_means
+    from engine.trajectory.digests import pixel_means
 
     journal, config = session.journal, session.config
     for note in session.model.notes:
@@ -125,7 +126,7 @@ def train(session: "Session", mode: str) -> "tuple[Trained, Trajectory]":
         parameters=session.model.parameters,
         buffers=session.model.buffers,
     )
-    point, every = session.resume_point(RESUME_TRAINING), session.segment()
+    point = session.resume_point(RESUME_TRAINING)
     found = None
     if mode != "memory":
         found = intact(lambda: load_training(point, session.device, session.optimizer), journal.note)
@@ -139,16 +140,16 @@ def train(session: "Session", mode: str) -> "tuple[Trained, Trajectory]":
         pixel_means=pixel_means(session.stream),
         model_sources=sources(session.config),
     )
-    digests = Digests(session.optimizer, every, session.steps, known)
+    digests = session.digests(known)
     trajectory = session.trajectory(mode, digests)
-    recorder = trajectory if mode == "memory" else WithResume(trajectory, point, max(1, every // 2), digests)
+    recorder = trajectory if mode == "memory" else WithResume(trajectory, point, session.resume_every(), digests)
     meter = journal.phase("train", session.steps, start)
     began = time.monotonic()
     try:
         final = train_steps(
             session.model,
             session.stream,
-            trajectory=WithAccuracy(recorder, session),
+            trajectory=WithAccuracy(window.WithWindow(recorder, session), session),
             on_progress=meter.report,
             before_step=session.check_cancelled,
             resume=(start, state),
@@ -166,6 +167,7 @@ def train(session: "Session", mode: str) -> "tuple[Trained, Trajectory]":
 def _keep_model(session: "Session", trained: "Trained", mode: str, seconds: float) -> None:
     """Final state, logits of both splits, and digests; then the manifest says that the run is trained."""
     from engine.core import targets
+    from engine.jobs import window
     from engine.jobs.accuracy import tell
     from engine.trajectory.state_files import bytes_of, named, write_state
 
@@ -194,7 +196,7 @@ def _keep_model(session: "Session", trained: "Trained", mode: str, seconds: floa
         100 * len(digests.known),
         lambda: files.write_json(folder / "digests.json", {"every": digests.every, "sha256": digests.known}),
     )
-    journal.add_files(checksums)
+    journal.add_files(checksums | window.checksums(session))
     journal.timing("train_seconds", seconds)
     journal.update(
         trained=True,

@@ -130,12 +130,14 @@ class Validate(Job):
                 write_report(session, names[-1], report)
                 session.journal.note(f"Wrote validation/{names[-1]}.json: {_sentence(report)}")
         session.journal.timing("validate_seconds", time.monotonic() - began)
-        files.remove_inside(session.run.path, plan_path(session.run, session.training, self))
+        files.remove_inside(session.run.path, plan_path(session.run, session.training, self, session.start))
         return Result(reports=tuple(names))
 
 
-def plan_path(run: Run, training: str, job: Validate) -> Path:
-    key = files.json_digest([training, job.subsets, list(job.drops), job.seed])[:16]
+def plan_path(run: Run, training: str, job: Validate, start: int = 0) -> Path:
+    """Of retrainings that begin before step `start`."""
+    decides = [training, job.subsets, list(job.drops), job.seed, *([start] if start else [])]
+    key = files.json_digest(decides)[:16]
     return run.path / "validation" / PLAN.format(key)
 
 
@@ -149,7 +151,7 @@ def decided(session: "Session", job: Validate) -> dict[str, Any]:
     from engine.jobs.replay import origin_of
     from engine.jobs.retrained import side_by_side
 
-    path, origin = plan_path(session.run, session.training, job), origin_of(session)
+    path, origin = plan_path(session.run, session.training, job, session.start), origin_of(session)
     if path.exists():
         plan = parts.plan_at(path)
     else:
@@ -171,6 +173,13 @@ def scored_targets(run: Run) -> dict[str, list[TargetRef]]:
         if sidecar["training_digest"] != record.training_digest:
             raise IntegrityError(
                 f"The scores {sidecar['name']} of run {run.id} belong to another training.",
+                "Delete the scores and attribute the targets again.",
+            )
+        if sidecar.get("window_start", 0) != record.window_start:
+            raise IntegrityError(
+                f"The scores {sidecar['name']} of run {run.id} are of weights that count from step "
+                f"{sidecar.get('window_start', 0) + 1} on, and those of the run count from step "
+                f"{record.window_start + 1}.",
                 "Delete the scores and attribute the targets again.",
             )
     scored: dict[str, list[TargetRef]] = {}

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from engine import device as devices
-from engine.config import CHOICES, LISTS, RANGES, Recipe, RunConfig, problems
+from engine.config import CHOICES, LISTS, RANGES, Recipe, RunConfig, first_step, problems, window_problem
 from engine.core.state import State
 from engine.core.stream import Examples
 from engine.errors import ConfigError, ModelError
@@ -160,6 +160,18 @@ def check_number(name: str, value: int) -> None:
     problem = RANGES[name].problem(value)
     if problem is not None:
         raise ConfigError(f"`{name}` {problem}.", RANGES[name].what, {name: problem})
+
+
+def window_of(window: float, steps: int) -> int:
+    """The first of so many steps at which weights count."""
+    if (problem := window_problem(window, steps)) is not None:
+        raise ConfigError(
+            f"`window` {problem}.",
+            f"Give a fraction of the {steps:,} steps, such as 0.5, or a number of them from 1 to {steps - 1}; 0 is the "
+            "whole training.",
+            {"window": problem},
+        )
+    return first_step(window, steps)
 
 
 def check_recipe(recipe: Recipe, n: int) -> None:

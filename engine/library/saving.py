@@ -36,6 +36,7 @@ from engine.datasets.names import printable
 from engine.errors import ConfigError, StorageError
 from engine.jobs import machine
 from engine.library import pictures
+from engine.library.checks import window_of
 from engine.library.shown import Shown, logits_of, scores_of, write_data
 from engine.library.trained import Trained, check_trained
 from engine.models.functional import FunctionalModel
@@ -71,6 +72,7 @@ def place_of(place: str | os.PathLike | None) -> tuple[Path, str]:
 def save(trained: Trained, place: str | os.PathLike | None, shown: Shown) -> Path:
     """See `Trained.save`."""
     check_trained(trained)
+    window_of(shown.window, trained.stream.steps)
     root, run_id = place_of(place)
     path = root / run_id
     files.check_writable(path)
@@ -95,6 +97,7 @@ def save(trained: Trained, place: str | os.PathLike | None, shown: Shown) -> Pat
                 target_function=function,
                 precision=str(trained.whole.dtype).removeprefix("torch."),
                 device=trained.state.theta.device.type,
+                window=shown.window,
             ),
             *dataset.sizes[:3],  # what augmentation is held against are the model's inputs, not the pictures
         )
@@ -132,7 +135,8 @@ def _fill(
     kept = {**run.manifest().files, **_write_model(run.path, trained, logits, training)}
     kept |= {f"data/{path.name}": files.sha256_of(path) for path in sorted((run.path / "data").iterdir())}
     if scores is not None:
-        kept |= _write_scores(run.path, names, scores, logits, dataset, shown.function, training)
+        start = window_of(shown.window, trained.stream.steps)
+        kept |= _write_scores(run.path, names, scores, logits, dataset, shown, start, training)
     device, digests = trained.state.theta.device, trained.trajectory.digests
     _tell(run, trained)
     run.update_manifest(
@@ -243,10 +247,11 @@ def _write_scores(
     scores: np.ndarray,
     logits: dict[str, np.ndarray],
     dataset: Dataset,
-    function: str,
+    shown: Shown,
+    start: int,
     training: str,
 ) -> dict[str, str]:
-    asked = target_function(read_function(function, dataset).name)
+    asked = target_function(read_function(shown.function, dataset).name)
     name = f"{asked.slug}-000"
     sha = files.write_npy(folder / "scores" / f"{name}.npy", scores)
     sidecar = {
@@ -258,6 +263,7 @@ def _write_scores(
         "training_digest": training,
         "data_fingerprint": dataset.fingerprint,
         "replay_mode": "memory",
+        "window_start": start,
         "targets": [_target_record(Target.parse(text), asked.name, logits, dataset) for text in names],
         "shape": list(scores.shape),
         "sha256": sha,

@@ -38,6 +38,7 @@ class Shown:
     scores: np.ndarray | None = None
     targets: Sequence[Any] | None = None
     function: str = "loss"
+    window: float = 0
     title: str = ""
     note: str = ""
 

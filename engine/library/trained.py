@@ -67,6 +67,7 @@ class Trained:
         scores: np.ndarray | None = None,
         targets: Sequence[Any] | None = None,
         function: str = "loss",
+        window: float = 0,
         title: str = "",
         note: str = "",
     ) -> Path:
@@ -83,7 +84,8 @@ class Trained:
 
         `scores` [K, N] are what `attribute` gave for K `targets` of one `function`, each a text of the app
         ("test:3", "class:2", "test:all", "train:17"), a test image's number, or an index set of test images; without
-        `targets` each row is a test image. `title` names the data, `note` is a person's note on the run.
+        `targets` each row is a test image. `window` is the one that `attribute` was called with. `title` names the
+        data, `note` is a person's note on the run.
 
         Raises `ConfigError` for what does not fit, or a folder that is there already, `DataError` for a file that is no
         image, `StorageError` where the disk refuses it.
@@ -94,7 +96,9 @@ class Trained:
         return save(
             self,
             place,
-            Shown(images, classes, test_images, test_labels, test_inputs, scores, targets, function, title, note),
+            Shown(
+                images, classes, test_images, test_labels, test_inputs, scores, targets, function, window, title, note
+            ),
         )
 
     def __getstate__(self) -> NoReturn:

@@ -16,7 +16,7 @@ import numpy as np
 
 import engine
 from engine import files, model_names
-from engine.config import REPLAY_MODES, RunConfig, from_dict
+from engine.config import REPLAY_MODES, RunConfig, from_dict, window_phrase, window_start
 from engine.datasets import saved
 from engine.errors import ConfigError, IntegrityError
 from engine.runs.fields import by_name, flag, number, of, optional, record, sha256, text, whole
@@ -232,6 +232,16 @@ class Manifest:
                 "train once more, to the same states, and then replay.",
             )
         return mode or self.kept_mode or ""
+
+    @property
+    def window_start(self) -> int:
+        """The first step, from 0, at which example weights count; 0 where that is the whole training."""
+        return window_start(self.config, self.steps) if self.steps else 0
+
+    @property
+    def window_phrase(self) -> str:
+        """What the run's scores are the effect of, in words; "" where it is the whole training."""
+        return window_phrase(self.window_start, self.steps or 1)
 
     # -- what it leads to
 

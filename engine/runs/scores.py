@@ -18,6 +18,7 @@ from engine.targets.names import canonical
 SIDECAR = {  # what is relied on of a score set's description
     "target_function": text,
     "norm_steps": Absent([whole]),
+    "window_start": Absent(whole),  # the first step, from 0, at which weights count
     "targets": [
         {
             "name": text,

@@ -36,17 +36,30 @@ def pixel_means(stream: Stream) -> tuple[float, ...]:
 
 
 class Digests:
-    """SHA-256 of the full states before every `every`-th step and after the last of `steps`.
+    """SHA-256 of the full states before step 0, before every `every`-th step from `start` on, and after the last of
+    `steps`.
 
-    `optimizer` names the states' parts. `known` are those recorded before, by step.
+    `optimizer` names the states' parts. `known` are those recorded before, by step. `start` is the first step that a
+    replay goes back to.
     """
 
-    def __init__(self, optimizer: Optimizer, every: int, steps: int, known: dict[int, str] | None = None):
+    def __init__(
+        self, optimizer: Optimizer, every: int, steps: int, known: dict[int, str] | None = None, start: int = 0
+    ):
         self.optimizer, self.every, self.steps, self.known = optimizer, every, steps, dict(known or {})
+        self.start = start
 
     def is_recorded(self, t: int) -> bool:
         """Whether the state before step t (after the last, for t = `steps`) is one that has a digest."""
-        return t % self.every == 0 or t == self.steps
+        return t in (0, self.steps) or self.begins_segment(t)
+
+    def begins_segment(self, t: int) -> bool:
+        """Whether step t is the first of a segment."""
+        return t >= self.start and (t - self.start) % self.every == 0
+
+    def segment_of(self, t: int) -> int:
+        """The first step of the segment that holds step t, which is none before `start`."""
+        return t - (t - self.start) % self.every
 
     def note(self, t: int, state: State) -> None:
         """Records the digest of a state that has one, or compares it with the one in `known`: `IntegrityError` where
@@ -64,4 +77,4 @@ class Digests:
 
     def after(self, t: int) -> int:
         """The first recorded step behind step t."""
-        return min((t // self.every + 1) * self.every, self.steps)
+        return self.start if t < self.start else min(self.segment_of(t) + self.every, self.steps)

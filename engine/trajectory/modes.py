@@ -19,6 +19,9 @@ All rebuild what they lack by running the same steps forward again: a trajectory
 deleted or lost with its process, a file that is damaged, a segment that was never kept. What is
 rebuilt is compared with the digests that training recorded, every c steps and at the end.
 
+Where a replay ends at a step s (`Digests.start`), no state before it is kept, and none is rebuilt but on the way: T is
+then the number of steps from s on, and rebuilding begins with the state before step s, where that is at hand.
+
 A tree of checkpoints, deeper than these two levels, would save memory of √T states for one more
 training; a segment's c states have fitted wherever the batch did, so there is none.
 """
@@ -36,10 +39,11 @@ class _Rebuilding:
     """What both kinds share.
 
     `store`     where states are put
-    `initial`   the full state before step 0
+    `initial`   a full state that rebuilding can begin with: before step 0, or before `begins`
     `forward`   runs steps again: (full state, start, stop, put) → the state before `stop`
-    `digests`   recorded by training; those of rebuilt states must be the same
+    `digests`   recorded by training; those of rebuilt states must be the same; their `start` is the first step kept
     `notify`    is told in a sentence what is missing or damaged, and what is done about it
+    `begins`    the step that `initial` stands before: 0 or `digests.start`
     """
 
     def __init__(
@@ -49,13 +53,20 @@ class _Rebuilding:
         forward: Forward,
         digests: Digests,
         notify: Callable[[str], None] = lambda text: None,
+        begins: int = 0,
     ):
         self.store, self.initial, self.forward, self.digests, self.notify = store, initial, forward, digests, notify
+        self.begins = begins
         self.rebuilt = 0  # steps run again
 
     @property
     def steps(self) -> int:
         return self.digests.steps
+
+    @property
+    def start(self) -> int:
+        """The first step whose state is kept."""
+        return self.digests.start
 
     def finish(self, final: State) -> None:
         self.digests.note(self.steps, final)
@@ -110,7 +121,8 @@ class EveryState(_Rebuilding):
 
     def put(self, t: int, state: State) -> None:
         self.digests.note(t, state)
-        self.store.put(t, state)
+        if t >= self.start:
+            self.store.put(t, state)
 
     def get(self, t: int) -> State:
         try:
@@ -123,14 +135,14 @@ class EveryState(_Rebuilding):
         self._rebuild_to(self.steps - 1)
 
     def _rebuild_to(self, last: int, reason: str = "") -> None:
-        """Trains what is lacking of the steps 0 … `last` again. One damaged state costs all steps before it, since
-        no full state is kept nearer than the first."""
-        lacking = self._lacking(range(last, -1, -1))
+        """Trains what is lacking of the steps `start` … `last` again. One damaged state costs all steps before it,
+        since no full state is kept nearer than `initial`."""
+        lacking = self._lacking(range(last, self.start - 1, -1))
         if not lacking:
             return
         stop = self.digests.after(max(lacking))  # so far that a digest says whether it is right
-        self.notify(f"{reason}Training steps 0 to {stop - 1} again, to rebuild {len(lacking)} of them.")
-        self._recompute(self.initial, 0, stop, lacking)
+        self.notify(f"{reason}Training steps {self.begins} to {stop - 1} again, to rebuild {len(lacking)} of them.")
+        self._recompute(self.initial, self.begins, stop, lacking)
 
 
 class Checkpoints(_Rebuilding):
@@ -145,16 +157,16 @@ class Checkpoints(_Rebuilding):
 
     def put(self, t: int, state: State) -> None:
         self.digests.note(t, state)
-        if t % self.digests.every == 0:
+        if self.digests.begins_segment(t):
             self.store.put(t, state)
 
     def get(self, t: int) -> State:
         if t not in self._segment:
-            self._load_segment(t - t % self.digests.every)
+            self._load_segment(self.digests.segment_of(t))
         return self._segment[t]
 
     def rebuild(self) -> None:
-        starts = range(0, self.steps, self.digests.every)
+        starts = range(self.start, self.steps, self.digests.every)
         lacking = self._lacking(starts[::-1])
         if lacking:
             start, state, _ = self._intact_before(min(lacking) - self.digests.every)
@@ -181,13 +193,13 @@ class Checkpoints(_Rebuilding):
         self._segment = segment  # now that its digests have said that it is right
 
     def _intact_before(self, step: int) -> tuple[int, State, set[int]]:
-        """The nearest intact full state from `step` downwards, at worst the one that training began with; its step;
+        """The nearest intact full state from `step` downwards, at worst `initial`; its step;
         and the checkpoints met that are missing or damaged."""
         lacking = set()
-        for t in range(step, -1, -self.digests.every):
+        for t in range(step, self.start - 1, -self.digests.every):
             try:
                 return t, self.store.get(t), lacking
             except IntegrityError as error:
                 lacking.add(t)
                 self.notify(f"{error.what} It is made again from the checkpoint before it.")
-        return 0, self.initial, lacking
+        return self.begins, self.initial, lacking
