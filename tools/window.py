@@ -43,10 +43,8 @@ class Training:
     def __init__(self, settings: config.RunConfig, targets: int):
         self.dataset, self.where = dataset_registry.load(settings.dataset), device.choose("auto")
         data, self.test = (examples(self.dataset, s, self.where, torch.float32) for s in datasets_base.SPLITS)
-        self.model, self.stream = (
-            model_registry.build(settings, self.dataset, self.where),
-            Stream(data, settings.recipe),
-        )
+        self.model = model_registry.build(settings, self.dataset, self.where)
+        self.stream = Stream(data, settings.recipe)
         optimizer, steps = optimizer_for(self.model, settings.recipe), self.stream.steps
         first = initial_state(self.model, optimizer)
         self.starts = [config.first_step(window, steps) for window in WINDOWS]
@@ -132,10 +130,17 @@ def markdown(rows: list[dict]) -> str:
             f"| {of['r2']:.2f}"
         )
 
+    agreement = "LDS, left out from {} (95 % interval) | lowest | slope | R²"
+    heads = (
+        "window",
+        "weights count from step",
+        "images with scores of 0",
+        agreement.format("that step on"),
+        agreement.format("the start"),
+        "rank correlation with the whole training's scores",
+    )
     lines = [
-        "| window | weights count from step | images with scores of 0 "
-        "| LDS, left out from that step on (95 % interval) | lowest | slope | R² | LDS, left out from the start (95 % interval) | lowest | slope | R² "
-        "| rank correlation with the whole training's scores |",
+        f"| {' | '.join(heads)} |",
         "|" + "---|" * 12,
     ]
     lines += [
