@@ -211,6 +211,15 @@ def test_retrainings_of_another_window_are_not_taken(windowed, whole):
     assert any("is of another window: 5 instead of 0" in note for note in notes(whole))
 
 
+def test_reports_of_another_window_are_refused(windowed, whole):
+    do(whole, Validate(5, (0.1,)))
+    (name,) = (f for f in whole.manifest().files if f.startswith("validation/lds-"))
+    shutil.copy(whole.path / name, windowed.path / name)
+    windowed.add_files({name: whole.manifest().files[name]})
+    with pytest.raises(IntegrityError, match="of another window: of retrainings from step 1 on, .* from step 6"):
+        trust.reports(windowed.manifest())
+
+
 def test_scores_of_another_window_are_not_validated(windowed, whole):
     shutil.copytree(whole.path / "scores", windowed.path / "scores", dirs_exist_ok=True)
     recorded = {f: sha for f, sha in whole.manifest().files.items() if f.startswith("scores/")}

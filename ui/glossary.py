@@ -42,6 +42,15 @@ GROUPS: dict[str, tuple[Term, ...]] = {
             ("function",),
         ),
         Term(
+            "Attribution window",
+            "The part of the training, up to its end, in which the images' weights count. Scores say what an image did "
+            "there; the training before it is fixed.",
+            "«Effect of the last 50 % of training»: replays go back to the middle, and retrainings begin there, with the "
+            "run's own state. It says less than the whole training would: what an image did before is not in it. "
+            "docs/window.md has how far the two agree.",
+            ("window",),
+        ),
+        Term(
             "Loss",
             "How wrong the model is on an image: 0 when it gives the right label all its confidence, more the less it "
             "gives. An image that helps lowers it.",

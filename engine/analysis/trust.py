@@ -168,13 +168,19 @@ def _read(record: Manifest, relative: str, prefix: str) -> dict:
     remedy = f"Delete the validation of run {record.run_id} in Runs and storage and validate again."
     report = files.read_json(record.folder / relative, remedy, record.files[relative])
     try:
-        fields.check(report, SHAPES[prefix])
+        fields.check(report, SHAPES[prefix] | {"window_start": Absent(whole)})
         if prefix == LDS and any(len(t[w]) != report["subsets"] for t in report["targets"] for w in CHANGES):
             raise ValueError("a target has more or fewer changes than there are subsets")
     except (TypeError, ValueError, KeyError) as error:
         raise IntegrityError(f"{record.folder / relative} is no such report ({error}).", remedy) from None
     if report.get("training_digest") != record.training_digest:
         raise IntegrityError(f"{record.folder / relative} belongs to another training.", remedy)
+    if report.get("window_start", 0) != record.window_start:
+        raise IntegrityError(
+            f"{record.folder / relative} is of another window: of retrainings from step "
+            f"{report.get('window_start', 0) + 1} on, and the run's weights count from step {record.window_start + 1}.",
+            remedy,
+        )
     return {**report, "name": relative.partition("/")[2].removesuffix(".json")}
 
 
