@@ -45,8 +45,8 @@ GROUPS: dict[str, tuple[Term, ...]] = {
             "Attribution window",
             "The part of the training, up to its end, in which the images' weights count. Scores say what an image did "
             "there; the training before it is fixed.",
-            "«Effect of the last 50 % of training»: replays go back to the middle, and retrainings begin there, with the "
-            "run's own state. It says less than the whole training would: what an image did before is not in it. "
+            "«Effect of the last 50 % of training»: replays go back to the middle, and retrainings begin there, with "
+            "the run's own state. It says less than the whole training would: what an image did before is not in it. "
             "docs/window.md has how far the two agree.",
             ("window",),
         ),

@@ -34,7 +34,7 @@ from engine.runs.run import Run
 from engine.trajectory.digests import Digests
 from engine.trajectory.modes import Checkpoints, EveryState
 from engine.trajectory.segments import segment_length
-from engine.trajectory.state_files import bytes_of, named, read_state, state_of
+from engine.trajectory.state_files import bytes_of, digest_of, named, read_state, state_of
 from engine.trajectory.stores import DiskStore, MemoryStore
 from engine.trajectory.writer import Writer
 
@@ -142,11 +142,14 @@ class Session:
 
     def kept_window(self) -> tuple[int, State] | None:
         """`start` and the full state before it, which lies with the model; None where weights count from the start of
-        training, and where it is missing or damaged."""
+        training, and where it is missing, damaged or not what training went through."""
         if not self.start:
             return None
+        path, expected = self.run.path / WINDOW, self.recorded_digests().known.get(self.start)
         try:
-            tensors = read_state(self.run.path / WINDOW, {"training": self.training, "step": str(self.start)}, "")
+            tensors = read_state(path, {"training": self.training, "step": str(self.start)}, "")
+            if digest_of(tensors) != expected:
+                raise IntegrityError(f"{path} is not the state that training went through.")
         except IntegrityError as error:
             self.journal.note(f"{error.what} The steps before the window are trained again where they are needed.")
             return None

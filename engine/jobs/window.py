@@ -7,6 +7,8 @@ passes. Where it is missing or damaged, the steps before it are trained again, a
 says whether the state is the same.
 """
 
+from collections.abc import Callable
+
 from engine import files
 from engine.core.state import Recorder, State
 from engine.core.training import advance
@@ -60,7 +62,7 @@ def checksums(session: Session) -> dict[str, str]:
     return {WINDOW: files.sha256_of(path, "Start the run again.")} if session.start and path.exists() else {}
 
 
-def _file(session: Session, state: State):
+def _file(session: Session, state: State) -> tuple[int, Callable[[], str]]:
     """Bytes of the file, and what writes it."""
     tensors = named(state, session.optimizer)
     header = {"training": session.training, "step": str(session.start)}
