@@ -44,14 +44,15 @@ def by_hand(trained, weights: torch.Tensor, start: int):
 # -- the mathematics
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("recipe", [RECIPE, ADAM], ids=["momentum", "adam"])
 def test_scores_are_the_derivatives_by_the_weights_from_the_step_on(recipe):
     """Against central differences of trainings whose weights change before that step (not `engine.retrain`); the model
     has BatchNorm, the optimizer a memory, and both carry what came before the step across it."""
     trained = train(recipe)
     scores = engine.attribute(trained, *asked(), window=START, progress=False)
-    h, columns = 1e-5, []
-    for i in range(N):
+    h, columns, some = 1e-5, [], range(0, N, 3)
+    for i in some:
         ends = []
         for sign in (1, -1):
             weights = torch.ones(N, dtype=torch.float64)
@@ -60,7 +61,7 @@ def test_scores_are_the_derivatives_by_the_weights_from_the_step_on(recipe):
         columns.append((ends[0] - ends[1]) / (2 * h))
     expected = np.stack(columns, axis=-1)
     assert np.abs(expected).max() > 1e-4
-    assert np.abs(scores - expected).max() < 1e-6 * np.abs(expected).max()
+    assert np.abs(scores[:, some] - expected).max() < 1e-6 * np.abs(expected).max()
     whole = engine.attribute(trained, *asked(), progress=False)
     assert np.abs(scores - whole).max() > 0.1 * np.abs(whole).max()  # and it is another question
 
