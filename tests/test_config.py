@@ -103,7 +103,7 @@ def test_the_digest_covers_what_decides_a_training_and_nothing_else():
     assert len({digest, *digests, config.training_digest("cd" * 32)}) == len(changes) + 2
     asked = {"targets": ("test:9",), "target_function": "margin", "replay_mode": "memory", "segment": 3}
     asked |= {"checkpoint_mb": 1.0, "clean_when_done": True, "targets_per_pass": 2, "device": "cpu", "preset": "own"}
-    asked |= {"compile": "on", "replay_precision": "float64"}
+    asked |= {"compile": "on", "replay_precision": "float64", "window": 0.5}
     assert {*asked, *configs.TRAINING} == {f.name for f in dataclasses.fields(RunConfig)}
     assert {config.replace(**{k: v}).training_digest(FINGERPRINT) for k, v in asked.items()} == {digest}
 
