@@ -797,7 +797,7 @@ def window_problem(window: Any, steps: int | None = None) -> str | None:
     if (problem := RANGES["window"].problem(window)) is not None:
         return problem
     if window >= 1 and not float(window).is_integer():
-        return f"must be a fraction below 1, or from 1 on a whole number of steps, not {_shown(window)}"
+        return f"must be a fraction below 1, or from 1 on a whole number of steps, not {window!r}"
     if window and steps and first_step(window, steps) >= steps:
         return f"is {_shown(window)}, and leaves none of the training's {steps:,} steps for the images to count in"
     return None

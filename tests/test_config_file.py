@@ -33,6 +33,7 @@ def random_config(rng: random.Random) -> RunConfig:
     changes["model_options"] = rng.choice(["", "depth=3,smooth=true"])
     changes["frozen"] = rng.choice(["", "conv1*,layer1.*"])
     changes["preset"] = rng.choice(["own", "a-1"])
+    changes["window"] = rng.choice([0.0, rng.random(), float(rng.randrange(1, 10**7))])
     return configs.check(RunConfig().replace(**changes))
 
 

@@ -135,7 +135,8 @@ def test_every_mode_has_the_same_bits_and_none_keeps_or_rebuilds_a_state_before(
     assert there == [f"{name}-{t:07d}.safetensors" for t in kept]
     if mode != "recompute":  # whose segments are part of its replay
         assert f"Training steps {START} to {STEPS - 1} again" in "\n".join(notes(windowed))
-    assert windowed.manifest().steps_recomputed == STEPS - START
+    # Recompute mode lacks its second checkpoint too, and reaches it from the window's first step.
+    assert windowed.manifest().steps_recomputed == STEPS - START + (3 if mode == "recompute" else 0)
 
 
 def other_state(path) -> None:
@@ -266,7 +267,9 @@ def test_a_killed_run_is_resumed_to_the_same_bits(phase, step, mode, data, both,
     do(run)
     assert np.array_equal(scores(run), scores(both["windowed"]))
     assert any(note.startswith("Resumes the") for note in notes(run))
-    assert files.sha256_of(run.path / WINDOW) == both["windowed"].manifest().files[WINDOW]
+    states = [read_with_header(each.path / WINDOW, {"step": str(START)}, "")[0] for each in (run, both["windowed"])]
+    assert states[0].keys() == states[1].keys() == {"theta", "momentum", "buffers"}
+    assert all(states[0][name].equal(states[1][name]) for name in states[0])
 
 
 def _is_at(run: runs.Run, phase: str, step: int) -> bool:
@@ -335,7 +338,7 @@ def test_the_tool_prints_a_row_a_window(data):
     rows = tool.measure(data[1], 6, 5)
     assert [row["start"] for row in rows] == [0, 2, 5, 8]
     assert rows[0]["own"] == rows[0]["whole"] and rows[0]["rank"] == 1 and rows[3]["zero"] > rows[1]["zero"] == 0
-    assert all(row["own"]["lds"] > 0.3 for row in rows)
+    assert all(row["own"]["r2"] > 0.99 for row in rows[:3])  # the last one ends where the rate has gone to 0
     assert len(tool.markdown(rows).splitlines()) == 6
 
 
@@ -353,7 +356,7 @@ def test_scores_that_were_saved_from_python_are_called_what_they_are(root):
     pictures = inputs.sub(inputs.min()).div(inputs.max() - inputs.min())
     trained = engine.train(net(), pictures, labels, RECIPE, check=False, progress=False)  # 9 steps
     found = engine.attribute(trained, pictures[:2], labels[:2], window=6, progress=False)
-    given = {"test_images": pictures[:4], "test_labels": labels[:4], "scores": found}
+    given = {"test_images": pictures[:4], "test_labels": labels[:4], "scores": found, "targets": [0, 1]}
     with pytest.raises(ConfigError, match="leaves none of the training's 9 steps"):
         trained.save("mine", **given, window=9)
     run = runs.Run.open(root, trained.save("mine", **given, window=6).name)
