@@ -36,6 +36,7 @@ from engine.jobs.replay import Replay
 from engine.jobs.smoothness import Smoothness
 from engine.jobs.validation import Validate
 from engine.jobs.what_if import WhatIf
+from engine.runs import notes
 from engine.runs import run as runs
 from engine.runs import storage as storages
 from engine.runs.manifest import Manifest
@@ -366,7 +367,9 @@ def list_runs(call: argparse.Namespace) -> int:
         accuracy = "" if run.test_accuracy is None else f"{run.test_accuracy:.1%}"
         targets = "" if run.targets_scored is None else f"{run.targets_scored} targets"
         used = sum(runs.Run(root, run.id).storage().sizes().values())
-        print(f"{run.id:40} {run.status:12} {used / 1e6:9.1f} MB {accuracy:>6} {run.remark or targets}".rstrip())
+        facts = f"{run.id:40} {run.status:12} {used / 1e6:9.1f} MB {accuracy:>6} {run.remark or targets:12}"
+        name = "" if run.remark else notes.name_of(runs.Run(root, run.id))
+        print(f"{facts} {config_file.printable(name)}".rstrip())
     for name, reason in runs.passed_over(root):
         print(f"not shown: {name!r} ({reason})")
     return 0

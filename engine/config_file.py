@@ -95,12 +95,16 @@ def dumps(config: RunConfig) -> str:
     return "\n".join(lines) + "\n"
 
 
+def printable(text: str) -> str:
+    """On one line, and without what a terminal would obey."""
+    return "".join(sign if sign.isprintable() else "\ufffd" for sign in text)
+
+
 def _comment(name: str, value: object, default: object) -> list[str]:
     mark = ", as here" if value == default else ""
-    text = f"{about(name)} Default: {_toml(name, default)}{mark}."
-    shown = "".join(sign if sign.isprintable() else "\ufffd" for sign in text)
+    text = printable(f"{about(name)} Default: {_toml(name, default)}{mark}.")
     return textwrap.wrap(
-        shown, 110, initial_indent="# ", subsequent_indent="# ", break_long_words=False, break_on_hyphens=False
+        text, 110, initial_indent="# ", subsequent_indent="# ", break_long_words=False, break_on_hyphens=False
     )
 
 

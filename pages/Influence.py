@@ -237,20 +237,6 @@ def draw_exports(run: RunView, ref: TargetRef, among: lists.Filter, true_label: 
         link.copy()
 
 
-def draw_note(run: RunView) -> None:
-    key = f"note-{run.id}"
-    st.text_area(
-        "Note on this run",
-        ticks.read(run).of(notes.RUN),
-        key=key,
-        max_chars=notes.LONGEST,
-        height=80,
-        placeholder="What was found; it is kept with the run.",
-        on_change=lambda: ticks.write_note(run, notes.RUN, st.session_state[key]),
-        **shell.acting(),
-    )
-
-
 with shell.page("Influence") as panel:
     run = run_choice.chosen("There is no run to look at yet.")
     if not run.targets:
@@ -283,5 +269,5 @@ with shell.page("Influence") as panel:
         what_if_form.draw(run, ref)
     further_targets.draw(run)
     with shell.guarded():
-        draw_note(run)
+        ticks.note_field(run, notes.RUN, "Note on this run", "What was found; it is kept with the run.")
     ticks.bar(run)

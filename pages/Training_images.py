@@ -5,7 +5,6 @@ import streamlit as st
 from engine.analysis import class_matrix as class_matrices
 from engine.analysis import outward as outward_effects
 from engine.analysis.ranking import rank
-from engine.runs import notes
 from engine.targets import target_function
 from ui import cards, formats, link, paging, pictures, run_choice, shell, ticks
 from ui.paging import EVERY, class_name, turn_to_the_first
@@ -67,17 +66,7 @@ def draw_image(run: RunView, index: int) -> None:
             ticks.tiles(run, [tile], f"image-{index}", 224, BARS)
         with st.container(width=420):
             st.table([{"Fact": name, "Value": plain(value)} for name, value in tile.details])
-            key = f"note-{run.id}-{index}"
-            st.text_area(
-                "Note on this image",
-                ticks.read(run).of(index),
-                key=key,
-                max_chars=notes.LONGEST,
-                height=80,
-                placeholder="It is kept with the run.",
-                on_change=lambda: ticks.write_note(run, index, st.session_state[key]),
-                **shell.acting(),
-            )
+            ticks.note_field(run, index, "Note on this image", "It is kept with the run.")
             link.copy()
 
 

@@ -10,6 +10,7 @@ import pytest
 
 from engine import arguments, commands
 from engine.__main__ import main
+from engine.runs import notes
 from engine.runs import run as runs
 from tests.helpers import ROOT
 
@@ -111,6 +112,12 @@ def test_what_is_passed_over_among_the_runs_is_named_with_its_reason(run, tmp_pa
     assert main(["list"]) == 0
     printed = capsys.readouterr().out
     assert "My_baseline" in printed and "linked" in printed and printed.count("not shown") == 2
+
+
+def test_runs_are_listed_with_the_names_that_people_gave_them(run, capsys):
+    notes.write_name(run, "Long \x1b[31mtraining")
+    assert main(["list"]) == 0
+    assert "Long \ufffd[31mtraining\n" in capsys.readouterr().out
 
 
 def test_cleaning_touches_no_run_where_one_of_them_is_none(run, capsys):

@@ -77,6 +77,8 @@ def test_bad_data_end_in_a_message_by_upload_and_by_name(page, tmp_path, monkeyp
             page.locator('input[type="file"]').set_input_files(tmp_path / name)
             expect(page.get_by_text(re.compile(re.escape(name[:12])))).to_be_visible()
             refused(page, said)
+            page.get_by_role("button", name=re.compile("^Remove ")).click()  # else Add is that of the file before
+            expect(page.get_by_role("button", name="Add", exact=True)).to_be_disabled()
         page.get_by_text("By its name").click()
         for name, said in names(tmp_path).items():
             field = page.get_by_role("textbox", name="Name", exact=True)

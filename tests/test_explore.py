@@ -350,6 +350,17 @@ def test_notes_that_are_none_are_named_and_nothing_is_lost(run, content):
     assert path.read_text() == content
 
 
+def test_a_note_takes_the_place_of_none_that_its_writer_did_not_see(run):
+    notes.write_note(run, 5, "mine", instead_of="")
+    notes.write_note(run, 5, "theirs", instead_of="mine")
+    with pytest.raises(ConfigError, match="changed in another tab meanwhile: «theirs»"):
+        notes.write_note(run, 5, "mine, longer", instead_of="mine")
+    assert notes.read(run).of(5) == "theirs"
+    notes.write_note(run, 5, "theirs", instead_of="mine")  # the same: nothing is lost
+    notes.write_note(run, 5, "both", instead_of="theirs")
+    assert notes.read(run).of(5) == "both"
+
+
 def test_notes_that_cannot_be_are_refused(run):
     with pytest.raises(ConfigError, match="no training image 10"):
         notes.tick(run, {10: True}, 10)

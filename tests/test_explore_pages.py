@@ -12,6 +12,7 @@ from engine.core.schedule import plan_for
 from engine.datasets import registry as dataset_registry
 from engine.jobs.queue import JobQueue
 from engine.jobs.replay import Replay
+from engine.runs import notes
 from engine.runs import run as runs
 from tests.helpers import button, idle, said, settled, show, sound, tiles
 from tests.made_up import SAMPLE, run_of
@@ -57,6 +58,17 @@ def test_an_image_outwards_shows_its_facts_and_its_effects(run):
     assert row["Place on its side"] == f"place {side.sum() + 1:,} of the {all_of_it.sum():,} {word}"
     assert row["Effect"] == f"{'harms' if SCORES[1, 5] > 0 else 'helps'} {abs(SCORES[1, 5]):.2f}"
     assert row["Unit"] == "nats"
+
+
+def test_two_tabs_that_write_one_note_lose_neither(run):
+    one, two = (show(TRAINING, run=run.id, image="5") for _ in "12")
+    one.text_area[0].set_value("wrong label").run()
+    two.text_area[0].set_value("right label").run()
+    assert "«wrong label»" in two.error[0].value and two.text_area[0].value == "right label"
+    assert notes.read(run).of(5) == "wrong label"
+    two.text_area[0].set_value("wrong label; right?").run()
+    assert not two.error and notes.read(run).of(5) == "wrong label; right?"
+    assert one.run().text_area[0].value == "wrong label; right?"
 
 
 def test_an_image_without_effect_helped_and_harmed_nothing(run):

@@ -78,9 +78,28 @@ def relabel(run: RunView, labels: Mapping[int, int | None], set_name: str = INFL
         notes.relabel(run.folder, labels, len(run.dataset.train_labels), len(run.dataset.classes), set_name)
 
 
-def write_note(run: RunView, what: int | str, text: str) -> None:
-    with shell.guarded():
-        notes.write_note(run.folder, what, text)
+def note_field(run: RunView, what: int | str, label: str, placeholder: str) -> None:
+    """The note on a training image, or on the run (`notes.RUN`). What another tab saves appears here; but no note takes
+    the place of one that its writer had not seen: that is said, and the field keeps its text, to be saved again."""
+    key = f"note-{run.id}-{what}"
+    seen, saved = f"{key}-seen", read(run).of(what)
+    if key not in st.session_state or st.session_state[key].strip() == st.session_state[seen]:
+        st.session_state[key] = st.session_state[seen] = saved
+
+    def save() -> None:
+        with shell.guarded():
+            notes.write_note(run.folder, what, st.session_state[key], instead_of=st.session_state[seen])
+        st.session_state[seen] = read(run).of(what)
+
+    st.text_area(
+        label,
+        key=key,
+        max_chars=notes.LONGEST,
+        height=80,
+        placeholder=placeholder,
+        on_change=save,
+        **shell.acting(),
+    )
 
 
 def accept(run: RunView, indices: list[int], set_name: str = INFLUENCE) -> None:

@@ -191,14 +191,21 @@ def _with(old: Notes, set_name: str, ticked: set[int], labels: Mapping[int, int]
     return dataclasses.replace(old, sets={**old.sets, set_name: _in_order(ticked)}, new_labels=new_labels)
 
 
-def write_note(run: Run, what: int | str, text: str, images: int | None = None) -> None:
-    """The note on a training image (an index below `images`), or on the whole run (`RUN`); an empty text deletes it."""
+def write_note(run: Run, what: int | str, text: str, images: int | None = None, instead_of: str | None = None) -> None:
+    """The note on a training image (an index below `images`), or on the whole run (`RUN`); an empty text deletes it.
+    With `instead_of`, the note that its writer saw: raises `ConfigError`, and writes nothing, where another has written
+    a different one since."""
     if what != RUN:
         _check_index([int(what)], images)
     text = text.strip()
     _check_text("note", text, LONGEST)
     with _lock(run):
         old = read(run)
+        if instead_of is not None and old.of(what) not in (instead_of, text):
+            raise ConfigError(
+                f"This note was changed in another tab meanwhile: «{old.of(what)}». Yours was not saved.",
+                "Bring the two together in the field, and leave it: what stands there then is saved.",
+            )
         notes = {name: each for name, each in old.notes.items() if name != str(what)}
         _write(run, dataclasses.replace(old, notes=notes | ({str(what): text} if text else {})))
 
