@@ -2,6 +2,9 @@
 
 import asyncio
 import http.client
+import signal
+import socket
+from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
@@ -35,6 +38,18 @@ def opens(port: int, host: str, origin: str | None = None) -> bool:
     answer = status(port, host, "/_stcore/stream", {**upgrade, **({} if origin is None else {"Origin": origin})})
     assert answer in (101, 400, 403)
     return answer == 101
+
+
+def test_the_server_ends_when_it_is_told_to_though_a_browser_stalls(tmp_path):
+    scripts = (Path(st.__file__).parent / "static" / "static" / "js").iterdir()
+    largest = max(scripts, key=lambda path: path.stat().st_size)
+    with serving(tmp_path) as (url, process), socket.socket() as stalled:
+        stalled.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)  # and nothing is read: the answer gets stuck
+        stalled.connect(("localhost", urlsplit(url).port))
+        stalled.sendall(f"GET /static/js/{largest.name} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
+        assert stalled.recv(12) == b"HTTP/1.1 200"
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(60) == 0  # a guard against hangs
 
 
 OURS = ("localhost", "127.0.0.1", "[::1]", "LOCALHOST", "localhost.", "tool.example", "a.b.lab.example")
