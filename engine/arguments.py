@@ -10,6 +10,7 @@ import re
 from collections.abc import Callable
 
 from engine import config
+from engine.analysis import removal as removals
 from engine.analysis.trust import DECISIVE, PROPOSED
 from engine.runs import storage
 from engine.targets import FAMILIES, FUNCTIONS, split_targets
@@ -34,6 +35,7 @@ EPILOG = """examples:
   python -m engine attribute RUN --targets test:0-999 --shard 2/8; python -m engine merge RUN
   python -m engine smoothness RUN
   python -m engine what-if RUN --leave-out 17,4711 --relabel 23=6
+  python -m engine removal RUN --target test:3 --random 4 --csv removal.csv
   python -m engine suspects RUN --csv suspects.csv
   python -m engine list
   python -m engine info RUN
@@ -342,6 +344,7 @@ def _add_checks(commands, one_run: argparse.ArgumentParser) -> None:
         metavar="I=C,I=C",
         help="training images and their other labels, by number",
     )
+    _add_removal(commands, one_run)
     suspects = commands.add_parser(
         "suspects", parents=[one_run], help="training images by the harm they do: the likeliest wrong labels first"
     )
@@ -354,6 +357,34 @@ def _add_checks(commands, one_run: argparse.ArgumentParser) -> None:
     )
     suspects.add_argument("--count", type=whole(0), default=20, metavar="K", help="how many to print (20)")
     suspects.add_argument("--csv", metavar="FILE", help="write all of them")
+
+
+def _add_removal(commands, one_run: argparse.ArgumentParser) -> None:
+    removal = commands.add_parser(
+        "removal",
+        parents=[one_run],
+        help="train again without a target's most helpful or harmful images, few and many, beside random ones",
+    )
+    removal.add_argument(
+        "--target", required=True, metavar="KEY", help="that has scores, such as test:3 or test:3.margin"
+    )
+    removal.add_argument(
+        "--share",
+        type=fractions,
+        default=removals.FRACTIONS,
+        metavar="F,F",
+        help="of the images, to leave out (0.001,0.01,0.05)",
+    )
+    removal.add_argument("--side", choices=removals.SIDES, help="one alone; both where it is not named")
+    removal.add_argument(
+        "--random",
+        type=whole(0, removals.MOST),
+        default=removals.DRAWS,
+        metavar="D",
+        help=f"random sets of each number ({removals.DRAWS})",
+    )
+    removal.add_argument("--seed", type=whole(0, 2**31 - 1), default=0, metavar="N", help="of the random sets (0)")
+    removal.add_argument("--csv", metavar="FILE", help="write the curve")
 
 
 def _add_shard(command: argparse.ArgumentParser) -> None:

@@ -21,6 +21,7 @@ import pandas as pd
 
 from engine import config as configs
 from engine import config_file, files, proposal, space
+from engine.analysis import removal as removals
 from engine.analysis import suspects, trust
 from engine.datasets import registry as datasets
 from engine.datasets import store
@@ -32,6 +33,7 @@ from engine.jobs.job import Job, Result
 from engine.jobs.queue import discard
 from engine.jobs.rebuild import Rebuild
 from engine.jobs.registry import unfinished
+from engine.jobs.removal import Removal
 from engine.jobs.replay import Replay
 from engine.jobs.smoothness import Smoothness
 from engine.jobs.validation import Validate
@@ -172,14 +174,48 @@ def _print_what_if(run: runs.Run, report: dict) -> None:
     print(
         f"\n{run.path / 'validation' / report['name']}.json; test accuracy {report['test_accuracy_before']:.1%} "
         f"before, {report['test_accuracy']:.1%} retrained{_effect(run.manifest())}\n"
-        f"{'target':20}{'before':>10}{'predicted':>11}{'retrained':>11}"
+        f"{'target':20}{'before':>10}{'predicted':>11}{'± error':>10}{'retrained':>11}"
     )
     for t in report["targets"]:
         # No prediction where labels were changed, no retrained value of an uploaded image.
         before, predicted, actual = (
             _figure((t[when] or {}).get(t["function"]), 4) for when in ("before", "predicted", "actual")
         )
-        print(f"{t['key']:20}{before:>10}{predicted:>11}{actual:>11}")
+        error = _figure(t.get("standard_error"), 4)  # none where no validation says it
+        print(f"{t['key']:20}{before:>10}{predicted:>11}{error:>10}{actual:>11}")
+
+
+def removal(call: argparse.Namespace) -> int:
+    """Says what it costs before it trains."""
+    run = _opened(call)
+    if call.csv is not None:
+        files.check_writable(Path(call.csv))
+    sides = removals.SIDES if call.side is None else (call.side,)
+    job = Removal(call.target, call.share, sides, call.random, call.seed)
+    count, seconds = removals.retrainings(job.fractions, sides, job.draws), trust.retraining_seconds(run.manifest())
+    takes = "each as long as the training" if seconds is None else f"about {count * seconds:.0f} s"
+    print(f"{count:,} retrainings at most, {takes}", flush=True)
+    written, record = _execute(run, job).reports, run.manifest()
+    target = removals.target_of(record, call.target).key
+    (report,) = [each for each in removals.reports(record, target) if each["name"] in written]
+    _print_removal(run, report)
+    if call.csv is not None:
+        _write_csv(Path(call.csv), removals.table(report))
+    return 0
+
+
+def _print_removal(run: runs.Run, report: dict) -> None:
+    function = report["function"]
+    print(
+        f"\n{run.path / 'validation' / report['name']}.json; {report['target']}: {function} "
+        f"{report['before'][function]:.4f} {report['unit']}\n"
+        f"{'left out':20}{'images':>8}{'predicted':>11}{'± error':>10}{'retrained':>11}{'probability':>13}"
+    )
+    for each in report["sets"]:
+        print(
+            f"{each['side']:10}{100 * each['fraction']:>8g} %{each['left_out']:>8,}{each['predicted']:>+11.4f}"
+            f"{_figure(each['standard_error'], 4):>10}{each['actual']:>+11.4f}{each['after']['probability']:>13.1%}"
+        )
 
 
 def _check(run: runs.Run, job: Job) -> Result:
@@ -617,6 +653,7 @@ COMMANDS = {
     "merge": Command(merge, trains=True),
     "smoothness": Command(smoothness, trains=True),
     "what-if": Command(what_if, trains=True),
+    "removal": Command(removal, trains=True),
     "suspects": Command(list_suspects),
     "list": Command(list_runs),
     "info": Command(info),

@@ -30,7 +30,7 @@ def offer_better_target(run: RunView) -> None:
     )
     kept = run.manifest.kept_mode
     takes = f"One replay in {kept or 'memory'} mode{'' if kept else ', after training once more'}"
-    if st.button("Score all test images", icon=":material/add:", **shell.acting(help=takes)):
+    if st.button("Score all test images", icon=":material/add:", **shell.acting(help=takes, model_of=run.manifest)):
         shell.submit(run.id, Replay(("test:all",), "loss", kept or "memory"))
 
 

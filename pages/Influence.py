@@ -17,6 +17,7 @@ from ui import (
     link,
     list_filters,
     pictures,
+    removal_curve,
     run_choice,
     shell,
     target_card,
@@ -267,6 +268,8 @@ with shell.page("Influence") as panel:
             draw_pins(run, ref, choices.pins)
     with shell.guarded():
         what_if_form.draw(run, ref)
+    with shell.guarded():
+        removal_curve.draw(run, ref)
     further_targets.draw(run)
     with shell.guarded():
         ticks.note_field(run, notes.RUN, "Note on this run", "What was found; it is kept with the run.")

@@ -28,6 +28,7 @@ PHASES = {
     "each training image moved the targets.",
     "rebuild": "The training is run once more, to the same states: what a replay reads of them was not kept.",
     "retrain": "The model is trained again with other weights of its training images, to see what truly happens.",
+    "gradients": "Of each test image the gradient of its own loss is taken: how strongly it answers to the parameters.",
 }
 
 

@@ -196,8 +196,9 @@ def draw_rebuilding(runs: dict[str, Summary]) -> None:
         horizontal=True,
         format_func=lambda mode: f"{mode} mode",
     )
-    draw_cost(RunView.of(Run.open(shell.root(), run_id)), mode)
-    if st.button("Rebuild checkpoints", icon=":material/history:", **shell.acting()):
+    run = RunView.of(Run.open(shell.root(), run_id))
+    draw_cost(run, mode)
+    if st.button("Rebuild checkpoints", icon=":material/history:", **shell.acting(model_of=run.manifest)):
         shell.submit(run_id, Rebuild(mode))
 
 

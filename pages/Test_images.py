@@ -2,11 +2,15 @@
 
 from collections.abc import Iterable
 
+import numpy as np
 import streamlit as st
 
+from engine import files
 from engine.analysis import logits as logit_maths
 from engine.analysis import test_images as test_lists
 from engine.datasets import raster
+from engine.errors import IntegrityError
+from engine.jobs import gradient_norms as jobs
 from engine.runs import uploads
 from engine.runs.scores import TargetRef
 from engine.targets import UploadedImage
@@ -25,18 +29,22 @@ MOST_MEGABYTES = 20  # of an upload
 
 
 def draw_list(run: RunView) -> None:
-    dataset, logits = run.dataset, run.manifest.test_logits()
-    among, order = choose_filters(run)
-    indices, predicted, confidence = test_lists.test_images(logits, dataset.test_labels, among, order)
+    dataset, logits, norms = run.dataset, run.manifest.test_logits(), gradient_norms(run)
+    among, order = choose_filters(run, test_lists.ORDERS + (() if norms is None else test_lists.BY_GRADIENT))
+    indices, predicted, confidence = test_lists.test_images(logits, dataset.test_labels, among, order, norms)
+    if norms is None:
+        draw_measuring(run)
     draw_confusion(run, predicted)
     st.caption(
         f"{formats.count(len(indices), 'test images')} of {len(dataset.test_labels):,} with these filters. Below each: "
         "its true label, what the model takes it for (✓ right, ✗ wrong), and the probability that it gives to that."
+        f"{'' if norms is None else ' Gradient: how much there is to explain.'}",
+        help=None if norms is None else formats.help_text("gradient norm"),
     )
     page = paging.choose(len(indices), f"page-{run.id}-{hash((among, order))}")
     refs = {ref.name: ref for ref in run.targets.values()}
     tiles = [
-        tile_of(run, i, predicted[i], confidence[i], refs.get(f"test:{i}"))
+        tile_of(run, i, predicted[i], confidence[i], refs.get(f"test:{i}"), norms)
         for i in paging.of_page(indices, page).tolist()
     ]
     if tiles:
@@ -56,19 +64,46 @@ def draw_list(run: RunView) -> None:
     link.copy()
 
 
-def choose_filters(run: RunView) -> tuple[test_lists.TestFilter, str]:
+def gradient_norms(run: RunView) -> np.ndarray | None:
+    """Of the test images, where they were measured; a damaged file is said, and can be measured again."""
+    try:
+        norms = run.manifest.gradient_norms()
+    except IntegrityError as error:
+        shell.show_error_once(error.what, error.remedy)
+        return None
+    return norms if norms is not None and norms.shape == run.dataset.test_labels.shape else None
+
+
+def draw_measuring(run: RunView) -> None:
+    """The button that has the gradient norms measured, with what that takes."""
+    if files.read_only():
+        return
+    takes = jobs.seconds(run.folder, len(run.dataset.test_labels))
+    with st.container(horizontal=True, vertical_alignment="center"):
+        if st.button(
+            "Measure the gradient norms",
+            icon=":material/straighten:",
+            key="measure-gradients",
+            **shell.acting(run.manifest.in_progress, formats.help_text("gradient norm"), run.manifest),
+        ):
+            shell.submit(run.id, jobs.GradientNorms())
+        about = "" if takes is None else f", in about {formats.duration(max(1.0, takes))}"
+        st.caption(f"They say, before any replay{about}, of which test images there is little to explain.")
+
+
+def choose_filters(run: RunView, orders: tuple[str, ...]) -> tuple[test_lists.TestFilter, str]:
     classes = [EVERY, *run.dataset.classes]
     for name in ("true", "predicted"):
         link.follow(f"tests-{name}", link.one_of(name, classes, EVERY))
     link.follow(f"wrong-{run.id}", link.one_of("wrong", (0, 1), 0) == 1)
     limits = sorted((link.whole("from", 0, 100, 0), link.whole("to", 0, 100, 100)))
     link.follow(f"confidence-{run.id}", tuple(limits))
-    link.follow(f"order-{run.id}", link.one_of("order", test_lists.ORDERS, "wrong first"))
+    link.follow(f"order-{run.id}", link.one_of("order", orders, "wrong first"))
     with st.container(horizontal=True, vertical_alignment="bottom"):
         wrong = st.toggle("Misclassified only", key=f"wrong-{run.id}", on_change=turn_to_the_first)
         order = st.selectbox(
             "Order",
-            test_lists.ORDERS,
+            orders,
             key=f"order-{run.id}",
             width=150,
             on_change=turn_to_the_first,
@@ -136,25 +171,37 @@ def take_cell(key: str, classes: tuple[str, ...]) -> None:
         turn_to_the_first()
 
 
-def tile_of(run: RunView, index: int, predicted: int, confidence: float, ref: TargetRef | None) -> gallery.Tile:
-    """One test image; `ref` is its target, where it was explained."""
+def tile_of(
+    run: RunView, index: int, predicted: int, confidence: float, ref: TargetRef | None, norms: np.ndarray | None
+) -> gallery.Tile:
+    """One test image; `ref` is its target, where it was explained; `norms` of all gradients, where they are known."""
     label = run.dataset.test_labels[index]
     true_label, predicted_label = (line(run.dataset.classes[number]) for number in (label, predicted))
     share = formats.percent(confidence)
+    gradient = () if norms is None else (f"gradient {formats.rounded(float(norms[index]))}",)
     return gallery.Tile(
         "test",
         index,
         true_label,
-        (f"{'✓' if predicted == label else '✗'} {predicted_label}", share, *(["explained"] if ref else ())),
+        (f"{'✓' if predicted == label else '✗'} {predicted_label}", share, *gradient, *(["explained"] if ref else ())),
         (
             ("Image", f"test:{index}"),
             ("True label", true_label),
             *cards.file_of(run.dataset, "test", index),
             ("Predicted label", f"{predicted_label}, {share}"),
+            *gradient_of(norms, index),
         ),
         link=link.to("Influence", run=run.id, target=ref.key) if ref else "",
         link_text="Influence on this image",
     )
+
+
+def gradient_of(norms: np.ndarray | None, index: int) -> list[tuple[str, str]]:
+    """The detail of an enlarged image."""
+    if norms is None:
+        return []
+    share = formats.percent(float((norms < norms[index]).mean()))
+    return [("Gradient norm of its loss", f"{formats.rounded(float(norms[index]))}, above {share} of the test images'")]
 
 
 # -- explain some
@@ -213,6 +260,9 @@ def draw_ticked(run: RunView) -> None:
 
 def draw_own_image(run: RunView) -> None:
     st.header("An image of your own")
+    if run.manifest.from_python:
+        st.caption(shell.FROM_PYTHON)
+        return
     file = st.file_uploader(
         "Image file",
         key=f"own-{run.id}",

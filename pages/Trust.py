@@ -8,7 +8,7 @@ import json
 
 import streamlit as st
 
-from engine.analysis import trust
+from engine.analysis import certainty, trust
 from engine.jobs.smoothness import Smoothness
 from engine.jobs.validation import Validate
 from engine.targets import Target, target_function
@@ -35,11 +35,16 @@ def draw_verdict(run: RunView, known: trust.Evidence, verdict: trust.Verdict) ->
     with st.container(horizontal=True), shell.guarded():
         busy = run.manifest.in_progress
         if step is not None and st.button(
-            formats.validate_button(step), type="primary", icon=":material/play_arrow:", **shell.acting(busy)
+            formats.validate_button(step),
+            type="primary",
+            icon=":material/play_arrow:",
+            **shell.acting(busy, model_of=run.manifest),
         ):
             shell.submit(run.id, Validate(step.subsets, (step.drop,), step.seed))
         if known.smoothness is None and st.button(
-            "Measure the smoothness (4 trainings)", icon=":material/timeline:", **shell.acting(busy)
+            "Measure the smoothness (4 trainings)",
+            icon=":material/timeline:",
+            **shell.acting(busy, model_of=run.manifest),
         ):
             shell.submit(run.id, Smoothness())
     shell.metrics(
@@ -87,7 +92,7 @@ def draw_validation_form(run: RunView) -> None:
         f"This takes {takes}. Retrainings that were done before are kept." if takes else "Name at least one share."
     )
     with shell.guarded():
-        if st.button("Validate", icon=":material/play_arrow:", **shell.acting(disabled=not fractions)):
+        if st.button("Validate", icon=":material/play_arrow:", **shell.acting(not fractions, model_of=run.manifest)):
             drops = tuple(dict.fromkeys(map(formats.fraction, fractions)))
             shell.submit(run.id, Validate(subsets, drops, seed))
 
@@ -237,6 +242,7 @@ def draw_what_ifs(run: RunView) -> None:
                     icon=f":material/{icon}:",
                     query_params={"run": run.id},
                 )
+    errors = certainty.known(run.manifest) if reports else {}
     for report in reversed(reports):
         with st.expander(
             f"{plain(formats.changed(report))}: test accuracy {formats.percent(report['test_accuracy_before'])} "
@@ -245,10 +251,11 @@ def draw_what_ifs(run: RunView) -> None:
         ):
             images = [*report["left_out"], *map(int, report["relabelled"])]
             pictures.plain_tiles(run.dataset, "train", images[:SMALL_TILES])
-            for target in report["targets"]:
+            for target in certainty.with_errors(report, run.manifest, errors):
                 title = plain(Target.parse(target["name"]).title(run.dataset))
                 words = target_function(target["function"]).in_words(run.dataset.classes)
                 st.markdown(f"**{title}** · {plain(words)}")
+                st.markdown(plain(formats.what_if_change(target, run.dataset.classes)))
                 st.table(formats.what_if_table(target, run.dataset.classes))
 
 

@@ -33,15 +33,19 @@ from engine.errors import (
     StorageError,
 )
 from engine.jobs import predict
+from engine.jobs.gradient_norms import GradientNorms
 from engine.jobs.rebuild import Rebuild
+from engine.jobs.removal import Removal
 from engine.jobs.replay import Replay
 from engine.jobs.smoothness import Smoothness
 from engine.jobs.validation import Validate
 from engine.jobs.what_if import WhatIf
+from engine.runs import notes
 from engine.runs.run import Run
 from tests.helpers import PAGES, ROOT, idle, said, settled, show
 from tests.made_up import SMALL
 from tools.serve import server
+from ui import shell
 
 N = 40
 RECIPE = Recipe(epochs=2, batch_size=10, peak_lr=0.05, seed=1)  # 8 steps
@@ -685,13 +689,47 @@ def test_a_run_without_scores_says_that_it_has_none(page, root, reference):
 
 def test_what_needs_the_model_says_where_it_is(in_app):
     dataset = datasets.load(in_app.manifest().config.dataset)
-    for job in (Replay(("test:4",)), Rebuild(), Validate(8), WhatIf.of([3]), Smoothness()):
+    for job in (
+        Replay(("test:4",)),
+        Rebuild(),
+        Validate(8),
+        WhatIf.of([3]),
+        Smoothness(),
+        Removal("test:0"),
+        GradientNorms(),
+    ):
         with pytest.raises(ConfigError, match="was saved from Python") as error:
             job.check(in_app, dataset)
         assert f"engine.load({str(in_app.path)!r}, model)" in error.value.remedy
     with pytest.raises(ModelError, match="was given from Python"):
         predict.logits(in_app, pictures(1))
     assert np.array_equal(suspects.ranked(in_app.manifest(), "test:0.loss", "loss")["given_label"].shape, (N,))
+
+
+MODEL_NEEDED = {
+    "pages/Trust.py": ["Validate", "Validate with", "Measure the smoothness"],
+    "pages/Influence.py": [
+        "Check by retraining",
+        "Draw the curve",
+        "Replay for these targets",
+        "Leave out: train again",
+    ],
+    "pages/Test_images.py": ["Measure the gradient norms"],
+    "pages/Find_bad_labels.py": ["Score all test images"],
+    "pages/Runs_and_storage.py": ["Rebuild checkpoints"],
+}
+
+
+@pytest.mark.parametrize("page", MODEL_NEEDED)
+def test_buttons_that_need_the_model_are_off_and_say_why(page, in_app):
+    notes.tick(in_app, {1: True}, N)
+    app = show(page, run=in_app.id)
+    for label in MODEL_NEEDED[page]:
+        which = [each for each in app.button if each.label.startswith(label)]
+        assert which, label
+        assert all(each.disabled and each.help == shell.FROM_PYTHON for each in which), label
+    if page == "pages/Test_images.py":
+        assert not app.get("file_uploader")
 
 
 def test_influence_shows_the_pictures_that_were_given(in_app, root, page, reference):
@@ -709,8 +747,7 @@ def test_influence_shows_the_pictures_that_were_given(in_app, root, page, refere
         page.goto(f"{url}/Trust?run={in_app.id}")
         settled(page, "Trust")
         idle(page)
-        page.get_by_role("button", name=re.compile("^Validate|^Do it|subsets")).first.click()
-        expect(page.get_by_text("was saved from Python").first).to_be_visible()
+        expect(page.get_by_role("button", name=re.compile("^Validate|^Do it|subsets")).first).to_be_disabled()
 
 
 # -- docs/python.md, and what is refused

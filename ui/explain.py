@@ -43,7 +43,11 @@ def choose(
     )
     draw_cost(run, len(targets))
     if st.button(
-        label, type="primary", icon=":material/play_arrow:", key=f"explain-{key}", **shell.acting(not (targets or make))
+        label,
+        type="primary",
+        icon=":material/play_arrow:",
+        key=f"explain-{key}",
+        **shell.acting(not (targets or make), model_of=run.manifest),
     ):
         shell.submit(run.id, Replay(make() if make else targets, function, mode))
 

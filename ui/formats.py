@@ -12,6 +12,7 @@ import numpy as np
 from engine import space
 from engine.analysis import lists
 from engine.analysis.trust import Step
+from engine.analysis.what_if import is_capped
 from engine.errors import ConfigError
 from engine.jobs.registry import kind_named
 from engine.runs.job import JobRecord
@@ -33,6 +34,7 @@ PHASES = {
     "replay": "Replay",
     "rebuild": "Rebuild",
     "retrain": "Retrain",
+    "gradients": "Gradients",
     "done": "Done",
 }
 LABELS = {
@@ -353,15 +355,36 @@ def file_name(key: str) -> str:
 
 
 def what_if_change(what_if: dict, classes: Sequence[str]) -> str:
-    """One target, in a sentence: the change of its function, predicted and, where it was retrained, actual."""
-    function = what_if["function"]
-    words, changes = target_function(function).in_words(classes), {}
-    if what_if["change"] is not None:
-        changes[f"Predicted change of the {words}"] = what_if["change"]
-    if what_if["actual"] is not None:
-        changes["Retrained"] = what_if["actual"][function] - what_if["before"][function]
-    scale = Scale.of(changes.values(), function)
-    return " ".join(f"{name}: {scale.number(change)} {scale.unit}." for name, change in changes.items())
+    """One target, in sentences: the change of its function, predicted with its standard error where that is known,
+    and, where it was retrained, actual; and whether the prediction goes beyond the least that there is."""
+    function, predicted = what_if["function"], what_if["change"]
+    words, now = target_function(function).in_words(classes), what_if["before"][function]
+    actual = None if what_if["actual"] is None else what_if["actual"][function] - now
+    scale = Scale.of([change for change in (predicted, actual) if change is not None], function)
+    sentences = []
+    if predicted is not None:
+        told = scale.plus_minus(predicted, what_if.get("standard_error"))
+        sentences.append(f"Predicted change of the {words}: {told} {scale.unit}.")
+        if is_capped(function, now, predicted):
+            sentences.append(
+                f"That is more than there is: a {words} cannot fall below {target_function(function).lowest:g}, where "
+                "the prediction ends."
+            )
+    if actual is not None:
+        sentences.append(f"Retrained: {scale.number(actual)} {scale.unit}.")
+    return " ".join(sentences)
+
+
+def error_in_words(what_if: dict) -> str:
+    """What stands behind the ± of a prediction, or that nothing does; "" where nothing is predicted."""
+    if what_if["change"] is None:
+        return ""
+    if what_if.get("standard_error") is None:
+        return "How far off this may be is not known: no validation of this run says it for this target yet."
+    return (
+        "± is one standard error, as the run's validation measured it: what happens is within twice that in about 95 "
+        "of 100 cases."
+    )
 
 
 def changed(what_if: dict) -> str:
@@ -375,6 +398,7 @@ def changed(what_if: dict) -> str:
 def what_if_table(what_if: dict, classes: Sequence[str]) -> list[dict]:
     """One target: a row a figure, with what it was, what the scores predict, what retraining gave."""
     functions = [target_function(name) for name in what_if["before"] if name != "probability"]
+    least = {function.name: function.lowest for function in functions}
     words = {function.name: plain(function.in_words(classes)) for function in functions}
     kinds = (
         *(
@@ -391,12 +415,17 @@ def what_if_table(what_if: dict, classes: Sequence[str]) -> list[dict]:
         {
             "": name,
             **{
-                heading: write((what_if[when] or {}).get(which))
+                heading: write(_at_least(least.get(which), (what_if[when] or {}).get(which)))
                 for when, heading in (("before", "Now"), ("predicted", "Predicted"), ("actual", "Retrained"))
             },
         }
         for which, name, write in kinds
     ]
+
+
+def _at_least(least: float | None, value: float | None) -> float | None:
+    """Reports of older versions hold predicted losses below 0."""
+    return value if value is None or least is None else max(least, value)
 
 
 def known_errors(first: float, chance: float) -> str:

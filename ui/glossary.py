@@ -126,6 +126,15 @@ GROUPS: dict[str, tuple[Term, ...]] = {
             also=("rank", "place among those that helped", "place on its side"),
         ),
         Term(
+            "Gradient norm",
+            "How strongly an image answers to the model's parameters at the end of training. Near 0 there is little to "
+            "explain: whatever is left out, its loss hardly moves.",
+            "The norm of the derivative of the image's own loss (or of the target function asked about) by all trained "
+            "parameters. It is known before any replay, and ranks how much there is to explain; which training images "
+            "explain it only a replay says.",
+            ("gradient", "gradient norms"),
+        ),
+        Term(
             "Self-influence",
             "What a training image did to the model's answer on itself. A large one says that the model knows this "
             "image by heart: a rare image, or a wrong label.",
@@ -170,6 +179,23 @@ GROUPS: dict[str, tuple[Term, ...]] = {
             "with what the scores foretold.",
             "Each subset is one training. A verdict needs 20 subsets.",
             ("subset", "subsets", "fraction"),
+        ),
+        Term(
+            "Standard error",
+            "How far off a predicted change may be, behind its ±: what happens is within twice that in about 95 of 100 "
+            "cases.",
+            "It comes from the run's own validation: from how far its predictions were off, and from their slope. It "
+            "grows with the number of images left out and with their scores. It is not known before a validation with "
+            "20 subsets, and is no promise for sets that are much larger than those that were tried.",
+            ("standard errors", "error of a prediction"),
+        ),
+        Term(
+            "Removal curve",
+            "What happens to a target without the images that helped it most, or harmed it most, few and many, beside "
+            "random ones of the same number.",
+            "Each point is one training. Where the chosen images do no more than random ones, the scores say nothing "
+            "of this target; where the predictions leave the retrained line, the set is too large for a derivative.",
+            ("removal curves", "targeted removal"),
         ),
         Term(
             "Slope",

@@ -184,7 +184,7 @@ def histogram(scores_N: np.ndarray, scale: formats.Scale, low: float | None, hig
     figure.update_yaxes(title="Training images", type="log", dtick=1)
     figure.update_xaxes(title=f"Score ({markup(scale.unit)})", exponentformat="power")
     figure.update_layout(dragmode="select", selectdirection="h")
-    return _calm(figure, 240)
+    return calm(figure, 240)
 
 
 def probabilities(shares: np.ndarray, classes: tuple[str, ...]) -> go.Figure:
@@ -201,7 +201,7 @@ def probabilities(shares: np.ndarray, classes: tuple[str, ...]) -> go.Figure:
     )
     figure.update_xaxes(range=[0, 100], ticksuffix=" %", nticks=3, fixedrange=True)
     figure.update_yaxes(autorange="reversed", tickfont_size=11, fixedrange=True)
-    return _calm(figure, 30 + 16 * len(classes)).update_layout(bargap=0.3)
+    return calm(figure, 30 + 16 * len(classes)).update_layout(bargap=0.3)
 
 
 def confusion(counts: np.ndarray, classes: tuple[str, ...]) -> go.Figure:
@@ -231,7 +231,7 @@ def confusion(counts: np.ndarray, classes: tuple[str, ...]) -> go.Figure:
     )
     for update, title in ((figure.update_xaxes, "Predicted label"), (figure.update_yaxes, "True label")):
         update(tickvals=list(range(len(classes))), ticktext=names, title=title, fixedrange=True, showgrid=False)
-    return _calm(_clickable(figure), 90 + 26 * len(classes))
+    return calm(_clickable(figure), 90 + 26 * len(classes))
 
 
 def heat(matrix: np.ndarray, rows: list[str], columns: list[str], function: str, chosen: tuple[int, int]) -> go.Figure:
@@ -249,7 +249,7 @@ def heat(matrix: np.ndarray, rows: list[str], columns: list[str], function: str,
     figure.add_shape(
         type="rect", x0=column - 0.5, x1=column + 0.5, y0=row - 0.5, y1=row + 0.5, line=dict(color=GREY, width=3)
     )
-    return _calm(_clickable(figure), 110 + 36 * len(rows))
+    return calm(_clickable(figure), 110 + 36 * len(rows))
 
 
 def side_by_side(
@@ -262,7 +262,7 @@ def side_by_side(
     for row, source in enumerate(images):
         place = dict(xref="paper", x=1, xanchor="left", yref="y", y=row, yanchor="middle")
         figure.add_layout_image(source=source, sizex=0.1, sizey=0.92, sizing="contain", **place)
-    _calm(figure, 110 + 30 * len(rows))
+    calm(figure, 110 + 30 * len(rows))
     return figure.update_layout(margin_r=44)
 
 
@@ -332,7 +332,7 @@ def curve(values: list[float], title: str, unit: str) -> go.Figure:
     )
     figure.update_xaxes(title="Step")
     figure.update_yaxes(title=f"{title} ({unit})", rangemode="tozero")
-    return _calm(figure if values else _nothing_yet(figure), 240)
+    return calm(figure if values else _nothing_yet(figure), 240)
 
 
 def accuracies(points: list[tuple[int, float]]) -> go.Figure:
@@ -348,7 +348,7 @@ def accuracies(points: list[tuple[int, float]]) -> go.Figure:
     )
     figure.update_xaxes(title="Step", rangemode="tozero")
     figure.update_yaxes(title="Right", ticksuffix=" %", nticks=6, autorangeoptions=dict(clipmin=0, clipmax=100))
-    return _calm(figure, 240)
+    return calm(figure, 240)
 
 
 def agreement(report: dict, key: str | None, words: str) -> go.Figure:
@@ -370,7 +370,7 @@ def agreement(report: dict, key: str | None, words: str) -> go.Figure:
         )
     figure.update_xaxes(title=f"Predicted change of the {function} ({unit})")
     figure.update_yaxes(title=f"Change after retraining ({unit})")
-    return _calm(_equal(figure, values), 420)
+    return calm(_equal(figure, values), 420)
 
 
 def against(a: np.ndarray, b: np.ndarray, indices: np.ndarray, unit: str, chosen: int | None = None) -> go.Figure:
@@ -399,7 +399,7 @@ def against(a: np.ndarray, b: np.ndarray, indices: np.ndarray, unit: str, chosen
         )
     figure.update_xaxes(title=f"Score in A ({unit})")
     figure.update_yaxes(title=f"Score in B ({unit})")
-    return _calm(_equal(figure, [*a.tolist(), *b.tolist()]), 460)
+    return calm(_equal(figure, [*a.tolist(), *b.tolist()]), 460)
 
 
 def _equal(figure: go.Figure, values: list[float]) -> go.Figure:
@@ -436,7 +436,7 @@ def norms(score_set: dict, marked: int) -> go.Figure:
     figure.update_yaxes(
         title="Norm of the adjoint", type="log", tickvals=ticks, ticktext=[f"{tick:g}" for tick in ticks]
     )
-    return _calm(figure, 260)
+    return calm(figure, 260)
 
 
 def _one_two_five(values: list[float]) -> list[float]:
@@ -472,7 +472,7 @@ def meters(lines: dict[str, tuple[list, list]], limit: str, powers: bool = False
         ticktext=[formats.size(tick) for tick in ticks],
         **(dict(type="log") if powers else dict(rangemode="tozero")),
     )
-    return _calm(figure if found else _nothing_yet(figure), 200)
+    return calm(figure if found else _nothing_yet(figure), 200)
 
 
 def _nothing_yet(figure: go.Figure) -> go.Figure:
@@ -519,7 +519,8 @@ def _powers(values: list[float]) -> list[int]:
     return [10**k for k in range(low, high + 2, (high - low) // 5 + 1)]
 
 
-def _calm(figure: go.Figure, height: int) -> go.Figure:
+def calm(figure: go.Figure, height: int) -> go.Figure:
+    """Without a legend, and with narrow margins."""
     figure.update_layout(height=height, margin=dict(l=8, r=8, t=12, b=8), showlegend=False, bargap=0)
     return figure
 

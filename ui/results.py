@@ -8,7 +8,8 @@ from dataclasses import dataclass
 
 import streamlit as st
 
-from engine.analysis import target_view, trust
+from engine.analysis import certainty, target_view, trust
+from engine.analysis.test_images import BY_GRADIENT
 from engine.errors import ReplayError
 from engine.jobs.registry import from_record
 from engine.runs import uploads
@@ -16,7 +17,7 @@ from engine.runs.events import TERMINAL
 from engine.runs.job import JobRecord
 from engine.runs.scores import TargetRef
 from engine.targets import TRAIN, AllTests, Target, UploadedImage, target_function
-from ui import formats, outcomes, pictures, shell
+from ui import formats, outcomes, pictures, removal_curve, shell
 from ui.run_choice import RunView
 from ui.text import plain
 
@@ -127,7 +128,7 @@ def draw_what_if(run: RunView, done: Done) -> None:
         say_gone("report", run)
         return
     st.success(f"Trained again: {plain(formats.changed(report))}.", icon=":material/check:")
-    targets = {target["key"]: target for target in report["targets"]}
+    targets = {target["key"]: target for target in certainty.with_errors(report, run.manifest)}
     asked = targets.get(done.asked_about) or next(iter(targets.values()), None)
     if asked is not None:
         title = plain(Target.parse(asked["name"]).title(run.dataset))
@@ -135,6 +136,7 @@ def draw_what_if(run: RunView, done: Done) -> None:
         st.markdown(f"**{title}** · {plain(words)}")
         st.markdown(plain(formats.what_if_change(asked, run.dataset.classes)))
         st.table(formats.what_if_table(asked, run.dataset.classes))
+        st.caption(plain(formats.error_in_words(asked)))
     outcomes.draw_what_if(run, report, report["name"])
     with st.container(horizontal=True):
         if asked is not None:
@@ -142,6 +144,27 @@ def draw_what_if(run: RunView, done: Done) -> None:
         if done.asked_on == "Find bad labels":
             to("Find bad labels", "Back to Find bad labels", "label_off", run)
         to("Trust", "All that was tried, on Trust", "verified", run)
+
+
+def draw_removal(run: RunView, done: Done) -> None:
+    ref = removal_curve.draw_done(run, done.reports)
+    if ref is None:
+        say_gone("report", run)
+        return
+    to("Influence", f"Removal curve on {plain(run.titles[ref.key])}", "show_chart", run, target=ref.key)
+
+
+def draw_gradients(run: RunView, done: Done) -> None:
+    norms = run.manifest.gradient_norms()
+    if norms is None:
+        say_gone("gradient norms", run)
+        return
+    st.success(
+        f"Measured: the gradient norms of {len(norms):,} test images, from {formats.rounded(float(norms.min()))} to "
+        f"{formats.rounded(float(norms.max()))}.",
+        icon=":material/check:",
+    )
+    to("Test images", "Test images by how much there is to explain", "grid_view", run, order=BY_GRADIENT[0])
 
 
 def draw_checked(run: RunView, done: Done) -> None:
@@ -180,6 +203,8 @@ DRAW: dict[str, Callable[[RunView, Done], None]] = {
     "run": draw_explained,
     "replay": draw_explained,
     "what-if": draw_what_if,
+    "removal": draw_removal,
+    "gradient-norms": draw_gradients,
     "validate": draw_checked,
     "smoothness": draw_checked,
     "rebuild": draw_rebuilt,

@@ -88,6 +88,10 @@ class Scale:
         sign = "" if not score or math.isnan(score) else "−" if score < 0 else "+"
         return written.replace("< ", f"< {sign}" if score > 0 else "> −") if "<" in written else sign + written
 
+    def plus_minus(self, change: float, standard_error: float | None) -> str:
+        """«−10.3 ± 1.2»: a predicted change and its standard error; the change alone where that is not known."""
+        return self.number(change) + ("" if standard_error is None else f" ± {self._size(standard_error)}")
+
     def effect(self, score: float) -> tuple[float, str]:
         """`gallery.Tile.effect`: its share of the list's largest, above zero where it helps, and the bar's colour."""
         good = -self.function.harmful_sign * score

@@ -28,13 +28,17 @@ from engine.errors import ConfigError, ReplayError
 from engine.jobs.job import Job
 from engine.jobs.queue import JobQueue
 from engine.runs import notes
-from engine.runs.manifest import IN_PROGRESS
+from engine.runs.manifest import IN_PROGRESS, Manifest
 from engine.runs.run import Run, Summary, outputs_root, summaries
 from ui import formats, progress, run_names
 from ui.navigation import NAVIGATION
 from ui.text import line, plain
 
 READ_ONLY = "Read-only: look at everything; nothing can be started, changed or deleted here."
+FROM_PYTHON = (
+    "This run was saved from Python, and its model is there alone: go on with engine.load(RUN, model) and attribute or "
+    "retrain (docs/python.md)."
+)
 ABOUT = f"""
 **Replay Explorer** {__version__}
 
@@ -133,10 +137,15 @@ def shows() -> str:
     return next((link.shows for link in pages if link.label == st.session_state["page"]), "")
 
 
-def acting(disabled: bool = False, help: str | None = None) -> dict:
+def acting(disabled: bool = False, help: str | None = None, model_of: Manifest | None = None) -> dict:
     """Arguments of a widget that starts, deletes or writes: in read-only mode it is off, and says why; a button that is
-    off then is not shown (shell.css)."""
-    return {"disabled": True, "help": READ_ONLY} if files.read_only() else {"disabled": disabled, "help": help}
+    off then is not shown (shell.css). `model_of`: it needs the model of this run, which is not here where the run was
+    saved from Python; it is off then, and says so."""
+    if files.read_only():
+        return {"disabled": True, "help": READ_ONLY}
+    if model_of is not None and model_of.from_python:
+        return {"disabled": True, "help": FROM_PYTHON}
+    return {"disabled": disabled, "help": help}
 
 
 def metrics(values: dict[str, str], helps: Mapping[str, str] = MappingProxyType({})) -> None:

@@ -49,12 +49,14 @@ def by_looking(run: RunView, on_change: Callable[[], None]) -> TargetRef:
     else:
         _choose_from_list(run, by_name, ref, take)
     _choose_function(run, by_name[ref.name], ref, take)
+    _say_gradient(run, ref)
     return ref
 
 
 def _choose_from_list(run: RunView, by_name: dict[str, dict[str, TargetRef]], ref: TargetRef, take) -> None:
     box = f"target-of-{run.id}"
-    titles = {name: line(next(iter(of.values())).target.title(run.dataset)) for name, of in by_name.items()}
+    firsts = {name: next(iter(functions.values())) for name, functions in by_name.items()}
+    titles = {name: line(one.target.title(run.dataset)) + _gradient(run, one) for name, one in firsts.items()}
     st.session_state[box] = ref.name
     st.selectbox(
         f"Target, one of {formats.count(len(titles), 'targets')}: type to search",
@@ -84,13 +86,33 @@ def _choose_function(run: RunView, functions: dict[str, TargetRef], ref: TargetR
         )
 
 
+def _say_gradient(run: RunView, ref: TargetRef) -> None:
+    """How strongly the target answers to the model, beside the run's others of the same function."""
+    norm = target_view.gradient_norm(run.manifest, ref)
+    if norm is None:
+        return
+    norms = [
+        target_view.gradient_norm(run.manifest, one) for one in run.targets.values() if one.function == ref.function
+    ]
+    known = [each for each in norms if each is not None]
+    place = 1 + sum(each > norm for each in known)
+    beside = f", number {place} of the {len(known)} targets of this run" if len(known) > 1 else ""
+    st.caption(f"Gradient norm {formats.rounded(norm)}{beside}.", help=formats.help_text("gradient norm"))
+
+
+def _gradient(run: RunView, ref: TargetRef) -> str:
+    """Behind a title; "" where it was not recorded."""
+    norm = target_view.gradient_norm(run.manifest, ref)
+    return "" if norm is None else f" · gradient {formats.rounded(norm)}"
+
+
 # -- thumbnails
 
 
 def _thumbnail(run: RunView, ref: TargetRef) -> target_strip.Thumbnail:
     """A target as the strip shows it: its image and what the model made of it; of a set, its first images. One that
     cannot be shown stands there by its name: chosen, it says what is wrong with it."""
-    title, words = line(ref.target.title(run.dataset)), _in_short(run, ref.target)
+    title, words = line(ref.target.title(run.dataset)) + _gradient(run, ref), _in_short(run, ref.target)
     try:
         glance = target_view.glance(run.manifest, run.dataset, ref.target)
         images = tuple(_images(run, ref, glance))

@@ -185,7 +185,7 @@ def _draw_actions(run: RunView, set_name: str, ticked: list[int], job: WhatIf, s
         key=f"ticks-train-{set_name}",
         type="primary",
         icon=":material/science:",
-        **shell.acting(help="One retraining, beside which the run itself stays as it is."),
+        **shell.acting(False, "One retraining, beside which the run itself stays as it is.", run.manifest),
     ):
         shell.submit(run.id, job)
     with st.popover("Relabel", icon=":material/new_label:", **shell.acting()):

@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 import streamlit as st
 
-from engine.analysis import trust
+from engine.analysis import certainty, trust
 from engine.analysis import what_if as what_ifs
 from engine.analysis.ranking import rank
 from engine.jobs.what_if import WhatIf
@@ -32,7 +32,7 @@ def draw(run: RunView, ref: TargetRef) -> None:
         st.caption(f"The first {SMALL_TILES} of {formats.count(len(ticked), 'ticked images')}.")
     job = ticks.what_if(run)
     report = retrained(run, ref, job)
-    draw_targets(run, ref.key, report["targets"] if report else _predicted(run, job))
+    draw_targets(run, ref.key, certainty.with_errors(report, run.manifest) if report else _predicted(run, job))
     if job.relabelled:
         st.caption(
             "The scores tell what an image's presence does, not what another label would: there is no prediction, "
@@ -40,7 +40,9 @@ def draw(run: RunView, ref: TargetRef) -> None:
         )
     if report is not None:
         outcomes.draw_what_if(run, report, "what-if")
-    elif st.button("Check by retraining", type="primary", icon=":material/science:", **shell.acting()):
+    elif st.button(
+        "Check by retraining", type="primary", icon=":material/science:", **shell.acting(model_of=run.manifest)
+    ):
         shell.submit(run.id, job)
 
 
@@ -51,12 +53,14 @@ def draw_targets(run: RunView, key: str, targets: list[dict]) -> None:
         if outcome["key"] == key:
             st.markdown(plain(formats.what_if_change(outcome, run.dataset.classes)))
             st.table(formats.what_if_table(outcome, run.dataset.classes))
+            st.caption(plain(formats.error_in_words(outcome)))
     if others:
         with st.expander("The run's other targets"):
             for outcome in others:
                 title = plain(Target.parse(outcome["name"]).title(run.dataset))
                 words = target_function(outcome["function"]).in_words(run.dataset.classes)
                 st.markdown(f"**{title}** · {plain(words)}")
+                st.markdown(plain(formats.what_if_change(outcome, run.dataset.classes)))
                 st.table(formats.what_if_table(outcome, run.dataset.classes))
 
 

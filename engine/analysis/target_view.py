@@ -8,6 +8,7 @@ from engine.analysis.logits import judged, log_probabilities, softmax
 from engine.datasets.base import Dataset
 from engine.errors import ConfigError, IntegrityError
 from engine.runs.manifest import Manifest
+from engine.runs.scores import TargetRef
 from engine.targets import FUNCTIONS, TEST, Members, Target, UploadedImage, target_function
 from engine.targets.names import canonical
 
@@ -24,6 +25,15 @@ class TargetView:
     probability: float  # of the true label
     values: dict[str, float]  # of each target function that takes no classes, and of the one asked for, by its name
     accuracy: float  # share of the set classified right
+
+
+def gradient_norm(record: Manifest, ref: TargetRef) -> float | None:
+    """‖dφ/dθ‖ of a scored target at the end of training, of which its replay began; None where that was not recorded,
+    as in runs of older versions."""
+    for sidecar in record.score_sets.sidecars():
+        if sidecar["name"] == ref.score_set and sidecar.get("norm_steps", [])[:1] == [record.steps]:
+            return next(iter(sidecar["targets"][ref.row].get("norms", [])), None)
+    return None
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,8 @@ from engine.analysis.logits import judged
 
 ORDERS = ("wrong first", "least sure", "most sure", "index")
 
+BY_GRADIENT = ("largest gradient", "smallest gradient")  # two more, where the gradient norms are known
+
 
 @dataclass(frozen=True)
 class TestFilter:
@@ -24,9 +26,10 @@ class TestFilter:
 
 
 def test_images(
-    logits: np.ndarray, labels: np.ndarray, chosen: TestFilter, order: str
+    logits: np.ndarray, labels: np.ndarray, chosen: TestFilter, order: str, norms: np.ndarray | None = None
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Indices of the test images that the filter keeps, in one of `ORDERS`, int64 [M]; and of every test image the
+    """Indices of the test images that the filter keeps, in one of `ORDERS`, or with their gradient `norms` [N] of
+    `BY_GRADIENT`, int64 [M]; and of every test image the
     predicted class int64 [N] and the confidence float64 [N]. "wrong first": the most confident mistakes first."""
     _, predicted, best = judged(logits, labels)
     confidence = np.exp(best)
@@ -41,6 +44,8 @@ def test_images(
         "most sure": -confidence,
         "index": np.arange(len(labels)),
     }
+    if norms is not None:
+        keys |= dict(zip(BY_GRADIENT, (-norms, norms), strict=True))
     found = np.flatnonzero(kept)
     return found[np.argsort(keys[order][found], kind="stable")], predicted, confidence
 

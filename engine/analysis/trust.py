@@ -4,6 +4,7 @@
       lds-<function>-<drop>-<seed>.json   agreement with retraining (`engine.analysis.lds`), by the job `validate`
       what-if-<n>.json                    one retraining without some images, or with other labels
       smoothness.json                     metasmoothness (`engine.core.retraining`)
+      removal-<n>.json                    without a target's most helpful or harmful images (`engine.analysis.removal`)
       retrained/<key>.safetensors         test logits float32 [N_test, C] of each retraining: what the
                                           reports are computed from, so that none is trained twice
 
@@ -26,7 +27,7 @@ from engine.targets import UploadedImage
 if TYPE_CHECKING:
     import pandas as pd
 
-LDS, WHAT_IF, SMOOTHNESS = "lds-", "what-if-", "smoothness"
+LDS, WHAT_IF, SMOOTHNESS, REMOVAL = "lds-", "what-if-", "smoothness", "removal-"
 
 CHANGES = "predicted", "actual"  # of a report: of each target, one a subset
 
@@ -58,6 +59,7 @@ SHAPES = {  # what is relied on of each report, by the beginning of its name
                 **dict.fromkeys(("key", "name", "function"), text),
                 **dict.fromkeys(("before", "predicted", "actual"), FIGURES),
                 "change": FIGURE,
+                "standard_error": Absent(FIGURE),
             }
         ],
         "test": Absent(
@@ -74,6 +76,24 @@ SHAPES = {  # what is relied on of each report, by the beginning of its name
         ),
     },
     SMOOTHNESS: {"directions": [FIGURE], "mean": FIGURE},
+    REMOVAL: {
+        **dict.fromkeys(("target", "function", "unit"), text),
+        **dict.fromkeys(("images", "seed"), whole),
+        "device_name": optional(text),
+        "before": by_name(finite),
+        "label": optional(whole),
+        "sets": [
+            {
+                "side": text,
+                **dict.fromkeys(("draw", "left_out"), whole),
+                **dict.fromkeys(("fraction", "flipped"), number),
+                **dict.fromkeys(("predicted", "actual"), finite),
+                "standard_error": FIGURE,
+                "after": by_name(finite),
+                "label": optional(whole),
+            }
+        ],
+    },
 }
 
 LEVELS = ("trustworthy", "check before you rely on it", "do not rely on it")

@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass, fields
 
 import numpy as np
 
-from engine.analysis import lists, target_view
+from engine.analysis import certainty, lists, target_view
 from engine.analysis.logits import judged, log_probabilities
 from engine.datasets.base import Dataset
 from engine.errors import ConfigError, IntegrityError
@@ -33,6 +33,7 @@ class WhatIf:
     before: dict[str, float]
     predicted: Figures | None
     actual: Figures | None
+    standard_error: float | None = None  # of `change`; None where no validation says it (`engine.analysis.certainty`)
 
 
 @dataclass(frozen=True)
@@ -86,36 +87,43 @@ def after(function: str, now: float, change: float) -> float:
     return max(target_function(function).lowest, now + change)
 
 
+def is_capped(function: str, now: float, change: float) -> bool:
+    """Whether the first order foretells less than the least value that there is."""
+    return now + change < target_function(function).lowest
+
+
 def predict(record: Manifest, dataset: Dataset, left_out: np.ndarray) -> list[WhatIf]:
     """What leaving images out will do to each target of the run, to first order: the target function changes by −Σ τ.
 
-    For a target of one image the figures that follow from its margin move with it (`TargetFunction.slope`).
+    For a target of one image the figures that follow from its margin move with it (`TargetFunction.slope`). No figure
+    is below the least that it can be; `change` is the first order as it is.
     """
     refs, what_ifs = record.score_sets.targets(), []
+    errors = certainty.standard_errors(record, left_out)
     for ref, scores_N in zip(refs, record.score_sets.rows(refs), strict=True):
         logits, labels = target_view.at_target(record, dataset, ref.target)
         change = lists.without(scores_N, left_out)
         before = values(logits, labels, ref.function)
         margin = float(margins(logits, labels)[0]) if len(labels) == 1 else None
-        after = _moved(before, ref.function, change, margin)
-        what_ifs.append(WhatIf(ref.key, ref.name, ref.function, change, before, after, None))
+        moved = _moved(before, ref.function, change, margin)
+        what_ifs.append(WhatIf(ref.key, ref.name, ref.function, change, before, moved, None, errors[ref.key]))
     return what_ifs
 
 
 def _moved(before: dict[str, float], function: str, change: float, margin: float | None) -> Figures:
     """The figures once `function` has changed; `margin` of the one image, None for a set of several, of which no
     other figure follows."""
-    after: Figures = {**dict.fromkeys(before), function: before[function] + change}
+    moved: Figures = {**dict.fromkeys(before), function: after(function, before[function], change)}
     slope = target_function(function).slope
     if margin is None or slope is None:
-        return after
+        return moved
     rise = change / (slope(margin) or -1e-300)  # of the margin; a loss whose last digit is gone can only rise
     for name, other in FUNCTIONS.items():
         if name != function and other.slope is not None:
-            after[name] = before[name] + other.slope(margin) * rise
-    moved = margin + rise
-    after[PROBABILITY] = 1 / (1 + math.exp(-moved)) if moved > -700 else 0.0
-    return after
+            moved[name] = after(name, before[name], other.slope(margin) * rise)
+    then = margin + rise
+    moved[PROBABILITY] = 1 / (1 + math.exp(-then)) if then > -700 else 0.0
+    return moved
 
 
 # -- the test set, before and after

@@ -11,15 +11,19 @@ from collections.abc import Callable, Iterable
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.func import grad
+from torch.func import grad, vmap
 
 from engine.core.state import Adjoint, State
 from engine.core.stream import Examples
-from engine.errors import ConfigError
+from engine.errors import ConfigError, ModelError
 from engine.models.functional import FunctionalModel
 from engine.targets import target_function
 
 CHUNK = 1000  # test images a forward pass
+
+GRADIENTS = 1 << 28  # bytes of the gradients that are held at a time
+
+WIDEST = 64  # gradients side by side: more are no faster each
 
 
 def losses(logits: Tensor, labels: Tensor) -> Tensor:
@@ -127,3 +131,43 @@ def adjoints(model: FunctionalModel, state: State, data: Examples, targets: list
         rows.append([sum(piece) for piece in zip(*pieces, strict=True)])
     theta, buffers = (torch.stack(column) for column in zip(*rows, strict=True))
     return Adjoint(theta, tuple(torch.zeros_like(theta) for _ in state.opt), buffers)
+
+
+def gradient_norms(
+    model: FunctionalModel,
+    state: State,
+    data: Examples,
+    function: str,
+    before: Callable[[int], None] = lambda done: None,
+) -> Tensor:
+    """‖dφ/dθ‖ of each example by itself at the final state, in evaluation mode: [N], units of φ per unit of θ.
+
+    To first order a change Δθ of the trained parameters moves φ by ⟨dφ/dθ, Δθ⟩, at most this norm times ‖Δθ‖: whatever
+    is left out of training, an example whose norm is near 0 hardly answers. Side by side where the model's operations
+    have a batching rule, else one by one. `before` is told before each pass how many examples are done.
+    """
+    phi = function_of(function)
+
+    def value(theta: Tensor, inputs: Tensor, label: Tensor) -> Tensor:
+        out, _ = model(theta, state.buffers, inputs[None], training=False)
+        return phi(out, label[None])[0]
+
+    def norms(inputs: Tensor, labels: Tensor) -> Tensor:
+        return vmap(grad(value), in_dims=(None, 0, 0))(state.theta, inputs, labels).norm(dim=1)
+
+    def one_by_one(inputs: Tensor, labels: Tensor) -> Tensor:
+        return torch.stack([grad(value)(state.theta, x, y).norm() for x, y in zip(inputs, labels, strict=True)])
+
+    size = GRADIENTS // max(1, state.theta.numel() * state.theta.element_size())
+    pieces, of_chunk = [], norms
+    for index in torch.arange(data.n).split(max(1, min(WIDEST, size))):
+        before(int(index[0]))
+        batch = data.batch(index)
+        if of_chunk is norms and not pieces:
+            try:
+                pieces.append(norms(*batch))
+                continue
+            except (ModelError, RuntimeError):  # an operation without a batching rule; a true fault comes again
+                of_chunk = one_by_one
+        pieces.append(of_chunk(*batch))
+    return torch.cat(pieces)

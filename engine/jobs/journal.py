@@ -30,6 +30,7 @@ DOING = {
     "replay": "while replaying",
     "rebuild": "while training once more",
     "retrain": "while retraining",
+    "gradients": "while gradients were measured",
 }
 
 OnEvent = Callable[[dict], None]

@@ -7,8 +7,10 @@ import dataclasses
 from typing import Any, get_args, get_origin, get_type_hints
 
 from engine.errors import ConfigError, ReplayError
+from engine.jobs.gradient_norms import GradientNorms
 from engine.jobs.job import Job
 from engine.jobs.rebuild import Rebuild
+from engine.jobs.removal import Removal
 from engine.jobs.replay import Replay
 from engine.jobs.smoothness import Smoothness
 from engine.jobs.train import TrainAndReplay
@@ -18,7 +20,9 @@ from engine.runs.job import JobRecord
 from engine.runs.manifest import Manifest
 from engine.runs.run import Run
 
-JOBS: dict[str, type[Job]] = {job.kind: job for job in (TrainAndReplay, Replay, Rebuild, Validate, WhatIf, Smoothness)}
+JOBS: dict[str, type[Job]] = {
+    job.kind: job for job in (TrainAndReplay, Replay, Rebuild, Validate, WhatIf, Smoothness, Removal, GradientNorms)
+}
 
 
 def kind_named(kind: str) -> type[Job]:

@@ -81,7 +81,7 @@ class WhatIf(Job):
                 labels = target_view.labels_of(asked, members, dataset)
                 actual = what_ifs.values(logits.at(members), labels, target.function)
             if self.relabelled:  # the scores say nothing of a label's change
-                target = replace(target, change=None, predicted=None)
+                target = replace(target, change=None, predicted=None, standard_error=None)
             targets.append(asdict(replace(target, actual=actual)))
         accuracy = float((logits.test_NC.argmax(1) == dataset.test_labels).mean())
         report = {

@@ -17,7 +17,7 @@ class JobRecord:
     that it does not know.
     """
 
-    kind: str  # run, replay, rebuild, validate, what-if or smoothness
+    kind: str  # of `engine.jobs.registry.JOBS`
     fields: Mapping[str, Any] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:

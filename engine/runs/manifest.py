@@ -31,6 +31,8 @@ IN_PROGRESS = ("queued", "training", "replaying", "rebuilding", "validating")
 
 MOST_THREADS = 4096  # that a training may have had: a replay starts as many
 
+GRADIENT_NORMS = "model/test_gradient_norms.npy"  # written by `engine.jobs.gradient_norms`
+
 START_AGAIN = "Delete the run in Runs and storage and start it again."
 
 
@@ -265,6 +267,18 @@ class Manifest:
     def train_logits(self) -> np.ndarray:
         """float32 [N, classes] of the final model in evaluation mode, on its own training images."""
         return self._train_logits
+
+    def gradient_norms(self) -> np.ndarray | None:
+        """float32 [N_test], ‖dℓ/dθ‖ of each test image's own loss at the end of training; None where nobody measured
+        them."""
+        return self._gradient_norms
+
+    @cached_property
+    def _gradient_norms(self) -> np.ndarray | None:
+        if GRADIENT_NORMS not in self.files:
+            return None
+        remedy = "Measure the gradient norms again, on the page Test images."
+        return files.read_npy(self.folder / GRADIENT_NORMS, self.files[GRADIENT_NORMS], remedy)
 
     @cached_property
     def _test_logits(self) -> np.ndarray:

@@ -11,7 +11,7 @@ DRAWN = 600  # points of a series that are worth drawing
 class Progress:
     """A run as its events tell it. Times in seconds, sizes in bytes, `rate` in steps a second."""
 
-    phase: str = "queued"  # queued, prepare, compile, train, evaluate, replay, rebuild, retrain, done
+    phase: str = "queued"  # queued, prepare, compile, train, evaluate, replay, rebuild, retrain, gradients, done
     step: int = 0
     steps: int = 0
     rate: float | None = None

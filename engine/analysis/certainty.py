@@ -1,0 +1,117 @@
+"""How far off a predicted change may be, from the run's own validation. No torch.
+
+For one target a validation knows, of each of M random sets D_m of S training images, the predicted change
+p_m = −Σ_{i∈D_m} τ_i and the actual one a_m. A change that is predicted for another set D is off by what
+
+    a(D) = β p(D) + ε(D)        E ε = 0        Var ε(D) = σ² r(D)
+
+leaves: β is the slope through the origin (nothing left out changes nothing), Σ p a / Σ p², with the variance
+σ² / Σ p², and σ² = Σ (a − β p)² / (M − 1) (Draper and Smith, Applied Regression Analysis, 3rd ed., section 1.4 and, for
+unequal variances, 9.2). What is shown is p and not β p, so that its mean squared error has the slope's error, too:
+
+    se(D)² = σ² r(D) + p(D)² ((β − 1)² + σ² / Σ p_m²)
+
+r(D) says how much more than a validated set is left out. If each score were wrong by an amount of its own, whatever
+its size, the variance would grow with the number of images, r = |D| / S; if by a share of its own size, with the
+scores' squares, r = Σ_D τ² / (S · mean of τ²). Both hold in part, so that the larger counts: the most harmful images
+are few, with large scores. Beyond what was validated (r > 1) the second order, which the scores do not have, grows with
+the square of the weights moved: there the variance grows with r². The validation whose r is nearest to 1 is taken.
+
+±2 se is meant to hold the actual change in 95 of 100 cases; tests/test_certainty.py and docs/trust.md measure it. It is
+no promise where r is far above 1: a targeted removal is another kind of set than those that were tried.
+"""
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from engine.analysis import trust
+from engine.runs.manifest import Manifest
+
+
+@dataclass(frozen=True)
+class Error:
+    """Of the predictions for one target, as one validation measured it. `slope` is β, `residual` σ, both of `subsets`
+    sets of `left_out` images; `slope_error` the standard error of β; `square` the mean of τ² over all images."""
+
+    slope: float
+    residual: float
+    slope_error: float
+    left_out: int
+    subsets: int
+    square: float
+
+    @classmethod
+    def of(
+        cls, predicted_M: Iterable[float], actual_M: Iterable[float], left_out: int, square: float
+    ) -> "Error | None":
+        """None where the predictions are all 0, or there are fewer subsets than decide."""
+        p, a = np.asarray(list(predicted_M), np.float64), np.asarray(list(actual_M), np.float64)
+        if len(p) < trust.DECISIVE or not (total := float((p**2).sum())):
+            return None
+        slope = float((p * a).sum() / total)
+        residual = math.sqrt(float(((a - slope * p) ** 2).sum()) / (len(p) - 1))
+        return cls(slope, residual, residual / math.sqrt(total), left_out, len(p), square)
+
+    def more(self, count: int, squares: float) -> float:
+        """r of a set of `count` images whose scores' squares add up to `squares`."""
+        typical = self.left_out * self.square
+        return max(count / self.left_out, squares / typical if typical else 0.0)
+
+    def standard(self, change: float, count: int, squares: float) -> float:
+        """se of the predicted `change`, in its units."""
+        r = self.more(count, squares)
+        variance = self.residual**2 * (r if r <= 1 else r**2)
+        return math.sqrt(variance + change**2 * ((self.slope - 1) ** 2 + self.slope_error**2))
+
+
+Known = Mapping[str, list[Error]]
+"""Of each target, by its key, what the run's validations say, one an `Error`."""
+
+
+def known(record: Manifest) -> Known:
+    """No key where no validation says anything. Damaged reports count for nothing."""
+    refs = {ref.key: ref for ref in record.score_sets.targets()}
+    errors: dict[str, list[Error]] = {}
+    for report in trust.sound(record, trust.LDS)[0]:
+        for target in report["targets"]:
+            if (ref := refs.get(target["key"])) is None:
+                continue
+            square = float(np.square(record.score_sets.row(ref), dtype=np.float64).mean())
+            error = Error.of(target["predicted"], target["actual"], report["left_out"], square)
+            if error is not None:
+                errors.setdefault(ref.key, []).append(error)
+    return errors
+
+
+def of_set(errors: list[Error], scores_S: np.ndarray) -> float | None:
+    """se of the change that is predicted for a set with these scores; None where nothing is known."""
+    scores_S = np.asarray(scores_S, np.float64)
+    if not errors or not len(scores_S):
+        return None
+    squares = float((scores_S**2).sum())
+    nearest = min(errors, key=lambda error: abs(math.log(error.more(len(scores_S), squares))))
+    return nearest.standard(-float(scores_S.sum()), len(scores_S), squares)
+
+
+def standard_errors(record: Manifest, left_out: np.ndarray, errors: Known | None = None) -> dict[str, float | None]:
+    """Of what is predicted for each target of the run where these images are left out, by its key; None where no
+    validation says it. `errors`: what is `known`, where that was read before."""
+    errors = known(record) if errors is None else errors
+    refs = record.score_sets.targets()
+    return {
+        ref.key: of_set(errors.get(ref.key, []), scores_N[left_out])
+        for ref, scores_N in zip(refs, record.score_sets.rows(refs), strict=True)
+    }
+
+
+def with_errors(report: Mapping, record: Manifest, errors: Known | None = None) -> list[dict]:
+    """The targets of a what-if's report, each with the standard error that its prediction has by now: a validation may
+    be younger than the report. None of labels that were changed, which nothing predicts."""
+    now = standard_errors(record, np.array(report["left_out"], np.int64), errors)
+    return [
+        {**target, "standard_error": None if target["change"] is None else now.get(target["key"])}
+        for target in report["targets"]
+    ]
