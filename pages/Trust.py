@@ -195,7 +195,7 @@ def draw_downloads(run: RunView, report: dict) -> None:
         st.download_button("Report (JSON)", json.dumps(report, indent=1), f"{name}.json", icon=":material/download:")
         st.download_button(
             "Predicted and actual (CSV)",
-            formats.csv(trust.outcomes(report)),
+            formats.csv(certainty.outcomes(run.manifest, report)),
             f"{name}.csv",
             icon=":material/download:",
         )

@@ -24,11 +24,15 @@ no promise where r is far above 1: a targeted removal is another kind of set tha
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from engine.analysis import trust
+from engine.analysis import lds, trust
 from engine.runs.manifest import Manifest
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 @dataclass(frozen=True)
@@ -115,3 +119,24 @@ def with_errors(report: Mapping, record: Manifest, errors: Known | None = None) 
         {**target, "standard_error": None if target["change"] is None else now.get(target["key"])}
         for target in report["targets"]
     ]
+
+
+def outcomes(record: Manifest, report: dict) -> "pd.DataFrame":
+    """`trust.outcomes` of a validation, with the standard error of each prediction (empty where it has too few subsets
+    to say one)."""
+    frame, errors = trust.outcomes(report), known(record)
+    sets = [lds.subset(_images(record), report["drop"], report["seed"], m) for m in range(report["subsets"])]
+    refs = {ref.key: ref for ref in record.score_sets.targets()}
+    column: list[float | None] = []
+    for target in report["targets"]:
+        ref = refs.get(target["key"])
+        scores_N = None if ref is None else record.score_sets.row(ref)
+        of = errors.get(target["key"], [])
+        column += [None if scores_N is None else of_set(of, scores_N[left_out]) for left_out in sets]
+    frame.insert(frame.columns.get_loc("actual"), "standard_error", column)
+    return frame
+
+
+def _images(record: Manifest) -> int:
+    """Training images that the scores are of."""
+    return len(record.score_sets.row(record.score_sets.targets()[0]))
