@@ -136,7 +136,8 @@ def draw_what_if(run: RunView, done: Done) -> None:
         st.markdown(f"**{title}** · {plain(words)}")
         st.markdown(plain(formats.what_if_change(asked, run.dataset.classes)))
         st.table(formats.what_if_table(asked, run.dataset.classes))
-        st.caption(plain(formats.error_in_words(asked)))
+        if told := formats.error_in_words(asked):
+            st.caption(plain(told))
     outcomes.draw_what_if(run, report, report["name"])
     with st.container(horizontal=True):
         if asked is not None:

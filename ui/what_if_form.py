@@ -53,7 +53,8 @@ def draw_targets(run: RunView, key: str, targets: list[dict]) -> None:
         if outcome["key"] == key:
             st.markdown(plain(formats.what_if_change(outcome, run.dataset.classes)))
             st.table(formats.what_if_table(outcome, run.dataset.classes))
-            st.caption(plain(formats.error_in_words(outcome)))
+            if told := formats.error_in_words(outcome):
+                st.caption(plain(told))
     if others:
         with st.expander("The run's other targets"):
             for outcome in others:
