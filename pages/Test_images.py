@@ -2,19 +2,15 @@
 
 from collections.abc import Iterable
 
-import numpy as np
 import streamlit as st
 
-from engine import files
 from engine.analysis import logits as logit_maths
 from engine.analysis import test_images as test_lists
 from engine.datasets import raster
-from engine.errors import IntegrityError
-from engine.jobs import gradient_norms as jobs
 from engine.runs import uploads
 from engine.runs.scores import TargetRef
 from engine.targets import UploadedImage
-from ui import cards, explain, formats, gallery, link, paging, pictures, run_choice, shell, ticks
+from ui import cards, explain, formats, gallery, gradients, link, paging, pictures, run_choice, shell, ticks
 from ui.paging import EVERY, class_name, turn_to_the_first
 from ui.run_choice import RunView
 from ui.text import line, plain
@@ -29,11 +25,11 @@ MOST_MEGABYTES = 20  # of an upload
 
 
 def draw_list(run: RunView) -> None:
-    dataset, logits, norms = run.dataset, run.manifest.test_logits(), gradient_norms(run)
+    dataset, logits, norms = run.dataset, run.manifest.test_logits(), gradients.of(run)
     among, order = choose_filters(run, test_lists.ORDERS + (() if norms is None else test_lists.BY_GRADIENT))
     indices, predicted, confidence = test_lists.test_images(logits, dataset.test_labels, among, order, norms)
     if norms is None:
-        draw_measuring(run)
+        gradients.draw_measuring(run)
     draw_confusion(run, predicted)
     st.caption(
         f"{formats.count(len(indices), 'test images')} of {len(dataset.test_labels):,} with these filters. Below each: "
@@ -62,33 +58,6 @@ def draw_list(run: RunView) -> None:
         **{"from": formats.whole_percent(among.low), "to": formats.whole_percent(among.high)},
     )
     link.copy()
-
-
-def gradient_norms(run: RunView) -> np.ndarray | None:
-    """Of the test images, where they were measured; a damaged file is said, and can be measured again."""
-    try:
-        norms = run.manifest.gradient_norms()
-    except IntegrityError as error:
-        shell.show_error_once(error.what, error.remedy)
-        return None
-    return norms if norms is not None and norms.shape == run.dataset.test_labels.shape else None
-
-
-def draw_measuring(run: RunView) -> None:
-    """The button that has the gradient norms measured, with what that takes."""
-    if files.read_only():
-        return
-    takes = jobs.seconds(run.folder, len(run.dataset.test_labels))
-    with st.container(horizontal=True, vertical_alignment="center"):
-        if st.button(
-            "Measure the gradient norms",
-            icon=":material/straighten:",
-            key="measure-gradients",
-            **shell.acting(run.manifest.in_progress, formats.help_text("gradient norm"), run.manifest),
-        ):
-            shell.submit(run.id, jobs.GradientNorms())
-        about = "" if takes is None else f", in about {formats.duration(max(1.0, takes))}"
-        st.caption(f"They say, before any replay{about}, of which test images there is little to explain.")
 
 
 def choose_filters(run: RunView, orders: tuple[str, ...]) -> tuple[test_lists.TestFilter, str]:
@@ -171,37 +140,31 @@ def take_cell(key: str, classes: tuple[str, ...]) -> None:
         turn_to_the_first()
 
 
-def tile_of(
-    run: RunView, index: int, predicted: int, confidence: float, ref: TargetRef | None, norms: np.ndarray | None
-) -> gallery.Tile:
+def tile_of(run: RunView, index: int, predicted: int, confidence: float, ref: TargetRef | None, norms) -> gallery.Tile:
     """One test image; `ref` is its target, where it was explained; `norms` of all gradients, where they are known."""
     label = run.dataset.test_labels[index]
     true_label, predicted_label = (line(run.dataset.classes[number]) for number in (label, predicted))
     share = formats.percent(confidence)
-    gradient = () if norms is None else (f"gradient {formats.rounded(float(norms[index]))}",)
     return gallery.Tile(
         "test",
         index,
         true_label,
-        (f"{'✓' if predicted == label else '✗'} {predicted_label}", share, *gradient, *(["explained"] if ref else ())),
+        (
+            f"{'✓' if predicted == label else '✗'} {predicted_label}",
+            share,
+            *gradients.line(norms, index),
+            *(["explained"] if ref else ()),
+        ),
         (
             ("Image", f"test:{index}"),
             ("True label", true_label),
             *cards.file_of(run.dataset, "test", index),
             ("Predicted label", f"{predicted_label}, {share}"),
-            *gradient_of(norms, index),
+            *gradients.detail(norms, index),
         ),
         link=link.to("Influence", run=run.id, target=ref.key) if ref else "",
         link_text="Influence on this image",
     )
-
-
-def gradient_of(norms: np.ndarray | None, index: int) -> list[tuple[str, str]]:
-    """The detail of an enlarged image."""
-    if norms is None:
-        return []
-    share = formats.percent(float((norms < norms[index]).mean()))
-    return [("Gradient norm of its loss", f"{formats.rounded(float(norms[index]))}, above {share} of the test images'")]
 
 
 # -- explain some

@@ -10,10 +10,11 @@ from engine.analysis import certainty, lds, trust
 from engine.analysis import what_if as what_ifs
 from engine.datasets import registry as dataset_registry
 from engine.jobs import execute as work
+from engine.jobs.replay import Replay
 from engine.jobs.validation import Validate
 from engine.jobs.what_if import WhatIf
 from engine.runs import run as runs
-from tests.made_up import SMALL, run_of
+from tests.made_up import run_of
 from ui import formats
 
 N, S = 2000, 20
@@ -121,14 +122,14 @@ def test_no_predicted_loss_is_below_zero(root):
 
 
 @pytest.mark.slow
-def test_on_a_real_run_twice_the_error_holds_what_happens(made, tmp_path):
+def test_on_a_real_run_twice_the_error_holds_what_happens(quick):
     """Of a validation's 48 retrainings, half say the error, and the other half what happens; and the other way round.
     The what-if's report has it, once there is a validation, and what stands on a page is never older."""
-    run = runs.Run.create(tmp_path, SMALL.replace(targets=tuple(f"test:{i}" for i in range(8))))
-    do(run)
-    (name,) = do(run, WhatIf.of(range(30))).reports
-    assert [t["standard_error"] for t in trust.what_ifs(run.manifest())[0]["targets"]] == [None] * 8
-    do(run, Validate(48, (0.01,)))
+    run = quick
+    do(run, Replay(tuple(f"test:{i}" for i in range(2, 10)), "loss", "disk"))
+    (name,) = do(run, WhatIf.of(range(4))).reports
+    assert [t["standard_error"] for t in trust.what_ifs(run.manifest())[0]["targets"]] == [None] * 10
+    do(run, Validate(48, (0.05,)))
     record = run.manifest()
     (report,) = trust.reports(record)
     held = []
@@ -138,13 +139,13 @@ def test_on_a_real_run_twice_the_error_holds_what_happens(made, tmp_path):
         for fit, rest in ((np.arange(24), np.arange(24, 48)), (np.arange(24, 48), np.arange(24))):
             error = certainty.Error.of(p[fit], a[fit], report["left_out"], float((tau_N**2).mean()))
             for m in rest:
-                standard = certainty.of_set([error], tau_N[lds.subset(6000, 0.01, 0, int(m))])
+                standard = certainty.of_set([error], tau_N[lds.subset(120, 0.05, 0, int(m))])
                 held.append(abs(a[m] - p[m]) <= 2 * standard)
     assert 0.88 <= np.mean(held) <= 1.0, np.mean(held)
     assert np.mean(held) == pytest.approx(0.95, abs=0.06)
     (what_if,) = [each for each in trust.what_ifs(record) if each["name"] == name]
     now = certainty.with_errors(what_if, record)
     assert all(t["standard_error"] > 0 for t in now)
-    (later,) = do(run, WhatIf.of(range(30))).reports
+    (later,) = do(run, WhatIf.of(range(4))).reports
     (kept,) = [each for each in trust.what_ifs(run.manifest()) if each["name"] == later]
     assert [t["standard_error"] for t in kept["targets"]] == [t["standard_error"] for t in now]

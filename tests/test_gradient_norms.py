@@ -47,7 +47,7 @@ def test_each_norm_is_that_of_autograd_on_that_image_alone(function, monkeypatch
     )
     assert heard == [0, 4, 8]
     np.testing.assert_allclose(norms, one_by_one(trained, inputs, labels, function), rtol=1e-12)
-    assert norms.dtype == torch.float64 and norms.min() > 1e-6 and norms.max() > 2 * norms.min()
+    assert norms.dtype == torch.float64 and norms.min() > 1e-6 and norms.max() > 1.1 * norms.min()
 
 
 def one_by_one(trained: api.Trained, inputs, labels, function: str) -> list[float]:
@@ -118,7 +118,11 @@ def test_the_page_measures_shows_and_sorts_them(quick):
     path = quick.path / GRADIENT_NORMS
     path.write_bytes(b"no array")
     app = show(TEST_IMAGES, run=quick.id, order="largest gradient")
-    assert "test_gradient_norms" in said(app) and tiles(app, "tests") and button(app, "Measure the gradient norms")
+    assert (
+        "Measure the gradient norms again" in said(app)
+        and tiles(app, "tests")
+        and button(app, "Measure the gradient norms")
+    )
 
 
 @pytest.mark.slow

@@ -133,7 +133,7 @@ def outcomes(record: Manifest, report: dict) -> "pd.DataFrame":
         scores_N = None if ref is None else record.score_sets.row(ref)
         of = errors.get(target["key"], [])
         column += [None if scores_N is None else of_set(of, scores_N[left_out]) for left_out in sets]
-    frame.insert(frame.columns.get_loc("actual"), "standard_error", column)
+    frame.insert(list(frame.columns).index("actual"), "standard_error", column)
     return frame
 
 
