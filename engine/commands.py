@@ -208,7 +208,7 @@ def _print_removal(run: runs.Run, report: dict) -> None:
     function = report["function"]
     print(
         f"\n{run.path / 'validation' / report['name']}.json; {report['target']}: {function} "
-        f"{report['before'][function]:.4f} {report['unit']}\n"
+        f"{report['before'][function]:.4f} {report['unit']}{_effect(run.manifest())}\n"
         f"{'left out':20}{'images':>8}{'predicted':>11}{'± error':>10}{'retrained':>11}{'probability':>13}"
     )
     for each in report["sets"]:
