@@ -5,397 +5,260 @@ loss, in evaluation mode) and the same subsets of the training images, and says 
 without each subset. Retraining without it says how it did. Measured of each method:
 
     LDS          Spearman's correlation of the two over the subsets, mean of the targets, with the 95 % interval
-                 of the bootstrap over subsets and targets (`engine.lds`)
-    best for     how many of the targets have their highest LDS by this method
-    slope        of actual on predicted change; only of methods whose scores have a unit
-    seconds      from the trained model (REPLAY and TracIn: and its trajectory on disk) to the scores, of the
-                 wall clock and of all cores together; models that are trained for the method alone are counted
+                 of the bootstrap over subsets and targets (`engine.lds`); with 1, 5 and 10 % left out
+    best for     how many of the targets have their highest LDS by this method, with 1 % left out
+    slope        of actual on predicted change, with 1 % left out; only of methods whose scores have a unit
+    seconds      from the trained model (REPLAY, TracIn, SOURCE and DVEmb: and its trajectory on disk) to the scores, of
+                 the wall clock and of all cores together; models that are trained for the method alone are counted
     peak memory  resident set of a process that does nothing else, torch and the library included
 
 A retraining has the initial weights and the order of batches of the run: what is asked is what this very training
-would have become. Scores are brought to one sign and, where the method has one, to one unit: dφ/dw in nats per unit
-of example weight, positive where training on the image raises the target's loss. With T steps, N images, momentum μ,
-the C checkpoints' learning rates η_c, and ∇φ·∇ℓ the product of the gradients of target and training image:
+would have become. `tools.bench_methods` has the methods, their equations and what each is held against first.
 
-    TracIn       −T / (C N (1 − μ)) Σ_c η_c ∇φ·∇ℓ at checkpoint c       arXiv 2002.08484, eq. 3
-    grad-dot     −∇φ·∇ℓ                                                 no unit
-    EK-FAC       −(1/N) ∇φᵀ (H + damping)⁻¹ ∇ℓ                          arXiv 2308.03296
-    TRAK         −(score of the margin, which falls where the loss rises)    arXiv 2303.14186; no unit
+Targeted removal (`--removal`, half an hour by itself): for each target and method, the training images with the
+lowest scores, which are those whose removal should raise the target's loss most (the first 0.1, 1 and 5 % of all
+images), are left out together of one retraining. A method that knows what a target rests on raises its loss more, and
+flips its predicted class more often. Beside it: as many images at random, 16 sets for each size, of which each counts
+for all targets.
 
-BatchNorm's statistics are constants to all but REPLAY, which is how these methods are used; EK-FAC covers the
-convolutions and the linear layer. Before any figure counts, each method is held against a computation of its
-own kind with the engine's model and `torch.func` (see the checks), so that a sign, a label or a preprocessing
-mistaken in passing would stop the benchmark.
-
-TracIn and the gradient dot product go through dattri, whose gradients of many images at once took a ninth of the
-time of captum's loop over them.
+What was computed stays in a folder (`--folder`, build/bench-trust): the run with its retrainings, each method's scores
+with what they took, and the logits after each targeted removal. What was killed goes on; `--again METHOD` measures one
+anew.
 """
 
 import argparse
+import hashlib
 import importlib.metadata
 import subprocess
 import sys
-import tempfile
-import time
-from collections.abc import Callable
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
-from torch.func import functional_call, grad
-from torch.utils.data import DataLoader, TensorDataset
 
 from engine import config as configs
-from engine import device
+from engine import device, files
 from engine.analysis import lds, trust
-from engine.core.schedule import learning_rate
-from engine.core.state import State
+from engine.analysis import logits as logit_maths
+from engine.core import targets as phi
 from engine.core.stream import Stream, examples
-from engine.core.training import optimizer_for, train
+from engine.core.training import train
 from engine.datasets import base as datasets_base
 from engine.datasets import registry as dataset_registry
 from engine.jobs import execute as work
-from engine.jobs.replay import Replay
 from engine.jobs.validation import Validate
-from engine.models import functional as functional_models
 from engine.models import registry as model_registry
 from engine.runs import run as runs
-from engine.targets import Target, TestImage
-from engine.trajectory.state_files import read_state, state_of
-from engine.trajectory.stores import DiskStore
-from engine.trajectory.writer import Writer
+from tools.bench_methods import ROWS, SEED
 
-SEED, TARGETS, SUBSETS, DROP = 0, 16, 64, 0.01
-CHECKPOINTS = 10  # of TracIn: the middles of as many equal parts of the training
-MODELS = 10  # of the larger TRAK: the run's own, and nine of other seeds
-PROJECTED = 1024  # dimensions of TRAK's random projection: LDS 0.30 with 512 or 1024, 0.27 with 2048, 0.14 with 4096
-BATCH = 500  # images of which the gradients are held at once
-CHECKED = 4  # targets and training images of the checks
+TARGETS = 16
+SUBSETS = {0.01: 64, 0.05: 32, 0.1: 32}  # by the fraction that each leaves out
+REMOVED = 0.001, 0.01, 0.05  # fractions of the training images
+REMOVING = "replay", "cg", "ek-fac-damped", "source", "dvemb", "trak-many", "grad-dot"  # whose images are removed
+RANDOM = 16  # random sets of each size, beside them
+RESAMPLES = 10_000
 
 
-class Material(NamedTuple):
-    """What every method starts from. `module` is plain torch, in evaluation mode, with the run's parameters."""
+class Bench(NamedTuple):
+    """The run that all methods explain, and what is kept beside it."""
 
     run: runs.Run
-    model: functional_models.FunctionalModel
-    module: nn.Module
-    state: State
-    train: TensorDataset  # inputs as the model takes them, labels
-    targets: TensorDataset
-    scratch: Path  # an empty folder
+    dataset: datasets_base.Dataset
+    names: np.ndarray  # the targets: indices of test images [K]
+    subsets: dict[float, int]  # by the fraction that each leaves out
+    folder: Path
 
 
-Method = Callable[[Material], tuple[Tensor, Callable[[], None]]]  # to scores [K, N], and a check of them
+class Measured(NamedTuple):
+    """One method's scores [K, N], seconds of the wall clock and of all cores, bytes at its peak and before it."""
+
+    scores: np.ndarray
+    wall: float
+    cpu: float
+    held: float
+    before: float
 
 
-def material(run: runs.Run, scratch: Path) -> Material:
-    dataset, config = dataset_registry.load(run.manifest().config.dataset), run.manifest().config
-    model = model_registry.build(config, dataset)
-    saved = read_state(run.path / "model" / "state.safetensors", {}, "Run the benchmark again.")
-    state = state_of(saved, optimizer_for(model, config.recipe))
-    names = [t.index for t in map(Target.parse, config.targets) if isinstance(t, TestImage)]
-    sets = [
-        TensorDataset(*examples(dataset, split, torch.device("cpu"), torch.float32).batch(index))
-        for split, index in (("train", np.arange(len(dataset.train_labels))), ("test", np.array(names)))
-    ]
-    module = plain(config, dataset, model.load(state.theta, state.buffers))
-    with torch.no_grad():
-        logits = module(sets[1].tensors[0])
-    torch.testing.assert_close(logits, torch.from_numpy(run.manifest().test_logits()[names]), rtol=1e-4, atol=1e-4)
-    return Material(run, model, module, state, *sets, scratch)
-
-
-def plain(config: configs.RunConfig, dataset: datasets_base.Dataset, tensors: dict[str, Tensor]) -> nn.Module:
-    """The model as its author wrote it, with native BatchNorm, in evaluation mode."""
-    module = model_registry.module(config, dataset)
-    wrong = module.load_state_dict(tensors, strict=False)
-    assert not wrong.unexpected_keys and all(k.endswith("num_batches_tracked") for k in wrong.missing_keys), wrong
-    return module.eval()
-
-
-# -- the methods. Each imports its library itself, so that a process holds the one that it measures
-
-
-def replay(m: Material):
-    job = Replay(m.run.manifest().config.targets, m.run.manifest().config.target_function, "disk")
-    before = m.run.scores().matrix(m.run.scores().sidecars()[0]["name"])
-    scores = m.run.scores().matrix(work.execute(m.run, job).scores)
-
-    def check() -> None:
-        assert np.array_equal(scores, before), "the replay gave other scores than the run's own"
-
-    return torch.from_numpy(np.array(scores)), check
-
-
-def tracin(m: Material):
-    config, manifest = m.run.manifest().config, m.run.manifest()
-    store = DiskStore(
-        m.run.path / "trajectory",
-        manifest.training_digest,
-        torch.device("cpu"),
-        Writer(),
-        optimizer_for(m.model, config.recipe),
-    )
-    steps = manifest.steps
-    at = [int((c + 0.5) * steps / CHECKPOINTS) for c in range(CHECKPOINTS)]
-    states, rates = [store.get(t) for t in at], [learning_rate(config.recipe, t, steps) for t in at]
-    store.close()
-    factor = -steps / (CHECKPOINTS * len(m.train) * (1 - config.recipe.momentum))
-    scores = factor * _gradient_products(m, states, rates)
-
-    def check() -> None:
-        direct = sum(rate * _direct(m, state) for state, rate in zip(states, rates, strict=True))
-        _compare(scores, factor * direct)
-
-    return scores, check
-
-
-def grad_dot(m: Material):
-    scores = -_gradient_products(m, [m.state], [1.0])
-    return scores, lambda: _compare(scores, -_direct(m, m.state))
-
-
-def _gradient_products(m: Material, states: list[State], factors: list[float]) -> Tensor:
-    """Σ_c factor_c ∇φ·∇ℓ, [K, N], by dattri."""
-    from dattri.algorithm.tracin import TracInAttributor
-    from dattri.task import AttributionTask
-
-    def loss(parameters, example):
-        image, label = example
-        logits = functional_call(m.module, parameters, image[None])
-        return F.cross_entropy(logits, label[None])
-
-    # With the counters of BatchNorm, which dattri's own loading asks for.
-    checkpoints = [{**m.module.state_dict(), **m.model.load(s.theta, s.buffers)} for s in states]
-    task = AttributionTask(loss, m.module, checkpoints)
-    attributor = TracInAttributor(task, torch.tensor(factors), normalized_grad=False)
-    attributor.projector_kwargs = None  # the constructor takes None for its random projection, not for none
-    return attributor.attribute(DataLoader(m.train, BATCH), DataLoader(m.targets, len(m.targets))).T
-
-
-def ek_fac(m: Material, heuristic_damping: bool = False):
-    from kronfluence import Analyzer, FactorArguments, ScoreArguments, Task, prepare_model
-
-    class Classification(Task):
-        def compute_train_loss(self, batch, model, sample=False):
-            inputs, labels = batch
-            logits = model(inputs)
-            if sample:  # the true Fisher's labels, from the model itself
-                labels = torch.multinomial(logits.detach().softmax(1), 1)[:, 0]
-            return F.cross_entropy(logits, labels, reduction="sum")
-
-        def compute_measurement(self, batch, model):
-            return self.compute_train_loss(batch, model)
-
-    torch.manual_seed(SEED)
-    task = Classification()
-    arguments = ScoreArguments(damping_factor=None) if heuristic_damping else ScoreArguments()
-    analyzer = Analyzer(
-        "bench", prepare_model(m.module, task), task, cpu=True, disable_tqdm=True, output_dir=str(m.scratch)
-    )
-
-    def products(strategy: str, targets: TensorDataset, train_set: TensorDataset) -> Tensor:
-        analyzer.fit_all_factors(
-            strategy, m.train, per_device_batch_size=BATCH, factor_args=FactorArguments(strategy=strategy)
-        )
-        analyzer.compute_pairwise_scores(
-            strategy,
-            strategy,
-            targets,
-            train_set,
-            len(targets),
-            per_device_train_batch_size=BATCH,
-            score_args=arguments,
-        )
-        return analyzer.load_pairwise_scores(strategy)["all_modules"]
-
-    scores = -products("ekfac", m.targets, m.train) / len(m.train)
-
-    def check() -> None:
-        covered = {
-            f"{name}.{p}"
-            for name, module in m.module.named_modules()
-            if "kronfluence" in type(module).__module__
-            for p in ("weight", "bias")
-        }
-        few = [TensorDataset(*of[:CHECKED]) for of in (m.targets, m.train)]
-        _compare(products("identity", *few), _direct(m, m.state, covered))
-
-    return scores, check
-
-
-def trak(m: Material, count: int = 1):
-    from trak import TRAKer
-
-    config, dataset = m.run.manifest().config, dataset_registry.load(m.run.manifest().config.dataset)
-    tensors = [m.model.load(m.state.theta, m.state.buffers)]
-    for i in range(1, count):
-        other = config.replace(**{"recipe.seed": config.recipe.seed + i})
-        model = model_registry.build(other, dataset)
-        state = train(model, Stream(examples(dataset, "train", torch.device("cpu"), torch.float32), other.recipe))
-        tensors.append(model.load(state.theta, state.buffers))
-    checkpoints = [plain(config, dataset, each).state_dict() for each in tensors]
-    traker = TRAKer(
-        m.module,
-        "image_classification",
-        len(m.train),
-        str(m.scratch),
-        device="cpu",
-        use_half_precision=False,
-        proj_dim=PROJECTED,
-        logging_level="ERROR",
-    )
-    for number, checkpoint in enumerate(checkpoints):
-        traker.load_checkpoint(checkpoint, number)
-        for batch in DataLoader(m.train, BATCH):
-            traker.featurize(batch, num_samples=len(batch[1]))
-    traker.finalize_features()
-
-    def scored(name: str, batch: tuple[Tensor, Tensor]) -> Tensor:
-        for number, checkpoint in enumerate(checkpoints):
-            traker.start_scoring_checkpoint(name, checkpoint, number, len(batch[1]))
-            traker.score(batch, num_samples=len(batch[1]))
-        return torch.from_numpy(np.array(traker.finalize_scores(name))).T
-
-    # d loss = −(1 − p) d margin, and a factor of a target's own changes no rank.
-    scores = -scored("targets", m.targets[:])
-
-    def check() -> None:
-        own = -scored("own", m.train[:CHECKED]).diagonal()
-        assert (own < 0).all(), f"training on an image must help that image, not {own}"
-
-    return scores, check
-
-
-class Row(NamedTuple):
-    title: str
-    library: str
-    act: Method
-    unit: bool  # whether the scores are in nats per unit of example weight
-
-
-ROWS = {
-    "replay": Row("REPLAY, the scores of the run itself", "Replay Explorer", replay, True),
-    "tracin": Row(f"TracIn, {CHECKPOINTS} checkpoints", "dattri", tracin, True),
-    "grad-dot": Row("gradient dot product at the end", "dattri", grad_dot, False),
-    "ek-fac": Row("EK-FAC influence, default damping", "kronfluence", ek_fac, True),
-    "ek-fac-damped": Row(
-        "EK-FAC influence, damping 0.1 × mean eigenvalue",
-        "kronfluence",
-        lambda m: ek_fac(m, heuristic_damping=True),
-        True,
-    ),
-    "trak": Row("TRAK, the run's model", "traker", trak, False),
-    "trak-many": Row(f"TRAK, {MODELS} models", "traker", lambda m: trak(m, MODELS), False),
-}
-
-
-# -- checks
-
-
-def _direct(m: Material, state: State, only: set[str] | None = None) -> Tensor:
-    """∇φ·∇ℓ of the first targets and training images, [CHECKED, CHECKED], by the engine's model and torch.func;
-    over all parameters, or those named."""
-
-    def loss(theta, image, label):
-        logits, _ = m.model(theta, state.buffers, image[None], training=False)
-        return F.cross_entropy(logits, label[None])
-
-    def gradients(of: TensorDataset) -> Tensor:
-        rows = [m.model.load(grad(loss)(state.theta, *of[i]), state.buffers) for i in range(CHECKED)]
-        names = [n for n, _ in m.module.named_parameters()] if only is None else sorted(only & rows[0].keys())
-        return torch.stack([torch.cat([row[n].flatten() for n in names]) for row in rows])
-
-    return gradients(m.targets) @ gradients(m.train).T
-
-
-def _compare(scores_KN: Tensor, direct: Tensor) -> None:
-    scale = float(direct.abs().max())
-    assert scale > 0
-    torch.testing.assert_close(scores_KN[:CHECKED, :CHECKED], direct, rtol=1e-3, atol=1e-4 * scale)
-
-
-# -- measuring
-
-
-def measure(name: str, folder: Path, out: Path) -> None:
-    """One method, in a process of its own; scores [K, N], seconds and bytes into `out`."""
-    with tempfile.TemporaryDirectory() as scratch:
-        m = material(runs.Run.open(folder.parent, folder.name), Path(scratch))
-        before = device.usage(torch.device("cpu"))["rss"]
-        peak, wall, cpu = device.Peak(torch.device("cpu"), reset=True), time.perf_counter(), time.process_time()
-        scores, check = ROWS[name].act(m)
-        wall, cpu, held = time.perf_counter() - wall, time.process_time() - cpu, peak.bytes()["rss"]
-        check()
-    assert scores.shape == (len(m.targets), len(m.train)) and torch.isfinite(scores).all() and scores.any()
-    np.savez(out, scores=scores.numpy(), wall=wall, cpu=cpu, held=held, before=before)
-
-
-def main() -> None:
-    given = argparse.ArgumentParser()
-    given.add_argument("--quick", action="store_true", help="one epoch, few targets and subsets: to try the tool")
-    given.add_argument("--measure", nargs=3, metavar=("METHOD", "RUN", "OUT"), help=argparse.SUPPRESS)
-    given = given.parse_args()
-    if given.measure:
-        name, folder, out = given.measure
-        return measure(name, Path(folder), Path(out))
-
+def prepared(folder: Path, quick: bool) -> Bench:
+    """Trains and replays, or finds that done; the retrainings of the subsets likewise."""
     config = configs.preset("sample")
     dataset = dataset_registry.load(config.dataset)
-    targets, subsets = (CHECKED, 8) if given.quick else (TARGETS, SUBSETS)
+    targets, subsets = (4, dict.fromkeys(SUBSETS, 8)) if quick else (TARGETS, SUBSETS)
     names = np.sort(np.random.default_rng(SEED).choice(len(dataset.test_labels), targets, replace=False))
     config = config.replace(
         targets=tuple(f"test:{i}" for i in names),
         target_function="loss",
         replay_mode="disk",
         device="cpu",
-        **({"recipe.epochs": 1} if given.quick else {}),
+        **({"recipe.epochs": 1} if quick else {}),
     )
-    found = {}
-    with tempfile.TemporaryDirectory() as folder:
-        run = runs.Run.create(runs.outputs_root(folder), config)
-        with run.lock():
+    outputs = runs.outputs_root(folder / "outputs")
+    there = [runs.Run.open(outputs, path.name) for path in sorted(Path(outputs).iterdir()) if path.is_dir()]
+    run = next((r for r in there if r.manifest().config == config), None) or runs.Run.create(outputs, config)
+    with run.lock():
+        if not run.manifest().scored:
             work.execute(run)
-            work.execute(run, Validate(subsets, (DROP,), SEED))
-        manifest, (report,) = run.manifest(), trust.reports(run.manifest())
-        actual = np.array([t["actual"] for t in report["targets"]])  # [K, M]
-        left_out = [lds.subset(len(dataset.train_labels), DROP, SEED, m) for m in range(subsets)]
-        for name in ROWS:
-            out = Path(folder) / f"{name}.npz"
-            command = [sys.executable, "-m", "tools.bench_trust", "--measure", name, str(run.path), str(out)]
-            # Libraries tell of their progress: not among the Markdown.
-            subprocess.run(command, check=True, stdout=sys.stderr)
-            with np.load(out) as file:
-                each, mean = lds.agreement(lds.predicted(file["scores"], left_out), actual)
-                found[name] = [a.lds for a in each], mean, *(float(file[k]) for k in ("wall", "cpu", "held"))
-                before = float(file["before"])
-    assert found["replay"][1].lds == report["lds_mean"], "the report of the run says otherwise"
-    best = np.argmax([lds_K for lds_K, *_ in found.values()], axis=0)
+        for drop, number in subsets.items():
+            if drop not in {report["drop"] for report in trust.reports(run.manifest())}:
+                work.execute(run, Validate(number, (drop,), SEED))
+    return Bench(run, dataset, names, subsets, folder)
 
+
+def measured(bench: Bench, name: str, again: bool) -> Measured:
+    """What is kept of a method, or what a process of its own finds now."""
+    out = bench.folder / f"{name}.npz"
+    if again or not out.exists():
+        command = [sys.executable, "-m", "tools.bench_methods", name, str(bench.run.path), str(out)]
+        # Libraries tell of their progress: not among the Markdown.
+        subprocess.run(command, check=True, stdout=sys.stderr)
+    with np.load(out) as file:
+        return Measured(file["scores"], *(float(file[k]) for k in Measured._fields[1:]))
+
+
+# -- random subsets
+
+
+def agreement_table(bench: Bench, methods: dict[str, Measured]) -> Iterator[str]:
+    reports = {report["drop"]: report for report in trust.reports(bench.run.manifest())}
+    n, each, mean, first = len(bench.dataset.train_labels), {}, {}, min(bench.subsets)
+    for drop, number in bench.subsets.items():
+        actual = np.array([t["actual"] for t in reports[drop]["targets"]])  # [K, M]
+        left_out = [lds.subset(n, drop, SEED, m) for m in range(number)]
+        for name, of in methods.items():
+            each[drop, name], mean[drop, name] = lds.agreement(lds.predicted(of.scores, left_out), actual)
+        if "replay" in methods:
+            assert mean[drop, "replay"].lds == reports[drop]["lds_mean"], "the report of the run says otherwise"
+    best = np.argmax([[a.lds for a in each[first, name]] for name in methods], axis=0)
+    heads = [f"LDS, {drop:.0%} left out (95 % interval)" for drop in bench.subsets]
+    yield f"| method | library | {' | '.join(heads)} | best for | slope | seconds | CPU seconds | peak memory, MB |"
+    yield "|---" * (7 + len(bench.subsets)) + "|"
+    for i, (name, of) in enumerate(methods.items()):
+        row, figures = ROWS[name], [mean[drop, name] for drop in bench.subsets]
+        columns = [f"{f.lds:.3f} ({f.low:.3f} to {f.high:.3f})" for f in figures]
+        slope = f"{figures[0].slope:.2f}" if row.unit else "no unit"
+        yield (
+            f"| {row.title} | {row.library} | {' | '.join(columns)} | {(best == i).sum()} of {len(best)} | {slope} | "
+            f"{of.wall:.1f} | {of.cpu:.1f} | {of.held / 1e6:.0f} |"
+        )
+
+
+# -- targeted removal
+
+
+def retrained(bench: Bench, left_out: list[np.ndarray], why: str) -> np.ndarray:
+    """Logits [M, N_test, C] after training without each set; those that are kept are read."""
+    folder, config = bench.folder / "removed", bench.run.manifest().config
+    folder.mkdir(exist_ok=True)
+    training = bench.run.manifest().training_digest
+    train_set, test_set = (
+        examples(bench.dataset, split, torch.device("cpu"), torch.float32) for split in datasets_base.SPLITS
+    )
+    logits = []
+    for number, index in enumerate(left_out):
+        index = np.sort(index).astype(np.int64)
+        path = folder / f"{hashlib.sha256(training.encode() + index.tobytes()).hexdigest()[:24]}.npy"
+        if not path.exists():
+            weights = torch.ones(train_set.n)
+            weights[torch.from_numpy(index)] = 0
+            model = model_registry.build(config, bench.dataset)
+            with device.exact_arithmetic():
+                state = train(model, Stream(train_set, config.recipe, weights))
+                found = phi.logits(model, state, test_set).numpy()
+            files.write_npy(path, found)
+            print(f"{why}: {number + 1} of {len(left_out)}", file=sys.stderr, flush=True)
+        logits.append(np.load(path, allow_pickle=False))
+    return np.stack(logits)
+
+
+def outcomes(bench: Bench, logits: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Of models with logits [M, N_test, C], at each target: change of the loss, and whether the class is another."""
+    labels, before = bench.dataset.test_labels[bench.names], bench.run.manifest().test_logits()[bench.names]
+    at = np.arange(len(labels))
+
+    def losses(of: np.ndarray) -> np.ndarray:
+        return -logit_maths.log_probabilities(of)[at, labels]
+
+    after = logits[:, bench.names]
+    change = np.array([losses(each) - losses(before) for each in after])
+    return change, after.argmax(-1) != before.argmax(-1)  # [M, K] both
+
+
+def helpful(scores_KN: np.ndarray, share: float) -> list[np.ndarray]:
+    """Of each target, the images whose removal should raise its loss most: int64 [share · N]."""
+    size = lds.size_of_drop(scores_KN.shape[1], share)
+    return [np.argsort(row, kind="stable")[:size] for row in scores_KN]
+
+
+def removal_table(bench: Bench, methods: dict[str, Measured]) -> Iterator[str]:
+    unchanged = retrained(bench, [np.empty(0, np.int64)], "all images")[0]
+    assert np.array_equal(unchanged, bench.run.manifest().test_logits()), "training again gave another model"
+    n, k = len(bench.dataset.train_labels), len(bench.names)
+    sizes = [lds.size_of_drop(n, share) for share in REMOVED]
+    heads = [
+        f"{share:.1%} ({size} images): change of loss (95 % interval), flipped" for share, size in zip(REMOVED, sizes)
+    ]
+    yield f"| images left out | {' | '.join(heads)} |"
+    yield "|---" * (1 + len(REMOVED)) + "|"
+    columns = []
+    for share in REMOVED:
+        sets = [lds.subset(n, share, SEED, m) for m in range(RANDOM)]
+        change, flipped = outcomes(bench, retrained(bench, sets, f"random, {share:.1%}"))
+        columns.append(f"{with_interval(change.mean(0))}, {flipped.mean():.0%}")
+    yield f"| at random, {RANDOM} sets | {' | '.join(columns)} |"
+    for name, of in methods.items():
+        columns = []
+        for share in REMOVED:
+            sets = helpful(of.scores, share)
+            change, flipped = outcomes(bench, retrained(bench, sets, f"{name}, {share:.1%}"))
+            own, turned = change.diagonal(), flipped.diagonal()  # each target after the removal of its own images
+            columns.append(f"{with_interval(own)}, {turned.sum()} of {k}")
+            if ROWS[name].unit:
+                foretold = np.mean([-row[index].sum() for row, index in zip(of.scores, sets)])
+                columns[-1] += f" (foretold {foretold:+.3f})"
+        yield f"| {ROWS[name].title} | {' | '.join(columns)} |"
+
+
+def with_interval(values_K: np.ndarray) -> str:
+    """Mean over the targets, and its 95 % interval by the bootstrap over them."""
+    drawn = np.random.default_rng(0).integers(len(values_K), size=(RESAMPLES, len(values_K)))
+    low, high = np.percentile(values_K[drawn].mean(1), (2.5, 97.5))
+    return f"{values_K.mean():+.3f} ({low:+.3f} to {high:+.3f})"
+
+
+def heading(bench: Bench, command: str, before: float) -> Iterator[str]:
     libraries = ", ".join(f"{p} {importlib.metadata.version(p)}" for p in ("torch", "dattri", "kronfluence", "traker"))
-    recipe, timings = config.recipe, manifest.timings
-    print(f"`make bench-trust`{' --quick' * given.quick}: {device.describe()}; {libraries}\n")
-    print(
+    manifest, n = bench.run.manifest(), len(bench.dataset.train_labels)
+    recipe, timings = manifest.config.recipe, manifest.timings
+    left_out = ", ".join(f"{drop:.0%} left out {number} times" for drop, number in bench.subsets.items())
+    yield f"`{command}`: {device.describe()}; {libraries}\n"
+    yield (
         f"Preset `sample` ({recipe.epochs} epochs of batch {recipe.batch_size}, peak learning rate "
         f"{recipe.peak_lr:g}, {manifest.steps} steps, {manifest.parameters:,} parameters, test accuracy "
-        f"{manifest.test_accuracy:.1%}); {len(names)} random test images; {subsets} subsets of {DROP:.0%} of "
-        f"{len(dataset.train_labels):,} images left out. Training took {timings['train_seconds']:.1f} s, the "
-        f"retrainings {timings['validate_seconds']:.0f} s. A process holds {before / 1e6:.0f} MB before it begins.\n"
+        f"{manifest.test_accuracy:.1%}); {len(bench.names)} random test images; of {n:,} images {left_out}. Training "
+        f"took {timings['train_seconds']:.1f} s. A process holds {before / 1e6:.0f} MB before it begins.\n"
     )
-    print(
-        "| method | library | LDS (95 % interval) | best for | slope | seconds | CPU seconds | peak memory, MB |\n"
-        "|---|---|---|---|---|---|---|---|"
-    )
-    for i, (name, (_, mean, wall, cpu, held)) in enumerate(found.items()):
-        row = ROWS[name]
-        print(
-            f"| {row.title} | {row.library} | {mean.lds:.3f} ({mean.low:.3f} to {mean.high:.3f}) | "
-            f"{(best == i).sum()} of {len(names)} | {f'{mean.slope:.2f}' if row.unit else 'no unit'} | {wall:.1f} | "
-            f"{cpu:.1f} | {held / 1e6:.0f} |"
-        )
+
+
+def main() -> None:
+    given = argparse.ArgumentParser()
+    given.add_argument("--quick", action="store_true", help="one epoch, few targets and subsets: to try the tool")
+    given.add_argument("--removal", action="store_true", help="targeted removal, in place of random subsets")
+    given.add_argument("--folder", type=Path, help="where the run and what was computed stay; a run goes on there")
+    given.add_argument("--methods", default=",".join(ROWS), help="some of them, separated by commas")
+    given.add_argument("--again", default="", help="those to measure anew, separated by commas")
+    given = given.parse_args()
+    folder = given.folder or Path("build") / ("bench-trust-quick" if given.quick else "bench-trust")
+    folder.mkdir(parents=True, exist_ok=True)
+    chosen = [name for name in ROWS if name in given.methods.split(",") and (not given.removal or name in REMOVING)]
+    bench = prepared(folder, given.quick)
+    methods = {name: measured(bench, name, name in given.again.split(",")) for name in chosen}
+    command = f"make bench-trust{'-removal' * given.removal}{' --quick' * given.quick}"
+    for line in heading(bench, command, max(of.before for of in methods.values())):
+        print(line)
+    for line in (removal_table if given.removal else agreement_table)(bench, methods):
+        print(line, flush=True)
 
 
 if __name__ == "__main__":
