@@ -14,10 +14,16 @@ def random(*shape: int, seed: int = 0) -> torch.Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
+def rotation(n: int, seed: int) -> torch.Tensor:
+    """Orthogonal, and far from its transpose, which the factors of a QR decomposition need not be."""
+    skew = random(n, n, seed=seed)
+    return torch.matrix_exp(skew - skew.T)
+
+
 def curvature(seed: int = 0) -> baselines.Curvature:
     """Positive definite; one layer of 2 × 3, whose parameters stand apart in θ, and two that no layer has."""
     at = torch.tensor([[0, 2, 4], [5, 6, 1]])
-    left, right = (torch.linalg.qr(random(n, n, seed=seed + n)).Q for n in at.shape)
+    left, right = (rotation(n, seed + n) for n in at.shape)
     return baselines.Curvature(
         [baselines.Layer(at, left, right, random(2, 3, seed=seed) ** 2 + 0.1)], torch.ones(P) * 2
     )
