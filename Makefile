@@ -70,7 +70,7 @@ trust-grid: .venv/test.stamp
 window: .venv/test.stamp
 	$(BIN)/python -m tools.window
 
-# Do the scores of four seeds of the sample agree? About six minutes.
+# Do the scores of four seeds of the sample agree, and what foretells other seeds? About half an hour.
 seeds: .venv/test.stamp
 	$(BIN)/python -m tools.seeds
 

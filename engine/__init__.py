@@ -11,9 +11,10 @@ if TYPE_CHECKING:
     from engine.api import Trained, attribute, evaluate, load, retrain, train
     from engine.config import Recipe
     from engine.errors import ReplayError
+    from engine.library.repeating import repeat
 
 __version__ = "0.2.0"
-__all__ = ["Recipe", "ReplayError", "Trained", "attribute", "evaluate", "load", "retrain", "train"]
+__all__ = ["Recipe", "ReplayError", "Trained", "attribute", "evaluate", "load", "repeat", "retrain", "train"]
 
 
 def __getattr__(name: str) -> object:
@@ -23,6 +24,8 @@ def __getattr__(name: str) -> object:
         from engine import config as module
     elif name == "ReplayError":
         from engine import errors as module
+    elif name == "repeat":
+        from engine.library import repeating as module
     else:
         from engine import api as module
     return getattr(module, name)

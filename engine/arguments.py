@@ -37,6 +37,8 @@ EPILOG = """examples:
   python -m engine what-if RUN --leave-out 17,4711 --relabel 23=6
   python -m engine removal RUN --target test:3 --random 4 --csv removal.csv
   python -m engine suspects RUN --csv suspects.csv
+  python -m engine repeat RUN --seeds 4
+  python -m engine mean RUN --target test:0.loss --csv mean.csv
   python -m engine list
   python -m engine info RUN
   python -m engine clean RUN --parts trajectory --dry-run
@@ -181,6 +183,7 @@ def parser() -> argparse.ArgumentParser:
     _add_data(commands, common)
     _add_trained(commands, one_run)
     _add_checks(commands, one_run)
+    _add_seeds(commands, one_run)
     _add_house_keeping(commands, common, one_run)
     app = commands.add_parser("app", parents=[common], help="start the app in a browser")
     app.add_argument("--port", type=whole(1, 65535), metavar="N", help="of http://localhost (8501 where it is free)")
@@ -385,6 +388,26 @@ def _add_removal(commands, one_run: argparse.ArgumentParser) -> None:
     )
     removal.add_argument("--seed", type=whole(0, 2**31 - 1), default=0, metavar="N", help="of the random sets (0)")
     removal.add_argument("--csv", metavar="FILE", help="write the curve")
+
+
+def _add_seeds(commands, one_run: argparse.ArgumentParser) -> None:
+    """What asks about any training of a recipe."""
+    repeat = commands.add_parser(
+        "repeat", parents=[one_run], help="train the same recipe with other seeds, and score and validate alike"
+    )
+    repeat.add_argument(
+        "--seeds", type=whole(2), default=4, metavar="S", help="trainings in all, the run's own among them (4)"
+    )
+    repeat.add_argument("--no-validation", action="store_true", help="do not validate the others, where the run was")
+    mean = commands.add_parser(
+        "mean", parents=[one_run], help="scores averaged over trainings that differ in their seed, with their spread"
+    )
+    mean.add_argument(
+        "--with", type=names, metavar="RUN,RUN", dest="others", help="the other trainings (all that there are)"
+    )
+    mean.add_argument("--target", metavar="KEY", help="of which target, such as test:0.loss (the first)")
+    mean.add_argument("--count", type=whole(0), default=20, metavar="K", help="how many images to print (20)")
+    mean.add_argument("--csv", metavar="FILE", help="write all of them")
 
 
 def _add_shard(command: argparse.ArgumentParser) -> None:

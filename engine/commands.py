@@ -22,13 +22,14 @@ import pandas as pd
 from engine import config as configs
 from engine import config_file, files, proposal, space
 from engine.analysis import removal as removals
-from engine.analysis import suspects, trust
+from engine.analysis import seeds, suspects, trust
 from engine.datasets import registry as datasets
 from engine.datasets import store
 from engine.datasets.base import SPLITS, Dataset
 from engine.datasets.names import name_error
 from engine.errors import ConfigError
 from engine.jobs import probe as probes
+from engine.jobs import repeat as repeats
 from engine.jobs.job import Job, Result
 from engine.jobs.queue import discard
 from engine.jobs.rebuild import Rebuild
@@ -394,6 +395,55 @@ def _write_csv(path: Path, table: pd.DataFrame) -> None:
         ) from error
 
 
+# -- several seeds
+
+
+def repeat(call: argparse.Namespace) -> int:
+    """Says what it costs before it trains. Interrupted, the same call goes on."""
+    run = _opened(call)
+    plan = repeats.plan(run, call.seeds, not call.no_validation)
+    numbers = ", ".join(map(str, plan.group.seeds))
+    if plan.open:
+        print(f"seeds {numbers}: {plan.cost.in_words()}; {plan.cost.bytes / 1e6:,.1f} MB on the disk", flush=True)
+    ids = repeats.prepare(plan)
+    for number, run_id in enumerate(ids, 1):
+        other = runs.Run.open(run.root, run_id)
+        print(f"seed {other.manifest().config.recipe.seed}, {number} of {len(ids)} to do")
+        _execute(other)
+    busy = [member.run.id for member in plan.members if member.busy and member.run is not None]
+    for run_id in busy:
+        print(f"run {run_id} is in progress, and stays as it is: call this again once it is done")
+    if not busy:
+        print(f"seeds {numbers}: done; python -m engine mean {run.id} averages their scores")
+    return 0
+
+
+def mean(call: argparse.Namespace) -> int:
+    run = _opened(call)
+    root, record = run.root, run.manifest()
+    others = runs.list_runs(root) if call.others is None else [runs.Run.open(root, each) for each in call.others]
+    records = seeds.alike(record, others) if call.others is None else [record, *(each.manifest() for each in others)]
+    averaged = {each.target.key: each for each in seeds.over_seeds(records)}
+    key = call.target or next(iter(averaged))
+    if key not in averaged:
+        raise ConfigError(f"These runs have no target «{key}» in common.", f"They have {', '.join(averaged)}.")
+    of, dataset = averaged[key], datasets.load(record.config.dataset)
+    table = seeds.table(of, dataset)
+    window = f"; {record.window_phrase}" if record.window_phrase else ""
+    print(f"{key}: mean of {len(of.seeds)} trainings, seeds {', '.join(map(str, of.seeds))}{window}")
+    print(
+        f"among the {seeds.TOP} strongest of every one: {len(of.in_every())} images; of one alone: {len(of.in_one())}"
+    )
+    if (others_told := seeds.for_others(records)) is not None:
+        print(seeds.in_words(others_told))
+    if call.csv is not None:
+        _write_csv(Path(call.csv), table)
+        print(f"{call.csv}: {len(table):,} training images")
+    if call.count:
+        print(table.head(call.count).to_string(index=False))
+    return 0
+
+
 def list_runs(call: argparse.Namespace) -> int:
     root = runs.outputs_root(call.outputs)
     summaries = runs.summaries(root)
@@ -655,6 +705,8 @@ COMMANDS = {
     "what-if": Command(what_if, trains=True),
     "removal": Command(removal, trains=True),
     "suspects": Command(list_suspects),
+    "repeat": Command(repeat, trains=True),
+    "mean": Command(mean),
     "list": Command(list_runs),
     "info": Command(info),
     "storage": Command(storage),

@@ -8,7 +8,7 @@ import streamlit as st
 from engine.analysis import compare, trust
 from engine.errors import ReplayError
 from engine.runs.run import Run, Summary
-from ui import cards, docs, formats, link, pictures, run_choice, run_names, shell, ticks
+from ui import cards, docs, formats, link, over_seeds, pictures, run_choice, run_names, shell, ticks
 from ui.run_choice import RunView
 from ui.text import line, plain
 
@@ -24,7 +24,7 @@ COLUMNS = (
     "Targets in common",
     "Data",
 )
-VIEWS = {"two": "Two runs", "many": "Many runs in a table"}
+VIEWS = {"two": "Two runs", "many": "Many runs in a table", "seeds": "Mean over seeds"}
 
 
 @st.cache_data(max_entries=1024, show_spinner="Comparing the scores …")
@@ -93,9 +93,9 @@ def draw_meaning(differ: list[compare.Setting], shared: compare.SharedImages, fo
         "**In this training?** The scores of each run are exact for its own training, and both are right: with other "
         "first weights and another order of the images, other images of the same kind do the work. Most of them do "
         "next to nothing, so that their order says little; the strong ones agree more.  \n"
-        "**In any training of the recipe?** No single run says that: average the scores over seeds. On the sample the "
-        f"means of two seeds and of two others agree to {compare.MEANS_RANK:.2f} in order, and in size to "
-        f"{compare.MEANS_LINEAR:.2f}."
+        "**In any training of the recipe?** No single run says that: *Mean over seeds*, above, averages several. "
+        f"On the sample the means of two seeds and of two others agree to {compare.MEANS_RANK:.2f} in order, and in "
+        f"size to {compare.MEANS_LINEAR:.2f}."
     )
     docs.show("trust.md", "Two trainings of one recipe", "Where these numbers come from")
 
@@ -330,6 +330,9 @@ def draw_many(a: RunView) -> dict:
     return {"view": "many", "runs": ids[1:]}
 
 
+DRAW = {"two": draw_two, "many": draw_many, "seeds": over_seeds.draw}
+
+
 with shell.page("Compare runs"):
     a = run_choice.chosen("There is no run to compare yet.", label="Run A")
     run_choice.stop_without_scores(a)
@@ -337,7 +340,7 @@ with shell.page("Compare runs"):
     view = st.segmented_control(
         "Compare", list(VIEWS), format_func=VIEWS.get, key="compare-view", label_visibility="collapsed"
     )
-    shown = draw_many(a) if view == "many" else draw_two(a)
+    shown = DRAW.get(view or "two", draw_two)(a)
     link.keep(run=a.id, **shown)
     link.copy()
     ticks.bar(a)

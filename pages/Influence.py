@@ -16,6 +16,7 @@ from ui import (
     gallery,
     link,
     list_filters,
+    over_seeds,
     pictures,
     removal_curve,
     run_choice,
@@ -253,6 +254,7 @@ with shell.page("Influence") as panel:
     cards.target(run, view, panel)
     target_card.draw(run, view, ref.function)
     say_of_self_influence(ref)
+    over_seeds.draw_link(run, ref.key)
 
     choices = list_filters.choose(run, view.true_label, lambda: turn_to_the_first_page(run))
     ranking, page = turned_to(run, ref, choices, view.true_label)

@@ -7,7 +7,7 @@ from engine.jobs.queue import discard
 from engine.runs.job import JobRecord
 from engine.runs.progress import Progress
 from engine.runs.run import Run
-from ui import formats, pictures, progress, results, run_choice, run_names, shell
+from ui import formats, pictures, progress, results, run_choice, run_names, seed_group, shell
 from ui.run_choice import RunView
 from ui.text import line, plain
 
@@ -39,6 +39,7 @@ def draw_now(folder: Run, was_in_progress: bool) -> None:
     run, now = RunView.of(folder), progress.of(folder)
     if was_in_progress != run.manifest.in_progress:
         st.rerun()  # the whole page: the clock stops, the outcome appears
+    seed_group.draw_on_live(run)
     if run.manifest.in_progress:
         draw_work(run, now)
     else:

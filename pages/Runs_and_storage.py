@@ -8,7 +8,7 @@ from engine.jobs.rebuild import Rebuild
 from engine.runs import notes
 from engine.runs.manifest import IN_PROGRESS
 from engine.runs.run import Run, Summary, passed_over
-from ui import formats, run_choice, run_names, shell
+from ui import formats, run_choice, run_names, seed_group, shell
 from ui.run_choice import RunView
 from ui.text import line, plain
 
@@ -235,6 +235,20 @@ def draw_unfinished(runs: list[Summary]) -> None:
             st.page_link("pages/Live.py", label=name, icon=":material/resume:", query_params={"run": run.id})
 
 
+def draw_repeating(runs: dict[str, Summary]) -> None:
+    st.subheader("Repeat with other seeds")
+    trained = {run.id: run for run in runs.values() if run.trained}
+    if not trained:
+        st.caption("There is no run that was trained to its end.")
+        return
+    labels = run_names.labels(trained.values())
+    run_id = st.selectbox("Run to repeat", list(trained), format_func=lambda run_id: labels.get(run_id, run_id))
+    run = RunView.of(Run.open(shell.root(), run_id))
+    if run.manifest.from_python:
+        st.caption("It was saved from Python: train it there with another seed.")
+    seed_group.draw_form(run, opened=True)
+
+
 with shell.page("Runs and storage"):
     for what, remedy in st.session_state.pop("refusals", []):
         shell.show_error(what, remedy)
@@ -252,3 +266,5 @@ with shell.page("Runs and storage"):
     draw_unfinished(runs)
     with shell.guarded():
         draw_rebuilding(by_id)
+    with shell.guarded():
+        draw_repeating(by_id)

@@ -12,7 +12,7 @@ from engine.analysis import certainty, trust
 from engine.jobs.smoothness import Smoothness
 from engine.jobs.validation import Validate
 from engine.targets import Target, target_function
-from ui import docs, formats, link, pictures, run_choice, shell
+from ui import docs, formats, link, pictures, run_choice, seed_group, shell
 from ui.run_choice import RunView
 from ui.text import line, plain
 
@@ -271,6 +271,7 @@ with shell.page("Trust"):
         shown |= draw_comparison(run, known, verdict)
     with shell.guarded():
         draw_validation_form(run)
+    seed_group.draw_form(run)
     with shell.guarded():
         shown |= draw_adjoints(run, shown.get("target"))
     with shell.guarded():

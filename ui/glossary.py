@@ -230,6 +230,14 @@ GROUPS: dict[str, tuple[Term, ...]] = {
             "kind can do the work; a small overlap between seeds is no error of the scores.",
             ("top 50", "overlap"),
         ),
+        Term(
+            "Mean over seeds",
+            "What an image does to the target in any training of the recipe: its scores in several trainings, "
+            "averaged.",
+            "The trainings differ in their seed alone. ± is the standard error of the mean: of S trainings, the spread "
+            "divided by √S. LDS for other seeds says how well the mean foretells a training that is not in it.",
+            ("seed group", "spread"),
+        ),
     ),
     "How it is computed": (
         Term(

@@ -76,7 +76,7 @@ class Scale:
         """«helps 10.3»; «helps < 0.1» where the digit that would show is not written."""
         if not score or math.isnan(score):
             return "—" if score else NONE
-        return f"{self.verbs[int(score < 0)]} {self._size(score)}"
+        return f"{self.verbs[int(score < 0)]} {self.size(score)}"
 
     def with_unit(self, score: float) -> str:
         """«helps 10.3 thousandths of a nat»."""
@@ -84,7 +84,7 @@ class Scale:
 
     def number(self, score: float) -> str:
         """«+10.3», with the score's own sign: below zero where training on the image lowered the function."""
-        written = self._size(score)
+        written = self.size(score)
         sign = "" if not score or math.isnan(score) else "−" if score < 0 else "+"
         return written.replace("< ", f"< {sign}" if score > 0 else "> −") if "<" in written else sign + written
 
@@ -108,7 +108,8 @@ class Scale:
         ends += [f"to {self.number(high)}"] if high is not None else []
         return f"{' '.join(ends)} {self.unit}" if ends else ""
 
-    def _size(self, score: float) -> str:
+    def size(self, score: float) -> str:
+        """«10.3», without a sign."""
         if math.isnan(score):
             return "—"
         size = abs(float(score)) / 1000.0**self.thousands

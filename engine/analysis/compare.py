@@ -192,7 +192,7 @@ class Agreement:
 
 
 def agreement(a_N: np.ndarray, b_N: np.ndarray) -> Agreement:
-    same = np.intersect1d(_strongest(a_N, TOP), _strongest(b_N, TOP))
+    same = np.intersect1d(strongest(a_N, TOP), strongest(b_N, TOP))
     return Agreement(
         float(lds.spearman(a_N, b_N)),
         _pearson(a_N, b_N),
@@ -246,10 +246,10 @@ def moved(a_N: np.ndarray, b_N: np.ndarray, k: int) -> np.ndarray:
 def drawn(a_N: np.ndarray, b_N: np.ndarray) -> np.ndarray:
     """Images worth a point in a scatter: the strongest of either run, and random others: int64, sorted."""
     rest = np.random.default_rng(0).choice(len(a_N), min(OTHERS, len(a_N)), replace=False)
-    return np.unique(np.concatenate([_strongest(a_N, STRONG), _strongest(b_N, STRONG), rest]))
+    return np.unique(np.concatenate([strongest(a_N, STRONG), strongest(b_N, STRONG), rest]))
 
 
-def _strongest(scores_N: np.ndarray, k: int) -> np.ndarray:
+def strongest(scores_N: np.ndarray, k: int) -> np.ndarray:
     k = min(k, len(scores_N))
     return np.argpartition(np.abs(scores_N), -k)[-k:]
 

@@ -8,7 +8,8 @@ job works on the run, so it needs no lock of the run and stands under no checksu
      "notes": {"run": "…", "3": "…"},
      "sets": {"labels": [23, 40]},                  the other sets of ticks; left away where nothing is ticked
      "new_labels": {"labels": {"23": 6}},           other labels for ticked images; left away where there are none
-     "name": "Long training"}                       of the run; left away where it has none
+     "name": "Long training",                       of the run; left away where it has none
+     "group": {"name": "…", "seeds": [0, 1, 2]}}    of trainings that differ in their seed; left away where it is alone
 """
 
 import dataclasses
@@ -22,7 +23,7 @@ from typing import Any
 from engine import files
 from engine.errors import ConfigError, IntegrityError
 from engine.runs.lock import FileLock
-from engine.runs.run import Run
+from engine.runs.run import RUN_ID, Run
 
 LONGEST = 10_000  # characters of a note
 
@@ -30,7 +31,7 @@ LONGEST_NAME = 80  # characters of a run's name
 
 SETS = INFLUENCE, LABELS = "influence", "labels"  # sets of ticks: what to leave out, and labels that are wrong
 
-REQUIRED, OPTIONAL = {"ticked", "notes"}, {"sets", "new_labels", "name"}  # of the file
+REQUIRED, OPTIONAL = {"ticked", "notes"}, {"sets", "new_labels", "name", "group"}  # of the file
 
 RUN = "run"  # the name of the note on the run as a whole
 
@@ -40,16 +41,27 @@ PATIENCE = 10.0  # seconds for which others may be writing notes of the same run
 
 
 @dataclass(frozen=True)
+class SeedGroup:
+    """Trainings of one recipe with several seeds, as one action asked for them (`engine.jobs.repeat`): `name` is the
+    id of the run that was repeated, `seeds` are those of all, its own first. Each of its runs has the same record;
+    which of the seeds is its own, its recipe says."""
+
+    name: str
+    seeds: tuple[int, ...]
+
+
+@dataclass(frozen=True)
 class Notes:
     """`ticked` are training indices in order, of the set `INFLUENCE`, `sets` those of the others by their name;
     `new_labels` of a set are class numbers by training index, of some that are ticked; `notes` a text by `RUN` or
-    training index; `name` the run's, or ""."""
+    training index; `name` the run's, or ""; `group` that it belongs to."""
 
     ticked: tuple[int, ...] = ()
     notes: Mapping[str, str] = field(default_factory=dict)
     sets: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     new_labels: Mapping[str, Mapping[int, int]] = field(default_factory=dict)
     name: str = ""
+    group: SeedGroup | None = None
 
     def of(self, what: int | str) -> str:
         return self.notes.get(str(what), "")
@@ -83,25 +95,36 @@ def _read(path: Path, images: int | None = None) -> Notes:
         {name: _in_order(ticked) for name, ticked in value.get("sets", {}).items()},
         {name: {int(i): c for i, c in labels.items()} for name, labels in value.get("new_labels", {}).items()},
         value.get("name", ""),
+        SeedGroup(value["group"]["name"], tuple(value["group"]["seeds"])) if "group" in value else None,
     )
 
 
 def name_of(run: Run) -> str:
     """The name that a person gave the run; "" where it has none, and where its notes cannot be read, which the pages
-    that show them say. For lists of many runs: a file is read again only where it changed."""
+    that show them say."""
+    return at_a_glance(run).name
+
+
+def group_of(run: Run) -> SeedGroup | None:
+    """The group that the run belongs to; None where it is alone, and where its notes cannot be read."""
+    return at_a_glance(run).group
+
+
+def at_a_glance(run: Run) -> Notes:
+    """For lists of many runs: a file is read again only where it changed, and one that cannot be read says nothing."""
     path = _path(run)
     try:
         status = path.lstat()
         if not files.is_settled(status.st_mtime_ns):
-            return _read(path).name
-        return _known_name(path, status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+            return _read(path)
+        return _known(path, status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
     except (OSError, IntegrityError):
-        return ""
+        return Notes()
 
 
 @lru_cache(maxsize=4096)
-def _known_name(path: Path, *identity: int) -> str:
-    return _read(path).name
+def _known(path: Path, *identity: int) -> Notes:
+    return _read(path)
 
 
 def _in_order(indices) -> tuple[int, ...]:
@@ -116,6 +139,8 @@ def _problem(value: Any, images: int | None) -> str:
     name = value.get("name", "")
     if not isinstance(name, str) or len(name) > LONGEST_NAME:
         return f"the run's name is no text of at most {LONGEST_NAME} characters"
+    if "group" in value and (problem := _problem_of_group(value["group"])):
+        return problem
     if not isinstance(sets, dict) or not sets.keys() <= set(SETS) - {INFLUENCE}:
         return "the sets of ticked images are not those of a run"
     all_sets = {INFLUENCE: value["ticked"], **sets}
@@ -133,6 +158,17 @@ def _problem(value: Any, images: int | None) -> str:
     largest = max([*(i for ticked in all_sets.values() for i in ticked), *map(int, indices)], default=-1)
     if images is not None and largest >= images:
         return f"there is no training image {largest}; they are numbered from 0 to {images - 1}"
+    return ""
+
+
+def _problem_of_group(group: Any) -> str:
+    if not isinstance(group, dict) or group.keys() != {"name", "seeds"}:
+        return "its group is not one object with name and seeds"
+    name, seeds = group["name"], group["seeds"]
+    if not isinstance(name, str) or not RUN_ID.fullmatch(name):
+        return "the name of its group is no run id"
+    if not isinstance(seeds, list) or not seeds or not all(map(_is_index, seeds)) or len({*seeds}) < len(seeds):
+        return "the seeds of its group are not whole numbers, each once"
     return ""
 
 
@@ -218,6 +254,12 @@ def write_name(run: Run, text: str) -> None:
         _write(run, dataclasses.replace(read(run), name=name))
 
 
+def write_group(run: Run, group: SeedGroup) -> None:
+    """The group that the run belongs to from now on."""
+    with _lock(run):
+        _write(run, dataclasses.replace(read(run), group=group))
+
+
 def _check_text(what: str, text: str, longest: int) -> None:
     if len(text) > longest:
         raise ConfigError(f"The {what} has {len(text):,} characters.", f"Shorten it to {longest:,}.")
@@ -250,6 +292,8 @@ def _write(run: Run, notes: Notes) -> None:
         content["new_labels"] = labels
     if notes.name:
         content["name"] = notes.name
+    if notes.group is not None:
+        content["group"] = {"name": notes.group.name, "seeds": list(notes.group.seeds)}
     if problem := _problem(content, None):  # what would not be read again is not written
         raise ConfigError(f"The notes of run {run.id} cannot be written: {problem}.", "Shorten them.")
     files.write_json(_path(run), content)

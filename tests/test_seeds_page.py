@@ -1,0 +1,72 @@
+"""Several seeds in a browser: repeated on *Runs and storage*, killed, resumed on *Live*, averaged on *Compare runs*."""
+
+import pytest
+
+from engine.analysis import seeds
+from engine.runs import notes
+from engine.runs.notes import SeedGroup
+from engine.runs.run import Run
+from tests.helpers import button, said, show, tiles
+from tests.test_seeds import made_up, scores_of
+
+COMPARE = "pages/Compare_runs.py"
+
+
+@pytest.fixture
+def three(root) -> list[Run]:
+    """Three trainings of one recipe, as a group; image 7 is strong in every, image 40 + seed in one."""
+    group = SeedGroup("seed-0", (0, 1, 2))
+    runs = []
+    for seed in group.seeds:
+        rows = scores_of(seed)
+        rows[:, 7], rows[:, 40 + seed] = -20, 30
+        runs.append(made_up(root, seed, rows))
+        notes.write_group(runs[-1], group)
+    return runs
+
+
+@pytest.mark.slow
+def test_what_matters_in_every_training_and_in_one(three, root):
+    app = show(COMPARE, run="seed-0", view="seeds")
+    assert app.query_params == {"run": "seed-0", "view": "seeds", "target": "test:0.loss"}
+    (of, _) = seeds.over_seeds([run.manifest() for run in three])
+    assert [tile["index"] for tile in tiles(app, "every")] == of.in_every().tolist()[:24]
+    assert tiles(app, "every")[0]["index"] == 7 and tiles(app, "every")[0]["lines"][0] == "helps 20.0"
+    first = [tile["index"] for tile in tiles(app, "one")][:3]
+    assert sorted(first) == [40, 41, 42] and tiles(app, "one")[0]["lines"][0].startswith("seed ")
+    table = app.dataframe[0].value
+    assert table["Image"][0] == 7 and table["Mean"][0] == pytest.approx(-20) and table["Same sign (of 3)"][0] == 3
+    assert table["Spread"].tolist() == pytest.approx(of.spread_N[of.strongest(200)].tolist())
+    assert "How far it foretells other trainings is measured once" in "".join(c.value for c in app.caption)
+    app = show(COMPARE, run="seed-0", view="seeds", runs="seed-2", target="class:2.loss")
+    assert app.query_params["runs"] == "seed-2" and app.query_params["target"] == "class:2.loss"
+    assert "Seed 1" not in app.dataframe[0].value and "Seed 2" in app.dataframe[0].value
+
+
+@pytest.mark.slow
+def test_runs_of_other_data_or_targets_are_refused_on_the_page(three, root):
+    made_up(root, 1, scores_of(1), "noisy", dataset="fashion-mnist-sample-noisy")
+    made_up(root, 9, scores_of(1), "asked", ("test:5", "test:6"))
+    app = show(COMPARE, run="seed-0", view="seeds", runs="noisy,seed-1")
+    assert "they have other data" in said(app) and app.query_params["runs"] == "seed-1" and tiles(app, "every")
+    app = show(COMPARE, run="seed-0", view="seeds", runs="asked")
+    assert "no target in common" in said(app) and not tiles(app, "every")
+    app = show(COMPARE, run="noisy", view="seeds")
+    assert "There is no other training of this recipe yet" in said(app) and button(app, "Repeat with other seeds")
+
+
+@pytest.mark.slow
+def test_where_a_person_looks_the_cost_is_said_and_guests_start_nothing(three, root, monkeypatch):
+    for page in ("pages/Trust.py", "pages/Runs_and_storage.py", COMPARE):
+        app = show(page, run="seed-0", **({"view": "seeds"} if page == COMPARE else {}))
+        count = next(each for each in app.number_input if each.label == "Trainings in all")
+        count.set_value(5).run()
+        told = [m.value for m in app.markdown if m.value.startswith("To do: 2 trainings, 4 targets to replay")]
+        assert told and "Disk:" in told[0] and button(app, "Repeat with other seeds")
+    app = show("pages/Influence.py", run="seed-0")
+    live = show("pages/Live.py", run="seed-1")
+    assert any(m.value.startswith("**Seed 2 of 3:**") for m in live.markdown)
+    monkeypatch.setenv("REPLAY_READ_ONLY", "1")
+    for page in ("pages/Trust.py", COMPARE, "pages/Live.py"):
+        app = show(page, run="seed-0", **({"view": "seeds"} if page == COMPARE else {}))
+        assert not [b for b in app.button if "seeds" in b.label and not b.disabled]
