@@ -1,8 +1,8 @@
 """What scores of an attribution window foretell: retrainings from its state, and from the start of training.
 
-    python -m tools.window [--peak-lr R] [--targets K] [--subsets M] [--json FILE]        make window
+    python -m tools.window [--set NAME=VALUE] [--targets K] [--subsets M] [--json FILE]        make window
 
-Trains the preset `sample` once, with another peak rate where one is named, and goes back once for K random test images:
+Trains the preset `sample` once, with other settings where some are named, and goes back once for K random test images:
 what has been summed up when the replay is at step s are the scores of the window from s on. Then M random 1 % of the
 training images are left out, of the whole training and of each window, and what happens is compared with what each
 window's scores said: LDS, with a bootstrap over subsets and targets, slope and R² of actual on predicted. One line a
@@ -153,17 +153,16 @@ def markdown(rows: list[dict]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--peak-lr", type=float, help="another peak rate than the preset's")
+    parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="such as recipe.peak_lr=0.2")
     parser.add_argument("--targets", type=int, default=16)
     parser.add_argument("--subsets", type=int, default=32)
     parser.add_argument("--json", type=Path, help="the rows as JSON")
     call = parser.parse_args()
     settings = config.preset("sample")
-    if call.peak_lr is not None:
-        settings = settings.replace(**{"recipe.peak_lr": call.peak_lr})
+    settings = settings.replace(**{name: json.loads(value) for name, _, value in (s.partition("=") for s in call.set)})
     print(
-        f"{device.describe()}, torch {torch.__version__}; peak rate {settings.recipe.peak_lr:g}, "
-        f"{call.targets} targets, {call.subsets} subsets, {DROP:.0%} left out",
+        f"{device.describe()}, torch {torch.__version__}; sample {' '.join(call.set)}; {call.targets} targets, "
+        f"{call.subsets} subsets, {DROP:.0%} left out",
         flush=True,
     )
     with device.exact_arithmetic():

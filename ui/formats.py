@@ -79,7 +79,7 @@ LABELS = {
     "checkpoint_mb": "Checkpoints at most (MB, 0: no limit)",
     "clean_when_done": "Delete checkpoints when the scores are done",
     "targets_per_pass": "Targets a pass (0: automatic)",
-    "window": "Attribution window (0: the whole training)",
+    "window": "Attribution window",
     "device": "Device",
     "precision": "Precision",
     "preset": "Preset",
