@@ -817,11 +817,16 @@ def window_start(config: RunConfig, steps: int) -> int:
 def window_phrase(start: int, steps: int) -> str:
     """What scores say whose weights count from step `start`, from 0, of `steps`, in the words in which every page,
     command and report names it; "" where they count in the whole training."""
+    return f"effect of the {window_share(start, steps)} of training" if start else ""
+
+
+def window_share(start: int, steps: int) -> str:
+    """The part of `window_phrase` that tells windows apart, such as «last 50 %»; "" for the whole training."""
     if not start:
         return ""
     share = 100 * (steps - start) / steps
     shown = next(text for digits in range(3, 18) if (text := f"{share:.{digits}g}") != "100")  # it is not the whole
-    return f"effect of the last {shown} % of training"
+    return f"last {shown} %"
 
 
 def check(

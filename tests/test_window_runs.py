@@ -33,6 +33,7 @@ from tests import quick as quick_data
 from tests.helpers import ROOT, said, show
 from tools import window as tool
 from tools.hold import Hold
+from ui import run_names
 
 pytestmark = pytest.mark.slow  # they train
 
@@ -290,6 +291,11 @@ def test_every_page_of_a_run_names_its_window(page, windowed, whole):
     assert PHRASE in text_of(show(f"pages/{page}.py", run="windowed"))
     if page == "Influence":
         assert "effect of" not in text_of(show(f"pages/{page}.py", run="whole"))
+
+
+def test_a_name_tells_a_run_from_the_same_training_without_a_window(windowed, whole):
+    names = {run.id: run_names.made_of(runs.summary(run)) for run in (windowed, whole)}
+    assert ", seed 0, last 50 % · " in names["windowed"] and ", seed 0 · " in names["whole"]
 
 
 def test_runs_of_two_windows_are_said_to_answer_other_questions(windowed, whole):

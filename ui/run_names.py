@@ -35,6 +35,8 @@ def made_of(run: Summary) -> str:
         what.append(run.model)
     if run.seed is not None:
         what.append(f"seed {run.seed}")
+    if run.window:
+        what.append(run.window)
     accuracy = [formats.percent(run.test_accuracy)] if run.test_accuracy is not None else []
     return " · ".join([", ".join(what), *accuracy, when(run.created)])
 

@@ -33,7 +33,7 @@ from typing import Any
 
 import engine
 from engine import files
-from engine.config import RunConfig
+from engine.config import RunConfig, first_step, window_problem, window_share
 from engine.errors import ConfigError, ReplayError, RunNotFoundError, StorageError
 from engine.runs import storage as storages
 from engine.runs.events import EventLog
@@ -296,6 +296,7 @@ class Summary:
     dataset: str = ""
     model: str = ""
     seed: int | None = None
+    window: str = ""  # such as «last 50 %»: the part of training that its scores are the effect of; "" for all of it
     trained: bool = False
     resumable: bool = False
     scored: bool = False
@@ -322,6 +323,7 @@ def summary(run: Run) -> Summary:
         dataset=dataset,
         model=model,
         seed=_seed(run.path / "config.json", manifest.files.get("config.json")),
+        window=_window(run.path / "config.json", manifest),
         trained=manifest.trained,
         resumable=manifest.resumable,
         scored=manifest.scored is True,
@@ -339,6 +341,21 @@ def _seed(path: Path, sha256: str | None) -> int | None:
         return _known_seed(path, sha256)
     except (ReplayError, TypeError, LookupError):
         return None
+
+
+def _window(path: Path, manifest: Manifest) -> str:
+    """Of a run whose steps are known; "" where its configuration cannot be read."""
+    try:
+        window = _known_window(path, manifest.files.get("config.json"))
+    except (ReplayError, TypeError, LookupError):
+        return ""
+    return window_share(first_step(window, manifest.steps), manifest.steps) if window and manifest.steps else ""
+
+
+@lru_cache(maxsize=4096)
+def _known_window(path: Path, sha256: str | None) -> float:
+    window = files.read_json(path, "", sha256).get("window", 0.0)
+    return 0.0 if window_problem(window) else window
 
 
 @lru_cache(maxsize=4096)
