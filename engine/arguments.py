@@ -334,6 +334,14 @@ def _add_checks(commands, one_run: argparse.ArgumentParser) -> None:
         "--directions", type=whole(1), default=2, metavar="D", help="random directions, two trainings each (2)"
     )
     smoothness.add_argument("--seed", type=seed, default=0, metavar="N", help="of the directions (0)")
+    smoothness.add_argument(
+        "--curvature",
+        type=whole(1),
+        nargs="?",
+        const=12,
+        metavar="S",
+        help="where in time it breaks, in place of that: the largest curvature × rate at S steps (12)",
+    )
     what_if = commands.add_parser(
         "what-if",
         parents=[one_run],

@@ -22,12 +22,14 @@ import pandas as pd
 from engine import config as configs
 from engine import config_file, files, proposal, space
 from engine.analysis import removal as removals
-from engine.analysis import seeds, suspects, trust
+from engine.analysis import seeds, stability, suspects, trust
+from engine.analysis.cost import in_words
 from engine.datasets import registry as datasets
 from engine.datasets import store
 from engine.datasets.base import SPLITS, Dataset
 from engine.datasets.names import name_error
 from engine.errors import ConfigError
+from engine.jobs import curvature as curvatures
 from engine.jobs import probe as probes
 from engine.jobs import repeat as repeats
 from engine.jobs.job import Job, Result
@@ -158,7 +160,21 @@ def _figure(value: float | None, digits: int) -> str:
 
 
 def smoothness(call: argparse.Namespace) -> int:
-    _check(_opened(call), Smoothness(call.directions, call.seed))
+    run = _opened(call)
+    if call.curvature is None:
+        _check(run, Smoothness(call.directions, call.seed))
+        return 0
+    dataset = datasets.load(run.manifest().config.dataset)
+    seconds = curvatures.seconds(run, dataset, call.curvature)
+    work = f"{curvatures.steps_of_work(run, dataset, call.curvature):,} training steps' work"
+    print(work if seconds is None else f"{work}: about {in_words(seconds)}", flush=True)
+    _check(run, curvatures.Curvature(call.curvature))
+    record = run.manifest()
+    report = next(iter(trust.sound(record, trust.CURVATURE)[0]))
+    print(f"{'step':>8}{'curvature × rate':>20}   limit {_figure(report['limit'], 3)}")
+    for t, value in zip(report["steps"], report["values"], strict=True):
+        print(f"{t:>8}{_figure(value, 3):>20}")
+    print(stability.of_run(record).in_words())
     return 0
 
 

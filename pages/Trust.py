@@ -12,7 +12,7 @@ from engine.analysis import certainty, trust
 from engine.jobs.smoothness import Smoothness
 from engine.jobs.validation import Validate
 from engine.targets import Target, target_function
-from ui import docs, formats, link, pictures, run_choice, seed_group, shell
+from ui import docs, formats, link, pictures, run_choice, seed_group, shell, smoothness
 from ui.run_choice import RunView
 from ui.text import line, plain
 
@@ -201,32 +201,6 @@ def draw_downloads(run: RunView, report: dict) -> None:
         )
 
 
-def draw_adjoints(run: RunView, target: str | None) -> dict:
-    """How changes grow; returns the score set that is chosen, where there are several."""
-    sets = {sidecar["name"]: sidecar for sidecar in run.manifest.score_sets.sidecars() if "norm_steps" in sidecar}
-    if not sets:
-        return {}
-    st.header("How early changes grow", help=formats.help_text("adjoint"))
-    names, name = list(sets), next(iter(sets))
-    if names[1:]:
-        asked, key = st.query_params.get("set"), f"norms-{run.id}"  # a set of ticks travels under this name too
-        link.follow(key, asked if asked in sets else name)
-        name = st.selectbox("Score set", names, key=key)
-    shown = sets[name]
-    keys = [f"{each['name']}.{shown['target_function']}" for each in shown["targets"]]
-    growths = [each.get("adjoint_growth", 0.0) for each in shown["targets"]]
-    marked = keys.index(target) if target in keys else growths.index(max(growths))
-    pictures.chart(
-        pictures.norms(shown, marked), "norms", "How much a change at a training step moves the target in the end"
-    )
-    st.caption(
-        "One line a target, read from right to left: how far a change of the parameters at that step moves the target "
-        "in the end (the norm of the adjoint). A line that climbs by orders of magnitude is chaos. In colour: "
-        f"{plain(shown['targets'][marked]['title'])}{'' if target in keys else ', which grows most'}."
-    )
-    return {"set": name if names[1:] else None}
-
-
 def draw_what_ifs(run: RunView) -> None:
     st.header("What was tried")
     reports, damage = trust.sound(run.manifest, trust.WHAT_IF)
@@ -273,7 +247,7 @@ with shell.page("Trust"):
         draw_validation_form(run)
     seed_group.draw_form(run)
     with shell.guarded():
-        shown |= draw_adjoints(run, shown.get("target"))
+        shown |= smoothness.draw(run, shown.get("target"))
     with shell.guarded():
         draw_what_ifs(run)
     link.keep(run=run.id, **shown)

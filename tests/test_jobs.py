@@ -27,6 +27,7 @@ from engine.datasets.base import Sizes
 from engine.errors import CancelledError, ConfigError, DataError, IntegrityError, StorageError
 from engine.jobs import estimate, predict, queue, reopen, session
 from engine.jobs.cancel import Cancel
+from engine.jobs.curvature import Curvature
 from engine.jobs.execute import execute
 from engine.jobs.job import Job, Result, next_name
 from engine.jobs.queue import JobQueue
@@ -77,6 +78,7 @@ def interrupted(run) -> runs.Run:
         Validate(6, (0.01, 0.05), 3),
         WhatIf.of([5, 3], {7: 1}),
         Smoothness(3, 1),
+        Curvature(5),
     ],
 )
 def test_a_job_is_the_same_after_its_record_was_written_and_read(job):
@@ -792,6 +794,7 @@ def test_a_new_run_is_cancelled_in_any_phase_and_goes_on_to_the_same_scores(root
         (Validate(5), ("prepare", "retrain")),
         (WhatIf.of([3]), ("prepare", "retrain")),
         (Smoothness(1), ("prepare", "retrain")),
+        (Curvature(2), ("prepare", "retrain")),
     ],
     ids=lambda value: getattr(value, "kind", ""),
 )

@@ -20,6 +20,7 @@ from engine.datasets import registry as datasets
 from engine.errors import CancelledError
 from engine.jobs import accuracy, ahead
 from engine.jobs import execute as work
+from engine.jobs.curvature import Curvature
 from engine.jobs.job import Job, Result
 from engine.jobs.journal import Meter
 from engine.jobs.queue import JobQueue
@@ -68,6 +69,7 @@ def of_kind(run: runs.Run, kind: str) -> list[dict]:
         (Validate(8, (0.01, 0.05)), "Validating: 16 retrainings, each without 1 %, 5 % of the images"),
         (Rebuild("disk"), "Rebuilding the checkpoints for disk mode, by training once more"),
         (Smoothness(2), "Measuring the smoothness, by 4 trainings"),
+        (Curvature(), "Measuring the curvature at 12 steps"),
     ],
 )
 def test_a_job_says_what_it_does_and_for_which_targets(job, words):

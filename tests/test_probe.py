@@ -68,6 +68,38 @@ def test_the_number_is_that_of_four_trainings_in_a_plain_loop(root, config):
     assert (report.steps, report.of) == (stream.steps // 2, stream.steps)
 
 
+def test_with_a_window_the_weights_differ_from_there_on_alone(root, config):
+    config = config.replace(window=12.0)
+    report, whole = probe.measure(root, config), 30
+    dataset = registry.load(config.dataset)
+    model, data = models.build(config, dataset), examples(dataset, "train", torch.device("cpu"), torch.float32)
+    optimizer, v, ends = optimizer_for(model, config.recipe), 0.1 * direction(data.n, 0), []
+    for factor in (-1, 0, 1, 2):
+        state = initial_state(model, optimizer)
+        for t in range(12 + 9):
+            weights = torch.ones(data.n) if t < 12 else (1 + factor * v).float()
+            state = step(model, optimizer, state, Stream(data, config.recipe, weights).at(t))[0]
+        ends.append(state.theta.double())
+    moves = [after - before for before, after in zip(ends, ends[1:], strict=False)]
+    expected = [float((a.abs() * (a * b).sign()).sum() / a.abs().sum()) for a, b in zip(moves, moves[1:], strict=False)]
+    assert report.metasmoothness == pytest.approx(expected, abs=1e-9)
+    assert (report.start, report.steps, report.of) == (12, 9, whole) and "over steps 13 to 21 of 30" in report.verdict[
+        1
+    ]
+    assert probe.cost(config, train_seconds=30.0) == probe.Cost(4, 12 + 4 * 9, 48.0)
+    assert probe.known(root, config) == report and probe.known(root, config.replace(window=0.0)) is None
+    assert probe.known(root, config.replace(window=0.4)) == report, "the same step, said otherwise"
+
+
+def test_a_report_of_before_there_were_windows_is_read(root, config):
+    report = probe.measure(root, config)
+    path = probe.path_of(root, report.training_digest)
+    content = json.loads(path.read_text())
+    del content["start"]
+    path.write_text(json.dumps(content))
+    assert probe.known(root, config) == report
+
+
 def test_a_chaotic_recipe_is_told_from_a_smooth_one_and_one_that_diverges(root, config):
     smooth = probe.measure(root, config)
     chaotic = probe.measure(root, config.replace(model_options="scale=8", **{"recipe.peak_lr": 0.5}))

@@ -174,6 +174,14 @@ GROUPS: dict[str, tuple[Term, ...]] = {
             ("adjoint's growth", "growth"),
         ),
         Term(
+            "Curvature times rate",
+            "How hard a training step pushes against the steepest bend of its loss: beyond the optimizer's limit it "
+            "throws apart what it meets.",
+            "The largest eigenvalue of the second derivative of a step's loss, times the learning rate. Above 2 plain "
+            "gradient descent grows on a quadratic; with momentum the limit is another (arXiv 2103.00065).",
+            ("curvature",),
+        ),
+        Term(
             "Validation",
             "The check of the scores: training again without random subsets of the images, and comparing what happens "
             "with what the scores foretold.",

@@ -12,6 +12,7 @@ import numpy as np
 import plotly.graph_objects as go
 import streamlit as st
 
+from engine.analysis.stability import Place
 from engine.config import Recipe
 from engine.datasets import base as datasets_base
 from engine.datasets import registry as dataset_registry
@@ -416,27 +417,56 @@ def _equal(figure: go.Figure, values: list[float]) -> go.Figure:
     return figure
 
 
-def norms(score_set: dict, marked: int) -> go.Figure:
+def norms(score_set: dict, marked: int, place: Place) -> go.Figure:
     """The adjoint's norm before each step that was looked at, one line a target; that of number `marked` in colour."""
-    figure, steps = go.Figure(), score_set["norm_steps"]
+    figure, looks = go.Figure(), score_set["norm_steps"]
     order = [i for i in range(len(score_set["targets"])) if i != marked] + [marked]  # above the others
     for i in order:
         target = score_set["targets"][i]
         figure.add_scatter(
-            x=steps,
+            x=looks,
             y=target["norms"],
             mode="lines",
             name=markup(target["title"]),
             line=dict(color=COLOURS[0] if i == marked else GREY, width=2.5 if i == marked else 1),
             opacity=1 if i == marked else 0.5,
-            hovertemplate=f"{markup(target['title'])}<br>step %{{x}}<br>norm %{{y:.3g}}<extra></extra>",
+            hovertemplate=f"{markup(target['title'])}<br>before step %{{x}}<br>norm %{{y:.3g}}<extra></extra>",
         )
     ticks = _one_two_five([norm for target in score_set["targets"] for norm in target["norms"]])
-    figure.update_xaxes(title="Training step")
     figure.update_yaxes(
         title="Norm of the adjoint", type="log", tickvals=ticks, ticktext=[f"{tick:g}" for tick in ticks]
     )
-    return calm(figure, 260)
+    return calm(_over_steps(figure, place), 260)
+
+
+def curvatures(report: dict, place: Place) -> go.Figure:
+    """Largest curvature × rate at the steps that were looked at, with the limit of the optimizer where it is known."""
+    figure = go.Figure()
+    figure.add_scatter(
+        x=report["steps"],
+        y=report["values"],
+        mode="lines+markers",
+        line=dict(color=COLOURS[0], width=2.5),
+        hovertemplate="step %{x}<br>curvature × rate %{y:.3g}<extra></extra>",
+    )
+    if report["limit"] is not None:
+        figure.add_hline(y=report["limit"], line=dict(color=COLOURS[1], dash="dash", width=2))
+        figure.add_annotation(
+            xref="paper", x=1, y=report["limit"], yanchor="bottom", xanchor="right", showarrow=False, text="limit"
+        )
+    top = max([value for value in report["values"] if value is not None] + [report["limit"] or 0])
+    figure.update_yaxes(title="Curvature × rate", range=[0, 1.15 * top or 1])
+    return calm(_over_steps(figure, place), 220)
+
+
+def _over_steps(figure: go.Figure, place: Place) -> go.Figure:
+    """Both charts of the smoothness in time over the same axis, with what is chaotic shaded."""
+    steps = place.steps
+    if place.broken:
+        figure.add_vrect(
+            x0=place.first, x1=place.start, fillcolor=COLOURS[1], opacity=0.16, line_width=0, layer="below"
+        )
+    return figure.update_xaxes(title="Training step", range=[-0.01 * steps, 1.01 * steps])
 
 
 def _one_two_five(values: list[float]) -> list[float]:

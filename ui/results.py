@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import streamlit as st
 
-from engine.analysis import certainty, target_view, trust
+from engine.analysis import certainty, stability, target_view, trust
 from engine.analysis.test_images import BY_GRADIENT
 from engine.errors import ReplayError
 from engine.jobs.registry import from_record
@@ -178,6 +178,13 @@ def draw_checked(run: RunView, done: Done) -> None:
     to("Trust", "Look at the trust report", "verified", run)
 
 
+def draw_curvature(run: RunView, done: Done) -> None:
+    st.success(
+        f"Measured the curvature by step. {plain(stability.of_run(run.manifest).in_words())}", icon=":material/check:"
+    )
+    to("Trust", "Look at where it breaks, on Trust", "timeline", run)
+
+
 def draw_rebuilt(run: RunView, done: Done) -> None:
     st.success(
         "Finished: the checkpoints are complete, and further targets are replayed without training first.",
@@ -208,6 +215,7 @@ DRAW: dict[str, Callable[[RunView, Done], None]] = {
     "gradient-norms": draw_gradients,
     "validate": draw_checked,
     "smoothness": draw_checked,
+    "curvature": draw_curvature,
     "rebuild": draw_rebuilt,
 }
 

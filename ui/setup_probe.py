@@ -3,6 +3,7 @@
 import streamlit as st
 
 from engine.analysis.trust import LEVELS
+from engine.config import RunConfig
 from engine.errors import ReplayError
 from engine.jobs import probe
 from engine.jobs.probe import Probing
@@ -50,16 +51,21 @@ def in_hand(form: Form) -> Probing | None:
     was cancelled or failed, to be told once."""
     assert form.dataset is not None
     fingerprint = form.dataset.fingerprint
-    digest = form.config.training_digest(fingerprint)
+    same = digest_of(form.config, fingerprint)
     mine: Probing | None = st.session_state.get(KEY)
     for each in shell.queue().probes():
-        if each.config.dataset == form.config.dataset and each.config.training_digest(fingerprint) == digest:
+        if each.config.dataset == form.config.dataset and digest_of(each.config, fingerprint) == same:
             return each
     if mine is not None and mine.ends:
         st.session_state.pop(KEY)
         if isinstance(mine.error, ReplayError):
             shell.show_error(mine.error.what, mine.error.remedy)
     return None
+
+
+def digest_of(config: RunConfig, fingerprint: str) -> tuple[str, float]:
+    """Of what a probe measures: a training, and from where its weights count."""
+    return config.training_digest(fingerprint), config.window
 
 
 @st.fragment(run_every=1.0)
@@ -100,7 +106,7 @@ def offer(form: Form, again: bool) -> None:
 
 def key_of(form: Form) -> str:
     assert form.dataset is not None
-    return f"{form.config.training_digest(form.dataset.fingerprint)} {form.config.device}"
+    return f"{digest_of(form.config, form.dataset.fingerprint)} {form.config.device}"
 
 
 def known_cost(form: Form) -> probe.Cost | None:

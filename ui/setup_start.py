@@ -9,6 +9,7 @@ from engine import config_file, files, proposal
 from engine.config import RunConfig
 from engine.datasets import store
 from engine.errors import ConfigError, DataError
+from engine.runs.run import Run
 from ui import link, pictures, setup_draft, shell
 from ui.setup_draft import FILE, PROPOSAL, Draft, label, written
 from ui.text import plain
@@ -57,6 +58,7 @@ def choose_data(data: str) -> None:
 
 def choose() -> Draft:
     """The draft that the form shows. Stops the page while a file is asked for and there is none that can be used."""
+    follow_run()
     follow_link()
     draft = setup_draft.now()
     if st.session_state.get("start-of") != draft.source:  # the draft changed otherwise: by its data set
@@ -88,6 +90,28 @@ def follow_link() -> None:
         setup_draft.put(preset_draft(FIRST) if asked is None else proposed_draft(asked))
     elif asked is not None and asked != st.session_state.get("data-asked"):
         choose_data(asked)
+
+
+def follow_run() -> None:
+    """`?like=RUN` fills the form in with that run's settings, `?window=` and `?rate=` with another window and another
+    peak rate: once, and then they leave the address."""
+    if "like" not in st.query_params:
+        return
+    run_id, window, rate = st.query_params["like"], link.real("window"), link.real("rate")
+    for name in ("like", "window", "rate"):
+        st.query_params.pop(name, None)
+    with shell.guarded():
+        config = offered(Run.open(shell.root(), run_id).manifest().config)
+        wanted = {"window": window, "recipe.peak_lr": rate}
+        config = config.replace(**{name: value for name, value in wanted.items() if value is not None})
+        like = preset_draft(config.preset) if config.preset in configs.PRESETS else proposed_draft(config.dataset)
+        settings = {name: configs.get(config, name) for _, _, name in config_file.settings() if name != "preset"}
+        draft = like
+        for _ in range(2):  # what goes with a choice, such as a rate with an optimizer, is seen once that is made
+            others = {name: value for name, value in settings.items() if value != configs.get(draft.config, name)}
+            draft = replace(draft, changes={**draft.changes, **others}, targets_of=config.dataset)
+        setup_draft.put(draft)
+        st.session_state["data-asked"] = st.query_params["dataset"] = config.dataset
 
 
 def take_start() -> None:

@@ -5,6 +5,7 @@
       what-if-<n>.json                    one retraining without some images, or with other labels
       smoothness.json                     metasmoothness (`engine.core.retraining`)
       removal-<n>.json                    without a target's most helpful or harmful images (`engine.analysis.removal`)
+      curvature.json                      largest curvature × rate at some steps (`engine.core.curvature`)
       retrained/<key>.safetensors         test logits float32 [N_test, C] of each retraining: what the
                                           reports are computed from, so that none is trained twice
 
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
 LDS, WHAT_IF, SMOOTHNESS, REMOVAL = "lds-", "what-if-", "smoothness", "removal-"
+
+CURVATURE = "curvature"
 
 CHANGES = "predicted", "actual"  # of a report: of each target, one a subset
 
@@ -94,6 +97,7 @@ SHAPES = {  # what is relied on of each report, by the beginning of its name
             }
         ],
     },
+    CURVATURE: {"steps": [whole], "values": [FIGURE], "limit": FIGURE},
 }
 
 LEVELS = ("trustworthy", "check before you rely on it", "do not rely on it")
@@ -191,6 +195,8 @@ def _read(record: Manifest, relative: str, prefix: str) -> dict:
         fields.check(report, SHAPES[prefix] | {"window_start": Absent(whole)})
         if prefix == LDS and any(len(t[w]) != report["subsets"] for t in report["targets"] for w in CHANGES):
             raise ValueError("a target has more or fewer changes than there are subsets")
+        if prefix == CURVATURE and len(report["steps"]) != len(report["values"]):
+            raise ValueError("it has more or fewer values than steps")
     except (TypeError, ValueError, KeyError) as error:
         raise IntegrityError(f"{record.folder / relative} is no such report ({error}).", remedy) from None
     if report.get("training_digest") != record.training_digest:

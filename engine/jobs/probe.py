@@ -21,10 +21,13 @@ Four trainings go along a line of example weights, 1 − h v, 1, 1 + h v and 1 +
 step along the line moves the parameters; metasmoothness (arXiv 2503.13751, definition 2) asks whether the next one
 moves them on in the same direction, twice. Near 1 the scores' derivative foretells what a change does.
 
-The measurement belongs to a training, not to a run: it is kept as outputs/.probes/<training digest>.json, whole or
-not at all. It sees chaos, and not everything: a training that is smooth, and fits its images closely, has scores that
-foretell less (docs/trust.md). So it says what is worth running; a validation says what to rely on. No torch until it
-measures.
+Where weights count from a step s on (`RunConfig.window`), the steps before it are trained once, with weights of 1, and
+the four go on from there through the first `FRACTION` of the steps that count.
+
+The measurement belongs to a training, not to a run: it is kept as outputs/.probes/<training digest>.json, with -<s>
+behind the digest where there is a window, whole or not at all. It sees chaos, and not everything: a training that is
+smooth, and fits its images closely, has scores that foretell less (docs/trust.md). So it says what is worth running; a
+validation says what to rely on. No torch until it measures.
 """
 
 import dataclasses
@@ -41,7 +44,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import engine
 from engine import files
 from engine.analysis.trust import LEVELS
-from engine.config import RunConfig, check
+from engine.config import RunConfig, check, window_start
 from engine.core.schedule import plan_for
 from engine.datasets import registry as dataset_registry
 from engine.datasets.base import Dataset
@@ -93,13 +96,14 @@ class Report:
 
     training_digest: str
     metasmoothness: tuple[float, ...]
-    steps: int  # of each training
+    steps: int  # of each training, that count
     of: int  # steps of the whole training
     seconds: float
     device: str
     version: str
     created: str  # ISO 8601
     diverged: str = ""  # what was said of it
+    start: int = 0  # the step, from 0, from which on weights count
 
     @property
     def mean(self) -> float | None:
@@ -110,6 +114,8 @@ class Report:
         if self.diverged:
             return Verdict(LEVELS[2], f"{self.diverged} Lower the peak learning rate.")
         over = f"over the first {self.steps:,} of {self.of:,} steps"
+        if self.start:
+            over = f"over steps {self.start + 1:,} to {self.start + self.steps:,} of {self.of:,}, where weights count"
         if self.mean is None:
             return Verdict(LEVELS[1], f"Other weights of the images changed nothing {over}: there is nothing to judge.")
         said = f"The metasmoothness is {self.mean:.2f} {over}"
@@ -137,43 +143,51 @@ class Report:
 # -- before
 
 
-def steps_of(config: RunConfig, training: int) -> tuple[int, int]:
-    """Steps of each training of the probe, and of the whole training, of so many training images."""
+def steps_of(config: RunConfig, training: int) -> tuple[int, int, int]:
+    """Steps before weights count, which are trained once; steps of each training of the probe from there on; and steps
+    of the whole training, of so many training images."""
     whole = len(plan_for(config.recipe, training))
-    return max(1, round(FRACTION * whole)), whole
+    start = window_start(config, whole)
+    return start, max(1, round(FRACTION * (whole - start))), whole
 
 
 def cost(config: RunConfig, train_seconds: float | None = None) -> Cost:
     """What measuring takes. `train_seconds` of the whole training, as an estimate measures them; without it a few steps
     are timed now (needs torch, and a second). Raises `ConfigError`, `DataError`, `ModelError`."""
     dataset = dataset_registry.load(config.dataset)
-    probed, whole = steps_of(config, dataset.sizes.n_train)
+    start, probed, whole = steps_of(config, dataset.sizes.n_train)
     a_step = _seconds_a_step(config, dataset) if train_seconds is None else train_seconds / whole
-    return Cost(len(LINE), len(LINE) * probed, a_step * len(LINE) * probed)
+    steps = start + len(LINE) * probed
+    return Cost(len(LINE), steps, a_step * steps)
 
 
 def known(root: Path, config: RunConfig) -> Report | None:
     """What was measured of this training; None where nothing was. Raises `IntegrityError` for a damaged file."""
-    digest = config.training_digest(dataset_registry.load(config.dataset).fingerprint)
-    path = path_of(root, digest)
+    dataset = dataset_registry.load(config.dataset)
+    digest, start = config.training_digest(dataset.fingerprint), steps_of(config, dataset.sizes.n_train)[0]
+    path = path_of(root, digest, start)
     if not path.exists():
         return None
     remedy = f"Delete {path}, and measure again."
     content = files.read_json(path, remedy)
     names = {each.name for each in dataclasses.fields(Report)}
+    content = {"start": 0, **content} if isinstance(content, dict) else content  # before there were windows
     if not isinstance(content, dict) or content.keys() != names | {"kind"} or content["kind"] != "probe":
         raise IntegrityError(f"{path} is no probe.", remedy)
     values = {name: content[name] for name in names}
     smoothness = values["metasmoothness"]
-    numbers = [values[name] for name in ("steps", "of", "seconds")] + (smoothness if type(smoothness) is list else [""])
-    if not all(type(number) in (int, float) for number in numbers) or values["training_digest"] != digest:
+    numbers = [values[name] for name in ("steps", "of", "seconds", "start")] + (
+        smoothness if type(smoothness) is list else [""]
+    )
+    foreign = (values["training_digest"], values["start"]) != (digest, start)
+    if foreign or not all(type(number) in (int, float) for number in numbers):
         raise IntegrityError(f"{path} is damaged, or belongs to another training.", remedy)
     texts = {name: str(values[name]) for name in ("device", "version", "created", "diverged")}
     return Report(**{**values, **texts, "metasmoothness": tuple(smoothness)})
 
 
-def path_of(root: Path, training_digest: str) -> Path:
-    return root / FOLDER / f"{training_digest}.json"
+def path_of(root: Path, training_digest: str, start: int = 0) -> Path:
+    return root / FOLDER / f"{training_digest}{f'-{start}' if start else ''}.json"
 
 
 # -- measuring
@@ -200,14 +214,15 @@ def measure(
     check(config, *dataset.sizes)
     device = devices.choose(config.device)
     began, digest = time.monotonic(), config.training_digest(dataset.fingerprint)
-    probed, whole = steps_of(config, dataset.sizes.n_train)
-    watch = _Watch(len(LINE) * probed, cancel or threading.Event(), on_progress)
+    start, probed, whole = steps_of(config, dataset.sizes.n_train)
+    watch = _Watch(start + len(LINE) * probed, cancel or threading.Event(), on_progress)
     diverged, smoothness = "", ()
     with devices.exact_arithmetic():
         model, stream = _learning(config, dataset, device)
         v = NUDGE * direction(stream.data.n, 0)
         try:
-            states = [_trained(model, stream, 1 + factor * v, probed, watch) for factor in LINE]
+            first = _trained(model, stream, torch.ones_like(v), None, 0, start, watch)
+            states = [_trained(model, stream, 1 + factor * v, first, start, start + probed, watch) for factor in LINE]
             smoothness = _smoothness(states)
         except DivergedError as error:
             diverged = error.what
@@ -221,12 +236,13 @@ def measure(
         engine.__version__,
         datetime.datetime.now().astimezone().isoformat("T", "seconds"),
         diverged,
+        start,
     )
     watch.check()
     folder = root / FOLDER
     files.make_folder(folder)
     files.sweep(folder)
-    files.write_json(path_of(root, digest), report.to_json())
+    files.write_json(path_of(root, digest, start), report.to_json())
     return report
 
 
@@ -247,20 +263,26 @@ def _learning(config: RunConfig, dataset: Dataset, device: "torch.device | str")
 
 
 def _trained(
-    model: "FunctionalModel", stream: "Stream", weights_N: "torch.Tensor", steps: int, watch: "_Watch"
+    model: "FunctionalModel",
+    stream: "Stream",
+    weights_N: "torch.Tensor",
+    state: "State | None",
+    start: int,
+    stop: int,
+    watch: "_Watch",
 ) -> "State":
-    """The state before step `steps` of a training with these example weights, float64 [N]."""
+    """The state before step `stop` of a training that has these example weights, float64 [N], from `state`, that before
+    step `start`, on; the initial one where None."""
     import torch
 
     from engine.core.training import advance, initial_state, optimizer_for
 
     weighted = stream.weighted(weights_N.to(stream.data.device, model.theta0.dtype))
-    first = initial_state(model, optimizer_for(model, stream.recipe))
-    state = advance(model, weighted, first, 0, steps, before_step=watch)
+    if state is None:
+        state = initial_state(model, optimizer_for(model, stream.recipe))
+    state = advance(model, weighted, state, start, stop, before_step=watch)
     if not torch.isfinite(state.theta).all():
-        raise DivergedError(
-            f"Training left the finite numbers within {steps:,} steps.", "Lower the peak learning rate."
-        )
+        raise DivergedError(f"Training left the finite numbers within {stop:,} steps.", "Lower the peak learning rate.")
     return state
 
 

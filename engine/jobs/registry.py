@@ -7,6 +7,7 @@ import dataclasses
 from typing import Any, get_args, get_origin, get_type_hints
 
 from engine.errors import ConfigError, ReplayError
+from engine.jobs.curvature import Curvature
 from engine.jobs.gradient_norms import GradientNorms
 from engine.jobs.job import Job
 from engine.jobs.rebuild import Rebuild
@@ -21,7 +22,8 @@ from engine.runs.manifest import Manifest
 from engine.runs.run import Run
 
 JOBS: dict[str, type[Job]] = {
-    job.kind: job for job in (TrainAndReplay, Replay, Rebuild, Validate, WhatIf, Smoothness, Removal, GradientNorms)
+    job.kind: job
+    for job in (TrainAndReplay, Replay, Rebuild, Validate, WhatIf, Smoothness, Curvature, Removal, GradientNorms)
 }
 
 

@@ -27,10 +27,9 @@ from engine.targets import UploadedImage, read_function, read_targets, target_fu
 if TYPE_CHECKING:
     from engine.core.state import Adjoint, Trajectory
     from engine.jobs.asked import Asked
+    from engine.jobs.norms import Norms
     from engine.jobs.reopen import Trained
     from engine.jobs.session import Session
-
-NORMS = 32  # looks at the adjoint's norm during a replay
 
 SIDECAR_BYTES = 1 << 16
 
@@ -218,53 +217,56 @@ class Scoring:
         self,
         part: Part,
         trajectory: "Trajectory",
-        resumed: "tuple[int, dict[int, list[float]], Adjoint, Any] | None",
+        resumed: "tuple[int, Norms, Adjoint, Any] | None",
         report: Callable[[int], None],
-    ) -> tuple[np.ndarray, dict[int, list[float]], float]:
+    ) -> "tuple[np.ndarray, Norms, float]":
         """Scores float32 [k, N] of a part's targets, the norms of their adjoints by step, and the seconds that keeping
         what a killed replay goes on from took."""
         from engine.core.replay import replay
         from engine.jobs import asked as questions
+        from engine.jobs import norms as looks
         from engine.jobs.resume import ReplayKeeper
 
         session, steps, counted = self.session, self.session.steps, self.session.counted
+        looked = looks.looked_at(session.start, steps, len(self.asked))
         if resumed is not None:
-            done, norms, adjoint, scores = resumed
+            done, known, adjoint, scores = resumed
+            norms = looks.Recorder(looked, known)
             session.journal.note(f"Resumes the replay after {done} of {counted} steps.")
         else:
             asked = self.asked[part.rows]
             done, adjoint = 0, questions.adjoints(session.model, self.trained.final, asked, self.job.function)
             scores = adjoint.theta.new_zeros(len(asked), session.stream.data.n)
-            norms = {steps: _norms(adjoint)}  # by the step that the adjoint stands before
+            norms = looks.Recorder(looked)
+            norms.first(steps, adjoint)
         point = session.resume_point(self._point(part))
-        keeper = ReplayKeeper(point, session.optimizer, self._asked_digest, self.whole.width, norms)
-        looked = {session.start + round(counted * i / NORMS) for i in range(NORMS)}
+        keeper = ReplayKeeper(point, session.optimizer, self._asked_digest, self.whole.width, norms.norms)
         keep_every = max(1, self.trained.digests.every // 2)
 
         def progress(done: int, adjoint: "Adjoint", scores) -> None:
             report(done)
-            if steps - done in looked:
-                norms[steps - done] = _norms(adjoint)
+            norms.look(steps - done, adjoint)
             if done < counted and done % keep_every == 0:
                 keeper.save(done, adjoint, scores)
 
-        scores = replay(
-            session.model,
-            session.stream,
-            trajectory,
-            adjoint,
-            targets_per_pass=self.whole.width,
-            on_progress=progress,
-            before_step=session.check_cancelled,
-            resume=(done, scores),
-            passes=session.backwards(self.whole.width),
-            on_fewer=lambda chunk: session.journal.note(f"Memory ran out: {chunk} targets a pass from here on."),
-            start=session.start,
-        )
+        with looks.naming_the_place(norms, steps):
+            scores = replay(
+                session.model,
+                session.stream,
+                trajectory,
+                adjoint,
+                targets_per_pass=self.whole.width,
+                on_progress=progress,
+                before_step=session.check_cancelled,
+                resume=(done, scores),
+                passes=session.backwards(self.whole.width),
+                on_fewer=lambda chunk: session.journal.note(f"Memory ran out: {chunk} targets a pass from here on."),
+                start=session.start,
+            )
         session.check_data()
-        return scores.float().cpu().numpy(), norms, keeper.seconds
+        return scores.float().cpu().numpy(), norms.norms(), keeper.seconds
 
-    def _keep(self, part: Part, scores: np.ndarray, norms: dict[int, list[float]]) -> None:
+    def _keep(self, part: Part, scores: np.ndarray, norms: "Norms") -> None:
         """In memory where the part is all of the set and this process alone does it; else on disk, for all to see."""
         sidecar = self._sidecar(part, norms)
         session, sharing = self.session, self.session.sharing
@@ -281,7 +283,7 @@ class Scoring:
         session.journal.add_files(checksums)
         session.journal.update(scored=True)
 
-    def _sidecar(self, part: Part, norms: dict[int, list[float]]) -> dict[str, Any]:
+    def _sidecar(self, part: Part, norms: "Norms") -> dict[str, Any]:
         """What is needed to read some rows of scores."""
         from engine.jobs import asked as questions
 
@@ -339,7 +341,7 @@ class Scoring:
         held = {name: Part(int(match[1]), int(match[2])) for name, match in names.items() if match}
         return held | {RESUME_REPLAY: Part(0, len(self.asked))}
 
-    def _resumed(self, part: Part) -> "tuple[int, dict[int, list[float]], Adjoint, Any] | None":
+    def _resumed(self, part: Part) -> "tuple[int, Norms, Adjoint, Any] | None":
         """Steps done, norms by step, adjoint and scores [k, N] of a part's targets, from what a killed replay left of
         these targets, perhaps among others: with another number of processes, parts are cut in other places."""
         from engine.core.state import Adjoint
@@ -395,10 +397,12 @@ class Scoring:
 
     def _together(self) -> tuple[np.ndarray, dict[str, Any]]:
         """Scores [K, N] and their sidecar. Raises `IntegrityError` where a part is no longer what it was."""
+        from engine.jobs import norms as looks
+
         inside = [(each.scores(), each.sidecar) if isinstance(each, PartFile) else each for each in self._in_order()]
         scores = inside[0][0] if len(inside) == 1 else np.concatenate([each for each, _ in inside])
         sidecar = {k: v for k, v in inside[0][1].items() if k not in ("part", "checksum")}
-        sidecar["targets"] = [target for _, each in inside for target in each["targets"]]
+        sidecar |= looks.together([each for _, each in inside])
         return np.ascontiguousarray(scores), sidecar
 
     def _in_order(self) -> list[PartFile | tuple[np.ndarray, dict]]:
@@ -508,8 +512,3 @@ def finalize(session: "Session", mode: str) -> None:
         session.journal.update(trajectory=dataclasses.replace(session.run.manifest().trajectory, kept=mode))
         for path in folder.glob("full-*" if mode == "disk" else "step-*"):
             files.remove_inside(session.run.path, path)
-
-
-def _norms(adjoint: "Adjoint") -> list[float]:
-    """Of each target, to four figures: they are for people."""
-    return [float(f"{norm:.4g}") for norm in adjoint.theta.norm(dim=1).tolist()]

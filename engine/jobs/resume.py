@@ -22,6 +22,7 @@ from engine import files
 from engine.core.optim.base import Optimizer
 from engine.core.state import Adjoint, Recorder, State
 from engine.errors import IntegrityError
+from engine.jobs.norms import Norms
 from engine.trajectory.digests import Digests
 from engine.trajectory.state_files import named, read_with_header, state_of, write_state
 from engine.trajectory.writer import Writer
@@ -99,7 +100,7 @@ class WithResume:
 
 def load_replay(
     point: ResumePoint, device: torch.device, optimizer: Optimizer, job: str
-) -> tuple[int, int, dict[int, list[float]], Adjoint, Tensor] | None:
+) -> tuple[int, int, Norms, Adjoint, Tensor] | None:
     """Steps done, targets a pass, norms by step, the adjoint before those steps, and the scores [K, N] so far.
     `job` is the digest of the targets and their function."""
     found = point.load(device, job=job)
@@ -114,7 +115,7 @@ def load_replay(
 class ReplayKeeper:
     """Saves adjoint and partial scores for a killed replay, within its share of the time."""
 
-    def __init__(self, point: ResumePoint, optimizer: Optimizer, job: str, chunk: int, norms: dict[int, list[float]]):
+    def __init__(self, point: ResumePoint, optimizer: Optimizer, job: str, chunk: int, norms: Callable[[], Norms]):
         self.point, self.optimizer, self.job, self.chunk, self.norms = point, optimizer, job, chunk, norms
         self.seconds, self._cost, self._saved = 0.0, 0.0, time.monotonic()
 
@@ -123,7 +124,7 @@ class ReplayKeeper:
         if self._cost > RESUME_SHARE * (now - self._saved):
             return
         self._saved = now
-        header = {"job": self.job, "step": str(done), "chunk": str(self.chunk), "norms": json.dumps(self.norms)}
+        header = {"job": self.job, "step": str(done), "chunk": str(self.chunk), "norms": json.dumps(self.norms())}
         self.point.save({**named(adjoint, self.optimizer), "scores": scores.clone()}, header, self._took)
 
     def _took(self, seconds: float) -> None:
