@@ -1,11 +1,16 @@
-"""The benchmark's own pieces of other people's methods (`tools.baselines`), each against a direct computation."""
+"""The benchmark's own pieces: of other people's methods (`tools.baselines`), each against a direct computation, and of
+targeted removal (`tools.bench_trust`)."""
 
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from torch.func import jacrev
 
-from tools import baselines
+from tools import baselines, bench_trust
 
 P, N = 8, 6
 
@@ -100,7 +105,8 @@ def test_gradients_and_gauss_newton_products_are_those_of_explicit_jacobians():
     torch.testing.assert_close(product(v_KP), v_KP @ matrix)
 
 
-def test_dvemb_is_exact_where_the_hessian_is_the_sum_that_it_takes_for_it():
+@pytest.mark.parametrize(("momentum", "nesterov"), [(0.0, False), (0.8, False), (0.8, True)])
+def test_dvemb_is_exact_where_the_hessian_is_the_sum_that_it_takes_for_it(momentum, nesterov):
     """The loss −log(xᵀθ) has the Hessian g gᵀ: differentiating SGD itself must give what DVEmb says."""
     images, theta0, rate = random(N, 3).abs() + 0.2, torch.ones(3, dtype=torch.float64), 0.3
     batches = [torch.tensor(b) for b in ([0, 1, 2], [3, 4, 5], [2, 0, 4], [1, 5, 3])]
@@ -110,12 +116,13 @@ def test_dvemb_is_exact_where_the_hessian_is_the_sum_that_it_takes_for_it():
         return -torch.log(of @ theta)
 
     def end(w_N: torch.Tensor, states: list | None = None) -> torch.Tensor:
-        theta = theta0
+        theta, m = theta0, torch.zeros(3, dtype=torch.float64)
         for t, batch in enumerate(batches):
             if states is not None:
                 states.append(theta)
-            gradients = -images[batch] / (images[batch] @ theta)[:, None]
-            theta = theta - rate / (t + 1) / len(batch) * w_N[batch] @ gradients
+            g = w_N[batch] @ (-images[batch] / (images[batch] @ theta)[:, None]) / len(batch)
+            m = momentum * m + g
+            theta = theta - rate / (t + 1) * (g + momentum * m if nesterov else m)
         return theta
 
     direct = jacrev(lambda w_N: losses(end(w_N), asked))(torch.ones(N, dtype=torch.float64))
@@ -125,9 +132,11 @@ def test_dvemb_is_exact_where_the_hessian_is_the_sum_that_it_takes_for_it():
         baselines.Step(b, jacrev(lambda theta, b=b: losses(theta, images[b]))(state), rate / (t + 1))
         for t, (b, state) in enumerate(zip(batches, states))
     ]
-    scores = baselines.dvemb(reversed(steps), v_KP, N)
+    scores = baselines.dvemb(reversed(steps), v_KP, N, momentum, nesterov)
     torch.testing.assert_close(scores, direct)
-    assert (scores < 0).any() and (scores - baselines.dvemb(steps, v_KP, N)).abs().max() > 1e-3  # the order counts
+    assert (scores < 0).any() and (
+        scores - baselines.dvemb(steps, v_KP, N, momentum, nesterov)
+    ).abs().max() > 1e-3  # the order counts
 
 
 def test_source_is_gradient_descent_on_losses_that_are_quadratic_in_each_segment():
@@ -159,3 +168,18 @@ def test_source_of_a_long_segment_is_the_influence_function():
     torch.testing.assert_close(
         baselines.source([segment], asked), -asked @ torch.inverse(dense(of)) @ c.T / N, rtol=1e-6, atol=1e-9
     )
+
+
+def test_targeted_removal_takes_the_lowest_scores_and_says_what_became_of_each_target():
+    scores_KN = np.arange(40.0).reshape(2, 20)
+    scores_KN[0, [3, 7]], scores_KN[1, [11, 5]] = [-2, -3], [-1, -5]
+    assert [index.tolist() for index in bench_trust.helpful(scores_KN, 0.1)] == [[7, 3], [5, 11]]
+
+    logits = np.zeros((3, 4, 2), np.float32)  # of three models, four test images, two classes
+    logits[0, :, 0], logits[1, 2, 1], logits[2, 1, 0] = 1, 2, 2
+    run = SimpleNamespace(manifest=lambda: SimpleNamespace(test_logits=lambda: logits[0]))
+    dataset = SimpleNamespace(test_labels=np.array([1, 0, 0, 1]))
+    change, flipped = bench_trust.outcomes(bench_trust.Bench(run, dataset, np.array([1, 2]), {}, Path()), logits)
+    loss = -F.log_softmax(torch.from_numpy(logits[:, [1, 2]]), -1)[..., 0].numpy()
+    np.testing.assert_allclose(change, loss - loss[0], rtol=1e-5)
+    assert flipped.tolist() == [[False, False], [False, True], [False, False]] and change[1, 1] > 1 > 0 > change[2, 0]

@@ -7,14 +7,15 @@ rates η_t and momentum μ, whose long-run rate is r_t = η_t / (1 − μ). C lo
     influence    −(1/N) ∇φᵀ (G + δ)⁻¹ g_i                          arXiv 1703.04730; solved by conjugate gradients that
                  G = (1/N) Σ_i J_iᵀ (diag p_i − p_i p_iᵀ) J_i,      EK-FAC preconditions, as in arXiv 2507.14740
                  J_i = dz_i/dθ [C, P]
-    DVEmb        −(r_t/B) g_i(θ_t)ᵀ v_{t+1} at each step that has i          arXiv 2412.09538
-                 v_T = ∇φ,  v_t = v_{t+1} − (r_t/B) Σ_{i in batch t} g_i(θ_t) (g_i(θ_t)ᵀ v_{t+1})
+    DVEmb        −(η_t/B) g_i(θ_t)ᵀ v_{t+1} at each step that has i          arXiv 2412.09538
+                 v_T = ∇φ,  v_t = v_{t+1} − (η_t/B) Σ_{i in batch t} g_i(θ_t) (g_i(θ_t)ᵀ v_{t+1})
     SOURCE       −(1/N) Σ_s ((1 − exp(−R_s H_s)) H_s⁻¹ u_s)ᵀ ḡ_is             arXiv 2405.12186, eq. 19
                  u_L = ∇φ,  u_{s−1} = exp(−R_s H_s) u_s
 
-DVEmb is a replay with two things in place of what replay computes: the sum of g_i g_iᵀ for each step's Hessian, and
-plain SGD at the long-run rate for momentum. Its paper, and dattri, carry a matrix M [P, P] (or a random projection of
-it) through the training for targets to come; for K targets that are known, v = (1 − M)ᵀ ∇φ is all that is asked of it.
+DVEmb is a replay with the sum of g_i g_iᵀ in place of each step's Hessian. Its paper, and dattri, carry a matrix M
+[P, P] (or a random projection of it) through the training for targets to come; for K targets that are known,
+v = (1 − M)ᵀ ∇φ is all that is asked of it. They have plain SGD. Momentum is carried here as SGD has it, beside v: with
+r_t for η_t, as the other methods take momentum, v grew beyond all bounds in the sample's training.
 
 SOURCE cuts the training into L segments s with a rate R_s = Σ r_t, and takes the curvature H_s and the gradients ḡ_is
 for constant in each. Both factors are functions of H_s, and H_s is known by its eigenvectors (`Curvature`).
@@ -133,16 +134,25 @@ class Step(NamedTuple):
 
     index_B: Tensor  # int64: which training images
     gradients_BP: Tensor
-    rate: float  # r_t
+    rate: float  # η_t
 
 
-def dvemb(steps_backwards: Iterable[Step], v_KP: Tensor, n: int) -> Tensor:
-    """Scores [K, n] of DVEmb; `steps_backwards` from the last to the first, `v_KP` the targets' final gradients."""
+def dvemb(
+    steps_backwards: Iterable[Step], v_KP: Tensor, n: int, momentum: float = 0.0, nesterov: bool = False
+) -> Tensor:
+    """Scores [K, n] of DVEmb; `steps_backwards` from the last to the first, `v_KP` the targets' final gradients.
+
+    Of SGD as torch has it, m ← μ m + g, θ ← θ − η m, or θ − η (g + μ m) after Nesterov.
+    """
     v_KP, scores = v_KP.clone(), v_KP.new_zeros(len(v_KP), n)
+    of_m_KP = torch.zeros_like(v_KP)  # dφ/dm
     for index, g_BP, rate in steps_backwards:
-        along_KB = rate / len(index) * (v_KP @ g_BP.T)
-        scores.index_add_(1, index, -along_KB)
-        v_KP -= along_KB @ g_BP
+        of_m_KP -= rate * (momentum if nesterov else 1) * v_KP
+        of_g_KP = of_m_KP - rate * v_KP if nesterov else of_m_KP
+        along_KB = of_g_KP @ g_BP.T / len(index)
+        scores.index_add_(1, index, along_KB)
+        v_KP += along_KB @ g_BP
+        of_m_KP *= momentum
     return scores
 
 

@@ -314,25 +314,25 @@ def conjugate_gradients(m: Material):
 
 
 def dvemb(m: Material):
-    rates, config = _rates(m), m.run.manifest().config
-    dataset = dataset_registry.load(config.dataset)
-    stream = Stream(examples(dataset, "train", torch.device("cpu"), torch.float32), config.recipe)
+    recipe, steps = m.run.manifest().config.recipe, m.run.manifest().steps
+    dataset = dataset_registry.load(m.run.manifest().config.dataset)
+    stream = Stream(examples(dataset, "train", torch.device("cpu"), torch.float32), recipe)
     v_KP = baselines.gradients(_logits(m, m.state), m.state.theta, *m.targets.tensors)
 
     def backwards(first: int) -> Iterator[baselines.Step]:
         with _trajectory(m) as store:
-            for t in reversed(range(first, len(rates))):
+            for t in reversed(range(first, steps)):
                 inputs, state = stream.at(t), store.get(t)
                 gradients = baselines.gradients(_logits(m, state), state.theta, *inputs.batch)
-                yield baselines.Step(inputs.index_B, gradients, float(rates[t]))
+                yield baselines.Step(inputs.index_B, gradients, float(inputs.lr))
 
-    scores = baselines.dvemb(backwards(0), v_KP, len(m.train))
+    scores = baselines.dvemb(backwards(0), v_KP, len(m.train), recipe.momentum, recipe.nesterov)
 
     def check() -> None:
         _check_gradients(m, m.state)
-        last, columns = list(backwards(len(rates) - 3)), slice(-LAST, None)
+        last, columns = list(backwards(steps - 3)), slice(-LAST, None)
         few = [step._replace(gradients_BP=step.gradients_BP[:, columns]) for step in last]
-        ours = baselines.dvemb(few, v_KP[:, columns], len(m.train))
+        ours = baselines.dvemb(few, v_KP[:, columns], len(m.train))  # dattri knows no momentum
         theirs = -_dattri_embeddings(m, few[::-1]) @ v_KP[:, columns].T  # [N', K], N' the highest index
         assert ours.any()
         torch.testing.assert_close(ours[:, : len(theirs)], theirs.T, rtol=1e-3, atol=1e-4 * float(ours.abs().max()))

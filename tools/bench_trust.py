@@ -21,8 +21,8 @@ images), are left out together of one retraining. A method that knows what a tar
 flips its predicted class more often. Beside it: as many images at random, 16 sets for each size, of which each counts
 for all targets.
 
-What was computed stays in a folder (`--folder`, build/bench-trust): the run with its retrainings, each method's scores
-with what they took, and the logits after each targeted removal. What was killed goes on; `--again METHOD` measures one
+What was computed stays in a folder (`--folder`, build/bench-trust): the run, each method's scores with what they
+took, and the logits after each retraining. What was killed goes on; `--again METHOD` measures one
 anew.
 """
 
@@ -40,7 +40,7 @@ import torch
 
 from engine import config as configs
 from engine import device, files
-from engine.analysis import lds, trust
+from engine.analysis import lds
 from engine.analysis import logits as logit_maths
 from engine.core import targets as phi
 from engine.core.stream import Stream, examples
@@ -48,7 +48,6 @@ from engine.core.training import train
 from engine.datasets import base as datasets_base
 from engine.datasets import registry as dataset_registry
 from engine.jobs import execute as work
-from engine.jobs.validation import Validate
 from engine.models import registry as model_registry
 from engine.runs import run as runs
 from tools.bench_methods import ROWS, SEED
@@ -82,7 +81,7 @@ class Measured(NamedTuple):
 
 
 def prepared(folder: Path, quick: bool) -> Bench:
-    """Trains and replays, or finds that done; the retrainings of the subsets likewise."""
+    """Trains and replays, or finds that done."""
     config = configs.preset("sample")
     dataset = dataset_registry.load(config.dataset)
     targets, subsets = (4, dict.fromkeys(SUBSETS, 8)) if quick else (TARGETS, SUBSETS)
@@ -100,9 +99,6 @@ def prepared(folder: Path, quick: bool) -> Bench:
     with run.lock():
         if not run.manifest().scored:
             work.execute(run)
-        for drop, number in subsets.items():
-            if drop not in {report["drop"] for report in trust.reports(run.manifest())}:
-                work.execute(run, Validate(number, (drop,), SEED))
     return Bench(run, dataset, names, subsets, folder)
 
 
@@ -117,39 +113,12 @@ def measured(bench: Bench, name: str, again: bool) -> Measured:
         return Measured(file["scores"], *(float(file[k]) for k in Measured._fields[1:]))
 
 
-# -- random subsets
-
-
-def agreement_table(bench: Bench, methods: dict[str, Measured]) -> Iterator[str]:
-    reports = {report["drop"]: report for report in trust.reports(bench.run.manifest())}
-    n, each, mean, first = len(bench.dataset.train_labels), {}, {}, min(bench.subsets)
-    for drop, number in bench.subsets.items():
-        actual = np.array([t["actual"] for t in reports[drop]["targets"]])  # [K, M]
-        left_out = [lds.subset(n, drop, SEED, m) for m in range(number)]
-        for name, of in methods.items():
-            each[drop, name], mean[drop, name] = lds.agreement(lds.predicted(of.scores, left_out), actual)
-        if "replay" in methods:
-            assert mean[drop, "replay"].lds == reports[drop]["lds_mean"], "the report of the run says otherwise"
-    best = np.argmax([[a.lds for a in each[first, name]] for name in methods], axis=0)
-    heads = [f"LDS, {drop:.0%} left out (95 % interval)" for drop in bench.subsets]
-    yield f"| method | library | {' | '.join(heads)} | best for | slope | seconds | CPU seconds | peak memory, MB |"
-    yield "|---" * (7 + len(bench.subsets)) + "|"
-    for i, (name, of) in enumerate(methods.items()):
-        row, figures = ROWS[name], [mean[drop, name] for drop in bench.subsets]
-        columns = [f"{f.lds:.3f} ({f.low:.3f} to {f.high:.3f})" for f in figures]
-        slope = f"{figures[0].slope:.2f}" if row.unit else "no unit"
-        yield (
-            f"| {row.title} | {row.library} | {' | '.join(columns)} | {(best == i).sum()} of {len(best)} | {slope} | "
-            f"{of.wall:.1f} | {of.cpu:.1f} | {of.held / 1e6:.0f} |"
-        )
-
-
-# -- targeted removal
+# -- retrainings
 
 
 def retrained(bench: Bench, left_out: list[np.ndarray], why: str) -> np.ndarray:
-    """Logits [M, N_test, C] after training without each set; those that are kept are read."""
-    folder, config = bench.folder / "removed", bench.run.manifest().config
+    """Logits [M, N_test, C] after training without each set; those that are kept are read. `why` is for progress."""
+    folder, config = bench.folder / "retrained", bench.run.manifest().config
     folder.mkdir(exist_ok=True)
     training = bench.run.manifest().training_digest
     train_set, test_set = (
@@ -185,6 +154,33 @@ def outcomes(bench: Bench, logits: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return change, after.argmax(-1) != before.argmax(-1)  # [M, K] both
 
 
+# -- random subsets
+
+
+def agreement_table(bench: Bench, methods: dict[str, Measured]) -> Iterator[str]:
+    n, each, mean, first = len(bench.dataset.train_labels), {}, {}, min(bench.subsets)
+    for drop, number in bench.subsets.items():
+        left_out = [lds.subset(n, drop, SEED, m) for m in range(number)]
+        actual = outcomes(bench, retrained(bench, left_out, f"random, {drop:.0%}"))[0].T  # [K, M]
+        for name, of in methods.items():
+            each[drop, name], mean[drop, name] = lds.agreement(lds.predicted(of.scores, left_out), actual)
+    best = np.argmax([[a.lds for a in each[first, name]] for name in methods], axis=0)
+    heads = [f"LDS, {drop:.0%} left out (95 % interval)" for drop in bench.subsets]
+    yield f"| method | library | {' | '.join(heads)} | best for | slope | seconds | CPU seconds | peak memory, MB |"
+    yield "|---" * (7 + len(bench.subsets)) + "|"
+    for i, (name, of) in enumerate(methods.items()):
+        row, figures = ROWS[name], [mean[drop, name] for drop in bench.subsets]
+        columns = [f"{f.lds:.3f} ({f.low:.3f} to {f.high:.3f})" for f in figures]
+        slope = f"{figures[0].slope:.2f}" if row.unit else "no unit"
+        yield (
+            f"| {row.title} | {row.library} | {' | '.join(columns)} | {(best == i).sum()} of {len(best)} | {slope} | "
+            f"{of.wall:.1f} | {of.cpu:.1f} | {of.held / 1e6:.0f} |"
+        )
+
+
+# -- targeted removal
+
+
 def helpful(scores_KN: np.ndarray, share: float) -> list[np.ndarray]:
     """Of each target, the images whose removal should raise its loss most: int64 [share · N]."""
     size = lds.size_of_drop(scores_KN.shape[1], share)
@@ -192,8 +188,6 @@ def helpful(scores_KN: np.ndarray, share: float) -> list[np.ndarray]:
 
 
 def removal_table(bench: Bench, methods: dict[str, Measured]) -> Iterator[str]:
-    unchanged = retrained(bench, [np.empty(0, np.int64)], "all images")[0]
-    assert np.array_equal(unchanged, bench.run.manifest().test_logits()), "training again gave another model"
     n, k = len(bench.dataset.train_labels), len(bench.names)
     sizes = [lds.size_of_drop(n, share) for share in REMOVED]
     heads = [
@@ -255,6 +249,8 @@ def main() -> None:
     bench = prepared(folder, given.quick)
     methods = {name: measured(bench, name, name in given.again.split(",")) for name in chosen}
     command = f"make bench-trust{'-removal' * given.removal}{' --quick' * given.quick}"
+    unchanged = retrained(bench, [np.empty(0, np.int64)], "all images")[0]
+    assert np.array_equal(unchanged, bench.run.manifest().test_logits()), "training again gave another model"
     for line in heading(bench, command, max(of.before for of in methods.values())):
         print(line)
     for line in (removal_table if given.removal else agreement_table)(bench, methods):
