@@ -39,7 +39,6 @@ def draw_now(folder: Run, was_in_progress: bool) -> None:
     run, now = RunView.of(folder), progress.of(folder)
     if was_in_progress != run.manifest.in_progress:
         st.rerun()  # the whole page: the clock stops, the outcome appears
-    seed_group.draw_on_live(run)
     if run.manifest.in_progress:
         draw_work(run, now)
     else:
@@ -357,6 +356,7 @@ with shell.page("Live"):
         st.session_state["watched"] = run.id  # until its result is seen, the sidebar of every page leads to it
     elif st.session_state.get("watched") == run.id:
         del st.session_state["watched"]
+    seed_group.draw_on_live(run)
     # A browser on the same machine takes its share of the cores to draw charts, so they come less often.
     for draw, every in ((draw_now, "1s"), (draw_charts, "5s")):
         st.fragment(guarded, run_every=every if in_progress else None)(draw, run.folder, in_progress)

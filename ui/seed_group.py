@@ -6,6 +6,7 @@ from engine import files, space
 from engine.errors import ReplayError
 from engine.jobs import repeat
 from engine.runs import notes
+from engine.runs.manifest import IN_PROGRESS
 from engine.runs.run import Run, Summary
 from ui import formats, shell
 from ui.run_choice import RunView
@@ -92,14 +93,26 @@ def members(run: Run) -> tuple[notes.SeedGroup, dict[int, Summary | None]] | Non
 
 
 def draw_on_live(run: RunView) -> None:
-    """«Seed 2 of 4», where the others stand, and what can be done with all of them."""
+    """`draw_members`, followed while any of them is in progress, whether or not this run is."""
     found = members(run.folder)
-    if found is None:
+    if found is None or run.manifest.config.recipe.seed not in found[0].seeds:
         return
-    group, runs = found
-    own = run.manifest.config.recipe.seed
-    if own not in group.seeds:
-        return
+    at_work = any(summary is not None and summary.status in IN_PROGRESS for summary in found[1].values())
+    st.fragment(follow, run_every="2s" if at_work else None)(run, at_work)
+
+
+def follow(run: RunView, was_at_work: bool) -> None:
+    with shell.guarded():
+        if draw_members(run) != was_at_work:
+            st.rerun()  # the whole page: the clock starts or stops
+
+
+def draw_members(run: RunView) -> bool:
+    """«Seed 2 of 4», where the others stand, and what can be done with all of them. Returns whether any is at work."""
+    found = members(run.folder)
+    if found is None:  # its notes were deleted meanwhile
+        return False
+    (group, runs), own = found, run.manifest.config.recipe.seed
     place = group.seeds.index(own) + 1
     with st.container(border=True):
         st.markdown(
@@ -109,13 +122,14 @@ def draw_on_live(run: RunView) -> None:
         with st.container(horizontal=True, gap="medium"):
             for seed, summary in runs.items():
                 if summary is None:
-                    st.caption(f"Seed {seed}: deleted")
+                    st.caption(f"Seed {seed}: deleted", width="content")
                 elif summary.id == run.id:
-                    st.caption(f"**Seed {seed}: {status(summary)}**")
+                    st.caption(f"**Seed {seed}: {plain(status(summary))}**", width="content")
                 else:
                     label = f"Seed {seed}: {plain(status(summary))}"
                     st.page_link("pages/Live.py", label=label, query_params={"run": summary.id})
         draw_actions(run, [summary for summary in runs.values() if summary is not None])
+    return any(summary is not None and summary.status in IN_PROGRESS for summary in runs.values())
 
 
 def status(summary: Summary) -> str:
