@@ -6,9 +6,10 @@ PYTHON ?= python3
 BIN := .venv/bin
 SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 # Two tests at a time, each on one core: on two cores that is faster than one test on both. Tests of a file stay together,
-# since they share what is trained for them. WORKERS=0 runs one after the other, with all output.
+# since they share what is trained for them; files come in the order that tests/conftest.py gives them. WORKERS=0 runs one
+# after the other, with all output.
 WORKERS ?= 2
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 .PHONY: run check test bench bench-scaling bench-ui tasks bench-storage bench-data story bench-emoji bench-trust bench-trust-removal bench-labels trust trust-gpu trust-grid window seeds faults data screenshots browser clean
 

@@ -4,6 +4,7 @@ import os
 import shutil
 import signal
 import sys
+from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -21,11 +22,18 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # started by a script wit
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+SECONDS = {"browser": 10, "slow": 1}  # about, by marker
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """A test that opens a browser has the marker `browser`, without that anybody has to remember it."""
+    """A test that opens a browser has the marker `browser`, without that anybody has to remember it. Files that take
+    long come first, so that no worker is left with one when the others are done."""
+    weights: defaultdict[str, float] = defaultdict(float)
     for item in items:
         if "browser" in getattr(item, "fixturenames", ()):
             item.add_marker(pytest.mark.browser)
+        weights[item.path.name] += next((SECONDS[name] for name in SECONDS if item.get_closest_marker(name)), 0.05)
+    items.sort(key=lambda item: -weights[item.path.name])
 
 
 @pytest.fixture(autouse=True)

@@ -462,6 +462,7 @@ def test_a_replay_of_other_pixels_is_found(expected_scores, monkeypatch):
     assert calls[:3] == [2, 2, 2]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", ["disk", "recompute", "recompute on disk"])
 def test_every_mode_has_the_same_scores_bit_for_bit(mode, expected_scores, tmp_path):
     folder = {"trajectory_folder": tmp_path} if "disk" in mode else {}

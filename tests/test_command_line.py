@@ -137,6 +137,7 @@ def test_a_csv_that_cannot_be_written_is_a_sentence(target, run, tmp_path, monke
 # -- terminals and pipes
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("encoding", ["latin-1", "ascii", "cp1252"])
 @pytest.mark.parametrize("call", [["run", "--help"], ["--help"]], ids=" ".join)
 def test_help_is_printed_in_every_encoding(call, encoding):
@@ -156,6 +157,7 @@ def test_results_are_printed_in_every_encoding(run):
         assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("buffered", [True, False], ids=["buffered", "unbuffered"])
 @pytest.mark.parametrize("call", ["info RUN", "list", "storage", "suspects RUN --target test:0.loss", "--help"])
 def test_a_reader_that_leaves_is_no_error(call, buffered, run):
@@ -187,6 +189,7 @@ def test_a_run_goes_on_when_nobody_reads_its_progress(root):
     assert done.returncode == 0 and made.status == "finished" and b"scores " in done.stdout
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
 def test_output_that_finds_no_space_is_a_sentence(run):
     with open("/dev/full", "wb") as full:
@@ -195,6 +198,7 @@ def test_output_that_finds_no_space_is_a_sentence(run):
     assert done.stderr.count(b"\n") == 1
 
 
+@pytest.mark.slow
 def test_closed_streams_are_no_error(run):
     script = f'"{sys.executable}" -m engine list >&- 2>&-'
     assert subprocess.run(["sh", "-c", script], cwd=ROOT).returncode == 0
@@ -203,6 +207,7 @@ def test_closed_streams_are_no_error(run):
 # -- signals
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("library, call", [("numpy", ["list"]), ("torch", ["run"]), ("pandas", ["list"])])
 @pytest.mark.parametrize("swallowed", [False, True], ids=["", "and the library swallows the exception"])
 def test_ctrl_c_while_libraries_are_imported_is_one_line(library, call, swallowed, tmp_path, root):
@@ -217,6 +222,7 @@ def test_ctrl_c_while_libraries_are_imported_is_one_line(library, call, swallowe
     assert not list(root.iterdir())
 
 
+@pytest.mark.slow
 def test_ctrl_c_that_the_shell_ignores_stays_ignored(root):
     """`nohup`, or `&` in a script: the parent set SIGINT to be ignored, and that is inherited."""
     code = (

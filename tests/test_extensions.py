@@ -80,6 +80,7 @@ def test_nothing_else_knows_of_them():
         assert not any(f'"{name}"' in text for name in NAMES), path
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", ["memory", "recompute"])
 def test_a_run_of_all_five_trains_and_has_the_same_scores_in_every_mode(config, run, mode, tmp_path):
     scores = run.scores().matrix("brier-000")
@@ -92,6 +93,7 @@ def test_a_run_of_all_five_trains_and_has_the_same_scores_in_every_mode(config, 
     assert not np.allclose(run_of(sgd, tmp_path).scores().matrix("brier-000"), scores, rtol=0.1)
 
 
+@pytest.mark.slow
 def test_its_scores_are_the_derivative(config, run):
     """The run's, the public API's, and central differences over every weight."""
     dataset = datasets.load("dummy-images")

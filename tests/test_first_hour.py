@@ -110,6 +110,7 @@ def test_the_overview_says_a_range_until_the_time_is_known_and_then_the_time(roo
     assert any("It takes about 1 min 05 s on this machine" in c.value for c in sound(app.run()).caption)
 
 
+@pytest.mark.slow
 def test_a_measurement_gives_way_to_a_job_and_is_asked_for_once(quick, brief, monkeypatch):
     """The measurement never ends by itself."""
     monkeypatch.setattr(speed, "CALL", [sys.executable, "-c", "import threading; threading.Event().wait()"])

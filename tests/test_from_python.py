@@ -130,6 +130,7 @@ KINDS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_inputs_of_each_kind_give_the_bits_of_the_floats_that_they_become(kind, reference):
     expected, scores = reference
@@ -401,6 +402,7 @@ TRAININGS = {
 MODELS = {"Adam, dropout, frozen, augmented": Net, "in float64": lambda: net().double(), "a trunk": Trunked}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["SGD", *(pytest.param(k, marks=pytest.mark.slow) for k in TRAININGS if k != "SGD")])
 def test_a_training_that_was_saved_goes_on_bit_for_bit(kind, root, tmp_path):
     trained = TRAININGS[kind]()

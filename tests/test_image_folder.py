@@ -445,6 +445,7 @@ console()
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["folder", pytest.param("arrays", marks=pytest.mark.slow)])
 def test_a_disk_that_fills_while_it_is_written_is_said_and_nothing_stays(tmp_path, data, kind):
     root = folder(tmp_path / "pets", {"cat": 50, "dog": 50})

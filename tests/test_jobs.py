@@ -216,6 +216,7 @@ def test_a_job_that_cannot_be_done_changes_nothing(interrupted, job, said):
     assert not run.lock().is_held() and run.manifest().resumable
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "call",
     [

@@ -76,6 +76,7 @@ def test_a_job_says_what_it_does_and_for_which_targets(job, words):
     assert job.doing() == words
 
 
+@pytest.mark.slow
 def test_a_run_tells_what_it_went_through_and_what_each_job_left(quick):
     """Events of a whole run, and of a further job: the record of each, its phases, its result."""
     (started,), (done,) = of_kind(quick, "started"), of_kind(quick, "done")

@@ -128,6 +128,7 @@ HARMS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", ["disk", "recompute"])
 @pytest.mark.parametrize("harm", HARMS)
 def test_what_is_damaged_is_rebuilt_bitwise_and_said(mode, harm, expected, steps_run, tmp_path):

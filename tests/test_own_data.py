@@ -72,6 +72,7 @@ def test_a_folder_is_trained_replayed_and_browsed_with_its_file_names(pets, tmp_
     assert all(row["given_label"] in ("'=cat", "dog") for row in rows), "a spreadsheet would take it for a formula"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", ["memory", "recompute"])
 def test_the_scores_are_the_same_in_every_mode(pets, mode):
     scores = [run.scores().matrix("loss-000") for run in (made(pets), made(pets, mode))]

@@ -228,6 +228,7 @@ def test_the_worker_measures_and_the_page_sees_how_far_it_is(root, stopped_at_fi
     assert ended(probing, queue).state == "done" and probing.report == probe.known(root, config)
 
 
+@pytest.mark.slow
 def test_probes_are_cancelled_while_they_wait_and_while_they_work(root, stopped_at_first, config):
     began, go = stopped_at_first
     queue = JobQueue.of(root)
@@ -255,6 +256,7 @@ def test_a_run_behind_a_probe_waits_for_it_and_is_run(root, stopped_at_first, co
     assert queue.cancel(run_id) or queue.active() == []
 
 
+@pytest.mark.slow
 def test_what_goes_wrong_is_told_and_the_worker_goes_on(root, monkeypatch, config):
     queue = JobQueue.of(root)
 

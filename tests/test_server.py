@@ -14,6 +14,8 @@ from streamlit.proto.BackMsg_pb2 import BackMsg
 from tools.serve import serving
 from ui import hosts, shell
 
+pytestmark = pytest.mark.slow  # the server takes a while to start
+
 KEY = "cmVwbGF5LWV4cGxvcmVyLQ=="  # any sixteen bytes
 
 
@@ -40,7 +42,6 @@ def opens(port: int, host: str, origin: str | None = None) -> bool:
     return answer == 101
 
 
-@pytest.mark.slow
 def test_the_server_ends_when_it_is_told_to_though_a_browser_stalls(tmp_path):
     scripts = (Path(st.__file__).parent / "static" / "static" / "js").iterdir()
     largest = max(scripts, key=lambda path: path.stat().st_size)

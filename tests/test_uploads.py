@@ -466,6 +466,7 @@ def test_an_image_that_is_not_kept_or_has_changed_is_no_target(scored):
         configs.check(configs.preset("sample").replace(targets=(own_target(name, 1),)), 6000, 1000, 10)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name, content, message, done",
     [

@@ -110,6 +110,7 @@ class BranchOnValues(Model):
         self.scale = torch.ones((), dtype=torch.float64)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", [KeptActivation, ConstantAttribute, BranchOnValues])
 @pytest.mark.parametrize("used_before", [False, True])
 def test_attributes_that_hold_tensors(kind, used_before):
@@ -175,6 +176,7 @@ def test_a_frozen_batch_norm_stays_frozen():
     assert error_of(model) <= 1e-6
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("asked", [nn.BatchNorm2d, nn.modules.batchnorm._BatchNorm])
 def test_an_overridden_train_that_freezes_norms_is_respected(asked):
     class Frozen(nn.Module):
@@ -234,6 +236,7 @@ def test_a_norm_that_hangs_in_a_list_alone_is_refused():
 # -- reparametrised weights
 
 
+@pytest.mark.slow
 def test_weight_norm_is_exact_in_both_forms():
     """torch's own kernel for it has no forward derivative."""
     torch.manual_seed(0)
@@ -296,6 +299,7 @@ class Direct(Attention):
         return self.out(F.scaled_dot_product_attention(x, x, x, is_causal=True)[:, 0].mean(1))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "model",
     [
@@ -802,6 +806,7 @@ FOLLOWED = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", FOLLOWED)
 def test_what_a_copy_could_lose_is_trained_as_in_a_loop_of_ones_own(kind):
     assert trained_as_in_a_loop(FOLLOWED[kind]()) <= 1e-12
