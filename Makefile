@@ -11,7 +11,7 @@ SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 WORKERS ?= 2
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
-.PHONY: run check test bench bench-scaling bench-ui tasks bench-storage bench-data story bench-emoji bench-trust bench-trust-removal bench-labels trust trust-gpu trust-grid window seeds faults data screenshots browser clean
+.PHONY: run check test bench bench-scaling bench-ui tasks bench-storage bench-data story bench-emoji bench-trust bench-trust-removal bench-labels memorised trust trust-gpu trust-grid window seeds faults data screenshots browser clean
 
 run: .venv/app.stamp
 	$(BIN)/streamlit run app.py
@@ -83,9 +83,13 @@ bench-trust: .venv-bench/pip.stamp
 bench-trust-removal: .venv-bench/pip.stamp
 	.venv-bench/bin/python -m tools.bench_trust --removal $(ARGS)
 
-# Wrong labels found, beside cross-validation and cleanlab; about five minutes.
+# Wrong labels found, beside cross-validation and cleanlab; about fifteen minutes.
 bench-labels: .venv-bench/pip.stamp
 	.venv-bench/bin/python -m tools.bench_labels
+
+# Self-influence beside training again without the image, and its estimates; about fifteen minutes.
+memorised: .venv/test.stamp
+	$(BIN)/python -m tools.memorised
 
 # 30 kills, 100 corruptions, a full disk, a stopped server; about fifteen minutes. SEED=n for others.
 faults: .venv/test.stamp

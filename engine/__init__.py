@@ -8,13 +8,24 @@ pages of the app draw without torch, and the command line answers Ctrl-C from it
 
 TYPE_CHECKING = False  # for type checkers; `typing` takes longer to load than all of this
 if TYPE_CHECKING:
-    from engine.api import Trained, attribute, evaluate, load, retrain, train
+    from engine.api import Trained, attribute, evaluate, load, retrain, self_influence, train
     from engine.config import Recipe
     from engine.errors import ReplayError
     from engine.library.repeating import repeat
 
 __version__ = "0.2.0"
-__all__ = ["Recipe", "ReplayError", "Trained", "attribute", "evaluate", "load", "repeat", "retrain", "train"]
+__all__ = [
+    "Recipe",
+    "ReplayError",
+    "Trained",
+    "attribute",
+    "evaluate",
+    "load",
+    "repeat",
+    "retrain",
+    "self_influence",
+    "train",
+]
 
 
 def __getattr__(name: str) -> object:

@@ -1,4 +1,4 @@
-"""The engine on your own model and data: `train`, `attribute`, `retrain`, `evaluate`, `load`.
+"""The engine on your own model and data: `train`, `attribute`, `self_influence`, `retrain`, `evaluate`, `load`.
 
 `inputs` and `labels` are tensors, arrays, lists of pictures, or a `Dataset` of torch (`engine.library.inputs`).
 `progress` is None (a bar where somebody watches), True, False, or a function of (what is done, steps done, steps in
@@ -15,6 +15,7 @@ Every error on purpose is an `engine.ReplayError` with what happened and what to
 
 import dataclasses
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +24,9 @@ from torch import Tensor, nn
 
 from engine import device as devices
 from engine import spelling
+from engine.analysis.self_influence import A_PART, MOST_TOGETHER
 from engine.config import DEVICES, Recipe
+from engine.core import self_influence as own_influence
 from engine.core import targets as target_values
 from engine.core import training
 from engine.core.check import check_model
@@ -205,6 +208,59 @@ def attribute(
             start=start,
         )
     return scores.float().cpu().numpy()
+
+
+@spelling.names_unknown({})
+def self_influence(
+    trained: Trained,
+    images: Sequence[int] | np.ndarray | None = None,
+    *,
+    together: int = 1,
+    targets_per_pass: int = 0,
+    window: float = 0,
+    progress: Progress = None,
+) -> tuple[np.ndarray, np.ndarray]:
+    """What each training image did to its own loss: scores float32 [M], in nats per unit of its weight, and their
+    standard errors float32 [M]. Below 0 where training on it lowered its own loss; much below: it is memorised.
+
+    `images`, whole numbers [M], says which; all where None. One of them a target is exact (the diagonal of `attribute`
+    with the training images as targets), and takes a target's replay an image. `together` of them a target take so many
+    times less, and give an estimate, whose random groups and signs are the same each time (docs/self-influence.md).
+    `targets_per_pass`, `window` and `progress` as of `attribute`.
+
+    Raises `ConfigError` for images that the training had not, or too many together, and what `attribute` raises.
+    """
+    check_trained(trained)
+    n = trained.stream.data.n
+    asked = np.arange(n) if images is None else np.asarray(images)
+    if asked.ndim != 1 or asked.dtype.kind not in "iu" or not len(asked) or asked.min() < 0 or asked.max() >= n:
+        raise ConfigError("`images` are no training images.", f"Give whole numbers from 0 to {n - 1}, one at least.")
+    if len(np.unique(asked)) < len(asked):
+        raise ConfigError("`images` names an image twice.", "Name each once.")
+    check_number("targets_per_pass", targets_per_pass)
+    most = max(1, min(MOST_TOGETHER, len(asked) // 2))
+    if type(together) is not int or not 1 <= together <= most:
+        raise ConfigError(f"`together` is {together!r}.", f"Give a whole number from 1 to {most}; 1 is exact.")
+    start = window_of(window, trained.stream.steps)
+    storing.train_again(trained, progress)
+    groups, steps = own_influence.groups_of(asked, together), trained.stream.steps - start
+    scores, errors = np.empty((2, n), np.float32)
+    with reported(progress, "attribute", steps * -(-len(groups) // A_PART)) as report, computing(trained.model):
+        for number in range(-(-len(groups) // A_PART)):
+            part = groups[number * A_PART : (number + 1) * A_PART]
+            found = own_influence.self_influence(
+                trained.model,
+                trained.stream,
+                trained.trajectory,
+                trained.state,
+                part,
+                targets_per_pass,
+                on_progress=lambda done, adjoint, scores, number=number: report(number * steps + done),
+                start=start,
+            )
+            for group, (own, error) in zip(part, found, strict=True):
+                scores[group.rows], errors[group.rows] = own, error
+    return scores[asked], errors[asked]
 
 
 @spelling.names_unknown({})

@@ -11,6 +11,7 @@ from collections.abc import Callable
 
 from engine import config
 from engine.analysis import removal as removals
+from engine.analysis.self_influence import FORMS, MOST_TOGETHER
 from engine.analysis.trust import DECISIVE, PROPOSED
 from engine.runs import storage
 from engine.targets import FAMILIES, FUNCTIONS, split_targets
@@ -39,6 +40,8 @@ EPILOG = """examples:
   python -m engine suspects RUN --csv suspects.csv
   python -m engine repeat RUN --seeds 4
   python -m engine mean RUN --target test:0.loss --csv mean.csv
+  python -m engine self-influence RUN --images loss:500
+  python -m engine self-influence RUN --images all --together 64 --csv memorised.csv
   python -m engine list
   python -m engine info RUN
   python -m engine clean RUN --parts trajectory --dry-run
@@ -357,17 +360,43 @@ def _add_checks(commands, one_run: argparse.ArgumentParser) -> None:
     )
     _add_removal(commands, one_run)
     suspects = commands.add_parser(
-        "suspects", parents=[one_run], help="training images by the harm they do: the likeliest wrong labels first"
+        "suspects", parents=[one_run], help="training images by how much speaks against their label"
     )
     suspects.add_argument("--target", metavar="KEY", help="by which target (test:all where it was scored)")
     suspects.add_argument(
         "--by",
-        choices=("harm", "loss"),
-        default="harm",
-        help="the order: harm to the target, or the trained model's loss on the label given (harm)",
+        choices=("loss", "harm", "self-influence"),
+        help="the order: the trained model's loss on the label given, harm to the target, or self-influence where that "
+        "was computed (loss, unless the data set's errors are known and harm finds more)",
     )
     suspects.add_argument("--count", type=whole(0), default=20, metavar="K", help="how many to print (20)")
     suspects.add_argument("--csv", metavar="FILE", help="write all of them")
+    _add_self_influence(commands, one_run)
+
+
+def _add_self_influence(commands, one_run: argparse.ArgumentParser) -> None:
+    command = commands.add_parser(
+        "self-influence",
+        parents=[one_run],
+        help="what each training image did to its own loss: the most memorised first",
+        description="A target's replay an image, exactly; or, with --together, an estimate with its standard error. "
+        "What a run knows already is not computed again.",
+    )
+    command.add_argument("--images", default="loss:500", metavar="WHICH", help=f"{FORMS} (loss:500)")
+    command.add_argument(
+        "--together",
+        type=whole(1, MOST_TOGETHER),
+        default=1,
+        metavar="G",
+        help="images a target: G times cheaper, and an estimate (1, which is exact)",
+    )
+    command.add_argument(
+        "--mode",
+        choices=config.REPLAY_MODES,
+        help="another replay mode than that of the trajectory on disk; trains again where it must",
+    )
+    command.add_argument("--count", type=whole(0), default=20, metavar="K", help="how many to print (20)")
+    command.add_argument("--csv", metavar="FILE", help="write all that the run knows")
 
 
 def _add_removal(commands, one_run: argparse.ArgumentParser) -> None:

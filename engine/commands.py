@@ -21,8 +21,9 @@ import pandas as pd
 
 from engine import config as configs
 from engine import config_file, files, proposal, space
+from engine.analysis import cost, seeds, stability, suspects, trust
 from engine.analysis import removal as removals
-from engine.analysis import seeds, stability, suspects, trust
+from engine.analysis import self_influence as self_influences
 from engine.analysis.cost import in_words
 from engine.datasets import registry as datasets
 from engine.datasets import store
@@ -38,6 +39,7 @@ from engine.jobs.rebuild import Rebuild
 from engine.jobs.registry import unfinished
 from engine.jobs.removal import Removal
 from engine.jobs.replay import Replay
+from engine.jobs.self_influence import SelfInfluence
 from engine.jobs.smoothness import Smoothness
 from engine.jobs.validation import Validate
 from engine.jobs.what_if import WhatIf
@@ -184,6 +186,31 @@ def what_if(call: argparse.Namespace) -> int:
     for report in trust.what_ifs(run.manifest()):
         if report["name"] in written:
             _print_what_if(run, report)
+    return 0
+
+
+def self_influence(call: argparse.Namespace) -> int:
+    """Says what it costs before it begins."""
+    run = _opened(call)
+    dataset = datasets.load(run.manifest().config.dataset)
+    job = SelfInfluence(call.images, call.together, call.mode or "").check(run, dataset)
+    targets = job.replays(run, dataset)
+    took = cost.replay_seconds(run.manifest(), targets)
+    about = "" if took is None else f", about {cost.in_words(took)}, as replays of this run went"
+    print(f"{job.doing()}: {targets:,} targets to replay{about}", flush=True)
+    if targets:
+        _execute(run, job)
+    record = run.manifest()
+    known = self_influences.known(record)
+    assert known is not None  # an image at least was asked for
+    table = self_influences.ranked(record, dataset, known)
+    if call.csv is not None:
+        _write_csv(Path(call.csv), table)
+        print(f"{call.csv}: {len(table):,} training images")
+    if call.count:
+        print(table.head(call.count).to_string(index=False))
+        if record.window_phrase:
+            print(f"self-influence: {record.window_phrase}")
     return 0
 
 
@@ -389,7 +416,8 @@ def config(call: argparse.Namespace) -> int:
 
 def list_suspects(call: argparse.Namespace) -> int:
     record = _opened(call).manifest()
-    table = suspects.ranked(record, call.target, call.by)
+    by = call.by or suspects.better_order(suspects.ranked(record, call.target))[0]
+    table = suspects.ranked(record, call.target, by)
     if call.csv is not None:
         _write_csv(Path(call.csv), table)
         print(f"{call.csv}: {len(table):,} training images")
@@ -720,6 +748,7 @@ COMMANDS = {
     "smoothness": Command(smoothness, trains=True),
     "what-if": Command(what_if, trains=True),
     "removal": Command(removal, trains=True),
+    "self-influence": Command(self_influence, trains=True),
     "suspects": Command(list_suspects),
     "repeat": Command(repeat, trains=True),
     "mean": Command(mean),

@@ -6,7 +6,7 @@ from engine.analysis import class_matrix as class_matrices
 from engine.analysis import outward as outward_effects
 from engine.analysis.ranking import rank
 from engine.targets import target_function
-from ui import cards, formats, link, paging, pictures, run_choice, shell, ticks
+from ui import cards, formats, link, paging, pictures, run_choice, self_influence, shell, ticks
 from ui.paging import EVERY, class_name, turn_to_the_first
 from ui.run_choice import RunView
 from ui.scale import verbs
@@ -16,6 +16,7 @@ TILES = 8  # targets on either side
 OF_A_CELL = 12  # images on either side of a matrix's cell
 BARS = "What it did to the run's targets"
 VIEWS = {"image": "One image", "browse": "Browse by class", "matrix": "Whole classes"}
+ORDERS = {"number": "By number", "self-influence": "Most memorised first"}
 PLACE = "Place on its side"
 
 
@@ -24,15 +25,40 @@ PLACE = "Place on its side"
 
 def browse(run: RunView) -> None:
     labels, key = [EVERY, *run.dataset.classes], f"label-{run.id}"
+    known = self_influence.known_of(run)
     link.follow(key, link.one_of("label", labels, EVERY))
-    label = st.selectbox("Given label", labels, key=key, width=220, on_change=turn_to_the_first, format_func=class_name)
+    with st.container(horizontal=True, vertical_alignment="bottom"):
+        label = st.selectbox(
+            "Given label", labels, key=key, width=220, on_change=turn_to_the_first, format_func=class_name
+        )
+        order = choose_order(run, list(ORDERS)[: 1 if known is None else None])
     indices = paging.of_class(run.dataset.train_labels, paging.label_number(label, run.dataset.classes))
+    if known is not None and order != "number":  # those of which it is not known come last, by number
+        indices = known.in_order(indices)
     page = paging.choose(len(indices), f"page-{run.id}-{label}")
-    link.keep(run=run.id, view="browse", label=formats.unless(label, EVERY), page=page)
-    st.caption(f"{formats.count(len(indices), 'training images')}. Click one to see what it did to the run's targets.")
-    images = paging.of_page(indices, page)
-    ticks.tiles(run, cards.training(run, images), "browse", 96, BARS)
+    order = formats.unless(order, "number")
+    link.keep(run=run.id, view="browse", label=formats.unless(label, EVERY), order=order, page=page)
+    images, lines, unit = paging.of_page(indices, page), None, ""
+    if known is not None:
+        scale = self_influence.scale_of(known)
+        lines = [(f"self-influence {self_influence.words(known, scale, index)}",) for index in images.tolist()]
+        unit = f" Self-influence is in {plain(scale.unit)}."
+    st.caption(
+        f"{formats.count(len(indices), 'training images')}. Click one to see what it did to the run's targets.{unit}"
+    )
+    ticks.tiles(run, cards.training(run, images, lines), "browse", 96, BARS)
     link.copy()
+
+
+def choose_order(run: RunView, orders: list[str]) -> str:
+    """Of those that the run has what they need for."""
+    order, key = link.one_of("order", orders, orders[0]), f"order-{run.id}-browse"
+    if not orders[1:]:
+        return order
+    link.follow(key, order)
+    return st.segmented_control(
+        "Order", orders, format_func=ORDERS.get, required=True, key=key, on_change=turn_to_the_first
+    )
 
 
 # -- one image, and all targets

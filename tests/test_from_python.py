@@ -37,6 +37,7 @@ from engine.jobs.gradient_norms import GradientNorms
 from engine.jobs.rebuild import Rebuild
 from engine.jobs.removal import Removal
 from engine.jobs.replay import Replay
+from engine.jobs.self_influence import SelfInfluence
 from engine.jobs.smoothness import Smoothness
 from engine.jobs.validation import Validate
 from engine.jobs.what_if import WhatIf
@@ -699,6 +700,7 @@ def test_what_needs_the_model_says_where_it_is(in_app):
         Smoothness(),
         Removal("test:0"),
         GradientNorms(),
+        SelfInfluence(),
     ):
         with pytest.raises(ConfigError, match="was saved from Python") as error:
             job.check(in_app, dataset)

@@ -121,17 +121,18 @@ def test_numbers_of_both_lists_have_one_unit_and_a_bar(run):
 
 
 @pytest.mark.slow
-def test_the_closed_row_of_filters_says_what_is_set(run):
-    def row(app) -> str:
-        return next(e.label for e in app.expander if e.label.startswith("Filters"))
+def test_below_the_row_of_filters_stands_what_is_set(run):
+    def row(app) -> list[str]:
+        assert [e.label for e in app.expander if e.label.startswith("Filters")] == ["Filters and view"]
+        return [each.value for each in app.caption if each.value.startswith("Set: ")]
 
-    assert row(show(INFLUENCE, run=run.id)) == "Filters and view: none set"
+    assert row(show(INFLUENCE, run=run.id)) == []
     query = {"label": "Coat", "relation": "other", "side": "harmful", "k": "24", "size": "L", "low": "0.001"}
     app = show(INFLUENCE, run=run.id, target="test:0.loss", pin="test:1.loss,test:2.loss", **query)
-    assert row(app) == (
-        "Filters and view: label Coat · another label than the target's · harmful only · a range of scores · "
+    assert row(app) == [
+        "Set: label Coat · another label than the target's · harmful only · a range of scores · "
         "24 images a side · tiles L · 2 targets pinned"
-    )
+    ]
     among = (LABELS == 4) & (SCORES[0] >= 0.001) & (LABELS != DATASET.test_labels[0])
     assert [tile["index"] for tile in tiles(app, "harmful")] == strongest(0, 1, 24, among)
     assert app.query_params.items() >= query.items()
@@ -142,7 +143,7 @@ def test_a_bad_link_is_answered_above_the_row_of_filters(run):
     app = show(INFLUENCE, run=run.id, label="Hat", k="7", side="up", size="XL", relation="x", pin="nobody", low="x")
     assert len(app.warning) == 7 and "label «Hat»" in said(app)
     row = next(e for e in app.expander if e.label.startswith("Filters"))
-    assert not row.warning and row.label == "Filters and view: none set"
+    assert not row.warning and row.label == "Filters and view"
 
 
 @pytest.mark.slow

@@ -164,11 +164,12 @@ MIXED = (
 )
 LINKS = {
     "pages/Influence.py": ("target", "pin", "label", "relation", "side", "k", "size", "low", "high", "page"),
-    "pages/Training_images.py": ("view", "image", "label", "page", "function", "group"),
+    "pages/Training_images.py": ("view", "image", "label", "page", "function", "group", "order"),
     "pages/Test_images.py": ("wrong", "true", "predicted", "from", "to", "order", "page"),
     "pages/Compare_runs.py": ("other", "target", "image", "view", "runs"),
     "pages/Trust.py": ("validation", "target", "set"),
     "pages/Find_bad_labels.py": ("from", "order", "target", "label"),
+    "pages/Self_influence.py": ("label", "page"),
 }
 
 

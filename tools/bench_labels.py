@@ -5,6 +5,8 @@ Each method ranks all training images, the likeliest wrong labels first:
 
     REPLAY                harm to the mean loss over the test images (`engine.suspects`), which have clean labels:
                           the one method that is given clean images, as many as the test split has
+    self-influence        by how much each image's own loss would rise without it: an estimate, `TOGETHER` images a
+                          target, with its own noise (`engine.core.self_influence`)
     training loss         of each image at the end of the very training that it was part of
     cross-validated loss  of each image by a model trained on the other folds; the same order as cleanlab's default
                           label quality, self-confidence
@@ -12,8 +14,9 @@ Each method ranks all training images, the likeliest wrong labels first:
                           finds first, in its order, and then the rest by label quality; and its other label quality,
                           the margin adjusted by each class's mean self-confidence
 
-Precision: share of wrong labels among the first 5 %. AP: area under the precision-recall curve. Intervals: 95 %,
-bootstrap over the training images. Seconds: wall clock and CPU, beyond the one training that all have in common.
+Precision: share of wrong labels among the first 5 %. AP: area under the precision-recall curve. AUROC: how often a
+wrong label stands before a right one. Intervals: 95 %, bootstrap over the training images. Seconds: wall clock and CPU,
+beyond the one training that all have in common.
 
 Excluding: the recipe is trained again with weight 0 for each method's first 5 %. Accuracy and loss on the test images,
 means over seeds of initial weights and batches. REPLAY's ranking looked at test images, and must not be judged on
@@ -35,7 +38,7 @@ import torch
 from engine import api, device
 from engine import config as configs
 from engine.analysis import logits as logit_maths
-from engine.analysis import suspects
+from engine.analysis import self_influence, suspects
 from engine.core import targets as phi
 from engine.core.state import State
 from engine.core.stream import Examples, Stream, examples
@@ -44,12 +47,15 @@ from engine.datasets import base as datasets_base
 from engine.datasets import registry as dataset_registry
 from engine.jobs import execute as work
 from engine.jobs.replay import Replay
+from engine.jobs.self_influence import SelfInfluence
 from engine.models import functional as functional_models
 from engine.models import registry as model_registry
 from engine.runs import run as runs
 
 SHARE = 0.05
 FOLDS, SEEDS, RESAMPLES = 5, 5, 1000
+FIRST = 50, 100  # images, beside the first 5 %
+TOGETHER = 128  # images a target, of the self-influence
 TARGET = "test:all"
 
 
@@ -136,6 +142,18 @@ def replayed(run: runs.Run) -> Ranking:
     return Ranking("REPLAY, harm to the test loss", table["harm"].to_numpy(), cost())
 
 
+def memorised(bench: Bench, run: runs.Run) -> Ranking:
+    """In a run of its own, whose steps are compiled: it has a hundred times the targets."""
+    compiled = runs.Run.create(run.root, bench.config.replace(compile="on"))
+    with compiled.lock():
+        work.execute(compiled)
+        with timed() as cost:
+            work.execute(compiled, SelfInfluence("all", TOGETHER))
+    known = self_influence.known(compiled.manifest())
+    assert known is not None and len(known.images) == len(bench.dataset.train_labels)
+    return Ranking(f"REPLAY, self-influence, {TOGETHER} a target", known.rise_N.astype(np.float64), cost())
+
+
 def rankings(bench: Bench, run: runs.Run) -> tuple[list[Ranking], np.ndarray]:
     """All methods, and the indices that cleanlab's filter takes for wrong."""
     from cleanlab.filter import find_label_issues
@@ -143,7 +161,7 @@ def rankings(bench: Bench, run: runs.Run) -> tuple[list[Ranking], np.ndarray]:
 
     labels = bench.dataset.train_labels
     rows = np.arange(len(labels))
-    found = [replayed(run)]
+    found = [replayed(run), memorised(bench, run)]
     with timed() as cost:
         loss = -logit_maths.log_probabilities(run.manifest().train_logits())[rows, labels]
     found.append(Ranking("training loss at the end", loss, cost()))
@@ -190,6 +208,13 @@ def check_average_precision(suspicion: np.ndarray, wrong: np.ndarray) -> None:
     assert abs(ours - theirs) < 1e-4, f"average precision {ours}, by scikit-learn {theirs}"
 
 
+def auroc(suspicion: np.ndarray, wrong: np.ndarray) -> float:
+    """Share of the pairs of a wrong and a right label of which the wrong one is the more suspicious, ties by half."""
+    right = np.sort(suspicion[~wrong])
+    below = np.searchsorted(right, suspicion[wrong]), np.searchsorted(right, suspicion[wrong], "right")
+    return float(np.mean(below) / len(right))
+
+
 def top(suspicion: np.ndarray) -> np.ndarray:
     return np.argsort(-suspicion, kind="stable")[: round(SHARE * len(suspicion))]
 
@@ -221,6 +246,22 @@ def excluding(bench: Bench, found: list[Ranking], wrong: np.ndarray, seeds: int)
         for name, value in values.items():
             outcomes.setdefault(name, []).append(value.mean(1))
     return {name: np.array(value) for name, value in outcomes.items()}
+
+
+def print_rankings(found: list[Ranking], wrong: np.ndarray, resamples: int) -> None:
+    firsts = " | ".join(f"wrong in the first {n}" for n in FIRST)
+    print(
+        f"| ranking | {firsts} | precision at 5 % (95 % interval) | AP (95 % interval) | AUROC (95 % interval) | "
+        f"seconds | CPU seconds |\n|{'---|' * (6 + len(FIRST))}"
+    )
+    for title, suspicion, cost in found:
+        order = np.argsort(-suspicion, kind="stable")
+        counts = " | ".join(str(wrong[order[:n]].sum()) for n in FIRST)
+        figures = " | ".join(
+            interval(figure, suspicion, wrong, resamples)
+            for figure in (lambda s, w: suspects.precision_at(s, w, SHARE), suspects.average_precision, auroc)
+        )
+        print(f"| {title} | {counts} | {figures} | {cost.wall:.1f} | {cost.cpu:.1f} |")
 
 
 def main() -> None:
@@ -257,16 +298,7 @@ def main() -> None:
         f"the precision is {wrong.mean():.3f}. The training in common took "
         f"{manifest.timings['train_seconds']:.1f} s.\n"
     )
-    print(
-        "| ranking | precision at 5 % (95 % interval) | AP (95 % interval) | seconds | CPU seconds |\n"
-        "|---|---|---|---|---|"
-    )
-    for title, suspicion, cost in found:
-        precision = interval(lambda s, w: suspects.precision_at(s, w, SHARE), suspicion, wrong, resamples)
-        print(
-            f"| {title} | {precision} | {interval(suspects.average_precision, suspicion, wrong, resamples)} | "
-            f"{cost.wall:.1f} | {cost.cpu:.1f} |"
-        )
+    print_rankings(found, wrong, resamples)
     print(
         f"\ncleanlab's `find_label_issues` takes {len(issues)} labels for wrong, {wrong[issues].sum()} of them "
         f"rightly: precision {wrong[issues].mean():.3f}, recall {wrong[issues].sum() / wrong.sum():.3f}.\n"

@@ -16,7 +16,7 @@ from engine.runs import uploads
 from engine.runs.scores import TargetRef
 from engine.targets import TRAIN, UploadedImage, target_function
 from engine.targets.members import Members
-from ui import formats, gallery, link, pictures, ticks
+from ui import formats, gallery, link, pictures, self_influence, ticks
 from ui.run_choice import RunView
 from ui.scale import without_it
 from ui.text import line, plain
@@ -68,16 +68,22 @@ def training(
     leave_out: str | None = None,
     first: int | None = None,
     effects: Effects | None = None,
+    places: Sequence[int] | None = None,
 ) -> list[gallery.Tile]:
     """Training images: `lines` of each stand below it; enlarged come its labels, `extra` details, the steps that
     used it, its note, and its scores on the run's targets, less the one of key `leave_out`. `first`: the rank of the
-    first, where they are ranked. `effects`: those on the page's target, which come before all else."""
+    first, where they are ranked; `places`: that of each, where some are left out between. `effects`: those on the
+    page's target, which come before all else."""
     dataset, said, indices = run.dataset, ticks.read(run), np.asarray(indices, np.int64)
     recipe = run.manifest.config.recipe
     used = _used_in(recipe, len(dataset.train_labels), tuple(indices.tolist()))
     targets, scores_KM = outward_effects.scores_on(run.manifest, indices)
     scales = formats.scales((ref.function for ref in targets), scores_KM)
     model, bars = _model_labels(run, indices), _bars(run, targets, scores_KM, scales, leave_out)
+    known = self_influence.known_of(run)
+    scale = None if known is None else self_influence.scale_of(known)
+    if first is not None:
+        places = range(first, first + len(indices))
     tiles = []
     for m, index in enumerate(indices.tolist()):
         label = line(dataset.classes[dataset.train_labels[index]])
@@ -87,6 +93,7 @@ def training(
             ("Given label", label),
             *file_of(run.dataset, "train", index),
             *model[m],
+            *self_influence.details(known, scale, index),
             *(extra[m] if extra else ()),
             ("Used in steps", formats.steps(used[m], run.manifest.steps, recipe.epochs)),
             *([("Note", line(said.of(index)))] if said.of(index) else ()),
@@ -95,7 +102,7 @@ def training(
             gallery.Tile(
                 "train",
                 index,
-                label if first is None else f"{first + m}. {label}",
+                label if places is None else f"{places[m]:,}. {label}",
                 (*(effects.lines(index) if effects else ()), *(lines[m] if lines else ())),
                 tuple(details),
                 bars[m],

@@ -10,10 +10,9 @@ from dataclasses import dataclass
 import streamlit as st
 
 from engine.analysis import lists
-from ui import formats, gallery, link, paging
+from ui import folding, formats, gallery, link, paging
 from ui.paging import EVERY, class_name
 from ui.run_choice import RunView
-from ui.text import plain
 
 A_SIDE = (6, 12, 24, 48)  # images
 RELATIONS = {"any": "Any", "same": "Same as the target's", "other": "Different"}
@@ -51,33 +50,22 @@ def keep_range(run: RunView, low: float | None, high: float | None) -> None:
 
 
 def choose(run: RunView, true_label: int | None, on_change: Callable[[], None]) -> Choices:
-    """The row, after `read`; its label says what is set. `true_label` of the target, None where it has several.
+    """The row, after `read`; below it stands what is set. `true_label` of the target, None where it has several.
     `on_change` is called before the page is drawn anew with another list."""
     state = st.session_state
-
-    def changed() -> None:  # whoever changes a filter has the row open, also where its making anew was overtaken
-        state["filters-open"] = True
-        on_change()
-
-    row = st.expander(
-        f"Filters and view: {_in_words(run, true_label)}",
-        expanded=state.get("filters-open", False),
-        key="filters",
-        on_change=_remember_whether_open,
-    )
-    with row, st.container(horizontal=True, vertical_alignment="bottom"):
+    with folding.row("Filters and view", _in_words(run, true_label)):
         label = st.selectbox(
             "Label",
             [EVERY, *run.dataset.classes],
             key=f"label-{run.id}",
             width=150,
-            on_change=changed,
+            on_change=on_change,
             format_func=class_name,
         )
         if true_label is not None:
-            _segments("Label beside the target's", RELATIONS, f"relation-{run.id}", changed)
-        _segments("Effect", SIDES, f"side-{run.id}", changed)
-        st.selectbox("Images a side", A_SIDE, key="k", width=120, on_change=changed)
+            _segments("Label beside the target's", RELATIONS, f"relation-{run.id}", on_change)
+        _segments("Effect", SIDES, f"side-{run.id}", on_change)
+        st.selectbox("Images a side", A_SIDE, key="k", width=120, on_change=on_change)
         st.segmented_control("Tiles", list(gallery.WANTED), key="size", required=True)
         st.multiselect(
             "Pin targets to compare",
@@ -100,20 +88,16 @@ def choose(run: RunView, true_label: int | None, on_change: Callable[[], None]) 
     )
 
 
-def _remember_whether_open() -> None:
-    """Of an expander with another label Streamlit makes another one, which would be closed."""
-    st.session_state["filters-open"] = st.session_state["filters"]
-
-
 def _segments(label: str, options: dict[str, str], key: str, on_change: Callable[[], None]) -> None:
     st.segmented_control(
         label, list(options), format_func=lambda option: options[option], required=True, key=key, on_change=on_change
     )
 
 
-def _in_words(run: RunView, true_label: int | None) -> str:
-    """What is set otherwise than at first, as Markdown."""
-    state, said = st.session_state, []
+def _in_words(run: RunView, true_label: int | None) -> list[str]:
+    """What is set otherwise than at first."""
+    said: list[str] = []
+    state = st.session_state
     if (label := state[f"label-{run.id}"]) != EVERY:
         said.append(f"label {label}")
     if true_label is not None and (relation := state[f"relation-{run.id}"]) != UNSAID["relation"]:
@@ -128,4 +112,4 @@ def _in_words(run: RunView, true_label: int | None) -> str:
         said.append(f"tiles {size}")
     if pins := state[f"pins-{run.id}"]:
         said.append(f"{formats.count(len(pins), 'targets')} pinned")
-    return plain(" · ".join(said) or "none set")
+    return said

@@ -55,6 +55,12 @@ NAVIGATION: dict[str, tuple[PageLink, ...]] = {
             ":material/grid_view:",
             "It shows the test images by what the model makes of them, mistakes first, to choose what is explained.",
         ),
+        PageLink(
+            "pages/Self_influence.py",
+            "Self-influence",
+            ":material/fingerprint:",
+            "It shows the training images that the model knows by heart, the most memorised first.",
+        ),
     ),
     "Act": (
         PageLink(

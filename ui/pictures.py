@@ -161,6 +161,30 @@ def plain_tiles(dataset: datasets_base.Dataset, split: str, indices: list[int], 
 
 def histogram(scores_N: np.ndarray, scale: formats.Scale, low: float | None, high: float | None) -> go.Figure:
     """Dragging along it selects a range, in multiples of `scale.one`; that from `low` to `high`, scores, is shaded."""
+    figure, edges = _bars_of_counts(scores_N, scale)
+    if low is not None or high is not None:
+        figure.add_vrect(
+            x0=edges[0] if low is None else low / scale.one,
+            x1=edges[-1] if high is None else high / scale.one,
+            fillcolor=COLOURS[1],
+            opacity=0.2,
+            line_width=0,
+        )
+    figure.update_xaxes(title=f"Score ({markup(scale.unit)})", exponentformat="power")
+    figure.update_layout(dragmode="select", selectdirection="h")
+    return calm(figure, 240)
+
+
+def rises(rises_M: np.ndarray, scale: formats.Scale) -> go.Figure:
+    """How the self-influence of M images is distributed, in multiples of `scale.one`."""
+    figure, _ = _bars_of_counts(rises_M, scale)
+    figure.update_xaxes(title=f"Self-influence ({markup(scale.unit)})", exponentformat="power", fixedrange=True)
+    figure.update_yaxes(fixedrange=True)
+    return calm(figure, 240)
+
+
+def _bars_of_counts(scores_N: np.ndarray, scale: formats.Scale) -> tuple[go.Figure, np.ndarray]:
+    """How many images have scores of each size, and the edges of the bars."""
     counts, edges = np.histogram(np.asarray(scores_N, np.float64) / scale.one, bins=81)
     centres = (edges[:-1] + edges[1:]) / 2
     figure = go.Figure(
@@ -173,19 +197,9 @@ def histogram(scores_N: np.ndarray, scale: formats.Scale, low: float | None, hig
         )
     )
     figure.add_vline(x=0, line_width=1, line_dash="dot")
-    if low is not None or high is not None:
-        figure.add_vrect(
-            x0=edges[0] if low is None else low / scale.one,
-            x1=edges[-1] if high is None else high / scale.one,
-            fillcolor=COLOURS[1],
-            opacity=0.2,
-            line_width=0,
-        )
     # Most scores are near zero: on a linear axis the tails, which matter, would not show.
     figure.update_yaxes(title="Training images", type="log", dtick=1)
-    figure.update_xaxes(title=f"Score ({markup(scale.unit)})", exponentformat="power")
-    figure.update_layout(dragmode="select", selectdirection="h")
-    return calm(figure, 240)
+    return figure, edges
 
 
 def probabilities(shares: np.ndarray, classes: tuple[str, ...]) -> go.Figure:

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 import streamlit as st
 
 from engine.analysis import certainty, stability, target_view, trust
+from engine.analysis import self_influence as self_influences
+from engine.analysis.suspects import SELF
 from engine.analysis.test_images import BY_GRADIENT
 from engine.errors import ReplayError
 from engine.jobs.registry import from_record
@@ -185,6 +187,20 @@ def draw_curvature(run: RunView, done: Done) -> None:
     to("Trust", "Look at where it breaks, on Trust", "timeline", run)
 
 
+def draw_self_influence(run: RunView, done: Done) -> None:
+    known = self_influences.known(run.manifest)
+    if known is None:
+        say_gone("scores", run)
+        return
+    st.success(
+        f"Finished: the self-influence of {formats.count(len(known.images), 'training images')} is known.",
+        icon=":material/check:",
+    )
+    with st.container(horizontal=True):
+        to("Self-influence", "See the most memorised", "fingerprint", run)
+        to("Find bad labels", "Judge their labels, in this order", "label_off", run, order=SELF)
+
+
 def draw_rebuilt(run: RunView, done: Done) -> None:
     st.success(
         "Finished: the checkpoints are complete, and further targets are replayed without training first.",
@@ -217,6 +233,7 @@ DRAW: dict[str, Callable[[RunView, Done], None]] = {
     "smoothness": draw_checked,
     "curvature": draw_curvature,
     "rebuild": draw_rebuilt,
+    "self-influence": draw_self_influence,
 }
 
 
@@ -230,7 +247,7 @@ def say_gone(what: str, run: RunView) -> None:
 def to(page: str, label: str, icon: str, run: RunView, **more: str) -> None:
     """A link to a page, which shows this run."""
     st.page_link(
-        f"pages/{page.replace(' ', '_')}.py",
+        f"pages/{page.replace(' ', '_').replace('-', '_')}.py",
         label=label,
         icon=f":material/{icon}:" if icon else None,
         query_params={"run": run.id, **more},

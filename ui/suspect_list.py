@@ -5,20 +5,26 @@ from dataclasses import dataclass
 import pandas as pd
 import streamlit as st
 
+from engine.analysis import self_influence as self_influences
 from engine.analysis import suspects
 from engine.runs.notes import LABELS
 from engine.runs.scores import TargetRef
-from ui import formats, link, paging, ticks
+from ui import folding, formats, link, paging, ticks
 from ui.paging import EVERY, class_name, turn_to_the_first
 from ui.run_choice import RunView
-from ui.text import plain
 
-ORDERS = {"loss": "Loss on the label given", "harm": "Harm to the target"}
+ORDERS = {
+    "loss": "Loss on the label given",
+    "harm": "Harm to the target",
+    suspects.SELF: "Self-influence",  # where it was computed
+}
 WHY = {
     "loss": "The trained model gives the first images' labels the lowest probability. This finds wrong labels well, "
     "and does not say whether they matter to the target. Losses are in nats.",
     "harm": "Training on the first images harmed the target most. A wrong label is a usual reason; a hard or unusual "
     "image is another, so look before you decide.",
+    suspects.SELF: "The model knows the first images most by heart: their own loss would rise most without them. A "
+    "wrong label is one reason, a rare image another. Only images that it was computed for are here.",
 }
 BOXES = {"disagree": "disagree", "ticked": "ticked-only"}  # filters that the link names, and their widgets' keys
 BOXES_IN_WORDS = {"the model disagrees": "disagree", "ticked only": "ticked-only"}
@@ -51,33 +57,34 @@ def better_order(sha256: str, classes: tuple[str, ...], key: str, _manifest):
 
 
 def _content(run: RunView, ref: TargetRef) -> tuple[str, tuple[str, ...]]:
-    return run.manifest.score_sets.sha256(ref.score_set), tuple(run.dataset.classes)
+    own = self_influences.recorded_name(run.manifest) or ""
+    sha256 = run.manifest.score_sets.sha256(ref.score_set) + run.manifest.files.get(own, "")
+    return sha256, tuple(run.dataset.classes)
 
 
 def choose(run: RunView) -> Suspects:
     best = suspects.target_key(run.manifest)
     _read_link(run, best)
     state, place = st.session_state, st.container()
-    with st.expander(f"Filters: {_in_words(run, best)}", key="filters"):
-        with st.container(horizontal=True, vertical_alignment="bottom"):
-            st.selectbox(
-                "Harm to the target",
-                list(run.targets),
-                key=f"by-{run.id}",
-                width=300,
-                on_change=turn_to_the_first,
-                format_func=run.titles.__getitem__,
-            )
-            st.selectbox(
-                "Given label",
-                [EVERY, *run.dataset.classes],
-                key=f"given-label-{run.id}",
-                width=200,
-                on_change=turn_to_the_first,
-                format_func=class_name,
-            )
-            st.checkbox("The model disagrees", key=f"disagree-{run.id}", on_change=turn_to_the_first)
-            st.checkbox("Ticked only", key=f"ticked-only-{run.id}", on_change=_forget_seen, args=(run,))
+    with folding.row("Filters", _in_words(run, best)):
+        st.selectbox(
+            "Harm to the target",
+            list(run.targets),
+            key=f"by-{run.id}",
+            width=300,
+            on_change=turn_to_the_first,
+            format_func=run.titles.__getitem__,
+        )
+        st.selectbox(
+            "Given label",
+            [EVERY, *run.dataset.classes],
+            key=f"given-label-{run.id}",
+            width=200,
+            on_change=turn_to_the_first,
+            format_func=class_name,
+        )
+        st.checkbox("The model disagrees", key=f"disagree-{run.id}", on_change=turn_to_the_first)
+        st.checkbox("Ticked only", key=f"ticked-only-{run.id}", on_change=_forget_seen, args=(run,))
     ref = run.targets[state[f"by-{run.id}"]]
     with place:
         by = _choose_order(run, ref)
@@ -98,29 +105,32 @@ def _read_link(run: RunView, best: str) -> None:
         link.follow(f"{key}-{run.id}", link.one_of(name, ("yes",), None) is not None)
 
 
-def _in_words(run: RunView, best: str) -> str:
-    """What is set otherwise than at first, as Markdown."""
-    state, said = st.session_state, []
+def _in_words(run: RunView, best: str) -> list[str]:
+    """What is set otherwise than at first."""
+    said: list[str] = []
+    state = st.session_state
     if (target := state[f"by-{run.id}"]) != best:
         said.append(f"harm to {run.titles[target]}")
     if (label := state[f"given-label-{run.id}"]) != EVERY:
         said.append(f"label {label}")
-    said += [name for name, key in BOXES_IN_WORDS.items() if state[f"{key}-{run.id}"]]
-    return plain(" · ".join(said) or "none set")
+    return said + [name for name, key in BOXES_IN_WORDS.items() if state[f"{key}-{run.id}"]]
 
 
 def _choose_order(run: RunView, ref: TargetRef) -> str:
     """By loss, unless harm is known to find more of this run's wrong labels."""
     content, key = _content(run, ref), f"order-{run.id}"
     better, precision = better_order(*content, ref.key, run.manifest)
-    link.follow(key, link.one_of("order", ORDERS, better))
+    orders = [order for order in ORDERS if order in suspects.orders(run.manifest)]
+    link.follow(key, link.one_of("order", orders, better))
     by = st.segmented_control(
-        "Order", list(ORDERS), key=key, required=True, format_func=ORDERS.__getitem__, on_change=turn_to_the_first
+        "Order", orders, key=key, required=True, format_func=ORDERS.__getitem__, on_change=turn_to_the_first
     )
     st.caption(WHY[by])
+    images = ranked(*content, ref.key, by, run.manifest)
+    precision = suspects.known_orders(images) if by == suspects.SELF else precision
     if precision:
-        known = suspects.known_precision(ranked(*content, ref.key, by, run.manifest))
-        figures = ", ".join(f"{formats.figure(precision[name])} by {name}" for name in ORDERS)
+        known = suspects.known_precision(images)
+        figures = ", ".join(f"{formats.figure(value)} by {name}" for name, value in precision.items())
         st.caption(f"{formats.known_errors(*known)} Average precision (1: they come first of all): {figures}.")
     return by
 

@@ -4,9 +4,9 @@ import numpy as np
 import pandas as pd
 import streamlit as st
 
-from engine.analysis import neighbours
+from engine.analysis import neighbours, suspects
 from engine.analysis.logits import softmax
-from ui import cards, formats, gallery
+from ui import cards, formats, gallery, self_influence
 from ui.run_choice import RunView
 from ui.suspect_list import Suspects
 from ui.text import line
@@ -36,11 +36,14 @@ def of(run: RunView, found: Suspects, rows: pd.DataFrame) -> list[gallery.Tile]:
         for index, label in zip(indices.tolist(), dataset.train_labels[indices], strict=True)
     )
     alike = _nearest(dataset.fingerprint, tuple(indices.tolist()), asked, dataset)
-    scale = _scale(found)
+    scale, known = _scale(found), self_influence.known_of(run)
+    own = None if known is None else self_influence.scale_of(known)
     tiles = []
     for row, shares_C, labels, images in zip(rows.itertuples(index=False), shares_MC, asked, alike, strict=True):
         score = scale.function.harmful_sign * row.harm
         judged = f"loss {formats.figure(row.loss)}" if found.by == "loss" else scale.words(score)
+        if found.by == suspects.SELF and known is not None and own is not None:
+            judged = f"{self_influence.words(known, own, row.index)} {own.unit}"
         tiles.append(
             gallery.Tile(
                 "train",
@@ -52,7 +55,7 @@ def of(run: RunView, found: Suspects, rows: pd.DataFrame) -> list[gallery.Tile]:
                     *(line(formats.shortened(file)) for _, file in cards.file_of(dataset, "train", row.index)),
                     *_true_label(row),
                 ),
-                _details(run, found, row, scale.with_unit(score)),
+                (*_details(run, found, row, scale.with_unit(score)), *self_influence.details(known, own, row.index)),
                 effect=scale.effect(score) if found.by == "harm" else None,
                 shares=_shares(dataset.classes, shares_C),
                 groups=tuple(

@@ -1,9 +1,10 @@
 """Training images by how likely their label is wrong, or harms. No torch.
 
-Two orders. By harm: with the mean loss over clean held-out images as the target, an example's score is what its
-presence adds to that loss. By loss: −log of the probability that the trained model gives to the label given, which
-a wrong label keeps high in a short training. On the sample with 5 % wrong labels, loss found them better (average
-precision 0.90 against 0.47, `make bench-labels`); harm tells which of them matter to the target.
+Two orders of all images. By harm: with the mean loss over clean held-out images as the target, an example's score is
+what its presence adds to that loss. By loss: −log of the probability that the trained model gives to the label given,
+which a wrong label keeps high in a short training. On the sample with 5 % wrong labels, loss found them better (average
+precision 0.90 against 0.47, `make bench-labels`); harm tells which of them matter to the target. A third where it was
+computed, of the images that it was computed for: by self-influence (`engine.analysis.self_influence`).
 """
 
 from collections.abc import Mapping, Sequence
@@ -11,6 +12,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pandas as pd
 
+from engine.analysis import self_influence
 from engine.analysis.lists import files_of
 from engine.analysis.logits import judged
 from engine.datasets import registry as datasets
@@ -20,6 +22,12 @@ from engine.runs.manifest import Manifest
 from engine.targets import FUNCTIONS, AllTests, ClassOfTests, target_function
 
 ORDERS = ("harm", "loss")
+SELF = "self-influence"  # a third order, where it was computed
+
+
+def orders(record: Manifest) -> tuple[str, ...]:
+    """Those that this run's images can be ranked in."""
+    return ORDERS if self_influence.recorded_name(record) is None else (*ORDERS, SELF)
 
 
 def target_key(record: Manifest, key: str | None = None) -> str:
@@ -36,20 +44,25 @@ def target_key(record: Manifest, key: str | None = None) -> str:
 
 
 def ranked(record: Manifest, key: str | None = None, by: str = "harm") -> pd.DataFrame:
-    """All training images, the most suspicious first, in one of `ORDERS`.
+    """Training images, the most suspicious first, in one of `ORDERS`; or by `SELF`, those that it was computed for.
 
     Columns: rank, index, given_label, model_label, probability (of the given label, of the trained
     model), loss (its −log, nats), harm (of the target function: positive is harmful, whatever the function; its score
-    or minus that), and, where the data set knows it, true_label.
+    or minus that), by `SELF` also self_influence (nats), and, where the data set knows it, true_label.
     """
-    if by not in ORDERS:
-        raise ConfigError(f"Suspects are not ordered by «{by}».", f"Choose one of {', '.join(ORDERS)}.")
+    if by not in (*ORDERS, SELF):
+        raise ConfigError(f"Suspects are not ordered by «{by}».", f"Choose one of {', '.join((*ORDERS, SELF))}.")
+    known = self_influence.known(record) if by == SELF else None
+    if by == SELF and known is None:
+        raise ConfigError(
+            f"Run {record.run_id} has no self-influence yet.", f"Compute it: python -m engine {SELF} {record.run_id}."
+        )
     target = record.score_sets.target(target_key(record, key))
     dataset = datasets.load(record.config.dataset)
     score = np.asarray(record.score_sets.row(target), np.float64)
     harm = target_function(target.function).harmful_sign * score
     given, predicted, _ = judged(record.train_logits(), dataset.train_labels)
-    order = np.argsort(given if by == "loss" else -harm, kind="stable")
+    order = np.argsort(given if by == "loss" else -harm, kind="stable") if known is None else known.images
     names = np.array(dataset.classes)
     columns = {
         "rank": np.arange(1, len(order) + 1),
@@ -61,6 +74,8 @@ def ranked(record: Manifest, key: str | None = None, by: str = "harm") -> pd.Dat
         "loss": -given[order],
         "harm": harm[order],
     }
+    if known is not None:
+        columns["self_influence"] = known.rise_N[order]
     if dataset.true_train_labels is not None:
         columns["true_label"] = names[dataset.true_train_labels[order]]
     return pd.DataFrame(columns)
@@ -69,13 +84,32 @@ def ranked(record: Manifest, key: str | None = None, by: str = "harm") -> pd.Dat
 def better_order(by_harm: pd.DataFrame) -> tuple[str, dict[str, float]]:
     """The order of `ORDERS` that finds the wrong labels of this run better, and the average precision of each, where
     the data set knows its true labels; of `ranked`, in any order. Where nothing is known: "loss", and no figures."""
-    if "true_label" not in by_harm:
-        return "loss", {}
-    wrong_N = (by_harm["given_label"] != by_harm["true_label"]).to_numpy()
-    if not wrong_N.any():
+    wrong_N = wrong_of(by_harm)
+    if wrong_N is None:
         return "loss", {}
     precision = {order: average_precision(by_harm[order].to_numpy(), wrong_N) for order in ORDERS}
     return max(reversed(ORDERS), key=lambda order: precision[order]), precision
+
+
+def known_orders(images: pd.DataFrame) -> dict[str, float]:
+    """Of some of `ranked`, the average precision of each order that they have, where an error is known."""
+    wrong_N = wrong_of(images)
+    if wrong_N is None:
+        return {}
+    columns = {order: order.replace("-", "_") for order in (*ORDERS, SELF)}
+    return {
+        order: average_precision(images[column].to_numpy(), wrong_N)
+        for order, column in columns.items()
+        if column in images
+    }
+
+
+def wrong_of(images: pd.DataFrame) -> np.ndarray | None:
+    """bool [M]: which labels are wrong; None where that is not known, or none is."""
+    if "true_label" not in images:
+        return None
+    wrong_N = (images["given_label"] != images["true_label"]).to_numpy()
+    return wrong_N if wrong_N.any() else None
 
 
 def decided(images: pd.DataFrame, dataset: Dataset, left_out: Sequence[int], labels: Mapping[int, int]) -> pd.DataFrame:

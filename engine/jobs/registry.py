@@ -13,6 +13,7 @@ from engine.jobs.job import Job
 from engine.jobs.rebuild import Rebuild
 from engine.jobs.removal import Removal
 from engine.jobs.replay import Replay
+from engine.jobs.self_influence import SelfInfluence
 from engine.jobs.smoothness import Smoothness
 from engine.jobs.train import TrainAndReplay
 from engine.jobs.validation import Validate
@@ -21,10 +22,11 @@ from engine.runs.job import JobRecord
 from engine.runs.manifest import Manifest
 from engine.runs.run import Run
 
-JOBS: dict[str, type[Job]] = {
-    job.kind: job
-    for job in (TrainAndReplay, Replay, Rebuild, Validate, WhatIf, Smoothness, Curvature, Removal, GradientNorms)
-}
+KINDS = (
+    *(TrainAndReplay, Replay, Rebuild, Validate, WhatIf, Smoothness, Curvature, Removal, GradientNorms),
+    SelfInfluence,
+)
+JOBS: dict[str, type[Job]] = {job.kind: job for job in KINDS}
 
 
 def kind_named(kind: str) -> type[Job]:
