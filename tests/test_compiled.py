@@ -16,7 +16,7 @@ from torch import nn
 
 import engine
 from engine import config, device
-from engine.core import code_cache, compiled, step
+from engine.core import code_cache, compiled, graphs, step
 from engine.core.compiled import Compiled, CompileError
 from engine.core.replay import replay
 from engine.core.state import Adjoint
@@ -159,7 +159,7 @@ def test_what_cannot_be_compiled_says_why(module, said):
 
 def test_what_computes_something_else_is_not_used(monkeypatch):
     model, stream, state, _ = problem()
-    monkeypatch.setattr(Compiled, "_compiled", lambda self, graph, arguments: _wrong(graph))
+    monkeypatch.setattr(Compiled, "_compiled", lambda self, graph, *_: _wrong(graph))
     passes = Compiled(model, "float64", (state, stream.at(2)))
     with pytest.raises(CompileError, match="something else"):
         passes.compile_forwards()
@@ -173,28 +173,63 @@ def test_the_division_keeps_what_the_targets_share(monkeypatch):
     """Run as they are, without a compiler: the two graphs compute what the one did, and no convolution of the primal
     pass is left in that of the tangents."""
     model, stream, state, adjoint = problem()
-    monkeypatch.setattr(Compiled, "_compiled", lambda self, graph, arguments: graph)
-    graphs = []
-    monkeypatch.setattr(compiled, "divide", _recording(graphs, compiled.divide))
+    monkeypatch.setattr(Compiled, "_compiled", lambda self, graph, *_: graph)
+    parts = []
+    monkeypatch.setattr(compiled, "divide", _recording(parts, compiled.divide))
     passes = Compiled(model, "float64", (state, stream.at(2)))
     with device.exact_arithmetic():
         passes.compile_backwards(2)
         found = back(passes, stream, state, adjoint)
         expected = back(step.Eager(model), stream, state, adjoint)
     assert relative_error(found.numpy(), expected.numpy()) < 1e-12
-    (whole, primal, tangent) = graphs
+    (whole, primal, tangent) = parts
 
-    def count(graph) -> int:
-        return sum(n.op == "call_function" and "convolution" in str(n.target) for n in graph.graph.nodes)
-
-    assert count(tangent) == 2  # of the weights forwards, and of their gradient: the images have no tangent
-    assert count(primal) >= 2 and count(whole) == count(primal) + count(tangent)
+    # Of the weights forwards, and of their gradient: the images have no tangent.
+    assert len(_convolutions(tangent)) == 2 == len(_convolutions(primal))
+    assert len(_convolutions(whole)) == 4
 
 
-def _recording(graphs, divide):
+@pytest.mark.parametrize("needs_grad", [True, False])
+def test_convolutions_of_few_channels_get_zeros_beside(monkeypatch, needs_grad):
+    """As on a GPU, and run without a compiler: the same values, from convolutions of eight channels. The gradient,
+    which SGD's pullback does not read, is there where it was asked for."""
+    model, stream, state, adjoint = problem()
+    monkeypatch.setattr(Compiled, "_compiled", lambda self, graph, *_: graph)
+    parts = []
+
+    def divide(graph, *arguments, divide=compiled.divide):
+        return _recording(parts, divide)(graphs.with_full_channels(graph), *arguments)
+
+    monkeypatch.setattr(compiled, "divide", divide)
+    passes = Compiled(model, "float64", (state, stream.at(2)))
+    with device.exact_arithmetic():
+        passes.compile_backwards(1, needs_grad)
+        found, expected = (p.linearize(state, stream.at(3), needs_grad) for p in (passes, step.Eager(model)))
+        found_all, expected_all = (each.tangents(adjoint.theta, adjoint.buffers) for each in (found, expected))
+    for one, other in zip(found_all, expected_all, strict=True):
+        assert other.abs().max() > 0 and torch.allclose(one, other, rtol=1e-10, atol=1e-13)
+    assert (found.gradient is None) == (not needs_grad)
+    assert not needs_grad or torch.allclose(found.gradient, expected.gradient, rtol=1e-10, atol=1e-13)
+    _, primal, tangent = parts
+    # Forwards, and the weight's gradient where it is asked for; of the tangents both. None is of the images' own, which
+    # are zero.
+    assert _padded(primal) == 1 + needs_grad and _padded(tangent) == 2
+
+
+def _padded(graph) -> int:
+    """Convolutions of this graph whose images are padded; those of the primal pass hand theirs to the tangents."""
+    images = [n.args["backward" in str(n.target)] for n in _convolutions(graph)]
+    return sum("constant_pad_nd" in image.name for image in images)
+
+
+def _convolutions(graph) -> list:
+    return [n for n in graph.graph.nodes if n.op == "call_function" and "convolution" in str(n.target)]
+
+
+def _recording(parts, divide):
     def recorded(whole, *arguments):
         primal, tangent = divide(whole, *arguments)
-        graphs.extend([whole, primal, tangent])
+        parts.extend([whole, primal, tangent])
         return primal, tangent
 
     return recorded
@@ -250,7 +285,7 @@ def test_without_a_compiler_a_run_goes_on_and_says_so(tmp_path, monkeypatch):
         raise CompileError("It cannot be compiled: no C++ compiler.", "It runs without.")
 
     monkeypatch.setattr(Compiled, "compile_forwards", missing)
-    monkeypatch.setattr(Compiled, "compile_backwards", lambda self, width: missing(self))
+    monkeypatch.setattr(Compiled, "compile_backwards", lambda self, *_: missing(self))
     run = run_of(outputs_root(tmp_path / "outputs"), replay_mode="memory", **{"recipe.batch_size": 3000})
     manifest = run.manifest()
     assert manifest.compiled is False and manifest.scored and "Steps are not compiled" in notes(run)

@@ -38,6 +38,7 @@ from torch.fx import Graph, GraphModule, Node
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils._pytree import tree_map
 
+from engine.core import graphs
 from engine.core import step as steps
 from engine.core.loss import ExampleLoss
 from engine.core.precision import computed_in
@@ -90,6 +91,7 @@ class Compiled:
     ):
         self.model, self.precision, self.example, self.on_part = model, precision, example, on_part
         self.chunk = 0  # targets that a pass backwards carries
+        self.needs_grad = True  # whether a pass backwards has the step's gradient
         self._forwards: Part | None = None
         self._primal: Part | None = None
         self._tangents: Part | None = None
@@ -117,36 +119,45 @@ class Compiled:
 
     # -- backwards
 
-    def compile_backwards(self, width: int) -> None:
-        """Makes `linearize` ready, for `width` targets a pass. Raises `CompileError`."""
+    def compile_backwards(self, width: int, needs_grad: bool = True) -> None:
+        """Makes `linearize` ready, for `width` targets a pass. Raises `CompileError`.
+
+        `needs_grad`: whether the step's gradient will be asked for, as `Optimizer.needs_grad` says. SGD's pullback does
+        not read it, and then no kernel computes it.
+        """
         state, inputs = self.example
         arguments, given = _arguments(state, inputs), len(_arguments(state, inputs))
         v_KP, adjoint_KQ = (part.new_ones(width, part.numel()) for part in (state.theta, state.buffers))
         if width == 1:
             v_KP, adjoint_KQ = v_KP[0], adjoint_KQ[0]
         graph, constants = self._traced(self._with_tangents, (*arguments, v_KP, adjoint_KQ))
+        graph = graphs.without_zeros(graph)
+        if self.precision in graphs.ON_MATRIX_UNITS and inputs.w_B.device.type == "cuda":
+            graph = graphs.with_full_channels(graph)
         self.on_part(1, 3)
-        primal, tangent = divide(graph, given, 2, len(constants))
-        self._primal = Part(self._compiled(primal, (*arguments, *constants)), constants)
+        primal, tangent = divide(graph, given, 2, needs_grad)
+        self._primal = Part(self._compiled(primal, (*arguments, *constants), INLINED), constants)
         self.on_part(2, 3)
         with self._computed(inputs):
-            kept = self._primal(*arguments)[1:]
-        self._tangents = Part(self._compiled(tangent, (v_KP, adjoint_KQ, *kept)), ())
-        self.chunk = width
+            kept = self._primal(*arguments)[1 if needs_grad else 0 :]
+        self._tangents = Part(self._compiled(tangent, (v_KP, adjoint_KQ, *kept), INLINED), ())
+        self.chunk, self.needs_grad = width, needs_grad
         del kept
         self.on_part(3, 3)
         self._check_backwards(state, inputs)
 
     def linearize(self, state: State, inputs: StepInputs, needs_grad: bool) -> "CompiledLinearized":
         assert self._primal is not None, "compile_backwards was not called"
+        assert self.needs_grad or not needs_grad, "compile_backwards was told that no gradient would be asked for"
         with self._computed(inputs):
-            g, *kept = self._primal(*_arguments(state, inputs))
-        return CompiledLinearized(self, inputs, g, tuple(kept))
+            kept = self._primal(*_arguments(state, inputs))
+        g, kept = (kept[0], kept[1:]) if self.needs_grad else (None, kept)
+        return CompiledLinearized(self, inputs, g, kept)
 
     def fewer(self) -> "Compiled | None":
         if self.chunk <= 1:
             return None
-        self.compile_backwards(self.chunk // 2)
+        self.compile_backwards(self.chunk // 2, self.needs_grad)
         return self
 
     def _with_tangents(self, *arguments: Tensor) -> tuple[Tensor, ...]:
@@ -191,10 +202,13 @@ class Compiled:
         graph = GraphModule(graph, fx_graph_cse(graph.graph))
         return graph, _constants_as_arguments(graph)
 
-    def _compiled(self, graph: GraphModule, arguments: tuple[Tensor, ...]) -> Callable[..., Any]:
+    def _compiled(
+        self, graph: GraphModule, arguments: tuple[Tensor, ...], settings: dict[str, Any] | None = None
+    ) -> Callable[..., Any]:
+        """`settings`: of the compiler, on a GPU, beside those of all parts."""
         cpu = self.example[1].w_B.device.type == "cpu"
         made = torch.compile(graph, fullgraph=True, dynamic=False)
-        with _errors(), _compiling, _settings(cpu), self._computed(self.example[1]):
+        with _errors(), _compiling, _settings(cpu, settings or {}), self._computed(self.example[1]):
             made(*arguments)  # compiled when it is first run
         return made
 
@@ -211,10 +225,10 @@ class Compiled:
             for part in (state.theta, state.buffers)
         )
         eager = steps.Eager(self.model, self.precision, chunk=1)
-        expected, found = (p.linearize(state, inputs, True) for p in (eager, self))
-        self._compare(
-            (expected.gradient, *expected.tangents(v, adjoint)), (found.gradient, *found.tangents(v, adjoint))
-        )
+        expected, found = (p.linearize(state, inputs, self.needs_grad) for p in (eager, self))
+        if self.needs_grad:
+            self._compare((expected.gradient,), (found.gradient,))
+        self._compare(expected.tangents(v, adjoint), found.tangents(v, adjoint))
 
     def _compare(self, expected: tuple, found: tuple) -> None:
         for one, other in zip(expected, found, strict=True):
@@ -291,17 +305,13 @@ def _constants_as_arguments(graph: GraphModule) -> tuple[Tensor, ...]:
 
 # -- dividing
 
-VIEWS = frozenset(
-    "view reshape _unsafe_view permute transpose t expand unsqueeze squeeze slice select alias detach".split()
-)
-
 CHEAP = frozenset("full full_like ones_like zeros_like scalar_tensor clone _to_copy convert_element_type iota".split())
 
 
-def divide(graph: GraphModule, given: int, directions: int, constants: int) -> tuple[GraphModule, GraphModule]:
+def divide(graph: GraphModule, given: int, directions: int, needs_grad: bool) -> tuple[GraphModule, GraphModule]:
     """A graph of (given…, directions…, constants…) → (g, tangents…) as two:
 
-        primal    (given…, constants…) → (g, kept…)            what does not depend on the directions
+        primal    (given…, constants…) → (g, kept…)            what does not depend on the directions; g where needed
         tangent   (directions…, kept…) → tangents…             the rest
 
     Of values that the tangents read and the directions do not change, expensive ones (convolutions, products, sums) are
@@ -316,7 +326,7 @@ def divide(graph: GraphModule, given: int, directions: int, constants: int) -> t
     output = next(n for n in graph.graph.nodes if n.op == "output")
     g, *tangents = output.args[0]
     again, kept = _again_and_kept([n for n in tangents if isinstance(n, Node)], of_direction)
-    primal = _subgraph(graph, [n for n in arguments if n not in of_direction], None, [g, *kept])
+    primal = _subgraph(graph, [n for n in arguments if n not in of_direction], None, [g, *kept] if needs_grad else kept)
     tangent = _subgraph(graph, [*arguments[given : given + directions], *kept], again, tangents)
     return primal, tangent
 
@@ -338,9 +348,8 @@ def _again_and_kept(outputs: list[Node], of_direction: set[Node]) -> tuple[set[N
 
 def _is_cheap(node: Node) -> bool:
     """Computed element by element, or a view; not a value that is several."""
-    packet = getattr(node.target, "overloadpacket", None)
-    name = getattr(packet, "__name__", "")
-    return torch.Tag.pointwise in getattr(node.target, "tags", ()) or name in VIEWS or name in CHEAP
+    name = graphs.name_of(node)
+    return torch.Tag.pointwise in getattr(node.target, "tags", ()) or name in graphs.VIEWS or name in CHEAP
 
 
 def _subgraph(graph: GraphModule, arguments: list[Node], inner: set[Node] | None, outputs: list) -> GraphModule:
@@ -380,13 +389,18 @@ def _errors() -> Iterator[None]:
         raise CompileError(f"It cannot be compiled: {first_line(error)[:200]}", "It runs without.") from error
 
 
+# Of Inductor, for the parts of a step backwards on a GPU: what is computed element by element is not written to memory
+# for its second reader, however much it reads, but computed again in each.
+INLINED = {"realize_reads_threshold": 1000, "realize_acc_reads_threshold": 1000, "realize_opcount_threshold": 1000}
+
+
 @contextlib.contextmanager
-def _settings(cpu: bool) -> Iterator[None]:
+def _settings(cpu: bool, of_gpu: dict[str, Any]) -> Iterator[None]:
     """Inductor's: no choice by trial, since another choice has other bits; what one part hands to the next stays in the
-    layout that convolutions like. On a CPU in this process alone."""
+    layout that convolutions like. On a CPU in this process alone; `of_gpu` on a GPU beside."""
     from torch._inductor import config
 
     wanted = {"deterministic": True, "fx_graph_cache": True, "max_autotune": False, "keep_output_stride": False}
-    wanted |= {"compile_threads": 1} if cpu else {}
+    wanted |= {"compile_threads": 1} if cpu else of_gpu
     with config.patch({name: value for name, value in wanted.items() if hasattr(config, name)}):
         yield

@@ -174,7 +174,7 @@ def _compiled(session: "Session", precision: str, width: int | None) -> Passes |
         if width is None:
             passes.compile_forwards()
         else:
-            _compile_backwards(passes, width, journal.note)
+            _compile_backwards(passes, width, session.optimizer.needs_grad, journal.note)
     except CompileError as error:
         journal.note(f"Steps are not compiled. {error.what}")
         return None
@@ -183,11 +183,11 @@ def _compiled(session: "Session", precision: str, width: int | None) -> Passes |
     return passes if same else Converted(passes, dtype)
 
 
-def _compile_backwards(passes: Compiled, width: int, note) -> None:
+def _compile_backwards(passes: Compiled, width: int, needs_grad: bool, note) -> None:
     """As many targets a pass as the memory has room for, from `width` downwards: found by running it."""
     while True:
         try:
-            return passes.compile_backwards(width)
+            return passes.compile_backwards(width, needs_grad)
         except torch.OutOfMemoryError:
             if width == 1:
                 raise

@@ -1,0 +1,131 @@
+"""Rewrites of a step's graph of operations before it is compiled: what need not be computed, and what the libraries of
+a GPU compute slowly as it stands. Each leaves the values as they are, but for the sign of zeros.
+
+When not: a graph whose values are not finite; 0 · ∞ is 0 here.
+"""
+
+import operator
+
+import torch
+from torch.fx import GraphModule, Node
+
+aten = torch.ops.aten
+
+VIEWS = frozenset(
+    "view reshape _unsafe_view permute transpose t expand unsqueeze squeeze slice select alias detach".split()
+)
+
+ZERO_OF_ZERO = VIEWS | frozenset("_to_copy convert_element_type clone neg sum mean constant_pad_nd".split())
+"""Operations whose value is zero where their first input is."""
+
+PRODUCTS = frozenset("mul mm bmm".split())  # zero where one of the two is
+
+FULL = 8  # channels: as many as a GPU's matrix units take at a time in bfloat16
+
+ON_MATRIX_UNITS = ("tf32", "bfloat16")  # precisions
+
+
+def name_of(node: Node) -> str:
+    """Of an operation, without its overload; "" where it is none of torch's."""
+    return getattr(getattr(node.target, "overloadpacket", None), "__name__", "")
+
+
+# -- zeros
+
+
+def without_zeros(graph: GraphModule) -> GraphModule:
+    """Without operations on what is zero whatever the values are: the tangent of the images, which have none, and its
+    convolutions; the cotangent of the buffers, which is zero but for its own tangent."""
+    zeros = dict[Node, None]()  # in their order: the graph's text decides what the compiler finds again
+    for node in list(graph.graph.nodes):
+        if _is_zero(node, zeros):
+            zeros[node] = None
+        elif (other := _unchanged(node, zeros)) is not None:
+            node.replace_all_uses_with(other)
+    for node in zeros:
+        value = node.meta.get("val")
+        if isinstance(value, torch.Tensor) and name_of(node) not in ("full", "scalar_tensor"):
+            with graph.graph.inserting_before(node):
+                zero = graph.graph.call_function(
+                    aten.full.default, (list(value.shape), 0), {"dtype": value.dtype, "device": value.device}
+                )
+            zero.meta = dict(node.meta)
+            node.replace_all_uses_with(zero)
+    graph.graph.eliminate_dead_code()
+    graph.recompile()
+    return graph
+
+
+def _is_zero(node: Node, zeros: dict[Node, None]) -> bool:
+    name, args = name_of(node), node.args
+    if name in ("full", "scalar_tensor"):
+        return args[-1] == 0
+    if name in ("zeros", "zeros_like"):
+        return True
+    if name in ZERO_OF_ZERO or name == "div":
+        return args[0] in zeros
+    if name in PRODUCTS:
+        return args[0] in zeros or args[1] in zeros
+    if name in ("add", "sub"):
+        return args[0] in zeros and args[1] in zeros
+    if name == "convolution":
+        return args[2] is None and (args[0] in zeros or args[1] in zeros)
+    if node.target is operator.getitem and name_of(backward := args[0]) == "convolution_backward":  # type: ignore[arg-type]
+        gradient, images, weight = backward.args[:3]  # type: ignore[union-attr]
+        return gradient in zeros or {0: weight, 1: images}.get(args[1]) in zeros  # type: ignore[arg-type]
+    return False
+
+
+def _unchanged(node: Node, zeros: dict[Node, None]) -> Node | None:
+    """What a sum is, where its other part is zero: of the same shape and dtype, or it is None."""
+    name, args = name_of(node), node.args
+    if name not in ("add", "sub", "addcmul"):
+        return None
+    other = args[0]
+    if name == "add" and args[0] in zeros and not node.kwargs:
+        other = args[1]
+    elif args[1] not in zeros and (name != "addcmul" or args[2] not in zeros):
+        return None
+    if not isinstance(other, Node) or other in zeros:
+        return None
+    was, now = node.meta["val"], other.meta["val"]
+    return other if (was.shape, was.dtype) == (now.shape, now.dtype) else None
+
+
+# -- convolutions of few channels
+
+
+def with_full_channels(graph: GraphModule) -> GraphModule:
+    """Convolutions of fewer than `FULL` channels, such as the first of grey images, get channels of zeros: the library
+    has slow kernels for these alone (docs/performance.md)."""
+    padded = dict[Node, Node]()
+    for node in list(graph.graph.nodes):
+        of_weight = node.target is aten.convolution_backward.default and not node.args[10][0]  # type: ignore[index]
+        if node.target is not aten.convolution.default and not of_weight:
+            continue
+        first = 1 if of_weight else 0  # of the images and the weight among the arguments
+        images, weight = node.args[first : first + 2]
+        transposed, groups = (node.args[7], node.args[9]) if of_weight else (node.args[6], node.args[8])
+        shape = weight.meta["val"].shape  # type: ignore[union-attr]
+        if transposed or groups != 1 or shape[1] >= FULL:
+            continue
+        padding = [0, 0] * (len(shape) - 2) + [0, FULL - shape[1]]
+        with graph.graph.inserting_before(node):
+            for at, each in ((first, images), (first + 1, weight)):
+                assert isinstance(each, Node)
+                if each not in padded:
+                    padded[each] = graph.graph.call_function(aten.constant_pad_nd.default, (each, padding))
+                node.update_arg(at, padded[each])
+        if of_weight:
+            _cut_channels(graph, node, shape[1])
+    graph.recompile()
+    return graph
+
+
+def _cut_channels(graph: GraphModule, backward: Node, channels: int) -> None:
+    """Of the weight's gradient, the second value of a convolution's backward, those that there were before."""
+    for user in list(backward.users):
+        if user.args[1] == 1:
+            with graph.graph.inserting_after(user):
+                cut = graph.graph.call_function(aten.slice.Tensor, (user, 1, 0, channels))
+            user.replace_all_uses_with(cut, delete_user_cb=lambda reader, cut=cut: reader is not cut)
