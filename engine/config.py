@@ -49,7 +49,7 @@ REPLAY_MODES = ("memory", "disk", "recompute")
 
 PRECISIONS = ("float32", "float64", "tf32", "bfloat16")  # `engine.core.precision` says what each is
 
-REPLAY_PRECISIONS = ("same", *PRECISIONS)
+REPLAY_PRECISIONS = ("same", "fast", *PRECISIONS)
 
 COMPILE = ("auto", "on", "off")
 
@@ -249,9 +249,10 @@ class RunConfig:
         """Of states, adjoints and scores: tf32 and bfloat16 are of what a step computes between them."""
         return "float64" if self.precision == "float64" else "float32"
 
-    @property
-    def replays_in(self) -> str:
-        """The precision of a step backwards."""
+    def replays_in(self, device: str) -> str:
+        """The precision of a step backwards on a kind of device, "cpu" or "cuda"."""
+        if self.replay_precision == "fast":  # docs/performance.md has what it does to scores
+            return "bfloat16" if device == "cuda" and self.precision != "float64" else self.precision
         return self.precision if self.replay_precision == "same" else self.replay_precision
 
     def replace(self, **changes) -> "RunConfig":
@@ -522,7 +523,8 @@ CHOICES = {
     ),
     "replay_precision": Choice(
         lambda: REPLAY_PRECISIONS,
-        "Of the steps backwards: that of the training (same), or another one. Scores stay float32 in all but float64.",
+        "Of the steps backwards: that of the training (same), bfloat16 on a GPU and the training's on a CPU (fast), or "
+        "another one. Scores stay float32 in all but float64.",
     ),
     "compile": Choice(
         lambda: COMPILE,
@@ -662,6 +664,7 @@ PRESETS = {
         recipe=Recipe(epochs=8, batch_size=1000, peak_lr=0.03),
         targets=tuple(f"test:{i}" for i in range(16)),
         replay_mode="disk",
+        replay_precision="fast",
     ),
 }
 

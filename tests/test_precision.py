@@ -102,6 +102,15 @@ def test_a_name_that_is_no_precision():
         pass
 
 
+def test_fast_is_bfloat16_on_a_gpu_and_the_trainings_elsewhere():
+    for precision, on_a_gpu in (("float32", "bfloat16"), ("tf32", "bfloat16"), ("float64", "float64")):
+        fast = config.RunConfig(precision=precision, replay_precision="fast")
+        assert (fast.replays_in("cuda"), fast.replays_in("cpu")) == (on_a_gpu, precision)
+        assert fast.training_digest("") == config.RunConfig(precision=precision).training_digest("")
+    assert config.preset("resnet9").replay_precision == "fast" and config.RunConfig().replay_precision == "same"
+    assert config.preset("sample").replays_in("cuda") == "float32"
+
+
 @pytest.mark.slow
 def test_runs_in_their_precisions_keep_states_and_scores_in_float32(tmp_path):
     root = outputs_root(tmp_path / "outputs")

@@ -188,6 +188,21 @@ def test_ctrl_c_cancels(half_way):
     assert run.manifest().error.kind == "cancelled" and run.events()[0][-1]["kind"] == "cancelled"
 
 
+def test_ctrl_c_twice_leaves_the_run_so_that_a_resume_goes_on(half_way):
+    """The second ends torchrun at once, while it waits for its ranks; they end by themselves."""
+    run, call, pids, whole = half_way
+    call.send_signal(signal.SIGINT)
+    while call.poll() is None and run.events()[0][-1]["kind"] != "cancelled":
+        time.sleep(0.05)
+    call.send_signal(signal.SIGINT)
+    code, output = ended(call)
+    assert code in (1, -signal.SIGINT), output
+    while any(alive(pid) for pid in pids.values()):
+        time.sleep(0.05)
+    assert run.manifest().resumable and not run.lock().is_held()
+    resumed(run, whole, ranks=False)
+
+
 def test_a_rank_that_fails_is_named_with_its_reason(quick):
     code, output = ended(
         torchrun(quick, "attribute", "RUN", "--targets", "test:10-19", program=("-m", "tests.failing_rank"))

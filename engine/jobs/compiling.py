@@ -54,7 +54,7 @@ def is_wanted(setting: str, seconds: float, kind: str) -> bool:
 def check_batch(session: "Session") -> None:
     """Raises `ConfigError`, with the number that fits, for batches that are too large for the device."""
     config, shape = session.config, session.stream.batch_shape
-    copies = COPIES["off" if config.compile == "off" else config.replays_in]
+    copies = COPIES["off" if config.compile == "off" else config.replays_in(session.device.type)]
     fits = largest_batch(session.model, shape, copies, session.device)
     if fits < shape[0]:
         raise ConfigError(
@@ -85,7 +85,7 @@ def forwards(session: "Session") -> Passes:
 def backwards(session: "Session", width: int) -> Passes:
     """The passes of steps backwards. Not compiled they carry `width` targets at a time; compiled as many, or as many as
     pay on this kind of device."""
-    precision, config = session.config.replays_in, session.config
+    precision, config = session.config.replays_in(session.device.type), session.config
     if config.compile == "on" or (config.compile == "auto" and is_compiled(session)):
         passes = _compiled(session, precision, config.targets_per_pass or min(width, WIDTH[session.device.type]))
         if passes is not None:
@@ -144,7 +144,7 @@ def _measured(session: "Session", targets: int) -> float:
         return time.perf_counter() - began
 
     forward = timed(lambda: step(uncompiled(session.model, session.config.precision), k, state, inputs))
-    passes = uncompiled(session.model, session.config.replays_in, some)
+    passes = uncompiled(session.model, session.config.replays_in(device.type), some)
     back = timed(lambda: step_back(passes, k, state, inputs, adjoint)) / some
     return session.steps * forward + session.counted * targets * back
 

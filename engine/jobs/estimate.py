@@ -289,7 +289,7 @@ def _probe(config: RunConfig, dataset, model, device, chunk: int, root: Path, wo
         forward, state = _forwards(clock, forwards, optimizer, stream, initial_state(model, optimizer))
         evaluating, _ = clock(target_values.logits, model, state, test)
         asking, adjoint = clock(questions.adjoints, model, state, asked, config.target_function)
-        backwards = uncompiled(model, config.replays_in, chunk)
+        backwards = uncompiled(model, config.replays_in(device.type), chunk)
         back = _backwards(clock, backwards, optimizer, stream, state, adjoint)
         write = _writing(clock, state, optimizer, root)
     taken = peak.bytes()
