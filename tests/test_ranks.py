@@ -181,14 +181,7 @@ def test_torchrun_that_is_killed_leaves_no_rank_behind(half_way):
     assert run.manifest().resumable and run.manifest().error is None and not run.lock().is_held()
 
 
-def test_ctrl_c_cancels(half_way):
-    run, call, *_ = half_way
-    call.send_signal(signal.SIGINT)
-    ended(call)
-    assert run.manifest().error.kind == "cancelled" and run.events()[0][-1]["kind"] == "cancelled"
-
-
-def test_ctrl_c_twice_leaves_the_run_so_that_a_resume_goes_on(half_way):
+def test_ctrl_c_cancels_and_a_second_one_leaves_the_run_so_that_a_resume_goes_on(half_way):
     """The second ends torchrun at once, while it waits for its ranks; they end by themselves."""
     run, call, pids, whole = half_way
     call.send_signal(signal.SIGINT)
@@ -197,6 +190,7 @@ def test_ctrl_c_twice_leaves_the_run_so_that_a_resume_goes_on(half_way):
     call.send_signal(signal.SIGINT)
     code, output = ended(call)
     assert code in (1, -signal.SIGINT), output
+    assert run.manifest().error.kind == "cancelled" and run.events()[0][-1]["kind"] == "cancelled"
     while any(alive(pid) for pid in pids.values()):
         time.sleep(0.05)
     assert run.manifest().resumable and not run.lock().is_held()
@@ -211,6 +205,16 @@ def test_a_rank_that_fails_is_named_with_its_reason(quick):
     error = quick.manifest().error
     assert error is not None and f"Rank 1 on {os.uname().nodename} failed: MemoryError: no more of it" in error.what
     assert "no more of it" in (quick.path / "log.txt").read_text()
+
+
+def test_a_rank_without_a_compiler_is_named(quick):
+    compiled = quick.manifest().config.replace(compile="on")
+    run = runs.Run.create(quick.root, compiled)
+    code, _ = ended(torchrun(run, "resume", "RUN", program=("-m", "tests.rank_without_compiler")))
+    assert code != 0
+    error = run.manifest().error
+    assert error is not None and f"Rank 1 on {os.uname().nodename} has no compiler" in error.what
+    assert "compile=off" in error.remedy and not run.manifest().trained
 
 
 # -- several hosts

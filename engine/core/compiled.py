@@ -25,7 +25,10 @@ folder has it already).
 
 import contextlib
 import dataclasses
+import importlib.util
 import logging
+import os
+import shutil
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -62,6 +65,14 @@ OnPart = Callable[[int, int], None]
 
 class CompileError(ReplayError):
     """There is no compiled step; the work goes on without one."""
+
+
+def has_compiler(device: torch.device) -> bool:
+    """Whether this machine has the programs that compile for a device: one of C++, or Triton and one of C."""
+    if device.type == "cpu":
+        return shutil.which(os.environ.get("CXX", "g++")) is not None
+    there = any(shutil.which(name) for name in (os.environ.get("CC", "gcc"), "clang"))
+    return there and importlib.util.find_spec("triton") is not None
 
 
 @dataclass(frozen=True, eq=False)

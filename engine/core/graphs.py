@@ -59,7 +59,7 @@ def without_zeros(graph: GraphModule) -> GraphModule:
 def _is_zero(node: Node, zeros: dict[Node, None]) -> bool:
     name, args = name_of(node), node.args
     if name in ("full", "scalar_tensor"):
-        return args[-1] == 0
+        return isinstance(args[-1], int | float) and args[-1] == 0
     if name in ("zeros", "zeros_like"):
         return True
     if name in ZERO_OF_ZERO or name == "div":

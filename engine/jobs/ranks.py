@@ -349,6 +349,12 @@ class Team(_Rank):
                     f"({_said(mine['versions'])}).",
                     "Install the same on all hosts.",
                 )
+            if theirs["compiles"] != mine["compiles"]:
+                who = {mine["compiles"]: f"Rank 0 on {mine['host']}", theirs["compiles"]: where}
+                raise ConfigError(
+                    f"{who[False]} has no compiler, and {who[True]} has: compiled steps have other bits.",
+                    "Install g++ on all hosts (on GPUs gcc and Triton), or start a run with compile=off.",
+                )
         self._watcher.start()
 
     # ---- what jobs ask
@@ -479,9 +485,13 @@ def _said(versions: dict[str, str]) -> str:
 
 def introduction(run: Run) -> dict[str, Any]:
     """What a rank says of itself, to be compared."""
-    device = devices.choose(run.manifest().config.device)
+    from engine.core.compiled import has_compiler
+
+    manifest = run.manifest()
+    device = devices.choose(manifest.config.device)
     versions = {"engine": engine.__version__, "torch": torch.__version__}
-    return {"host": machine.host(), "device": machine.kind(device), "versions": versions}
+    compiles = manifest.config.compile != "off" and manifest.compiled is not False and has_compiler(device)
+    return {"host": machine.host(), "device": machine.kind(device), "versions": versions, "compiles": compiles}
 
 
 @contextlib.contextmanager
