@@ -62,7 +62,7 @@ def panels_of(found: dict) -> list[Panel]:
     if "axes" not in found:
         return [panel_of_replay(found)]
     made = []
-    for axis, points in found["axes"].items():
+    for axis, points in sorted(found["axes"].items(), key=lambda each: "KTPB".index(each[0])):
         sizes = np.array([p["size"] for p in points], float) * UNIT.get(axis, 1)
         of_a_point = {"K": sizes, "T": TARGETS_OF_T * sizes}.get(axis, np.ones(len(sizes)))  # target-steps
         limits = {
@@ -70,7 +70,7 @@ def panels_of(found: dict) -> list[Panel]:
             for name in ("operations", "bytes")
         }
         seconds = np.array([p["seconds"] for p in points])
-        title = f"{found['preset']}: seconds of {WHAT[axis]}"
+        title = f"{place(found)}: {WHAT[axis]}, s"
         made.append(Panel(title, axis, [Series("one operation at a time", sizes, seconds, limits)]))
     return made
 
@@ -87,7 +87,12 @@ def panel_of_replay(found: dict) -> Panel:
         ks = np.array(sorted(named), float)
         limits = {name: ks * seconds for name, seconds in found.get("limits", {}).get(precision, {}).items()}
         series.append(Series(f"compiled, {precision}", ks, ks * np.array([named[int(k)] for k in ks]), limits))
-    return Panel(f"{found['preset']} on {found['device'].split(',')[0]}: seconds of {WHAT['K']}", "K", series)
+    return Panel(f"{place(found)}: {WHAT['K']}, s", "K", series)
+
+
+def place(found: dict) -> str:
+    """What was measured where, in a few words."""
+    return f"{found['preset']}, {found['threads']} cores" if "CPU" in found["device"] else f"{found['preset']}, GPU"
 
 
 # -- drawing

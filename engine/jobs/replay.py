@@ -178,7 +178,11 @@ class Scoring:
         todo, asked = self.cut(lacking), len(self.asked)
         targets = sum(map(len, todo))
         took = cost.replay_seconds(self.session.run.manifest(), targets)
-        about = "" if took is None else f", about {cost.in_words(took)} for one process, as replays of this run went"
+        about = (
+            ""
+            if took is None
+            else f", at most about {cost.in_words(took)} for one process, as replays of this run went"
+        )
         self.session.journal.note(
             f"{targets:,} of {asked:,} targets in {len(todo)} parts{about}. Each is shown as soon as it is done."
         )
