@@ -29,6 +29,7 @@ from engine.jobs.replay import Replay
 from engine.models.functional import FunctionalModel
 from engine.runs import run as runs
 from tests.helpers import RECIPE, images, net
+from tools import probe_against_lds
 
 TARGETS = [np.array([0]), np.array([1, 2, 3])]
 ADAM = dataclasses.replace(RECIPE, optimizer="adamw", peak_lr=0.02, eps_root=1e-3)
@@ -313,3 +314,21 @@ def test_a_damaged_report_of_the_curvature_is_named(quick):
     path.write_text(path.read_text().replace('"limit"', '"limits"'))
     reports, damage = trust.sound(runs.Run.open(quick.root, quick.id).manifest(), trust.CURVATURE)
     assert not reports and isinstance(damage[0], IntegrityError)
+
+
+# -- the probe against the LDS
+
+
+def test_the_table_of_the_grid_is_read_from_the_document():
+    row = (
+        "| 250 | 0.05 | 6 | 1.0 | batch | gelu | 0.5 | 0.005 | 0.3 | 2 | 0.841 | 1.5 | 0.99 | 0.991 (0.984 to 0.992) |"
+    )
+    head = "| batch | peak rate | epochs | width | norm | activation | logits × | weight decay | warm-up | seed "
+    head += "| accuracy | growth | metasmoothness | LDS (95 % interval) |"
+    (read,) = probe_against_lds.of_document(f"| a | b |\n|---|---|\n\n{head}\n|{'---|' * 14}\n{row}\n\n| c |")
+    assert (read["lds"], read["batch_size"], read["scale"], read["seed"]) == (0.991, 250, 0.5, 2)
+    config = probe_against_lds.configured(read)
+    assert (config.recipe.weight_decay, config.model_options) == (0.005, "scale=0.5")
+    smooth, chaotic = ({**read, "probe": p, "lds": p, "verdict": probe_against_lds.level(p)} for p in (0.95, 0.1))
+    assert "Right: 2 of 2." in probe_against_lds.markdown([smooth, chaotic])
+    assert "Right: 1 of 2." in probe_against_lds.markdown([smooth, {**chaotic, "lds": 0.7}])
