@@ -281,6 +281,12 @@ def test_the_sentence_names_the_steps_and_what_to_change():
     assert (late.start, late.window) == (100, None) and "nearly all of the training: start at half" in late.in_words()
     steady = stability.place(100, sidecar([1.7, 1.0, 1.0, 1.0, 1.0]), None)
     assert steady.window is None and "steady from its first step on" in steady.in_words()
+    calm, wild = (
+        stability.place(100, {"norm_steps": [100, 80, 60], "targets": [{"norms": [1.0, 1.0, first]}]}, None)
+        for first in (1.5, 9.0)
+    )
+    assert "steady from step 61, where weights begin to count, on" in calm.in_words() and calm.broken == 0
+    assert "Steps 61 to 80 of 100 are chaotic" in wild.in_words() and (wild.window, wild.broken) == (80, 20)
     unknown = stability.place(100, {"targets": [{}]}, None)
     assert unknown.start is None and "replay again to see it" in unknown.in_words()
 
