@@ -354,7 +354,7 @@ def _window(path: Path, manifest: Manifest) -> str:
 
 @lru_cache(maxsize=4096)
 def _known_window(path: Path, sha256: str | None) -> float:
-    window = files.read_json(path, "", sha256).get("window", 0.0)
+    window = files.read_json(path, "", sha256)["window"]  # older runs have none
     return 0.0 if window_problem(window) else window
 
 
