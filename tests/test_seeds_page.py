@@ -1,13 +1,27 @@
 """Several seeds in a browser: repeated on *Runs and storage*, killed, resumed on *Live*, averaged on *Compare runs*."""
 
+import csv
+import io
+import re
+import signal
+from pathlib import Path
+
+import numpy as np
 import pytest
+from playwright.sync_api import expect
 
 from engine.analysis import seeds
+from engine.jobs import execute as work
+from engine.jobs import repeat
+from engine.jobs.validation import Validate
 from engine.runs import notes
 from engine.runs.notes import SeedGroup
-from engine.runs.run import Run
-from tests.helpers import button, said, show, tiles
+from engine.runs.run import Run, summaries
+from tests.helpers import button, idle, said, settled, show, shown, steps_done, tiles, wait_until
+from tests.test_browser import AXE, violations
 from tests.test_seeds import made_up, scores_of
+from tools.hold import Hold
+from tools.serve import server
 
 COMPARE = "pages/Compare_runs.py"
 
@@ -70,3 +84,58 @@ def test_where_a_person_looks_the_cost_is_said_and_guests_start_nothing(three, r
     for page in ("pages/Trust.py", COMPARE, "pages/Live.py"):
         app = show(page, run="seed-0", **({"view": "seeds"} if page == COMPARE else {}))
         assert not [b for b in app.button if "seeds" in b.label and not b.disabled]
+
+
+def test_a_group_from_its_start_over_a_killed_server_to_its_mean(page, quick, root, tmp_path):
+    """Three seeds through the real queue: the server is killed in the second training, another goes on from there."""
+    with quick.lock():
+        work.execute(quick, Validate(6, (0.05,)))
+    hold = Hold("train", 5, tmp_path / "never")
+    main = page.get_by_test_id("stMainBlockContainer")
+    with server(root, page, hold=hold) as (url, process):
+        page.goto(f"{url}/Runs_and_storage")
+        settled(page, "Runs and storage")
+        count = main.get_by_role("spinbutton", name="Trainings in all")
+        count.fill("3")
+        count.press("Enter")
+        expect(main.get_by_text("To do: 2 trainings, 4 targets to replay, 14 retrainings")).to_be_visible()
+        main.get_by_role("button", name="Repeat with other seeds").click()
+        settled(page, "Live")
+        expect(main.get_by_text("Seed 2 of 3:")).to_be_visible()
+        wait_until(lambda: steps_done(page)[0] == "Train" and steps_done(page)[1] >= 5, page)
+        expect(main.get_by_role("link", name="Seed 2: queued")).to_be_visible()
+        expect(main.get_by_role("button", name="Stop all seeds")).to_be_visible()
+        page.goto("about:blank")
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    made = [run.id for run in summaries(root) if run.id != quick.id]
+    assert [Run(root, run_id).status for run_id in made] == ["interrupted"] * 2
+    with server(root, page) as (url, _):
+        page.goto(f"{url}/Live?run={quick.id}")
+        settled(page, "Live")
+        expect(main.get_by_text("Seed 1 of 3:")).to_be_visible()
+        main.get_by_role("button", name="Resume 2 seeds").click()
+        expect(main.get_by_role("link", name="Mean over 3 seeds", exact=True)).to_be_visible()
+        for seed in (1, 2):
+            expect(main.get_by_role("link", name=f"Seed {seed}: finished")).to_be_visible()
+        assert sorted(run.id for run in summaries(root)) == sorted([quick.id, *made])
+        main.get_by_role("link", name="Mean over 3 seeds", exact=True).click()
+        settled(page, "Compare runs")
+        expect(main.get_by_text(re.compile("the mean of the other 2 ordered what happened"))).to_be_visible()
+        (of, _) = seeds.over_seeds(seeds.alike(quick.manifest(), [Run(root, run_id) for run_id in made]))
+        assert shown(page, "every") == of.in_every().tolist()[:24]
+        with page.expect_download() as download:
+            main.get_by_role("button", name="All as CSV").click()
+        rows = list(csv.DictReader(io.StringIO(Path(download.value.path()).read_text(encoding="utf-8-sig"))))
+        assert {int(row["image"]): float(row["mean"]) for row in rows} == pytest.approx(
+            dict(enumerate(of.mean_N.tolist()))
+        )
+        assert np.ptp(of.scores_SN, axis=0).max() > 0
+        for width in (390, 1024, 1440):
+            page.set_viewport_size({"width": width, "height": 900})
+            expect(main.get_by_role("heading", name="Matter in every training")).to_be_visible()
+            assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth"), width
+        idle(page)
+        page.add_script_tag(content=AXE.read_text(encoding="utf-8"))
+        assert not [problem for theme in ("light", "dark") for problem in violations(page, theme)]
+    assert repeat.plan(quick, 3).open == ()

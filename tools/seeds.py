@@ -146,8 +146,8 @@ def without_trajectory(run: Run, images: int) -> dict[str, np.ndarray]:
 
     def margin(theta: torch.Tensor, image: torch.Tensor, label: torch.Tensor) -> torch.Tensor:
         at = logits(theta, image)[0]
-        here = F.one_hot(label, len(at)).bool()
-        return at[label] - at.masked_fill(here, -torch.inf).logsumexp(0)
+        here = torch.arange(len(at)) == label
+        return (at * here).sum() - at.masked_fill(here, -torch.inf).logsumexp(0)
 
     def gradients(of: Callable, split: str, rows: np.ndarray) -> torch.Tensor:
         images, labels = examples(dataset, split, cpu, torch.float32).batch(rows)
@@ -213,14 +213,20 @@ def print_foretold(scores: dict[str, np.ndarray], actual_HKM: np.ndarray) -> Non
             who = "one seed" if size == 1 else f"mean of {size} seeds"
             print(f"| {title}, {who} | {cells(forecasts, actual_HKM, size)} |", flush=True)
             size *= 2
-    for_one, for_rest = [], []
+    if h > 1:
+        print_retraining(actual_HKM)
+    print(f"\n{m} subsets of {DROP:.0%}; intervals: bootstrap over subsets and targets.")
+
+
+def print_retraining(actual_HKM: np.ndarray) -> None:
+    """What one of the others changed, as a forecast of one more, and of the mean of all the rest."""
+    h, found = len(actual_HKM), []
     for rows in (slice(None, -1), slice(-1, None)):
         actual = actual_HKM[:, rows]
         rest = np.stack([np.delete(actual, i, axis=0).mean(0) for i in range(h)])
-        for_one.append(figure(seeds.foretold(np.roll(actual, 1, axis=0), actual, 1, 1)))
-        for_rest.append(figure(seeds.foretold(actual, rest, 1, h - 1)))
-    print(f"| retraining itself, one seed | {for_one[0]} | {for_rest[0]} ¹ | {for_one[1]} | {for_rest[1]} ¹ |")
-    print(f"\n¹ of the {h - 1} others. {m} subsets of {DROP:.0%}; intervals: bootstrap over subsets and targets.")
+        found.append(figure(seeds.foretold(np.roll(actual, 1, axis=0), actual, 1, 1)))
+        found.append(f"{figure(seeds.foretold(actual, rest, 1, h - 1))}, of {h - 1}")
+    print(f"| retraining itself, one seed | {' | '.join(found)} |")
 
 
 def main() -> None:
