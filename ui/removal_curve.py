@@ -121,15 +121,13 @@ def draw_report(run: RunView, report: dict) -> None:
 
 def in_a_sentence(report: dict, words: str) -> str:
     """«Without the 20 most helpful images the loss changed by +1.20 nats (random ones: −0.01 to +0.02).»"""
-    parts = []
-    for side in removal.SIDES:
-        for each in removal.curve(report, side)[-1:]:
-            scale = formats.Scale.of([each["actual"]], report["function"])
-            parts.append(
-                f"Without the {formats.count(each['left_out'], f'most {side} images')} the {words} changed by "
-                f"{scale.number(each['actual'])} {scale.unit}{_by_chance(report, each['left_out'], scale)}."
-            )
-    return " ".join(parts)
+    last = [each for side in removal.SIDES for each in removal.curve(report, side)[-1:]]
+    scale = formats.Scale.of([each["actual"] for each in last], report["function"])
+    return " ".join(
+        f"Without the {formats.count(each['left_out'], 'most ' + each['side'] + ' images')} the {words} changed by "
+        f"{scale.number(each['actual'])} {scale.unit}{_by_chance(report, each['left_out'], scale)}."
+        for each in last
+    )
 
 
 def _by_chance(report: dict, number: int, scale: formats.Scale) -> str:
@@ -221,7 +219,7 @@ def probabilities(report: dict) -> go.Figure:
         points = removal.curve(shown, side)
         _add_line(figure, side, "retrained", [e["left_out"] for e in points], [e[PROBABILITY] for e in points])
     figure.add_hline(y=100 * report["before"][PROBABILITY], line=dict(color=pictures.GREY, width=1, dash="dash"))
-    figure.update_yaxes(title="Probability of the true label (%)", range=[0, 102])
+    figure.update_yaxes(title="Probability of the true label (%)")
     return _finished(figure, report)
 
 
