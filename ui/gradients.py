@@ -24,7 +24,7 @@ def draw_measuring(run: RunView) -> None:
     """The button that has them measured, with what that takes."""
     if files.read_only():
         return
-    takes = jobs.seconds(run.folder, len(run.dataset.test_labels))
+    takes = jobs.seconds(run.manifest, len(run.dataset.test_labels))
     with st.container(horizontal=True, vertical_alignment="center"):
         if st.button(
             "Measure the gradient norms",

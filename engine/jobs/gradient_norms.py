@@ -12,9 +12,8 @@ from typing import TYPE_CHECKING, ClassVar, Self
 
 from engine import files
 from engine.datasets.base import Dataset
-from engine.jobs import ahead
 from engine.jobs.job import Job, Phase, Result, require_trained
-from engine.runs.manifest import GRADIENT_NORMS
+from engine.runs.manifest import GRADIENT_NORMS, Manifest
 from engine.runs.run import Run
 
 if TYPE_CHECKING:
@@ -70,7 +69,9 @@ def steps(batch_size: int, images: int) -> float:
     return AN_EPOCH * images / batch_size
 
 
-def seconds(run: Run, images: int) -> float | None:
-    """What it takes on this run; None where nothing like it was measured."""
-    step = ahead.measured(run).step
-    return None if step is None else step * steps(run.manifest().config.recipe.batch_size, images)
+def seconds(record: Manifest, images: int) -> float | None:
+    """What it takes, by the time that the run's training took; None where that is not known."""
+    trained = record.timings.get("train_seconds")
+    if not trained or not record.steps:
+        return None
+    return trained / record.steps * steps(record.config.recipe.batch_size, images)
