@@ -143,8 +143,6 @@ class Compiled:
             v_KP, adjoint_KQ = v_KP[0], adjoint_KQ[0]
         graph, constants = self._traced(self._with_tangents, (*arguments, v_KP, adjoint_KQ))
         graph = graphs.without_zeros(graph)
-        if self.precision in graphs.ON_MATRIX_UNITS and inputs.w_B.device.type == "cuda":
-            graph = graphs.with_full_channels(graph)
         self.on_part(1, 3)
         primal, tangent = divide(graph, given, 2, needs_grad)
         self._primal = Part(self._compiled(primal, (*arguments, *constants), INLINED), constants)

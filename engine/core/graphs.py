@@ -1,5 +1,5 @@
-"""Rewrites of a step's graph of operations before it is compiled: what need not be computed, and what the libraries of
-a GPU compute slowly as it stands. Each leaves the values as they are, but for the sign of zeros.
+"""Rewrites of a step's graph of operations before it is compiled: what need not be computed is taken out. The values
+are as they were, but for the sign of zeros.
 
 When not: a graph whose values are not finite; 0 · ∞ is 0 here.
 """
@@ -19,10 +19,6 @@ ZERO_OF_ZERO = VIEWS | frozenset("_to_copy convert_element_type clone neg sum me
 """Operations whose value is zero where their first input is."""
 
 PRODUCTS = frozenset("mul mm bmm".split())  # zero where one of the two is
-
-FULL = 8  # channels: as many as a GPU's matrix units take at a time in bfloat16
-
-ON_MATRIX_UNITS = ("tf32", "bfloat16")  # precisions
 
 
 def name_of(node: Node) -> str:
@@ -90,42 +86,3 @@ def _unchanged(node: Node, zeros: dict[Node, None]) -> Node | None:
         return None
     was, now = node.meta["val"], other.meta["val"]
     return other if (was.shape, was.dtype) == (now.shape, now.dtype) else None
-
-
-# -- convolutions of few channels
-
-
-def with_full_channels(graph: GraphModule) -> GraphModule:
-    """Convolutions of fewer than `FULL` channels, such as the first of grey images, get channels of zeros: the library
-    has slow kernels for these alone (docs/performance.md)."""
-    padded = dict[Node, Node]()
-    for node in list(graph.graph.nodes):
-        of_weight = node.target is aten.convolution_backward.default and not node.args[10][0]  # type: ignore[index]
-        if node.target is not aten.convolution.default and not of_weight:
-            continue
-        first = 1 if of_weight else 0  # of the images and the weight among the arguments
-        images, weight = node.args[first : first + 2]
-        transposed, groups = (node.args[7], node.args[9]) if of_weight else (node.args[6], node.args[8])
-        shape = weight.meta["val"].shape  # type: ignore[union-attr]
-        if transposed or groups != 1 or shape[1] >= FULL:
-            continue
-        padding = [0, 0] * (len(shape) - 2) + [0, FULL - shape[1]]
-        with graph.graph.inserting_before(node):
-            for at, each in ((first, images), (first + 1, weight)):
-                assert isinstance(each, Node)
-                if each not in padded:
-                    padded[each] = graph.graph.call_function(aten.constant_pad_nd.default, (each, padding))
-                node.update_arg(at, padded[each])
-        if of_weight:
-            _cut_channels(graph, node, shape[1])
-    graph.recompile()
-    return graph
-
-
-def _cut_channels(graph: GraphModule, backward: Node, channels: int) -> None:
-    """Of the weight's gradient, the second value of a convolution's backward, those that there were before."""
-    for user in list(backward.users):
-        if user.args[1] == 1:
-            with graph.graph.inserting_after(user):
-                cut = graph.graph.call_function(aten.slice.Tensor, (user, 1, 0, channels))
-            user.replace_all_uses_with(cut, delete_user_cb=lambda reader, cut=cut: reader is not cut)
