@@ -1,56 +1,111 @@
-"""Which recipes deserve trust: accuracy, smoothness and agreement with retraining over a grid.
+"""Which recipes deserve trust: accuracy, smoothness and agreement with retraining, over a grid or by search.
 
-    python -m tools.grid [--out FILE] [--only TEXT]        make trust-grid
+    python -m tools.grid [--out FILE]                                  make trust-grid: the grid of docs/trust.md
+    python -m tools.grid --preset resnet9 --only JSON --stage lds      recipes of one's own
+    python -m tools.grid --search --knobs peak_lr,epochs --seconds 400 variations of the best so far, until time is up
 
-Each recipe of the sample's small convolutional network is trained, replayed for 16 random test images, and
-retrained without 64 random subsets of 1 % of the training images. Prints one line a recipe, and Markdown at the
-end; `docs/trust.md` holds the output and what follows from it. On a GPU a recipe takes some seconds, on two CPU
-cores some minutes.
+A recipe is a flat dictionary, `SAMPLE` or `RESNET9` with what `--base` and a row of `--only` change; `config_of` makes
+the run of it. Each line of FILE is one recipe with its figures, written as soon as it is measured. On a GPU ResNet-9's
+steps are compiled, once a shape of network and batch, and run one training at a time; the small network's run as they
+are, side by side.
+
+Stage `smooth`, five trainings:
+
+    accuracy, fit     of the test images, and of the first 10,000 training images
+    agreement         Spearman's correlation, over all test images, of the change of the loss where 1 % of the training
+                      images have a third of their weight taken away with that where they have none left
+    metasmoothness    `engine.core.retraining`, one direction
+
+Stage `lds`: the scores of random test images by replay, and retrainings without random subsets (`engine.analysis.lds`).
+With a window, the weights count from there on in all of these. Where time is short a recipe below `--accuracy` is
+trained once and no more.
 """
 
 import argparse
 import json
 import time
+from collections.abc import Callable, Iterator
+from functools import cache, cached_property
+from itertools import chain
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor
 
 from engine import config, device
 from engine.analysis import lds
 from engine.analysis import logits as logit_maths
 from engine.core import retraining
 from engine.core import targets as phi
+from engine.core.compiled import Compiled
 from engine.core.replay import replay
+from engine.core.state import State
 from engine.core.stream import Stream, examples
-from engine.core.training import initial_state, optimizer_for, train
+from engine.core.training import advance, initial_state, optimizer_for, train
 from engine.datasets import base as datasets_base
 from engine.datasets import registry as dataset_registry
 from engine.errors import DivergedError
-from engine.models import functional as functional_models
-from engine.models import small_cnn
+from engine.models import registry as model_registry
 from engine.trajectory.digests import Digests
 from engine.trajectory.modes import EveryState
 from engine.trajectory.stores import MemoryStore
 
-TARGETS, SUBSETS, DROP = 16, 64, 0.01
-BASE = {
+Settings = dict[str, Any]
+
+DROP = 0.01
+LEAST_AGREEMENT = 0.9  # below it no further training says more
+SAMPLE: Settings = {
+    "dataset": "fashion-mnist-sample",
+    "model": "small-cnn",
+    "width": 1.0,
+    "precision": "float32",
+    "replay_precision": "same",
+    "window": 0.0,
+    # of the recipe
     "epochs": 6,
     "batch_size": 250,
     "peak_lr": 0.05,
-    "width": 1.0,
+    "warmup": 0.3,
+    "momentum": 0.9,
+    "weight_decay": 5e-4,
+    "anneal": "cosine",
+    "div_factor": 25.0,
+    "augment": "",
+    "label_smoothing": 0.0,
+    "seed": 0,
+    # factors on the learning rate of biases and of the last layer's weights
+    "bias": 1.0,
+    "head": 1.0,
+    # options of the model
     "norm": "batch",
     "activation": "gelu",
-    "scale": 1.0,
-    "warmup": 0.3,
-    "weight_decay": 5e-4,
-    "seed": 0,
+    "scale": 0.5,
+    "whiten": False,
 }
-NORMS = {"batch": nn.BatchNorm2d, "group": lambda c: nn.GroupNorm(4, c), "none": lambda c: nn.Identity()}
-ACTIVATIONS = {"gelu": nn.GELU, "relu": nn.ReLU, "silu": nn.SiLU, "tanh": nn.Tanh}
+RESNET9: Settings = {
+    **SAMPLE,
+    "dataset": "fashion-mnist",
+    "model": "resnet9",
+    "width": 0.5,
+    "precision": "tf32",
+    "replay_precision": "bfloat16",
+    "epochs": 16,
+    "batch_size": 500,
+    "peak_lr": 0.015,
+    "scale": 0.125,
+    "gain": 1.0,
+    "pool": "after",
+    "identity": False,
+}
+BASES = {"sample": SAMPLE, "resnet9": RESNET9}
+OPTIONS = ("norm", "activation", "scale", "whiten", "gain", "pool", "identity")
+OF_RUN = ("dataset", "model", "width", "precision", "replay_precision", "window")
+OF_GROUPS = ("bias", "head")
+HEAD = {"small-cnn": 7, "resnet9": 18}  # number of the last layer
 # Batch size and rate together, then one thing at a time at two rates, then what looked best.
-GRID = [
+GRID: list[Settings] = [
     {"batch_size": 64, "peak_lr": 0.02},
     {"batch_size": 64, "peak_lr": 0.05},
     *({"batch_size": batch, "peak_lr": lr} for batch in (125, 250, 500, 1000) for lr in (0.01, 0.02, 0.05, 0.2)),
@@ -67,148 +122,375 @@ GRID = [
         for decay in (5e-4, 1e-2)
     ),
 ]
+GRID = [{"scale": 1.0, **varied} for varied in GRID]
+# What a search multiplies a setting by, or divides it by; of the momentum, its distance from 1.
+FACTORS = {
+    "peak_lr": 1.4,
+    "gain": 1.25,
+    "bias": 3.0,
+    "head": 2.0,
+    "scale": 1.5,
+    "momentum": 2.0,
+    "weight_decay": 3.0,
+    "warmup": 1.5,
+    "epochs": 1.3,
+    "batch_size": 2.0,
+    "width": 1.4,
+    "div_factor": 4.0,
+}
 
 
-def measure(varied: dict) -> dict:
-    """One recipe's figures; {"diverged": …} where training left the finite numbers."""
-    settings = {**BASE, **varied}
-    recipe = config.Recipe(
-        **{k: settings[k] for k in ("epochs", "batch_size", "peak_lr", "warmup", "weight_decay", "seed")}
+def config_of(settings: Settings) -> config.RunConfig:
+    """The run of a recipe, checked. Raises `ConfigError`."""
+    groups = []
+    if settings["head"] != 1:
+        groups.append((f"{HEAD[settings['model']] + 2 * settings['whiten']}.weight", settings["head"], None))
+    if settings["bias"] != 1:
+        groups.append(("*.bias", settings["bias"], None))
+    own = next(base for base in BASES.values() if base["model"] == settings["model"])  # the builder's own values
+    words = {name: settings[name] for name in OPTIONS if name in settings and settings[name] != own[name]}
+    others = {*OPTIONS, *OF_RUN, *OF_GROUPS}
+    return config.check(
+        config.RunConfig(
+            recipe=config.Recipe(
+                **{name: value for name, value in settings.items() if name not in others}, groups=tuple(groups)
+            ),
+            model_options=",".join(f"{name}={str(value).lower()}" for name, value in words.items()),
+            **{name: settings[name] for name in OF_RUN},
+        )
     )
-    dataset, where = dataset_registry.load("fashion-mnist-sample"), device.choose("auto")
-    train_set, test_set = (examples(dataset, split, where, torch.float32) for split in datasets_base.SPLITS)
-    torch.manual_seed(recipe.seed)
-    model = functional_models.FunctionalModel(
-        small_cnn.small_cnn(
-            1,
-            28,
-            28,
-            10,
-            settings["width"],
-            NORMS[settings["norm"]],
-            ACTIVATIONS[settings["activation"]],
-            settings["scale"],
-        ),
-        where,
-    )
-    stream, optimizer = Stream(train_set, recipe), optimizer_for(model, recipe)
-    n, steps = train_set.n, stream.steps
-    trajectory = EveryState(
-        MemoryStore(optimizer), initial_state(model, optimizer), None, Digests(optimizer, steps, steps)
-    )
-    names = np.sort(np.random.default_rng(0).choice(test_set.n, TARGETS, replace=False))
-    sets = [np.array([i]) for i in names]
 
-    def logits(state) -> np.ndarray:
-        return phi.logits(model, state, test_set).double().cpu().numpy()
 
-    def losses(state) -> np.ndarray:
-        found = -logit_maths.log_probabilities(logits(state))
-        return found[names, dataset.test_labels[names]]
+@cache
+def dataset_of(name: str) -> datasets_base.Dataset:
+    return dataset_registry.load(name)
 
-    try:
-        began = time.perf_counter()
-        final = train(model, stream, trajectory)
-        adjoint, norms = phi.adjoints(model, final, test_set, sets, "loss"), []
 
-        def keep(done, adjoint, scores):
-            if done == steps:
+@cache
+def split_of(name: str, split: str) -> Any:
+    return examples(dataset_of(name), split, device.choose("auto"), torch.float32)
+
+
+PASSES: dict[tuple, Compiled] = {}  # by all that is in the compiled code
+
+
+class Trainings:
+    """A recipe, and its trainings with other example weights, each of which begins with the state before the window."""
+
+    def __init__(self, settings: Settings, compiled: bool):
+        self.settings, self.config = settings, config_of(settings)
+        self.where, self.dataset = device.choose("auto"), dataset_of(settings["dataset"])
+        self.train_set, self.test_set = (split_of(settings["dataset"], s) for s in datasets_base.SPLITS)
+        self.model = model_registry.build(self.config, self.dataset, self.where)
+        self.stream = Stream(self.train_set, self.config.recipe)
+        self.optimizer = optimizer_for(self.model, self.config.recipe)
+        self.n, self.steps = self.train_set.n, self.stream.steps
+        self.start = config.window_start(self.config, self.steps)
+        self.initial = initial_state(self.model, self.optimizer)
+        self.passes = self._passes(self.config.precision) if compiled else None
+
+    @cached_property
+    def first(self) -> State:
+        """The state before the window."""
+        return advance(self.model, self.stream, self.initial, 0, self.start, passes=self.passes)
+
+    def _passes(self, precision: str) -> Compiled:
+        code = ("dataset", "model", "width", "batch_size", "label_smoothing")
+        of_model = (name for name in OPTIONS if name not in ("gain", "identity"))
+        key = (precision, *(self.settings.get(name) for name in (*code, *of_model)))
+        if key not in PASSES:
+            PASSES[key] = Compiled(self.model, precision, (self.initial, self.stream.at(0)))
+            PASSES[key].compile_forwards()
+        return PASSES[key]
+
+    def _passes_back(self) -> Compiled | None:
+        if self.passes is None:
+            return None
+        passes = self._passes(self.config.replays_in)
+        if not passes.chunk:
+            passes.compile_backwards(1)
+        return passes
+
+    def run(self, trajectory: EveryState | None = None) -> State:
+        """The final state of the training itself."""
+        return train(self.model, self.stream, trajectory, resume=(self.start, self.first), passes=self.passes)
+
+    def without(self, rows: list[Tensor]) -> Iterator[State]:
+        """Final states with weights [N] each; compiled one after the other, else side by side."""
+        width = 1 if self.passes else retraining.side_by_side(self.model, self.stream)
+        for i in range(0, len(rows), width):
+            weights = torch.stack(rows[i : i + width]).to(self.where, self.train_set.dtype)
+            yield from retraining.retrain(
+                self.model, self.stream, weights, passes=self.passes, begin=(self.start, self.first)
+            )
+
+    def scores(self, sets: list[np.ndarray]) -> tuple[State, np.ndarray, np.ndarray]:
+        """The final state; scores [K, N] of the loss of sets of test images; and growth [K], of the adjoint's norm from
+        the end of training to the first step that counts."""
+        digests = Digests(self.optimizer, self.steps, self.steps, start=self.start)
+        trajectory = EveryState(MemoryStore(self.optimizer), self.first, self._none, digests, begins=self.start)
+        final = self.run(trajectory)
+        adjoint, norms = phi.adjoints(self.model, final, self.test_set, sets, "loss"), []
+        at_end = adjoint.theta.norm(dim=1)
+
+        def keep(done: int, adjoint, scores) -> None:
+            if done == self.steps - self.start:
                 norms.append(adjoint.theta.norm(dim=1))
 
-        first = adjoint.theta.norm(dim=1)
-        scores = replay(model, stream, trajectory, adjoint, on_progress=keep).cpu().numpy()
-        scored = time.perf_counter()
-        growth = (norms[0] / first).cpu().numpy()
-        v = retraining.NUDGE * retraining.direction(n, 0).float()
-        rows, left_out = [torch.ones(n), 1 + v, 1 + 2 * v], [lds.subset(n, DROP, 0, m) for m in range(SUBSETS)]
-        for indices in left_out:
-            rows.append(torch.ones(n))
-            rows[-1][torch.from_numpy(indices)] = 0
-        width = retraining.side_by_side(model, stream)
-        states = [
-            state
-            for i in range(0, len(rows), width)
-            for state in retraining.retrain(model, stream, torch.stack(rows[i : i + width]).to(where))
-        ]
-    except DivergedError as error:
-        return {**settings, "steps": steps, "diverged": error.what}
-    unchanged, second, third, *others = states
-    before = losses(unchanged)
-    actual = np.stack([losses(state) - before for state in others], axis=1)
-    each, mean = lds.agreement(lds.predicted(scores, left_out), actual)
-    return {
-        **settings,
-        "steps": steps,
-        "accuracy": float((logits(final).argmax(1) == dataset.test_labels).mean()),
+        passes = self._passes_back()
+        scores = replay(self.model, self.stream, trajectory, adjoint, on_progress=keep, passes=passes, start=self.start)
+        return final, scores.cpu().numpy(), (norms[0] / at_end).cpu().numpy()
+
+    @staticmethod
+    def _none(*_: object) -> State:
+        raise AssertionError("every state is in memory")
+
+    def losses(self, state: State, names: np.ndarray | None = None) -> np.ndarray:
+        """Of all test images, [N_test], or of some."""
+        rows = np.arange(self.test_set.n) if names is None else names
+        found = logit_maths.log_probabilities(self._logits(state, self.test_set.rows(rows)))
+        return -found[np.arange(len(rows)), self.dataset.test_labels[rows]]
+
+    def accuracies(self, state: State) -> tuple[float, float]:
+        """Of the test images, and of the first 10,000 training images."""
+        some = self.train_set.rows(np.arange(min(self.n, 10_000)))
+        right = (
+            self._logits(state, data).argmax(1) == labels
+            for data, labels in (
+                (self.test_set, self.dataset.test_labels),
+                (some, self.dataset.train_labels[: some.n]),
+            )
+        )
+        test, fit = (float(each.mean()) for each in right)
+        return test, fit
+
+    def _logits(self, state: State, data) -> np.ndarray:
+        return phi.logits(self.model, state, data).double().cpu().numpy()
+
+
+# -- what is measured
+
+
+def smooth(trainings: Trainings, least_accuracy: float) -> dict:
+    """Accuracy, and where it is enough agreement and metasmoothness."""
+    began = time.perf_counter()
+    final = trainings.run()
+    test, fit = trainings.accuracies(final)
+    figures = {"steps": trainings.steps, "accuracy": test, "fit": round(fit, 4), "train_seconds": _since(began)}
+    if test < least_accuracy:
+        return figures
+    ones, n = torch.ones(trainings.n), trainings.n
+    part, whole = ones.clone(), ones.clone()
+    left_out = torch.from_numpy(lds.subset(n, DROP, 0, 0))
+    part[left_out], whole[left_out] = 2 / 3, 0
+    v = retraining.NUDGE * retraining.direction(n, 0).float()
+    rows = [ones, part, whole, 1 + v, 1 + 2 * v]
+    if trainings.passes:  # one at a time is bit for bit the training itself
+        before = trainings.losses(final)
+        changes = [trainings.losses(state) - before for state in trainings.without(rows[1:3])]
+        figures["agreement"] = float(lds.spearman(*changes))
+        if figures["agreement"] >= LEAST_AGREEMENT:
+            figures["metasmoothness"] = retraining.metasmoothness(final, *trainings.without(rows[3:]))
+    else:
+        unchanged, *others, second, third = trainings.without(rows)
+        before = trainings.losses(unchanged)
+        figures["agreement"] = float(lds.spearman(*(trainings.losses(state) - before for state in others)))
+        figures["metasmoothness"] = retraining.metasmoothness(unchanged, second, third)
+    return {**figures, "seconds": _since(began)}
+
+
+def agree(trainings: Trainings, targets: int, subsets: dict[float, int], is_late: Callable[[], bool]) -> dict:
+    """LDS for each share left out, by as many subsets as there was time for."""
+    names = np.sort(np.random.default_rng(0).choice(trainings.test_set.n, targets, replace=False))
+    began = time.perf_counter()
+    final, scores, growth = trainings.scores([np.array([i]) for i in names])
+    figures: dict[str, Any] = {
+        "accuracy": trainings.accuracies(final)[0],
+        "targets": targets,
+        "replay_seconds": _since(began),
         "growth": float(growth.max()),
         "growth_median": float(np.median(growth)),
-        "metasmoothness": retraining.metasmoothness(unchanged, second, third),
+    }
+    began = time.perf_counter()
+    for drop, count in subsets.items():
+        left_out = [lds.subset(trainings.n, drop, 0, m) for m in range(count)]
+        actual = list(changes(trainings, final, names, left_out, is_late))
+        if len(actual) > 1:
+            predicted = lds.predicted(scores, left_out[: len(actual)])
+            figures[f"lds_{drop:g}"] = summary(predicted, np.stack(actual, axis=1))
+    return {**figures, "retrain_seconds": _since(began)}
+
+
+def changes(
+    trainings: Trainings, final: State, names: np.ndarray, left_out: list[np.ndarray], is_late: Callable[[], bool]
+) -> Iterator[np.ndarray]:
+    """Of the loss of the test images `names`, [K], by each retraining, until time is up."""
+    rows = [torch.ones(trainings.n) for _ in range(len(left_out) + 1)]
+    for w_N, indices in zip(rows[1:], left_out, strict=True):
+        w_N[torch.from_numpy(indices)] = 0
+    # Side by side the sums are of other shapes than the training's, and the change is from one of the same.
+    states = trainings.without(rows[1:] if trainings.passes else rows)
+    before = trainings.losses(final if trainings.passes else next(states), names)
+    for state in states:
+        yield trainings.losses(state, names) - before
+        if is_late():
+            return
+
+
+def summary(predicted_KM: np.ndarray, actual_KM: np.ndarray) -> dict:
+    """The agreement's figures, and what they were made of, so that further subsets can be put beside them."""
+    each, mean = lds.agreement(predicted_KM, actual_KM)
+    return {
+        "subsets": actual_KM.shape[1],
         "lds": mean.lds,
-        "lds_low": mean.low,
-        "lds_high": mean.high,
+        "low": mean.low,
+        "high": mean.high,
+        "lowest": min(a.lds for a in each),
         "slope": mean.slope,
         "r2": mean.r2,
-        "lds_each": [round(a.lds, 4) for a in each],
-        "seconds": round(scored - began, 2),
-        "retrain_seconds": round(time.perf_counter() - scored, 2),
+        "each": [round(a.lds, 4) for a in each],
+        "predicted": [[float(f"{x:.6g}") for x in row] for row in predicted_KM],
+        "actual": [[float(f"{x:.6g}") for x in row] for row in actual_KM],
     }
 
 
-def markdown(rows: list[dict]) -> str:
-    columns = (
-        "batch_size",
-        "peak_lr",
-        "epochs",
-        "width",
-        "norm",
-        "activation",
-        "scale",
-        "weight_decay",
-        "warmup",
-        "seed",
-    )
-    lines = [
-        "| batch | peak rate | epochs | width | norm | activation | logits × | weight decay | warm-up | seed "
-        "| accuracy | growth | metasmoothness | LDS (95 % interval) | slope | R² |",
-        "|" + "---|" * 16,
-    ]
-    for row in rows:
-        if "diverged" in row:
-            tail = ["diverged", *[""] * 5]
+def _since(began: float) -> float:
+    return round(time.perf_counter() - began, 2)
+
+
+# -- search
+
+
+def worth(row: dict, least_agreement: float) -> float:
+    """Accuracy, less what the agreement lacks; a recipe whose agreement is not known is worth nothing."""
+    return row["accuracy"] - max(0.0, least_agreement - row["agreement"]) if "agreement" in row else -1.0
+
+
+def by_worth(rows: list[dict], least_agreement: float) -> list[dict]:
+    """The best first."""
+    return sorted((row for row in rows if "accuracy" in row), key=lambda row: -worth(row, least_agreement))
+
+
+def variation(settings: Settings, knobs: list[str], rng: np.random.Generator) -> Settings:
+    """Two settings, or one, a step up or down."""
+    varied = dict(settings)
+    for name in rng.choice(knobs, size=rng.integers(1, 3), replace=False):
+        factor = FACTORS.get(str(name), 1.0) ** rng.choice([-1, 1])
+        value = varied[name]
+        if name == "momentum":
+            varied[name] = round(float(np.clip(1 - (1 - value) * factor, 0.5, 0.98)), 4)
+        elif isinstance(value, bool):
+            varied[name] = not value
+        elif name == "augment":
+            varied[name] = str(rng.choice(["", "flip", "flip,crop:1", "flip,crop:2"]))
+        elif isinstance(value, int):
+            varied[name] = max(2, round(value * factor))
         else:
-            tail = [
-                f"{row['accuracy']:.3f}",
-                f"{row['growth']:.3g}",
-                f"{row['metasmoothness']:.2f}",
-                f"{row['lds']:.3f} ({row['lds_low']:.3f} to {row['lds_high']:.3f})",
-                f"{row['slope']:.2f}",
-                f"{row['r2']:.2f}",
-            ]
-        lines.append("| " + " | ".join([*(f"{row[c]}" for c in columns), *tail]) + " |")
+            varied[name] = float(f"{value * factor:.3g}")
+    varied["warmup"] = min(varied["warmup"], 0.8)
+    return varied
+
+
+def proposals(base: Settings, rows: list[dict], options: argparse.Namespace) -> Iterator[Settings]:
+    """Endlessly: a variation of one of the three best so far, never one that was measured."""
+    rng = np.random.default_rng(options.random)
+    seen = {json.dumps({k: row[k] for k in base}, sort_keys=True) for row in rows}
+    while True:
+        best = by_worth(rows, options.agreement)[:3]
+        parent = best[min(int(rng.choice(3, p=[0.6, 0.25, 0.15])), len(best) - 1)]
+        varied = variation({name: parent[name] for name in base}, options.knobs, rng)
+        if varied["epochs"] * varied["width"] > options.most or (key := json.dumps(varied, sort_keys=True)) in seen:
+            continue
+        seen.add(key)
+        yield varied
+
+
+# -- the command
+
+
+def markdown(rows: list[dict]) -> str:
+    """A table of what differs between the rows, and their figures."""
+    columns = [name for name in RESNET9 if len({json.dumps(row.get(name)) for row in rows}) > 1]
+    figures = ("accuracy", "fit", "agreement", "metasmoothness", "growth")
+    drops = sorted({key for row in rows for key in row if key.startswith("lds_")})
+    lines = ["| " + " | ".join([*columns, *figures, *drops]) + " |", "|" + "---|" * (len(columns) + 5 + len(drops))]
+    for row in rows:
+        shown = [f"{row[f]:.3f}" if f in row else row.get("diverged", "")[:20] for f in figures]
+        for drop in drops:
+            at = row.get(drop)
+            shown.append(f"{at['lds']:.3f} ({at['low']:.3f} to {at['high']:.3f})" if at else "")
+        lines.append("| " + " | ".join([*(str(row.get(c, "")) for c in columns), *shown]) + " |")
     return "\n".join(lines)
 
 
+def measured(settings: Settings, stage: str, options: argparse.Namespace, is_late: Callable[[], bool]) -> dict:
+    """One recipe's figures; "diverged" says why there are none."""
+    compiled = settings["model"] == "resnet9" and device.choose("auto").type == "cuda"
+    row = dict(settings)
+    try:
+        trainings = Trainings(settings, compiled)
+        if stage != "lds":
+            row |= smooth(trainings, options.accuracy)
+        if stage != "smooth" and row.get("agreement", 1) >= LEAST_AGREEMENT:
+            row |= agree(trainings, options.targets, options.subsets, is_late)
+    except DivergedError as error:
+        row["diverged"] = error.what
+    return row
+
+
+def parsed() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=str(__doc__).partition("\n")[0])
+    parser.add_argument("--out", help="JSON lines, written as they come")
+    parser.add_argument("--preset", choices=BASES, default="sample")
+    parser.add_argument("--base", type=json.loads, default={}, help="what is other in all recipes: {…}")
+    parser.add_argument("--only", type=json.loads, help='recipes of your own: [{"epochs": 8, "peak_lr": 0.03}, …]')
+    parser.add_argument("--part", default="1/1", help="2/6: the second of every six, for several processes")
+    parser.add_argument("--stage", choices=("smooth", "lds", "both"), default="both")
+    parser.add_argument("--accuracy", type=float, default=0.0, help="below it nothing else is measured")
+    parser.add_argument("--targets", type=int, default=16)
+    parser.add_argument(
+        "--subsets",
+        type=lambda text: {float(d): int(m) for d, m in (part.split(":") for part in text.split(","))},
+        default={DROP: 64},
+        help="share left out and number of subsets: 0.01:100,0.05:50",
+    )
+    parser.add_argument("--search", action="store_true", help="go on from the recipes with variations of the best")
+    parser.add_argument("--knobs", type=lambda text: text.split(","), default=["peak_lr"], help="what a search varies")
+    parser.add_argument("--agreement", type=float, default=0.985, help="what a search does not want to go below")
+    parser.add_argument("--most", type=float, default=24, help="the most that epochs times width may be in a search")
+    parser.add_argument("--best", type=int, default=0, help="LDS of so many of the best, in the last 2/5 of the time")
+    parser.add_argument("--random", type=int, default=0, help="seed of the search")
+    parser.add_argument("--seconds", type=float, default=1e9, help="stop after this time")
+    return parser.parse_args()
+
+
 def main() -> None:
-    given = argparse.ArgumentParser()
-    given.add_argument("--out", help="JSON lines, written as they come")
-    given.add_argument("--only", type=json.loads, help='recipes of your own: [{"epochs": 8, "peak_lr": 0.03}, …]')
-    given.add_argument(
-        "--part", default="1/1", help="2/6: the second of every six, to share the grid out over processes"
-    )
-    given = given.parse_args()
-    first, every = map(int, given.part.split("/"))
-    print(
-        f"{device.describe()}, torch {torch.__version__}; {TARGETS} targets, {SUBSETS} subsets, {DROP:.0%} left out",
-        flush=True,
-    )
-    rows = []
+    options, rows, began = parsed(), [], time.monotonic()
+    first, every = map(int, options.part.split("/"))
+    base = {**BASES[options.preset], **options.base}
+    rest = [{**base, **varied} for varied in (options.only or GRID)[first - 1 :: every]]
+
+    def is_late(part: float = 1.0) -> bool:
+        return time.monotonic() - began > part * options.seconds
+
+    def note(row: dict) -> None:
+        rows.append(row)
+        differs = {k: v for k, v in row.items() if k in base and v != base[k]}
+        figures = {k: v for k, v in row.items() if k not in base and not k.startswith("lds_")}
+        found = {k: round(v["lds"], 4) for k, v in row.items() if k.startswith("lds_")}
+        print(round(time.monotonic() - began), differs, figures, found, flush=True)
+        if options.out:
+            with Path(options.out).open("a") as out:
+                out.write(json.dumps(row) + "\n")
+
+    print(f"{device.describe()}, torch {torch.__version__}", flush=True)
     with device.exact_arithmetic():
-        for varied in (given.only or GRID)[first - 1 :: every]:
-            rows.append(measure(varied))
-            print(varied, {k: v for k, v in rows[-1].items() if k not in BASE and k != "lds_each"}, flush=True)
-            if given.out:
-                with Path(given.out).open("a") as out:
-                    out.write(json.dumps(rows[-1]) + "\n")
+        for settings in chain(rest, proposals(base, rows, options) if options.search else ()):
+            if is_late(0.6 if options.best else 1.0):
+                break
+            note(measured(settings, options.stage, options, is_late))
+        for row in by_worth(rows, options.agreement)[: options.best]:
+            note(measured({name: row[name] for name in base}, "lds", options, is_late))
     print("\n" + markdown(rows))
 
 

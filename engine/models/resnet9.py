@@ -2,10 +2,13 @@
 
 import math
 
+import torch
 from torch import Tensor, nn
 
 from engine.errors import ModelError
-from engine.models.small_cnn import Scale, _conv
+from engine.models.small_cnn import Scale, conv, whitening
+
+POOLS = ("after", "before")
 
 
 class Residual(nn.Module):
@@ -30,41 +33,64 @@ def resnet9(
     width: int,
     classes: int,
     factor: float = 1.0,
-    norm=nn.BatchNorm2d,
-    activation=nn.GELU,
+    norm: str = "batch",
+    activation: str = "gelu",
     scale: float = 0.125,
     gain: float = 1.0,
+    pool: str = "after",
+    whiten: bool = False,
+    identity: bool = False,
 ) -> nn.Module:
     """ResNet-9 as in DAWNBench entries (64, 128, 256, 512 channels at factor 1), smoothed:
     average pooling throughout, and logits scaled by 1/8, which keeps the loss's curvature low.
 
     Convolutions begin with a standard deviation of `gain` / √(inputs), √3 times torch's own: behind
     BatchNorm the size of a weight sets how fast it turns, and small ones make the first steps chaotic
-    (metasmoothness −0.10 with torch's, 0.99 with these, at the preset's rate)."""
+    (metasmoothness −0.10 with torch's, 0.99 with these, at the preset's rate). `identity` begins all but the first
+    with kernels that hand a channel on, as far as there are channels.
+
+    `pool` "before" halves images right behind a convolution, and not behind its norm and activation, which then
+    have a quarter of the numbers to work on. `whiten` begins with `small_cnn.whitening`, which is not trained."""
     a, b, c, d = (max(1, round(n * factor)) for n in (64, 128, 256, 512))
     if min(height, width) < 16:
         raise ModelError(
             f"ResNet-9 halves its images three times and these have {height} × {width} pixels.", "Choose small-cnn."
         )
+    if pool not in POOLS:
+        raise ModelError(f"There is no pool «{pool}».", f"Choose one of {', '.join(POOLS)}.")
 
-    def conv(inputs: int, outputs: int) -> list[nn.Module]:
-        return _conv(inputs, outputs, 3, norm, activation, padding=1)
+    def block(inputs: int, outputs: int) -> list[nn.Module]:
+        return conv(inputs, outputs, 3, norm, activation, padding=1)
 
+    def halved(inputs: int, outputs: int) -> list[nn.Module]:
+        layers = block(inputs, outputs)
+        layers.insert(1 if pool == "before" else len(layers), nn.AvgPool2d(2))
+        return layers
+
+    stem = whitening(channels, 3, padding=1) if whiten else []
     model = nn.Sequential(
-        *conv(channels, a),
-        *conv(a, b),
-        nn.AvgPool2d(2),
-        Residual(*conv(b, b), *conv(b, b)),
-        *conv(b, c),
-        nn.AvgPool2d(2),
-        *conv(c, d),
-        nn.AvgPool2d(2),
-        Residual(*conv(d, d), *conv(d, d)),
+        *stem,
+        *block(9 * channels if whiten else channels, a),
+        *halved(a, b),
+        Residual(*block(b, b), *block(b, b)),
+        *halved(b, c),
+        *halved(c, d),
+        Residual(*block(d, d), *block(d, d)),
         GlobalAverage(),
         nn.Linear(d, classes),
         Scale(scale),
     )
-    for module in model.modules():
-        if isinstance(module, nn.Conv2d):
-            nn.init.normal_(module.weight, std=gain / math.sqrt(module.weight[0].numel()))
+    kernels = [m.weight for m in model.modules() if isinstance(m, nn.Conv2d) and m.weight.requires_grad]
+    for number, kernel in enumerate(kernels):
+        nn.init.normal_(kernel, std=gain / math.sqrt(kernel[0].numel()))
+        if identity and number:
+            hand_on(kernel, gain)
     return model
+
+
+@torch.no_grad()
+def hand_on(kernel: Tensor, gain: float) -> None:
+    """The first channels out of a 3 × 3 kernel, [outputs, inputs, 3, 3], become the channels in, times `gain`."""
+    count = min(kernel.shape[:2])
+    kernel[:count] = 0
+    kernel[range(count), range(count), 1, 1] = gain
