@@ -12,7 +12,7 @@ from engine.errors import ModelError
 
 NORMS: dict[str, Callable[[int], nn.Module]] = {
     "batch": nn.BatchNorm2d,
-    "group": lambda channels: nn.GroupNorm(4, channels),
+    "group": lambda channels: nn.GroupNorm(math.gcd(4, channels), channels),
     "none": lambda channels: nn.Identity(),
 }
 
