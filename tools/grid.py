@@ -187,29 +187,27 @@ class Trainings:
         self.n, self.steps = self.train_set.n, self.stream.steps
         self.start = config.window_start(self.config, self.steps)
         self.initial = initial_state(self.model, self.optimizer)
-        self.passes = self._passes(self.config.precision) if compiled else None
+        self.passes = self._compiled(self.config.precision, False) if compiled else None
 
     @cached_property
     def first(self) -> State:
         """The state before the window."""
         return advance(self.model, self.stream, self.initial, 0, self.start, passes=self.passes)
 
-    def _passes(self, precision: str) -> Compiled:
+    def _compiled(self, precision: str, backwards: bool) -> Compiled:
         code = ("dataset", "model", "width", "batch_size", "label_smoothing")
         of_model = (name for name in OPTIONS if name not in ("gain", "identity"))
-        key = (precision, *(self.settings.get(name) for name in (*code, *of_model)))
+        key = (backwards, precision, *(self.settings.get(name) for name in (*code, *of_model)))
         if key not in PASSES:
             PASSES[key] = Compiled(self.model, precision, (self.initial, self.stream.at(0)))
-            PASSES[key].compile_forwards()
+            if backwards:
+                PASSES[key].compile_backwards(1)
+            else:
+                PASSES[key].compile_forwards()
         return PASSES[key]
 
-    def _passes_back(self) -> Compiled | None:
-        if self.passes is None:
-            return None
-        passes = self._passes(self.config.replays_in)
-        if not passes.chunk:
-            passes.compile_backwards(1)
-        return passes
+    def passes_back(self) -> Compiled | None:
+        return self._compiled(self.config.replays_in, True) if self.passes else None
 
     def run(self, trajectory: EveryState | None = None) -> State:
         """The final state of the training itself."""
@@ -237,7 +235,7 @@ class Trainings:
             if done == self.steps - self.start:
                 norms.append(adjoint.theta.norm(dim=1))
 
-        passes = self._passes_back()
+        passes = self.passes_back()
         scores = replay(self.model, self.stream, trajectory, adjoint, on_progress=keep, passes=passes, start=self.start)
         return final, scores.cpu().numpy(), (norms[0] / at_end).cpu().numpy()
 
