@@ -666,12 +666,31 @@ PRESETS = {
         replay_mode="disk",
         replay_precision="fast",
     ),
+    # At an accuracy of 0.9355, the effect of the last fifth of training: LDS 0.996 with 1 % left out, 0.993 with 5 %.
+    # From half of training on its metasmoothness is 0.94, from 0.6 on 0.975 (docs/trust.md).
+    "resnet9-window": RunConfig(
+        preset="resnet9-window",
+        dataset="fashion-mnist",
+        model="resnet9",
+        width=0.5,
+        model_options="gain=0.8,pool=before",
+        recipe=Recipe(
+            epochs=14, batch_size=500, peak_lr=0.06, augment="flip,crop:1", groups=(("18.weight", 2.0, None),)
+        ),
+        targets=tuple(f"test:{i}" for i in range(16)),
+        replay_mode="disk",
+        precision="tf32",
+        replay_precision="bfloat16",
+        window=0.8,
+    ),
 }
 
 PRESET_TEXT = {
     "sample": "6,000 images, small convolutional network; 1 to 3 minutes on 2 CPU cores",
     "sample-noisy": "The sample with 300 wrong labels among its 6,000, to be found; 1 to 3 minutes on 2 CPU cores",
     "resnet9": "60,000 images, ResNet-9; made for a GPU, needs the full Fashion-MNIST files",
+    "resnet9-window": "The same at an accuracy of 0.935, where scores are the effect of the last 20 % of training; "
+    "made for a GPU",
 }
 
 

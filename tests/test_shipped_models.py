@@ -151,6 +151,11 @@ def test_an_option_that_is_none_is_refused_with_those_that_are():
 def test_the_grids_recipes_are_runs_and_its_base_is_the_preset():
     preset = configs.preset("sample")
     assert grid.config_of(grid.SAMPLE).training_digest("") == preset.training_digest("")
+    measured = {"epochs": 14, "augment": "flip,crop:1", "gain": 0.8, "peak_lr": 0.06, "head": 2.0, "pool": "before"}
+    window, preset = grid.config_of({**grid.RESNET9, **measured, "window": 0.8}), configs.preset("resnet9-window")
+    assert (window.window, window.replays_in) == (preset.window, preset.replays_in)
+    assert sorted(window.model_options.split(",")) == sorted(preset.model_options.split(","))
+    assert window.replace(model_options=preset.model_options).training_digest("") == preset.training_digest("")
     row = {**grid.RESNET9, "scale": 0.25, "pool": "before", "bias": 4.0, "head": 2.0, "whiten": True, "window": 0.5}
     config = grid.config_of(row)
     assert config.model_options == "scale=0.25,whiten=true,pool=before" and config.window == 0.5

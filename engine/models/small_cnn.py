@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -59,13 +60,10 @@ def small_cnn(
     )
 
 
-def conv(inputs: int, outputs: int, kernel: int, norm: str, activation: str, **where: int) -> list[nn.Module]:
+def conv(inputs: int, outputs: int, kernel: int, norm: str, activation: str, **where: Any) -> list[nn.Module]:
     """A convolution of the pixels that `where` says, a norm of `NORMS` and one of `ACTIVATIONS`."""
-    return [
-        nn.Conv2d(inputs, outputs, kernel, bias=False, **where),
-        named(NORMS, norm, "norm")(outputs),
-        named(ACTIVATIONS, activation, "activation")(),
-    ]
+    layers: list[nn.Module] = [nn.Conv2d(inputs, outputs, kernel, bias=False, **where)]
+    return [*layers, named(NORMS, norm, "norm")(outputs), named(ACTIVATIONS, activation, "activation")()]
 
 
 def named(table: dict, name: str, option: str):
@@ -75,7 +73,7 @@ def named(table: dict, name: str, option: str):
     return table[name]
 
 
-def whitening(channels: int, kernel: int, **where: int) -> list[nn.Module]:
+def whitening(channels: int, kernel: int, **where: Any) -> list[nn.Module]:
     """Patches of kernel × kernel pixels as kernel² uncorrelated numbers a channel, of variance 1: a first layer that is
     not trained.
 
