@@ -421,6 +421,29 @@ def markdown(rows: list[dict]) -> str:
     return "\n".join(lines)
 
 
+def frontier(rows: list[dict], path: Path) -> None:
+    """Draws metasmoothness against accuracy, a dot a recipe, and LDS against accuracy where it was measured, as SVG."""
+    dots = [(row["accuracy"], row["metasmoothness"], "#4c78a8") for row in rows if "metasmoothness" in row]
+    dots += [(row["accuracy"], row["lds_0.01"]["lds"], "#e45756") for row in rows if "lds_0.01" in row]
+    low, high = min(d[0] for d in dots), max(d[0] for d in dots)
+
+    def x(accuracy: float) -> float:
+        return round(60 + 520 * (accuracy - low) / (high - low), 1)
+
+    def y(value: float) -> float:
+        return round(20 + 240 * (1 - max(0.0, value)), 1)
+
+    marks = [f'<circle cx="{x(a)}" cy="{y(v)}" r="3" fill="{colour}" fill-opacity="0.7"/>' for a, v, colour in dots]
+    marks += [f'<text x="8" y="{y(v) + 4}">{v:.2f}</text>' for v in (0, 0.25, 0.5, 0.75, 1)]
+    marks += [f'<text x="{x(a) - 14}" y="280">{a:.3f}</text>' for a in np.linspace(low, high, 5)]
+    words = "accuracy on test images; blue: metasmoothness, red: LDS with 1 % left out"
+    path.write_text(
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 600 310" font-family="sans-serif" font-size="12">'
+        f'<rect width="600" height="310" fill="#fff"/><path d="M60 20V260H590" fill="none" stroke="#888"/>'
+        f'{"".join(marks)}<text x="60" y="302">{words}</text></svg>\n'
+    )
+
+
 def measured(settings: Settings, stage: str, options: argparse.Namespace, is_late: Callable[[], bool]) -> dict:
     """One recipe's figures; "diverged" says why there are none."""
     compiled = settings["model"] == "resnet9" and device.choose("auto").type == "cuda"
@@ -458,6 +481,8 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--most", type=float, default=24, help="the most that epochs times width may be in a search")
     parser.add_argument("--best", type=int, default=0, help="LDS of so many of the best, in the last 2/5 of the time")
     parser.add_argument("--random", type=int, default=0, help="seed of the search")
+    parser.add_argument("--read", nargs="*", default=[], help="measure nothing: files that were written by --out")
+    parser.add_argument("--plot", help="an .svg file of accuracy against metasmoothness and LDS")
     parser.add_argument("--seconds", type=float, default=1e9, help="stop after this time")
     return parser.parse_args()
 
@@ -467,6 +492,9 @@ def main() -> None:
     first, every = map(int, options.part.split("/"))
     base = {**BASES[options.preset], **options.base}
     rest = [{**base, **varied} for varied in (options.only or GRID)[first - 1 :: every]]
+    if options.read:
+        rows = [json.loads(line) for name in options.read for line in Path(name).read_text().splitlines()]
+        rest, options.search, options.best = [], False, 0
 
     def is_late(part: float = 1.0) -> bool:
         return time.monotonic() - began > part * options.seconds
@@ -490,6 +518,8 @@ def main() -> None:
         for row in by_worth(rows, options.agreement)[: options.best]:
             note(measured({name: row[name] for name in base}, "lds", options, is_late))
     print("\n" + markdown(rows))
+    if options.plot:
+        frontier(rows, Path(options.plot))
 
 
 if __name__ == "__main__":
