@@ -680,7 +680,7 @@ PRESETS = {
         targets=tuple(f"test:{i}" for i in range(16)),
         replay_mode="disk",
         precision="tf32",
-        replay_precision="bfloat16",
+        replay_precision="fast",
         window=0.8,
     ),
 }

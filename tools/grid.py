@@ -90,7 +90,7 @@ RESNET9: Settings = {
     "model": "resnet9",
     "width": 0.5,
     "precision": "tf32",
-    "replay_precision": "bfloat16",
+    "replay_precision": "fast",
     "epochs": 16,
     "batch_size": 500,
     "peak_lr": 0.015,
@@ -207,7 +207,7 @@ class Trainings:
         return PASSES[key]
 
     def passes_back(self) -> Compiled | None:
-        return self._compiled(self.config.replays_in, True) if self.passes else None
+        return self._compiled(self.config.replays_in(self.where.type), True) if self.passes else None
 
     def run(self, trajectory: EveryState | None = None) -> State:
         """The final state of the training itself."""
