@@ -21,10 +21,10 @@ import pandas as pd
 
 from engine import config as configs
 from engine import config_file, files, proposal, space
-from engine.analysis import cost, seeds, stability, suspects, trust
 from engine.analysis import removal as removals
+from engine.analysis import seeds, stability, suspects, trust
 from engine.analysis import self_influence as self_influences
-from engine.analysis.cost import in_words
+from engine.analysis.cost import in_words, replay_seconds
 from engine.datasets import registry as datasets
 from engine.datasets import store
 from engine.datasets.base import SPLITS, Dataset
@@ -195,8 +195,8 @@ def self_influence(call: argparse.Namespace) -> int:
     dataset = datasets.load(run.manifest().config.dataset)
     job = SelfInfluence(call.images, call.together, call.mode or "").check(run, dataset)
     targets = job.replays(run, dataset)
-    took = cost.replay_seconds(run.manifest(), targets)
-    about = "" if took is None else f", about {cost.in_words(took)}, as replays of this run went"
+    took = replay_seconds(run.manifest(), targets)
+    about = "" if took is None else f", about {in_words(took)}, as replays of this run went"
     print(f"{job.doing()}: {targets:,} targets to replay{about}", flush=True)
     if targets:
         _execute(run, job)

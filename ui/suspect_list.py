@@ -24,7 +24,8 @@ WHY = {
     "harm": "Training on the first images harmed the target most. A wrong label is a usual reason; a hard or unusual "
     "image is another, so look before you decide.",
     suspects.SELF: "The model knows the first images most by heart: their own loss would rise most without them. A "
-    "wrong label is one reason, a rare image another. Only images that it was computed for are here.",
+    "wrong label is one reason, a rare image another; where both were measured, loss found more wrong labels. Only "
+    "images that it was computed for are here.",
 }
 BOXES = {"disagree": "disagree", "ticked": "ticked-only"}  # filters that the link names, and their widgets' keys
 BOXES_IN_WORDS = {"the model disagrees": "disagree", "ticked only": "ticked-only"}

@@ -4,7 +4,8 @@ Two orders of all images. By harm: with the mean loss over clean held-out images
 what its presence adds to that loss. By loss: −log of the probability that the trained model gives to the label given,
 which a wrong label keeps high in a short training. On the sample with 5 % wrong labels, loss found them better (average
 precision 0.90 against 0.47, `make bench-labels`); harm tells which of them matter to the target. A third where it was
-computed, of the images that it was computed for: by self-influence (`engine.analysis.self_influence`).
+computed, of the images that it was computed for: by self-influence (`engine.analysis.self_influence`), which found
+fewer than loss (average precision 0.60 against 0.82 on a smaller training, docs/self-influence.md).
 """
 
 from collections.abc import Mapping, Sequence
