@@ -166,9 +166,9 @@ def smoothness(call: argparse.Namespace) -> int:
     if call.curvature is None:
         _check(run, Smoothness(call.directions, call.seed))
         return 0
-    dataset = datasets.load(run.manifest().config.dataset)
-    seconds = curvatures.seconds(run, dataset, call.curvature)
-    work = f"{curvatures.steps_of_work(run, dataset, call.curvature):,} training steps' work"
+    record = run.manifest()
+    seconds = curvatures.seconds(record, call.curvature)
+    work = f"{curvatures.steps_of_work(record.steps or 0, call.curvature):,} training steps' work"
     print(work if seconds is None else f"{work}: about {in_words(seconds)}", flush=True)
     _check(run, curvatures.Curvature(call.curvature))
     record = run.manifest()

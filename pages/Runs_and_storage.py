@@ -236,17 +236,21 @@ def draw_unfinished(runs: list[Summary]) -> None:
 
 
 def draw_repeating(runs: dict[str, Summary]) -> None:
-    st.subheader("Repeat with other seeds")
     trained = {run.id: run for run in runs.values() if run.trained}
-    if not trained:
-        st.caption("There is no run that was trained to its end.")
+    if not trained or files.read_only():
         return
-    labels = run_names.labels(trained.values())
-    run_id = st.selectbox("Run to repeat", list(trained), format_func=lambda run_id: labels.get(run_id, run_id))
-    run = RunView.of(Run.open(shell.root(), run_id))
-    if run.manifest.from_python:
-        st.caption("It was saved from Python: train it there with another seed.")
-    seed_group.draw_form(run, opened=True)
+    with st.expander(
+        "Repeat a run with other seeds", icon=":material/casino:", key="repeat-a-run", on_change="rerun"
+    ) as form:
+        if not form.open:
+            return
+        labels = run_names.labels(trained.values())
+        run_id = st.selectbox("Run to repeat", list(trained), format_func=lambda run_id: labels.get(run_id, run_id))
+        run = RunView.of(Run.open(shell.root(), run_id))
+        if run.manifest.from_python:
+            st.caption("It was saved from Python: train it there with another seed.")
+        else:
+            seed_group.draw_choices(run)
 
 
 with shell.page("Runs and storage"):

@@ -73,6 +73,9 @@ def test_runs_of_other_data_or_targets_are_refused_on_the_page(three, root):
 def test_where_a_person_looks_the_cost_is_said_and_guests_start_nothing(three, root, monkeypatch):
     for page in ("pages/Trust.py", "pages/Runs_and_storage.py", COMPARE):
         app = show(page, run="seed-0", **({"view": "seeds"} if page == COMPARE else {}))
+        assert not any(each.label == "Trainings in all" for each in app.number_input)  # folded away
+        app.session_state["repeat-a-run" if page == "pages/Runs_and_storage.py" else "repeat-seed-0"] = True
+        app.run()
         count = next(each for each in app.number_input if each.label == "Trainings in all")
         count.set_value(5).run()
         told = [m.value for m in app.markdown if m.value.startswith("To do: 2 trainings, 4 targets to replay")]
@@ -95,6 +98,7 @@ def test_a_group_from_its_start_over_a_killed_server_to_its_mean(page, quick, ro
     with server(root, page, hold=hold) as (url, process):
         page.goto(f"{url}/Runs_and_storage")
         settled(page, "Runs and storage")
+        main.locator("summary", has_text="Repeat a run with other seeds").click()
         count = main.get_by_role("spinbutton", name="Trainings in all")
         count.fill("3")
         count.press("Enter")

@@ -23,31 +23,44 @@ WHAT = (
 
 
 def draw_form(run: RunView, opened: bool = False) -> None:
-    """How many trainings, what the others cost, and the button; folded away unless `opened`."""
+    """The action, folded away unless `opened`: what there is already stands in the records of all runs, which are read
+    where a person looks."""
     if files.read_only() or run.manifest.from_python or not run.manifest.trained:
         return
-    with st.expander("Repeat with other seeds", icon=":material/casino:", expanded=opened), shell.guarded():
-        st.caption(WHAT)
-        group = notes.group_of(run.folder)
-        with st.container(horizontal=True, vertical_alignment="bottom"):
-            count = st.number_input(
-                "Trainings in all",
-                repeat.FEWEST,
-                repeat.MOST,
-                max(repeat.PROPOSED, len(group.seeds) if group else 0),
-                key=f"seeds-{run.id}",
-                width=160,
-                help="With this run's own. Means of four agree much better than single trainings do; of eight, better "
-                "still.",
-            )
-            validated = any(name.startswith("validation/lds-") for name in run.manifest.files)
-            validate = validated and st.checkbox(
-                "Validate each as this run was",
-                True,
-                key=f"validate-seeds-{run.id}",
-                help="Without the same random subsets. It tells how far the mean foretells trainings of other seeds.",
-            )
-        draw_plan(repeat.plan(run.folder, int(count), bool(validate)))
+    with st.expander(
+        "Repeat with other seeds",
+        icon=":material/casino:",
+        expanded=opened,
+        key=f"repeat-{run.id}",
+        on_change="rerun",
+    ) as form:
+        if form.open:
+            with shell.guarded():
+                draw_choices(run)
+
+
+def draw_choices(run: RunView) -> None:
+    """How many trainings, what the others cost, and the button."""
+    st.caption(WHAT)
+    group = notes.group_of(run.folder)
+    with st.container(horizontal=True, vertical_alignment="bottom"):
+        count = st.number_input(
+            "Trainings in all",
+            repeat.FEWEST,
+            repeat.MOST,
+            max(repeat.PROPOSED, len(group.seeds) if group else 0),
+            key=f"seeds-{run.id}",
+            width=160,
+            help="With this run's own. Means of four agree far better than single trainings; of eight, better still.",
+        )
+        validated = any(name.startswith("validation/lds-") for name in run.manifest.files)
+        validate = validated and st.checkbox(
+            "Validate each as this run was",
+            True,
+            key=f"validate-seeds-{run.id}",
+            help="Without the same random subsets. It tells how far the mean foretells trainings of other seeds.",
+        )
+    draw_plan(repeat.plan(run.folder, int(count), bool(validate)))
 
 
 def draw_plan(plan: repeat.Plan) -> None:

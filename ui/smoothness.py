@@ -109,7 +109,7 @@ def offer(run: RunView) -> None:
     """The button that measures the curvature, with what it costs; not for a run whose model is elsewhere."""
     if run.manifest.from_python or not run.manifest.trained:
         return
-    seconds = curvature.seconds(run.folder, run.dataset)
+    seconds = curvature.seconds(run.manifest)
     cost = f"about {formats.duration(seconds)}" if seconds is not None else "about two trainings"
     with shell.guarded():
         if st.button(

@@ -34,19 +34,20 @@ class Measured:
 def measured(run: Run) -> Measured:
     """By the run's own training and replays, else by those of the newest run like it."""
     record = run.manifest()
-    own = _of(record)
+    own = of_record(record)
     if own.step is not None:
         return own
     config = record.config
     for other in list_runs(run.root)[:LOOKED_AT]:
         with contextlib.suppress(ReplayError):  # a damaged one has nothing to say
             theirs = other.manifest()
-            if other.id != run.id and _like(theirs.config) == _like(config) and _of(theirs).step is not None:
-                return _of(theirs)
+            if other.id != run.id and _like(theirs.config) == _like(config) and of_record(theirs).step is not None:
+                return of_record(theirs)
     return own
 
 
-def _of(record: Manifest) -> Measured:
+def of_record(record: Manifest) -> Measured:
+    """By the run's own training and replays."""
     seconds, steps = record.timings.get("train_seconds"), record.steps
     if not record.trained or not seconds or not steps:
         return Measured()

@@ -11,6 +11,7 @@ from engine.errors import ConfigError
 from engine.jobs import ahead
 from engine.jobs.job import Job, Phase, Result, require_trained
 from engine.jobs.reports import write_report
+from engine.runs.manifest import Manifest
 from engine.runs.run import Run
 
 if TYPE_CHECKING:
@@ -46,7 +47,7 @@ class Curvature(Job):
         return f"Measuring the curvature at {self.looks:,} steps"
 
     def ahead(self, run: Run, dataset: Dataset) -> tuple[Phase, ...]:
-        return (Phase("retrain", steps_of_work(run, dataset, self.looks)),)
+        return (Phase("retrain", steps_of_work(ahead.steps_of(run, dataset), self.looks)),)
 
     def do(self, session: "Session") -> Result:
         from engine.core.curvature import curvature_times_rate
@@ -87,12 +88,12 @@ class Curvature(Job):
         return Result(reports=(trust.CURVATURE,))
 
 
-def steps_of_work(run: Run, dataset: Dataset, looks: int = LOOKS) -> int:
-    """What it costs, in training steps: a training, and a target's step backwards for each product."""
-    return ahead.steps_of(run, dataset) + round(looks * PRODUCTS * ahead.A_TARGET)
+def steps_of_work(steps: int, looks: int = LOOKS) -> int:
+    """What it costs, in training steps: a training of so many, and a target's step backwards for each product."""
+    return steps + round(looks * PRODUCTS * ahead.A_TARGET)
 
 
-def seconds(run: Run, dataset: Dataset, looks: int = LOOKS) -> float | None:
+def seconds(record: Manifest, looks: int = LOOKS) -> float | None:
     """The same in seconds, as steps of this run took; None where that was not measured."""
-    step = ahead.measured(run).step
-    return None if step is None else step * steps_of_work(run, dataset, looks)
+    step = ahead.of_record(record).step
+    return None if step is None else step * steps_of_work(record.steps or 0, looks)
