@@ -187,7 +187,7 @@ def test_a_file_gets_the_sizes_and_the_options(tmp_path, folder):
     assert "hidden" in error.value.remedy
     with pytest.raises(ModelError, match="no width factor"):
         registry.module(config_of("net.py:net", width=2.0), dataset)
-    with pytest.raises(ModelError, match="no option «norm»"):
+    with pytest.raises(ModelError, match="There is no norm «1». Choose one of batch, group, none"):
         registry.module(config_of("small-cnn", model_options="norm=1"), dataset)
     with pytest.raises(ModelError, match="cannot be made with"):
         registry.module(config_of("vit-tiny", model_options="dropout=much"), dataset)

@@ -336,7 +336,8 @@ def test_the_table_of_the_grid_is_read_from_the_document():
     (read,) = probe_against_lds.of_document(f"| a | b |\n|---|---|\n\n{head}\n|{'---|' * 14}\n{row}\n\n| c |")
     assert (read["lds"], read["batch_size"], read["scale"], read["seed"]) == (0.991, 250, 0.5, 2)
     config = probe_against_lds.configured(read)
-    assert (config.recipe.weight_decay, config.model_options) == (0.005, "scale=0.5")
+    assert (config.recipe.weight_decay, config.model_options) == (0.005, "")  # the network's own factor on the logits
+    assert probe_against_lds.configured({**read, "scale": 2.0}).model_options == "scale=2.0"
     smooth, chaotic = ({**read, "probe": p, "lds": p, "verdict": probe_against_lds.level(p)} for p in (0.95, 0.1))
     assert "Right: 2 of 2." in probe_against_lds.markdown([smooth, chaotic])
     assert "Right: 1 of 2." in probe_against_lds.markdown([smooth, {**chaotic, "lds": 0.7}])

@@ -22,7 +22,7 @@ from engine.analysis import lds as agreements
 from engine.analysis.trust import GOOD_LDS, LEVELS, POOR_LDS
 from engine.config import RunConfig
 from engine.jobs import probe
-from tools.grid import BASE
+from tools.grid import SAMPLE, config_of
 
 DOCUMENT = Path(__file__).parents[1] / "docs" / "trust.md"
 COLUMNS = {  # of the table in docs/trust.md, with the names of the settings in tools/grid.py
@@ -33,11 +33,13 @@ COLUMNS = {  # of the table in docs/trust.md, with the names of the settings in 
     "warm-up": "warmup",
     "LDS (95 % interval)": "lds",
 }
+BASE = {name: SAMPLE[name] for name in ("norm", "activation", "scale", "width", "seed")}
+BASE |= {name: SAMPLE[name] for name in ("epochs", "batch_size", "peak_lr", "warmup", "weight_decay")}
 OFFERED = {"norm": "batch", "activation": "gelu"}
 
 
 def of_document(text: str) -> list[dict]:
-    """Rows of the grid's table: settings as `tools.grid.BASE` has them, and `lds`; none of recipes that diverged."""
+    """Rows of the grid's table: settings as `tools.grid` has them, and `lds`; none of recipes that diverged."""
     lines = [line for line in text.splitlines() if line.startswith("|")]
     head = next(i for i, line in enumerate(lines) if line.startswith("| batch | peak rate | epochs | width |"))
     names = [COLUMNS.get(name, name) for name in cells(lines[head])]
@@ -64,10 +66,8 @@ def of_grid(path: Path) -> list[dict]:
 
 
 def configured(row: dict) -> RunConfig:
-    """The recipe as the form would have it."""
-    settings = ("epochs", "batch_size", "peak_lr", "warmup", "weight_decay", "seed")
-    changes = {f"recipe.{name}": row[name] for name in settings}
-    return RunConfig(width=row["width"], model_options=f"scale={row['scale']:g}").replace(**changes)
+    """The recipe's run."""
+    return config_of({**SAMPLE, **{name: row[name] for name in BASE}})
 
 
 def offered(rows: Iterable[dict]) -> list[dict]:
