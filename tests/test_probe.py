@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +26,7 @@ from engine.errors import CancelledError, ConfigError, IntegrityError, ReadOnlyE
 from engine.jobs import probe
 from engine.jobs.queue import JobQueue
 from engine.models import registry as models
+from engine.runs.run import Run
 from tests.helpers import ROOT
 
 
@@ -209,12 +211,17 @@ def stopped_at_first(monkeypatch):
 
 def ended(probing: probe.Probing, queue: JobQueue) -> probe.Probing:
     """Once the worker no longer has it."""
-    done = threading.Event()
+    until(lambda: probing.ends and probing not in queue.probes())
+    return probing
+
+
+def until(so: Callable[[], object]) -> None:
+    never = threading.Event()
     for _ in range(600):
-        if probing.ends and probing not in queue.probes():
-            return probing
-        done.wait(0.1)
-    raise AssertionError(f"the probe is still {probing.state}")
+        if so():
+            return
+        never.wait(0.1)
+    raise AssertionError("it did not come to that")
 
 
 def test_the_worker_measures_and_the_page_sees_how_far_it_is(root, stopped_at_first, config):
@@ -253,7 +260,8 @@ def test_a_run_behind_a_probe_waits_for_it_and_is_run(root, stopped_at_first, co
     assert queue.active() == [run_id]
     go.set()
     ended(probing, queue)
-    assert queue.cancel(run_id) or queue.active() == []
+    until(lambda: queue.active() == [])
+    assert Run.open(root, run_id).manifest().status == "finished"
 
 
 @pytest.mark.slow
