@@ -220,7 +220,7 @@ def test_back_and_forward_go_through_all_that_the_address_says(page, run, root):
         wait_until(lambda: harmful() == strongest(2, 1, among=LABELS == 4), page)
         idle(page)
         seen.append(page.url)
-        page.get_by_text("Harmful", exact=True).click()  # the row is open still
+        page.get_by_text("Harmful", exact=True).first.click()  # the row is open still
         wait_until(lambda: "side=harmful" in page.url, page)
         expect(page.locator(".st-key-gallery-helpful")).to_have_count(0)
         idle(page)
