@@ -5,6 +5,7 @@ Streamlit, Playwright and torch are imported where they are used: a machine with
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -15,7 +16,7 @@ from engine.config import Recipe
 if TYPE_CHECKING:
     import numpy as np
     import torch
-    from playwright.sync_api import Page
+    from playwright.sync_api import Locator, Page
     from streamlit.testing.v1 import AppTest
 
     from engine.api import Trained
@@ -187,6 +188,28 @@ def wait_until(condition: Callable[[], bool], tab: Page) -> None:
     """For as long as pytest's own limit allows: how fast the machine is says nothing."""
     while not condition():
         tab.wait_for_timeout(100)
+
+
+def pick(tab: Page, box: str, option: str) -> None:
+    """One of a list."""
+    wanted = tab.get_by_role("option", name=option, exact=True)
+    offer(tab, tab.get_by_role("combobox", name=box), wanted)
+    wanted.click()
+
+
+def offer(tab: Page, box: Locator, wanted: Locator) -> None:
+    """Opens a list; which closes again where the page scrolls, or is drawn anew, and is then opened once more."""
+    from playwright.sync_api import TimeoutError
+
+    def offered() -> bool:
+        if not wanted.is_visible():
+            box.click()
+            with contextlib.suppress(TimeoutError):
+                wanted.wait_for(timeout=1000)
+        return wanted.is_visible()
+
+    idle(tab)
+    wait_until(offered, tab)
 
 
 def shown(tab: Page, which: str) -> list[int]:

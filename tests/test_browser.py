@@ -1,6 +1,5 @@
 """The app as people use it: a fresh server, a real browser, the sample run from start to clean-up."""
 
-import contextlib
 import re
 import shutil
 import signal
@@ -12,7 +11,7 @@ import axe_playwright_python
 import numpy as np
 import pytest
 from PIL import Image
-from playwright.sync_api import Locator, Page, TimeoutError, expect
+from playwright.sync_api import Page, expect
 
 from engine import config as configs
 from engine import config_file, proposal
@@ -22,7 +21,7 @@ from engine.jobs import execute as work
 from engine.runs import notes
 from engine.runs import run as runs
 from engine.runs.job import JobRecord
-from tests.helpers import PAGES, at_rest, idle, settled, shown, steps_done, wait_until
+from tests.helpers import PAGES, at_rest, idle, offer, pick, settled, shown, steps_done, wait_until
 from tests.images import folder
 from tests.made_up import SMALL
 from tools.hold import Hold
@@ -222,27 +221,6 @@ def test_own_settings_with_targets_picked_by_looking(page, tmp_path):
         page.get_by_role("button", name="Replay for these targets").click()
         settled(page, "Live")
         wait_until(lambda: any(t.name == chosen for t in run.scores().targets()), page)
-
-
-def pick(page: Page, box: str, option: str) -> None:
-    """One of a list."""
-    wanted = page.get_by_role("option", name=option, exact=True)
-    offer(page, page.get_by_role("combobox", name=box), wanted)
-    wanted.click()
-
-
-def offer(page: Page, box: Locator, wanted: Locator) -> None:
-    """Opens a list; which closes again where the page scrolls, or is drawn anew, and is then opened once more."""
-
-    def offered() -> bool:
-        if not wanted.is_visible():
-            box.click()
-            with contextlib.suppress(TimeoutError):
-                wanted.wait_for(timeout=1000)
-        return wanted.is_visible()
-
-    idle(page)
-    wait_until(offered, page)
 
 
 def test_a_file_fills_the_form_comes_back_the_same_and_is_what_runs(page, tmp_path):

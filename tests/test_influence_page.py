@@ -12,7 +12,7 @@ from playwright.sync_api import Page, expect
 from engine.datasets import registry as dataset_registry
 from engine.runs import notes
 from engine.runs import run as runs
-from tests.helpers import at_rest, idle, said, settled, show, shown, sound, tiles, wait_until
+from tests.helpers import at_rest, idle, pick, said, settled, show, shown, sound, tiles, wait_until
 from tests.made_up import run_of
 from tests.test_browser import AXE, violations
 from tools.serve import server
@@ -211,12 +211,9 @@ def test_back_and_forward_go_through_all_that_the_address_says(page, run, root):
         idle(page)
         seen.append(page.url)
         page.get_by_text("Filters and view").click()
-        coat = page.get_by_role("combobox", name="Label", exact=True)
-        expect(coat).to_be_visible()
-        idle(page)
+        expect(page.get_by_role("combobox", name="Label", exact=True)).to_be_visible()
         at_rest(page)
-        coat.click()
-        page.get_by_role("option", name="Coat", exact=True).click()
+        pick(page, "Label", "Coat")
         wait_until(lambda: harmful() == strongest(2, 1, among=LABELS == 4), page)
         idle(page)
         seen.append(page.url)
