@@ -87,7 +87,9 @@ def _add(page: Page) -> None:
     button = page.get_by_role("button", name="Add", exact=True)
     expect(button).to_be_enabled(timeout=PATIENCE)
     at_rest(page)
+    before = page.url  # that of another data set, perhaps, which is a folder, too
     button.click()
+    expect(page).not_to_have_url(before, timeout=PATIENCE)
     expect(page).to_have_url(re.compile("data=folder"), timeout=PATIENCE)
     at_rest(page)
 

@@ -4,21 +4,18 @@
 
 export default function ({ data, parentElement }) {
   const button = parentElement.querySelector("button")
-  const [icon, label] = button.children
+  const label = button.querySelector("span")
   const status = parentElement.querySelector("[role=status]")
-  if (!label.textContent) label.textContent = data.label
 
   button.onclick = async () => {
     const copied = await copy(location.href, parentElement)
-    label.textContent = copied ? data.copied : data.label
-    icon.textContent = copied ? "✓" : "🔗"
+    label.textContent = copied ? `✓ ${data.copied}` : data.label
     status.textContent = copied ? data.copied : data.failed
     parentElement.querySelector("input")?.remove()
     if (!copied) offer(parentElement, location.href, data.failed)
     clearTimeout(button.waiting)
     button.waiting = setTimeout(() => {
       label.textContent = data.label
-      icon.textContent = "🔗"
       status.textContent = ""
     }, 3000)
   }

@@ -9,9 +9,14 @@ import streamlit as st
 from ui.text import plain
 
 HERE = Path(__file__).parent
+_ICON = (  # drawn: not every machine has a font with that sign
+    '<svg aria-hidden="true" width="16" height="16" viewBox="0 0 24 24" fill="none" stroke="currentColor" '
+    'stroke-width="2" stroke-linecap="round"><path d="M10 14a4 4 0 0 0 6 .5l3-3a4 4 0 0 0-5.7-5.7l-1.2 1.2M14 10a4 4 0 0 '
+    '0-6-.5l-3 3a4 4 0 0 0 5.7 5.7l1.2-1.2" /></svg>'
+)
 _copy = st.components.v2.component(
     "copy_link",
-    html='<button type="button"><span aria-hidden="true">🔗</span><span></span></button><span role="status"></span>',
+    html=f'<button type="button">{_ICON}<span>Copy link</span></button><span role="status"></span>',
     css=(HERE / "copy_link.css").read_text(encoding="utf-8"),
     js=(HERE / "copy_link.js").read_text(encoding="utf-8"),
 )
