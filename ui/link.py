@@ -11,8 +11,8 @@ from ui.text import plain
 HERE = Path(__file__).parent
 _ICON = (  # drawn: not every machine has a font with that sign
     '<svg aria-hidden="true" width="16" height="16" viewBox="0 0 24 24" fill="none" stroke="currentColor" '
-    'stroke-width="2" stroke-linecap="round"><path d="M10 14a4 4 0 0 0 6 .5l3-3a4 4 0 0 0-5.7-5.7l-1.2 1.2M14 10a4 4 0 0 '
-    '0-6-.5l-3 3a4 4 0 0 0 5.7 5.7l1.2-1.2" /></svg>'
+    'stroke-width="2" stroke-linecap="round"><path d="M10 14a4 4 0 0 0 6 .5l3-3a4 4 0 0 0-5.7-5.7l-1.2 1.2'
+    'M14 10a4 4 0 0 0-6-.5l-3 3a4 4 0 0 0 5.7 5.7l1.2-1.2" /></svg>'
 )
 _copy = st.components.v2.component(
     "copy_link",
