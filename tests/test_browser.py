@@ -497,8 +497,11 @@ def test_influence_is_filtered_dragged_enlarged_ticked_pinned_and_linked(page, r
 
         # A class, pinned targets, and the second page: the link restores them all.
         page.get_by_role("button", name="only: show all again").click()
-        idle(page)  # the row's label says what is set: it is made anew
+        wait_until(lambda: "low=" not in page.url, page)
+        idle(page)
         page.get_by_text("Filters and view").click()
+        at_rest(page)  # the row opens with an animation
+        idle(page)
         page.get_by_text("Different", exact=True).click()
         wait_until(lambda: "relation=other" in page.url and "low=" not in page.url, page)
         idle(page)
