@@ -570,6 +570,7 @@ def violations(tab: Page, theme: str) -> list[str]:
     tab.emulate_media(color_scheme=theme, reduced_motion="reduce")
     dark = "getComputedStyle(document.querySelector('.stApp')).backgroundColor.match(/\\d+/)[0] < 128"
     tab.wait_for_function(dark if theme == "dark" else f"!({dark})")
+    idle(tab)  # what is opened or changed before has been drawn again, and is not faded
     at_rest(tab)
     found = []
     for violation in tab.evaluate("axe.run(document, {resultTypes: ['violations']})")["violations"]:
@@ -600,6 +601,7 @@ def test_axe_finds_nothing_serious_on_any_page_in_either_theme(page, tmp_path):
             closed = page.locator("details:not([open]) > summary")
             while closed.count():  # each click leaves one less
                 closed.first.click()
+                idle(page)
             found += [f"{heading}, {problem}" for theme in ("light", "dark") for problem in violations(page, theme)]
     assert not found, "\n\n".join(found)
 
