@@ -286,11 +286,7 @@ def _add_trained(commands, one_run: argparse.ArgumentParser) -> None:
         default="loss",
         help="target function, such as margin or logit:coat (loss)",
     )
-    attribute.add_argument(
-        "--mode",
-        choices=config.REPLAY_MODES,
-        help="another replay mode than that of the trajectory on disk; trains again where it must",
-    )
+    _add_mode(attribute)
     _add_shard(attribute)
     resume = commands.add_parser(
         "resume", parents=[one_run], help="go on with a run that was killed, cancelled or failed"
@@ -390,11 +386,7 @@ def _add_self_influence(commands, one_run: argparse.ArgumentParser) -> None:
         metavar="G",
         help="images a target: G times cheaper, and an estimate (1, which is exact)",
     )
-    command.add_argument(
-        "--mode",
-        choices=config.REPLAY_MODES,
-        help="another replay mode than that of the trajectory on disk; trains again where it must",
-    )
+    _add_mode(command)
     command.add_argument("--count", type=whole(0), default=20, metavar="K", help="how many to print (20)")
     command.add_argument("--csv", metavar="FILE", help="write all that the run knows")
 
@@ -445,6 +437,14 @@ def _add_seeds(commands, one_run: argparse.ArgumentParser) -> None:
     mean.add_argument("--target", metavar="KEY", help="of which target, such as test:0.loss (the first)")
     mean.add_argument("--count", type=whole(0), default=20, metavar="K", help="how many images to print (20)")
     mean.add_argument("--csv", metavar="FILE", help="write all of them")
+
+
+def _add_mode(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--mode",
+        choices=config.REPLAY_MODES,
+        help="another replay mode than that of the trajectory on disk; trains again where it must",
+    )
 
 
 def _add_shard(command: argparse.ArgumentParser) -> None:

@@ -204,13 +204,7 @@ def self_influence(call: argparse.Namespace) -> int:
     known = self_influences.known(record)
     assert known is not None  # an image at least was asked for
     table = self_influences.ranked(record, dataset, known)
-    if call.csv is not None:
-        _write_csv(Path(call.csv), table)
-        print(f"{call.csv}: {len(table):,} training images")
-    if call.count:
-        print(table.head(call.count).to_string(index=False))
-        if record.window_phrase:
-            print(f"self-influence: {record.window_phrase}")
+    _give_images(call, table, f"self-influence: {record.window_phrase}" if record.window_phrase else "")
     return 0
 
 
@@ -418,14 +412,19 @@ def list_suspects(call: argparse.Namespace) -> int:
     record = _opened(call).manifest()
     by = call.by or suspects.better_order(suspects.ranked(record, call.target))[0]
     table = suspects.ranked(record, call.target, by)
+    _give_images(call, table, f"harm: {record.window_phrase}" if record.window_phrase else "")
+    return 0
+
+
+def _give_images(call: argparse.Namespace, table: pd.DataFrame, remark: str = "") -> None:
+    """A table of training images, as `--csv` and `--count` ask for it; the remark below what is printed."""
     if call.csv is not None:
         _write_csv(Path(call.csv), table)
         print(f"{call.csv}: {len(table):,} training images")
     if call.count:
         print(table.head(call.count).to_string(index=False))
-        if record.window_phrase:
-            print(f"harm: {record.window_phrase}")
-    return 0
+        if remark:
+            print(remark)
 
 
 def _write_csv(path: Path, table: pd.DataFrame) -> None:
@@ -480,11 +479,7 @@ def mean(call: argparse.Namespace) -> int:
     )
     if (others_told := seeds.for_others(records)) is not None:
         print(seeds.in_words(others_told))
-    if call.csv is not None:
-        _write_csv(Path(call.csv), table)
-        print(f"{call.csv}: {len(table):,} training images")
-    if call.count:
-        print(table.head(call.count).to_string(index=False))
+    _give_images(call, table)
     return 0
 
 

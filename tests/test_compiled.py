@@ -169,14 +169,19 @@ def _wrong(graph):
     return lambda *arguments: tuple(1.001 * each for each in graph(*arguments))
 
 
+def _uncompiled(monkeypatch, model, example):
+    """Passes whose graphs are run as they are, and a list that gets the three graphs of the division."""
+    parts = []
+    monkeypatch.setattr(Compiled, "_compiled", lambda self, graph, *_: graph)
+    monkeypatch.setattr(compiled, "divide", _recording(parts, compiled.divide))
+    return Compiled(model, "float64", example), parts
+
+
 def test_the_division_keeps_what_the_targets_share(monkeypatch):
     """Run as they are, without a compiler: the two graphs compute what the one did, and no convolution of the primal
     pass is left in that of the tangents."""
     model, stream, state, adjoint = problem()
-    monkeypatch.setattr(Compiled, "_compiled", lambda self, graph, *_: graph)
-    parts = []
-    monkeypatch.setattr(compiled, "divide", _recording(parts, compiled.divide))
-    passes = Compiled(model, "float64", (state, stream.at(2)))
+    passes, parts = _uncompiled(monkeypatch, model, (state, stream.at(2)))
     with device.exact_arithmetic():
         passes.compile_backwards(2)
         found = back(passes, stream, state, adjoint)
@@ -194,10 +199,7 @@ def test_the_division_keeps_what_the_targets_share(monkeypatch):
 def test_nothing_is_computed_that_is_zero_or_that_nobody_reads(monkeypatch, needs_grad):
     """Run without a compiler. The gradient, which SGD's pullback does not read, is there where it was asked for."""
     model, stream, state, adjoint = problem()
-    monkeypatch.setattr(Compiled, "_compiled", lambda self, graph, *_: graph)
-    parts = []
-    monkeypatch.setattr(compiled, "divide", _recording(parts, compiled.divide))
-    passes = Compiled(model, "float64", (state, stream.at(2)))
+    passes, parts = _uncompiled(monkeypatch, model, (state, stream.at(2)))
     with device.exact_arithmetic():
         passes.compile_backwards(1, needs_grad)
         found, expected = (p.linearize(state, stream.at(3), needs_grad) for p in (passes, step.Eager(model)))
