@@ -11,7 +11,7 @@ SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 WORKERS ?= 2
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
-.PHONY: run check test bench bench-scaling bench-ui tasks bench-storage bench-data story bench-emoji bench-trust bench-trust-removal bench-labels memorised trust trust-gpu trust-grid window seeds faults data screenshots browser clean
+.PHONY: run check test bench bench-scaling bench-ui bench-map tasks bench-storage bench-data story bench-emoji bench-trust bench-trust-removal bench-labels memorised trust trust-gpu trust-grid window seeds faults data screenshots browser clean
 
 run: .venv/app.stamp
 	$(BIN)/streamlit run app.py
@@ -33,6 +33,10 @@ bench: .venv/test.stamp
 # five minutes. The images are those of Debian's package dataset-fashion-mnist, or of REPLAY_DATA_DIR. JSON=FILE keeps all.
 bench-ui: .venv/test.stamp browser
 	$(BIN)/python -m tools.bench_ui $(if $(JSON),--json $(JSON))
+
+# The page Map on 60,000 images: page, lasso to gallery, hover, frames; about three minutes. JSON=FILE keeps all.
+bench-map: .venv/test.stamp browser
+	$(BIN)/python -m tools.bench_map $(if $(JSON),--json $(JSON))
 
 # What a person comes to do, in a real browser: clicks and seconds; about six minutes. APP=DIR drives another checkout.
 tasks: .venv/test.stamp browser

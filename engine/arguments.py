@@ -10,6 +10,7 @@ import re
 from collections.abc import Callable
 
 from engine import config
+from engine.analysis import maps
 from engine.analysis import removal as removals
 from engine.analysis.self_influence import FORMS, MOST_TOGETHER
 from engine.analysis.trust import DECISIVE, PROPOSED
@@ -42,6 +43,7 @@ EPILOG = """examples:
   python -m engine mean RUN --target test:0.loss --csv mean.csv
   python -m engine self-influence RUN --images loss:500
   python -m engine self-influence RUN --images all --together 64 --csv memorised.csv
+  python -m engine features RUN
   python -m engine list
   python -m engine info RUN
   python -m engine clean RUN --parts trajectory --dry-run
@@ -368,6 +370,13 @@ def _add_checks(commands, one_run: argparse.ArgumentParser) -> None:
     suspects.add_argument("--count", type=whole(0), default=20, metavar="K", help="how many to print (20)")
     suspects.add_argument("--csv", metavar="FILE", help="write all of them")
     _add_self_influence(commands, one_run)
+    commands.add_parser(
+        "features",
+        parents=[one_run],
+        help="compute what the last layer of the trained model sees of each image, for maps, themes and duplicates",
+    )
+    umap = commands.add_parser("umap", parents=[one_run], help="draw a map of the training images with UMAP (an extra)")
+    umap.add_argument("--source", choices=maps.SOURCES, default="features", help="what is near each other (features)")
 
 
 def _add_self_influence(commands, one_run: argparse.ArgumentParser) -> None:

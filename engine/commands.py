@@ -21,8 +21,9 @@ import pandas as pd
 
 from engine import config as configs
 from engine import config_file, files, proposal, space
+from engine.analysis import features as kept_features
+from engine.analysis import maps, seeds, stability, suspects, trust
 from engine.analysis import removal as removals
-from engine.analysis import seeds, stability, suspects, trust
 from engine.analysis import self_influence as self_influences
 from engine.analysis.cost import in_words, replay_seconds
 from engine.datasets import registry as datasets
@@ -33,6 +34,7 @@ from engine.errors import ConfigError
 from engine.jobs import curvature as curvatures
 from engine.jobs import probe as probes
 from engine.jobs import repeat as repeats
+from engine.jobs.features import Features
 from engine.jobs.job import Job, Result
 from engine.jobs.queue import discard
 from engine.jobs.rebuild import Rebuild
@@ -41,6 +43,7 @@ from engine.jobs.removal import Removal
 from engine.jobs.replay import Replay
 from engine.jobs.self_influence import SelfInfluence
 from engine.jobs.smoothness import Smoothness
+from engine.jobs.umap import Umap
 from engine.jobs.validation import Validate
 from engine.jobs.what_if import WhatIf
 from engine.runs import notes
@@ -205,6 +208,23 @@ def self_influence(call: argparse.Namespace) -> int:
     assert known is not None  # an image at least was asked for
     table = self_influences.ranked(record, dataset, known)
     _give_images(call, table, f"self-influence: {record.window_phrase}" if record.window_phrase else "")
+    return 0
+
+
+def features(call: argparse.Namespace) -> int:
+    run = _opened(call)
+    _execute(run, Features())
+    computed = kept_features.read(run)
+    assert computed is not None  # the job has just written them
+    folder = run.path / kept_features.FOLDER
+    print(f"{folder}: train {computed.train.shape}, test {computed.test.shape}, float32; {computed.of}")
+    return 0
+
+
+def umap(call: argparse.Namespace) -> int:
+    run = _opened(call)
+    _execute(run, Umap(call.source))
+    print(f"{run.path / maps.FOLDER}/umap-{call.source}-train.npy: the places of the training images, float32 [N, 2]")
     return 0
 
 
@@ -744,6 +764,8 @@ COMMANDS = {
     "what-if": Command(what_if, trains=True),
     "removal": Command(removal, trains=True),
     "self-influence": Command(self_influence, trains=True),
+    "features": Command(features, trains=True),
+    "umap": Command(umap, trains=True),
     "suspects": Command(list_suspects),
     "repeat": Command(repeat, trains=True),
     "mean": Command(mean),

@@ -30,7 +30,7 @@ import shutil
 import stat
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -157,13 +157,21 @@ def replace(path: Path, content: bytes) -> None:
 
     The file gets the mode that the process's umask gives to new files: runs are for sharing.
     """
+    with _replacing(path) as file:
+        file.write(content)
+    io_counters.add(written=len(content))
+
+
+@contextlib.contextmanager
+def _replacing(path: Path) -> Iterator[io.BufferedWriter]:
+    """See `replace`: what is written to the file is there whole once the block has ended well, and else not at all."""
     with disk_errors(path), _opened_folder(path.parent) as folder:
         temporary = f"{TEMPORARY}{secrets.token_hex(8)}"
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
         handle = os.open(temporary, flags, 0o666, dir_fd=folder)
         try:
             with os.fdopen(handle, "wb") as file:
-                file.write(content)
+                yield file
                 file.flush()
                 _sync(file.fileno())
             os.replace(temporary, path.name, src_dir_fd=folder, dst_dir_fd=folder)
@@ -172,7 +180,6 @@ def replace(path: Path, content: bytes) -> None:
                 os.unlink(temporary, dir_fd=folder)
             raise
         _sync(folder)
-    io_counters.add(written=len(content))
 
 
 @contextlib.contextmanager
@@ -275,6 +282,28 @@ def write_npy(path: Path, array: np.ndarray) -> str:
     buffer = io.BytesIO()
     np.save(buffer, array, allow_pickle=False)
     return write_bytes(path, buffer.getvalue())
+
+
+def write_npy_rows(path: Path, shape: tuple[int, ...], dtype: type, blocks: Iterable[np.ndarray]) -> str:
+    """Writes an array of this shape atomically, some of its rows at a time, and returns the file's SHA-256: for arrays
+    that are not to stand in memory whole. The blocks must have as many rows in all as the shape says."""
+    layout = {"descr": np.lib.format.dtype_to_descr(np.dtype(dtype)), "fortran_order": False, "shape": shape}
+    header = io.BytesIO()
+    np.lib.format.write_array_header_1_0(header, layout)
+    digest, rows = hashlib.sha256(header.getvalue()), 0
+    with _replacing(path) as file:
+        file.write(header.getvalue())
+        for block in blocks:
+            content = np.asarray(block, dtype, order="C")
+            if content.shape[1:] != shape[1:]:
+                raise ValueError(f"a block of shape {content.shape} is no part of one of shape {shape}")
+            digest.update(content.data)
+            file.write(content.data)
+            rows += len(content)
+        if rows != shape[0]:
+            raise ValueError(f"{rows} rows were given, of {shape[0]}")
+    io_counters.add(written=header.tell() + math.prod(shape) * np.dtype(dtype).itemsize)
+    return digest.hexdigest()
 
 
 # -- reading

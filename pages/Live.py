@@ -29,6 +29,8 @@ PHASES = {
     "rebuild": "The training is run once more, to the same states: what a replay reads of them was not kept.",
     "retrain": "The model is trained again with other weights of its training images, to see what truly happens.",
     "gradients": "Of each test image the gradient of its own loss is taken: how strongly it answers to the parameters.",
+    "features": "All images go through the trained model once: what its last layer sees of each is kept.",
+    "map": "Each image gets a place on a plane, beside those that are like it.",
 }
 
 

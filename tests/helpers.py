@@ -33,6 +33,7 @@ PAGES = {  # in the sidebar's order
     "pages/Influence.py": "Influence",
     "pages/Training_images.py": "Training images",
     "pages/Test_images.py": "Test images",
+    "pages/Map.py": "Map",
     "pages/Self_influence.py": "Self-influence",
     "pages/Find_bad_labels.py": "Find bad labels",
     "pages/Trust.py": "Trust",

@@ -8,10 +8,11 @@ import engine
 from engine import config, device
 from engine.core.compiled import Compiled
 from engine.core.converted import Converted, converted
+from engine.core.features import penultimate
 from engine.core.memory import TANGENT_COPIES, bytes_per_target
 from engine.core.state import Adjoint
 from engine.core.step import Eager, step_back
-from engine.core.stream import Stream, examples
+from engine.core.stream import Examples, Stream, examples
 from engine.core.training import initial_state, optimizer_for
 from engine.datasets import registry as dataset_registry
 from engine.models import registry as model_registry
@@ -105,3 +106,13 @@ def test_a_compiled_step_in_each_precision(precision):
         _, alone = step_back(passes, optimizer, state, inputs, second)
     assert found.abs().max() > 0 and torch.equal(found, again) and torch.equal(found[1:2], alone)
     assert ((found - expected).norm() / expected.norm()).item() <= GPU_BOUNDS[precision]
+
+
+def test_features_on_the_gpu_are_those_of_the_cpu():
+    inputs, labels = images()
+    on = {}
+    for where in ("cpu", "cuda"):
+        trained = engine.train(net(), inputs, labels, RECIPE, device=where)
+        data = Examples(inputs.to(where), labels.to(where), inputs.dtype)
+        on[where] = torch.cat(list(penultimate(trained.model, trained.state, data))).cpu()
+    assert on["cpu"].shape == (26, 5) and torch.allclose(on["cpu"], on["cuda"], rtol=1e-6, atol=1e-9)

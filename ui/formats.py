@@ -35,6 +35,8 @@ PHASES = {
     "rebuild": "Rebuild",
     "retrain": "Retrain",
     "gradients": "Gradients",
+    "features": "Features",
+    "map": "Map",
     "done": "Done",
 }
 LABELS = {
@@ -89,6 +91,7 @@ PARTS = {
     "scores": "Scores",
     "validation": "Validation",
     "model": "Model",
+    "features": "Features",
     "logs": "Logs",
     "other": "Settings",
 }

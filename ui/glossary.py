@@ -141,6 +141,14 @@ GROUPS: dict[str, tuple[Term, ...]] = {
             "The score of `train:17` on the target `train:17`.",
         ),
         Term(
+            "Features",
+            "What the trained model sees of an image just before it answers: a row of numbers. Images whose features "
+            "are near each other look alike to the model.",
+            "The input of the last layer, the one that makes the logits, with the final weights, in evaluation mode "
+            "and without augmentation; also called penultimate features, or an embedding.",
+            ("penultimate features", "embedding"),
+        ),
+        Term(
             "Class on class",
             "For each class of training images, what all of them together did to each group of targets.",
             "A cell is the sum of the scores of that class's images, averaged over the row's targets. Leaving out a "

@@ -56,6 +56,13 @@ NAVIGATION: dict[str, tuple[PageLink, ...]] = {
             "It shows the test images by what the model makes of them, mistakes first, to choose what is explained.",
         ),
         PageLink(
+            "pages/Map.py",
+            "Map",
+            ":material/scatter_plot:",
+            "It draws the training images on a plane, beside those that look or act alike, to choose many at once.",
+            ("run", "target"),
+        ),
+        PageLink(
             "pages/Self_influence.py",
             "Self-influence",
             ":material/fingerprint:",

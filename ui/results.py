@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import streamlit as st
 
-from engine.analysis import certainty, stability, target_view, trust
+from engine.analysis import certainty, features, maps, stability, target_view, trust
 from engine.analysis import self_influence as self_influences
 from engine.analysis.suspects import SELF
 from engine.analysis.test_images import BY_GRADIENT
@@ -201,6 +201,27 @@ def draw_self_influence(run: RunView, done: Done) -> None:
         to("Find bad labels", "Judge their labels, in this order", "label_off", run, order=SELF)
 
 
+def draw_features(run: RunView, done: Done) -> None:
+    computed = features.read(run.manifest)
+    if computed is None:
+        say_gone("features", run)
+        return
+    images, numbers = len(computed.train) + len(computed.test), computed.train.shape[1]
+    st.success(
+        f"Finished: the features of {images:,} images, {numbers:,} numbers each, are known.", icon=":material/check:"
+    )
+    to("Map", "Look at the map", "scatter_plot", run, source="features")
+
+
+def draw_umap(run: RunView, done: Done) -> None:
+    source = str(done.fields.get("source", ""))
+    if f"{maps.FOLDER}/umap-{source}-train.npy" not in run.manifest.files:
+        say_gone("map", run)
+        return
+    st.success("Finished: the map is drawn.", icon=":material/check:")
+    to("Map", "Look at the map", "scatter_plot", run, source=source, method="umap")
+
+
 def draw_rebuilt(run: RunView, done: Done) -> None:
     st.success(
         "Finished: the checkpoints are complete, and further targets are replayed without training first.",
@@ -234,6 +255,8 @@ DRAW: dict[str, Callable[[RunView, Done], None]] = {
     "curvature": draw_curvature,
     "rebuild": draw_rebuilt,
     "self-influence": draw_self_influence,
+    "features": draw_features,
+    "umap": draw_umap,
 }
 
 

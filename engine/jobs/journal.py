@@ -31,6 +31,8 @@ DOING = {
     "rebuild": "while training once more",
     "retrain": "while retraining",
     "gradients": "while gradients were measured",
+    "features": "while features were computed",
+    "map": "while a map was drawn",
 }
 
 OnEvent = Callable[[dict], None]

@@ -8,6 +8,7 @@ from typing import Any, get_args, get_origin, get_type_hints
 
 from engine.errors import ConfigError, ReplayError
 from engine.jobs.curvature import Curvature
+from engine.jobs.features import Features
 from engine.jobs.gradient_norms import GradientNorms
 from engine.jobs.job import Job
 from engine.jobs.rebuild import Rebuild
@@ -16,6 +17,7 @@ from engine.jobs.replay import Replay
 from engine.jobs.self_influence import SelfInfluence
 from engine.jobs.smoothness import Smoothness
 from engine.jobs.train import TrainAndReplay
+from engine.jobs.umap import Umap
 from engine.jobs.validation import Validate
 from engine.jobs.what_if import WhatIf
 from engine.runs.job import JobRecord
@@ -24,7 +26,7 @@ from engine.runs.run import Run
 
 KINDS = (
     *(TrainAndReplay, Replay, Rebuild, Validate, WhatIf, Smoothness, Curvature, Removal, GradientNorms),
-    SelfInfluence,
+    *(SelfInfluence, Features, Umap),
 )
 JOBS: dict[str, type[Job]] = {job.kind: job for job in KINDS}
 

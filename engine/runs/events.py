@@ -10,8 +10,8 @@ time. Each line has `time` (seconds since 1970) and `kind`:
                not known)
     done       that job is: its `job` and `fields`, and by name the `scores` and `reports` that it left
     finished, cancelled, cleaned, continued, note
-    phase      `phase` ("prepare", "compile", "train", "evaluate", "replay", "rebuild", "retrain", "gradients"), its
-               `steps`, and `done`, how many of them were done before the run was resumed
+    phase      `phase` ("prepare", "compile", "train", "evaluate", "replay", "rebuild", "retrain", "gradients",
+               "features", "map"), its `steps`, and `done`, how many of them were done before the run was resumed
     failed     `what` and `remedy`
     paused     the disk is full: `needed` and `disk_free`, in bytes
     accuracy   of the training so far after `step` steps, at the end of an epoch: `accuracy`, from 0 to 1, on `images`
@@ -23,8 +23,8 @@ time. Each line has `time` (seconds since 1970) and `kind`:
 
 `progress` has
 
-    phase      "train", "replay", "rebuild", "retrain", "gradients" or "compile"
-    step       steps of this phase (of gradients: images) done; `steps` is how many there are
+    phase      "train", "replay", "rebuild", "retrain", "gradients", "features" or "compile"
+    step       steps of this phase (of gradients and features: images) done; `steps` is how many there are
     losses     train: mean batch loss of each step since the last progress line
     rates      train: learning rate of each of them
     rate       steps per second, over the last seconds
