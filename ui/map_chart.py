@@ -84,7 +84,9 @@ def figure(
         showlegend=True,
         legend=dict(orientation="h", yanchor="bottom", y=1.01, x=0, itemsizing="constant", bgcolor=TRANSPARENT),
         newselection=dict(line=dict(width=2, color=pictures.GREY)),
-        margin=dict(t=36, b=8, l=8, r=8),
+        # Beside the plot, where it hides neither the legend nor a point.
+        modebar=dict(orientation="v", bgcolor=TRANSPARENT),
+        margin=dict(t=36, b=8, l=8, r=40),
     )
 
 

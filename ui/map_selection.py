@@ -15,8 +15,9 @@ from engine.targets import target_function
 from ui import cards, formats, map_chart, paging, shell, ticks
 from ui.map_choices import Choices
 from ui.run_choice import RunView
+from ui.text import plain
 
-ORDERS = {"number": "By number", "harmful": "Most harmful first", "helpful": "Most helpful first"}
+ORDERS = {"number": "By number", "harmful": "Most harmful", "helpful": "Most helpful"}
 MOST_NEAREST = 10_000
 SIZE = 96  # CSS pixels of a tile
 
@@ -128,9 +129,12 @@ def draw(run: RunView, choices: Choices) -> None:
         return
     ticked = set(ticks.of(run))
     here = sum(index in ticked for index in chosen.images.tolist())
-    st.caption(f"{formats.count(count, 'images')}, {chosen.how}; {here:,} of them ticked.")
+    place = st.empty()
     order = _draw_actions(run, choices, chosen, here)
-    images, effects = _in_order(run, choices, chosen.images, order)
+    images, effects, unit = _in_order(run, choices, chosen.images, order)
+    place.caption(
+        f"{formats.count(count, 'images')}, {chosen.how}; {here:,} of them ticked.{unit and ' ' + plain(unit)}"
+    )
     page = paging.choose(count, f"map-page-{run.id}", name=None)
     on_page = paging.of_page(images, page)
     tiles = cards.training(run, on_page, effects=effects and effects(on_page))
@@ -168,9 +172,10 @@ def _draw_actions(run: RunView, choices: Choices, chosen: Chosen, ticked: int) -
 
 
 def _in_order(run: RunView, choices: Choices, images: np.ndarray, order: str):
-    """The images, and what makes of those of a page their effects on the pinned target; None without one."""
+    """The images, what makes of those of a page their effects on the pinned target, None without one, and the unit of
+    these."""
     if choices.ref is None:
-        return images, None
+        return images, None, ""
     ref, scores_N = choices.ref, run.manifest.score_sets.row(choices.ref)
     if order != "number":
         harm = target_function(ref.function).harmful_sign * np.asarray(scores_N[images], np.float64)
@@ -183,4 +188,4 @@ def _in_order(run: RunView, choices: Choices, images: np.ndarray, order: str):
             return cards.Effects(scores_N, scale, view)
         return cards.Effects(scores_N, scale)
 
-    return images, effects
+    return images, effects, f"Effects on the pinned target are in {scale.unit}."

@@ -16,7 +16,7 @@ from engine.targets import target_function
 TRAIN_LOGITS = "model/train_logits.npy"
 TICKED = {INFLUENCE: "ticked", LABELS: "ticked in Find bad labels"}
 NOTED = "with a note"
-ENDS = 0.99  # share of the images whose numbers a scale of colours tells apart; the outermost have those of its ends
+ENDS = 0.95  # share of the images whose numbers a scale of colours tells apart; the outermost have those of its ends
 
 
 @dataclass(frozen=True, eq=False)
