@@ -14,6 +14,7 @@ from engine.analysis import maps
 from engine.analysis import removal as removals
 from engine.analysis.self_influence import FORMS, MOST_TOGETHER
 from engine.analysis.trust import DECISIVE, PROPOSED
+from engine.report.choice import IMAGES, MOST_IMAGES
 from engine.runs import storage
 from engine.targets import FAMILIES, FUNCTIONS, split_targets
 from engine.targets.functions import examples
@@ -44,6 +45,8 @@ EPILOG = """examples:
   python -m engine self-influence RUN --images loss:500
   python -m engine self-influence RUN --images all --together 64 --csv memorised.csv
   python -m engine features RUN
+  python -m engine report RUN --out report.html --pdf report.pdf
+  python -m engine report RUN --targets test:3,class:coat --images 20 --out coat.html
   python -m engine list
   python -m engine info RUN
   python -m engine clean RUN --parts trajectory --dry-run
@@ -189,6 +192,7 @@ def parser() -> argparse.ArgumentParser:
     _add_trained(commands, one_run)
     _add_checks(commands, one_run)
     _add_seeds(commands, one_run)
+    _add_report(commands, one_run)
     _add_house_keeping(commands, common, one_run)
     app = commands.add_parser("app", parents=[common], help="start the app in a browser")
     app.add_argument("--port", type=whole(1, 65535), metavar="N", help="of http://localhost (8501 where it is free)")
@@ -446,6 +450,33 @@ def _add_seeds(commands, one_run: argparse.ArgumentParser) -> None:
     mean.add_argument("--target", metavar="KEY", help="of which target, such as test:0.loss (the first)")
     mean.add_argument("--count", type=whole(0), default=20, metavar="K", help="how many images to print (20)")
     mean.add_argument("--csv", metavar="FILE", help="write all of them")
+
+
+def _add_report(commands, one_run: argparse.ArgumentParser) -> None:
+    report = commands.add_parser(
+        "report",
+        parents=[one_run],
+        help="one file of HTML to be mailed: pictures, numbers in words, how far to rely on them",
+        description="The file needs nothing else and asks nothing of any server. The same run gives the same bytes.",
+    )
+    report.add_argument("--out", required=True, metavar="FILE.html", help="the file to write")
+    report.add_argument(
+        "--targets",
+        type=targets,
+        default=(),
+        metavar="T,T,…",
+        help="that have scores, such as test:3 or test:0-9.margin (all of the run)",
+    )
+    report.add_argument(
+        "--images",
+        type=whole(1, MOST_IMAGES),
+        default=IMAGES,
+        metavar="K",
+        help=f"training images of each side of a target ({IMAGES})",
+    )
+    report.add_argument("--notes", action="store_true", help="with notes and ticks, which are private otherwise")
+    report.add_argument("--pdf", metavar="FILE.pdf", help="print it, too; takes chromium")
+    report.add_argument("--force", action="store_true", help="write over files that are there")
 
 
 def _add_mode(command: argparse.ArgumentParser) -> None:

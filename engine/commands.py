@@ -46,6 +46,7 @@ from engine.jobs.smoothness import Smoothness
 from engine.jobs.umap import Umap
 from engine.jobs.validation import Validate
 from engine.jobs.what_if import WhatIf
+from engine.report import command as reports
 from engine.runs import notes
 from engine.runs import run as runs
 from engine.runs import storage as storages
@@ -503,6 +504,11 @@ def mean(call: argparse.Namespace) -> int:
     return 0
 
 
+def report(call: argparse.Namespace) -> int:
+    reports.write(_opened(call), call.out, call.targets, call.images, call.notes, call.force, call.pdf)
+    return 0
+
+
 def list_runs(call: argparse.Namespace) -> int:
     root = runs.outputs_root(call.outputs)
     summaries = runs.summaries(root)
@@ -769,6 +775,7 @@ COMMANDS = {
     "suspects": Command(list_suspects),
     "repeat": Command(repeat, trains=True),
     "mean": Command(mean),
+    "report": Command(report),
     "list": Command(list_runs),
     "info": Command(info),
     "storage": Command(storage),

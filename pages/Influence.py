@@ -19,6 +19,7 @@ from ui import (
     over_seeds,
     pictures,
     removal_curve,
+    report_form,
     run_choice,
     shell,
     target_card,
@@ -264,6 +265,7 @@ with shell.page("Influence") as panel:
 
     with shell.guarded():
         draw_exports(run, ref, choices.among, view.true_label)
+    report_form.draw(run, [ref])
     draw_histogram(run, ref, choices.among)
     if choices.pins:
         with shell.guarded():

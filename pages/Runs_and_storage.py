@@ -8,7 +8,7 @@ from engine.jobs.rebuild import Rebuild
 from engine.runs import notes
 from engine.runs.manifest import IN_PROGRESS
 from engine.runs.run import Run, Summary, passed_over
-from ui import formats, run_choice, run_names, seed_group, shell
+from ui import formats, report_form, run_choice, run_names, seed_group, shell
 from ui.run_choice import RunView
 from ui.text import line, plain
 
@@ -265,6 +265,7 @@ with shell.page("Runs and storage"):
         st.stop()
     by_id = {run.id: run for run in runs}
     draw_table(runs, sizes)
+    report_form.draw_of_runs(by_id)
     if files.read_only():
         st.stop()
     draw_cleaning(by_id)

@@ -18,6 +18,7 @@ from engine.config import RunConfig
 from engine.datasets import registry as datasets
 from engine.jobs import execute as work
 from engine.jobs.validation import Validate
+from engine.report import command as reports
 from engine.runs import notes
 from engine.runs import run as runs
 from engine.runs.run import Run
@@ -26,6 +27,8 @@ from tools.serve import ROOT, chromium, server
 
 DRAWN = """() => document.querySelector('h1') && !document.querySelector('[data-testid="stSkeleton"]')
   && document.querySelector('[data-testid="stApp"]').dataset.testScriptState === 'notRunning'"""
+
+DARK = "matchMedia('(prefers-color-scheme: dark)').matches ? 'dark' : 'light'"
 
 
 class Shot(NamedTuple):
@@ -59,6 +62,7 @@ SHOTS = (
     Shot("Runs_and_storage"),
     Shot("Glossary"),
 )
+REPORTED = "test:605.loss"  # the target of the report's picture
 SECOND = {"recipe.seed": 1, "targets": ("test:605", "test:119", "test:0", "test:all")}
 
 
@@ -88,6 +92,20 @@ def show(page: Page, url: str, shot: Shot, run: Run, height: int) -> None:
     page.wait_for_timeout(2000)  # charts move into their place
 
 
+def show_report(page: Page, folder: Path, run: Run, kept: bool, look: Path | None) -> None:
+    """The report of one target, its head into `docs/`, the whole to be looked at."""
+    file = folder / "report.html"
+    if not file.exists():
+        reports.write(run, str(file), [REPORTED])
+    page.goto(file.as_uri())
+    if kept:
+        page.set_viewport_size({"width": 1180, "height": 1240})
+        page.screenshot(path=ROOT / "docs" / "report.png")
+    if look:
+        width = page.viewport_size["width"]  # type: ignore[index]
+        page.screenshot(path=look / f"report-{width}-{page.evaluate(DARK)}.png", full_page=True)
+
+
 def main() -> None:
     look = Path(sys.argv[1]) if len(sys.argv) > 1 else None
     with tempfile.TemporaryDirectory() as folder, chromium() as browser:
@@ -109,6 +127,7 @@ def main() -> None:
                         page.set_viewport_size({"width": width, "height": 2600 if width > 400 else 5000})
                         page.wait_for_timeout(800)
                         page.screenshot(path=look / f"{number:02d}-{shot.page or 'Overview'}-{scheme}-{width}.png")
+                show_report(page, Path(folder), of["sample"], (scheme, width) == ("light", 1440), look)
             page.close()
 
 

@@ -13,6 +13,8 @@ from engine import space
 from engine.analysis import lists
 from engine.analysis.trust import Step
 from engine.analysis.what_if import is_capped
+from engine.analysis.wording import between as between  # for pages
+from engine.analysis.wording import count, duration, figure, percent, signed, size
 from engine.errors import ConfigError
 from engine.jobs.registry import kind_named
 from engine.runs.job import JobRecord
@@ -101,16 +103,6 @@ WIDEST = 36  # characters of a file's name below its tile
 LOW_DISK = 5 * space.RESERVE
 
 
-def size(count: float | None) -> str:
-    if count is None:
-        return "—"
-    unit, *larger = ("B", "KB", "MB", "GB", "TB")
-    while larger and abs(count) >= 999.5:  # what would be rounded to 1000 belongs to the next unit
-        unit, *larger = larger
-        count /= 1000
-    return f"{count:.0f} {unit}" if unit == "B" else f"{count:.3g} {unit}" if count < 100 else f"{count:.0f} {unit}"
-
-
 def memory(meters: dict[str, float | None]) -> str:
     """What the job's process holds, and what is left of the machine's."""
     told = (
@@ -120,19 +112,6 @@ def memory(meters: dict[str, float | None]) -> str:
     if meters.get("gpu_total"):
         told += f"  \nGPU memory in use: {size(meters.get('gpu'))} of {size(meters['gpu_total'])}"
     return told
-
-
-def duration(seconds: float | None) -> str:
-    if seconds is None:
-        return "—"
-    minutes, seconds = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    days, hours = divmod(hours, 24)
-    if days:
-        return f"{count(days, 'days')} {hours} h"
-    if not hours and not minutes:
-        return f"{seconds} s"
-    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {seconds:02d} s"
 
 
 def duration_beside(seconds: float | None, training: float | None) -> str:
@@ -150,15 +129,6 @@ def age(created: str | None) -> str:
 
 def clock(timestamp: float | None) -> str:
     return "—" if timestamp is None else time.strftime("%H:%M:%S", time.localtime(timestamp))
-
-
-def percent(share: float | None) -> str:
-    """«12.3 %»; what is not nothing, and not all, never reads as if it were: «< 0.1 %», «> 99.9 %»."""
-    if share is None:
-        return "—"
-    if 0 < share < 0.0005:
-        return "< 0.1 %"
-    return "> 99.9 %" if 0.9995 <= share < 1 else f"{100 * share:.1f} %"
 
 
 def rounded(value: float) -> str:
@@ -196,14 +166,6 @@ def units(scales: dict[str, Scale], classes: Sequence[str]) -> str:
         return f"Numbers are {several.pop()}."
     of_each = (f"{scale.unit} ({line(scale.function.in_words(classes))})" for scale in scales.values())
     return f"Numbers are {', '.join(of_each)}." if several else ""
-
-
-def figure(value: float | None, digits: int = 2) -> str:
-    return "—" if value is None else f"{value:.{digits}f}".replace("-", "−")
-
-
-def signed(value: float, digits: int = 3) -> str:
-    return f"{value:+.{digits}f}".replace("-", "−")
 
 
 def setting(value) -> str:
@@ -317,10 +279,6 @@ def steps(numbers, of: int | None, epochs: int) -> str:
 def varied(value: float | None, digits: int = 2) -> str:
     """A figure of agreement, which a target whose predictions or outcomes are all the same has not."""
     return "did not vary" if value is None else figure(value, digits)
-
-
-def between(low: float | None, high: float | None) -> str:
-    return "—" if low is None else f"{figure(low)} to {figure(high)}"
 
 
 def times(value: float | None) -> str:
@@ -485,10 +443,6 @@ def replays_in(run: Summary) -> str:
 def csv(frame: "pd.DataFrame") -> str:
     """A table as a spreadsheet may open it: no text in it is taken for a formula."""
     return lists.as_csv(frame)
-
-
-def count(number: int, what: str) -> str:
-    return f"{number:,} {what}" if number != 1 else f"1 {what.removesuffix('s')}"
 
 
 def sentence(event: dict) -> str:

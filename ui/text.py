@@ -14,27 +14,17 @@ and a text of the page's own is written as it stands.
 import html
 import re
 
-LONGEST = 2000  # characters that are drawn of one text
+from engine.visible import LONGEST, UNSEEN, line
+
+__all__ = ["JOINER", "LONGEST", "UNSEEN", "line", "markup", "plain"]
 
 JOINER = "\u2060"  # no width: what stands on its two sides is no longer one word to Markdown's readers
 
-# What would move, hide or reverse other text: controls, direction marks, widths of nothing, halves of a character.
-UNSEEN = re.compile(
-    "[\u0000-\u0008\u000e-\u001f\u007f-\u009f\u00ad\u061c\u180e\u200b\u200e\u200f\u202a-\u202e\u2060-\u206f"
-    "\ufeff\ufff9-\ufffb\ud800-\udfff\U000e0000-\U000e007f]"
-)
 SIGNS = re.compile(r"[\\`*_{}\[\]<>#!|~$&]")
 LIST_SIGN = re.compile(r"^([-+=]|\d{1,9}(?=[.)]))")
 # Looked for by Streamlit after Markdown was read, so that a backslash before them says nothing: `:name:` and `:red[`,
 # addresses (https://, www., name@), arrows. «test:7» is none of these.
 WORDS = re.compile(r":(?=\S)(?!\d+(?![\w:+-]))|@|www(?=\.)|[-<>~](?=[-=>])", re.IGNORECASE)
-
-
-def line(text: object) -> str:
-    """`text` on one line, at most `LONGEST` characters, each sign that is not to be seen replaced by «�»."""
-    seen = str(text)
-    shown = UNSEEN.sub("\ufffd", re.sub(r"\s+", " ", seen[:LONGEST]))
-    return f"{shown}…" if seen[LONGEST:] else shown
 
 
 def plain(text: object) -> str:

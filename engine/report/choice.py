@@ -1,0 +1,92 @@
+"""What a report is asked for: checked before anything is made. No torch."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from engine.datasets import registry as datasets
+from engine.datasets.base import Dataset
+from engine.errors import ConfigError, DataError
+from engine.report import pictures
+from engine.runs.manifest import Manifest
+from engine.runs.scores import TargetRef
+from engine.targets import read_targets
+
+IMAGES, MOST_IMAGES = 10, 100  # of each side of a target: where nothing is said, and at most
+
+# Bytes of a report beside its pictures, measured on runs of 8 and 50 targets (tests/test_report.py holds them to it).
+ALONE, A_TARGET, A_TILE = 30_000, 14_000, 620
+
+FOR_MAIL = 10e6  # bytes, above which servers often refuse a message
+
+
+@dataclass(frozen=True)
+class Choice:
+    """`images` of each side of a target; `notes`: whether what people wrote on the run and its images, and their ticks,
+    are in the report, which others than the run's readers may get."""
+
+    images: int = IMAGES
+    notes: bool = False
+
+    def __post_init__(self):
+        if isinstance(self.images, bool) or not isinstance(self.images, int) or not 1 <= self.images <= MOST_IMAGES:
+            raise ConfigError(
+                f"A report shows from 1 to {MOST_IMAGES} images of each side, not {self.images!r}.",
+                f"Choose {IMAGES}.",
+                {"images": f"must be from 1 to {MOST_IMAGES}"},
+            )
+
+
+def method_of(record: Manifest) -> str:
+    """Whose scores these are, of a run that shows another program's; "" of others."""
+    return getattr(record, "method", "")
+
+
+def dataset_of(record: Manifest) -> Dataset:
+    """The run's pictures. Raises `DataError` where they are not there, or are not those that the run was made with."""
+    dataset = datasets.load(record.config.dataset)
+    if record.data_fingerprint not in (None, dataset.fingerprint):
+        raise DataError(
+            f"The data set {dataset.name} has changed since run {record.run_id} was made, so that other pictures would "
+            f"be shown than were scored.{datasets.changes(record.config.dataset, str(record.data_fingerprint))}",
+            "Restore its files, or start a new run.",
+        )
+    return dataset
+
+
+def targets_of(record: Manifest, dataset: Dataset, texts: Iterable[str] = ()) -> tuple[TargetRef, ...]:
+    """The scored targets that texts name, in their order, each once; all of the run where none is named.
+
+    A text is a key such as `test:3.loss`, or a target or range as the command line takes them (`test:0-9`,
+    `class:coat`). That stands for all functions that it has scores of; with one behind, as `test:0-9.margin`, for it.
+    Raises `ConfigError` for a run without scores, and for a target that has none.
+    """
+    refs = record.score_sets.targets()
+    if not refs:
+        raise ConfigError(
+            f"Run {record.run_id} has no scores yet; it is {record.status}. There is nothing to report.",
+            "Wait until it has finished, or resume it: python -m engine resume " + record.run_id,
+        )
+    chosen: dict[str, TargetRef] = {}
+    for text in texts:
+        for ref in _named(record, dataset, refs, text):
+            chosen[ref.key] = ref
+    return tuple(chosen.values()) or tuple(refs)
+
+
+def _named(record: Manifest, dataset: Dataset, refs: list[TargetRef], text: str) -> list[TargetRef]:
+    if exact := [ref for ref in refs if ref.key == text]:
+        return exact
+    head, _, function = text.rpartition(".")
+    if function not in {ref.function for ref in refs}:
+        head, function = text, ""
+    named: list[TargetRef] = []
+    for target in read_targets(head, dataset):
+        of_target = [ref for ref in refs if ref.target == target and function in ("", ref.function)]
+        named += of_target or [record.score_sets.target(f"{target}.{function}" if function else str(target))]
+    return named
+
+
+def foretold_bytes(dataset: Dataset, targets: int, images: int) -> float:
+    """Of a report with so many targets, about: pictures are taken to be as large as some training images are."""
+    tiles = 2 * images * targets
+    return ALONE + A_TARGET * targets + tiles * (A_TILE + pictures.mean_bytes(dataset))
