@@ -90,7 +90,7 @@ class Scale:
 
     def plus_minus(self, change: float, standard_error: float | None) -> str:
         """«−10.3 ± 1.2»: a predicted change and its standard error; the change alone where that is not known."""
-        return self.number(change) + ("" if standard_error is None else f" ± {self._size(standard_error)}")
+        return self.number(change) + ("" if standard_error is None else f" ± {self.size(standard_error)}")
 
     def effect(self, score: float) -> tuple[float, str]:
         """`gallery.Tile.effect`: its share of the list's largest, above zero where it helps, and the bar's colour."""

@@ -14,7 +14,7 @@ from engine.targets import read_targets
 IMAGES, MOST_IMAGES = 10, 100  # of each side of a target: where nothing is said, and at most
 
 # Bytes of a report beside its pictures, measured on runs of 8 and 50 targets (tests/test_report.py holds them to it).
-ALONE, A_TARGET, A_TILE = 30_000, 14_000, 620
+ALONE, A_TARGET, A_TILE = 16_000, 7_000, 620
 
 FOR_MAIL = 10e6  # bytes, above which servers often refuse a message
 

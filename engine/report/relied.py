@@ -25,7 +25,7 @@ class Known:
 
     verdict: trust.Verdict
     reports: tuple[dict, ...]
-    errors: dict[str, list[certainty.Error]]
+    errors: certainty.Known
 
     def report_of(self, key: str) -> dict | None:
         """The validation that has a target: the one that decides, else the first."""
