@@ -354,7 +354,7 @@ def hostile(root, own_data, tmp_path) -> runs.Run:
     run = run_of(root, "hostile", {("test:0", "test:1"): ("loss", scores)}, config)
     notes.write_name(run, "</title><script>alert(3)</script>")
     notes.write_note(run, notes.RUN, "<iframe src=javascript:alert(4)></iframe>\n</p><script>alert(5)</script>")
-    notes.write_note(run, int(scores[0].argmax()), "<b onmouseover=alert(6)>note</b>", n)
+    notes.write_note(run, int(scores[0].argmax()), "<b onmouseover=alert(6)>no\u202ete</b>", n)
     return run
 
 
@@ -402,13 +402,15 @@ def test_a_report_from_the_app_asks_for_nothing_and_shows_hostile_text_as_text(
             out = tmp_path / "same.html"
             command.write(hostile, str(out), words[1:], notes=True, force=True)
             assert got[-1].read_bytes() == out.read_bytes(), "the command that is shown makes the same"
+    dataset = datasets.load(hostile.manifest().config.dataset)
+    assert set(EVIL[:3]) < set(dataset.classes)
     for width, theme in ((1440, "light"), (390, "dark")):
         tab, faults = opened(browser, got[1], viewport={"width": width, "height": 900}, color_scheme=theme)
         seen = tab.evaluate("document.body.innerText")
         for text in (
-            *EVIL,
+            *dataset.classes,
             "</title><script>alert(3)</script>",
-            "<b onmouseover=alert(6)>note</b>",
+            "<b onmouseover=alert(6)>no\u202ete</b>",
             "onerror=alert(2)>.png",
         ):
             assert line(text) in re.sub(r"\s+", " ", seen), text
