@@ -19,7 +19,8 @@ from engine.runs.scores import TargetRef
 
 @dataclass(frozen=True)
 class Report:
-    """`name` of the run; `window` its phrase, or "". `note` is the one on the run, where notes were asked for."""
+    """`name` that a person gave the run, or ""; `window` its phrase, or "". `note` is the one on the run, where notes
+    were asked for."""
 
     title: str
     name: str
@@ -41,10 +42,9 @@ def build(run: Run, record: Manifest, dataset: Dataset, refs: tuple[TargetRef, .
     known = relied.Known(trust.judge(evidence), evidence.reports, certainty.known(record) if evidence.reports else {})
     source = asked.Source(record, dataset, images, known, choice, said if choice.notes else notes.Notes(), run)
     targets = tuple(asked.of(source, ref, number) for number, ref in enumerate(refs, 1))
-    name = said.name or f"Run {run.id}"
     return Report(
-        title=targets[0].title if len(targets) == 1 else name,
-        name=name,
+        title=targets[0].title if len(targets) == 1 else said.name or f"Run {run.id}",
+        name=said.name,
         run_id=run.id,
         facts=origin.at_a_glance(record, dataset),
         window=record.window_phrase,

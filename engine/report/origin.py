@@ -43,7 +43,7 @@ def at_a_glance(record: Manifest, dataset: Dataset) -> Rows:
         ("Scores", f"of {method}, made elsewhere") if method else ("Model", record.config.model),
         ("Seed", UNKNOWN if method else str(record.config.recipe.seed)),
         ("Test accuracy", UNKNOWN if record.test_accuracy is None else percent(record.test_accuracy)),
-        ("Run made", record.created or UNKNOWN),
+        ("Run made", f"{record.created[:16].replace('T', ' ')} {record.created[19:]}".strip() or UNKNOWN),
     ]
     return tuple(rows)
 
@@ -132,7 +132,7 @@ def _again(run_id: str, record: Manifest, refs: tuple[TargetRef, ...]) -> tuple[
         return f"The scores were made by {method}, and are made again there; their checksum is below.", ()
     if record.from_python or record.config.dataset.startswith("saved:"):
         return (
-            "What was trained or scored in Python is made again there: the settings at the end are what is recorded of it. "
+            "What was trained or scored in Python is made again there: the settings below are what is recorded of it. "
             f"With its model, engine.load({run_id!r}, model) goes on from the run's folder.",
             (),
         )
@@ -147,7 +147,7 @@ def _again(run_id: str, record: Manifest, refs: tuple[TargetRef, ...]) -> tuple[
         pairs = ",".join(f"{index}={label}" for index, label in report["relabelled"].items())
         commands.append(command("what-if", "RUN", *options, *(["--relabel", pairs] if pairs else [])))
     words = (
-        "Save the settings at the end as run.toml; the first command prints the new run's id, which stands for RUN in the "
+        "Save the settings below as run.toml; the first command prints the new run's id, which stands for RUN in the "
         "others. On the same device and versions the scores are the same bit for bit."
     )
     if any(isinstance(ref.target, UploadedImage) for ref in refs):
