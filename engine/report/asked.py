@@ -96,7 +96,6 @@ class Asked:
     facts: tuple[tuple[str, str], ...]
     shares: tuple[Share, ...]
     unit: str
-    meaning: str
     sides: tuple[Side, ...]
     checked: str  # by retraining, in a sentence
     drawing: Markup | None
@@ -110,7 +109,6 @@ def of(source: Source, ref: TargetRef, number: int) -> Asked:
     """Raises `ConfigError` where the target has no image, `IntegrityError` for damaged files."""
     members = ref.target.resolve(source.dataset, source.record.test_logits)
     view = _view(source, ref, members)
-    function = target_function(ref.function)
     scores_N = source.record.score_sets.row(ref)
     ranking = rank(scores_N, ref.function, source.choice.images)
     scale = Scale.of(scores_N[[*ranking.helpful, *ranking.harmful]], ref.function)
@@ -127,7 +125,6 @@ def of(source: Source, ref: TargetRef, number: int) -> Asked:
         facts=_facts(source, ref, members, view),
         shares=() if view is None else _shares(source, ref, view),
         unit=scale.unit,
-        meaning=function.meaning(source.dataset.classes),
         sides=sides,
         checked=checked,
         drawing=drawing,

@@ -15,6 +15,7 @@ from engine.runs import notes
 from engine.runs.manifest import Manifest
 from engine.runs.run import Run
 from engine.runs.scores import TargetRef
+from engine.targets import target_function
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,7 @@ class Report:
     facts: tuple[tuple[str, str], ...]
     window: str
     note: str
+    meanings: tuple[str, ...]  # of a score, one a target function
     targets: tuple[asked.Asked, ...]
     relied: relied.Relied
     training: training.Course
@@ -49,6 +51,9 @@ def build(run: Run, record: Manifest, dataset: Dataset, refs: tuple[TargetRef, .
         facts=origin.at_a_glance(record, dataset),
         window=record.window_phrase,
         note=said.of(notes.RUN) if choice.notes else "",
+        meanings=tuple(
+            target_function(name).meaning(dataset.classes) for name in dict.fromkeys(r.function for r in refs)
+        ),
         targets=targets,
         relied=relied.of(record, dataset, refs, known, evidence),
         training=training.of(run),
