@@ -11,7 +11,7 @@ SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 WORKERS ?= 2
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
-.PHONY: run check test bench bench-scaling bench-ui bench-map tasks bench-storage bench-data story bench-emoji bench-trust bench-trust-removal bench-labels memorised trust trust-gpu trust-grid window seeds faults data screenshots browser clean
+.PHONY: run check test bench bench-scaling bench-ui bench-map tasks bench-storage bench-data bench-duplicates story bench-emoji bench-trust bench-trust-removal bench-labels memorised trust trust-gpu trust-grid window seeds faults data screenshots browser clean
 
 run: .venv/app.stamp
 	$(BIN)/streamlit run app.py
@@ -49,6 +49,11 @@ bench-storage: .venv/test.stamp
 # 100,000 images of 64 × 64 × 3 of one's own, from their files to the comparison of two runs.
 bench-data: .venv/test.stamp
 	$(BIN)/python -m tools.bench_data
+
+# Duplicates among 60,000 images, every way, against all pairs; about ten minutes. ARGS="--folder DIR", of a folder that
+# `python -m tools.emoji DIR` wrote: which distance finds what.
+bench-duplicates: .venv/test.stamp
+	$(BIN)/python -m tools.bench_duplicates $(ARGS)
 
 # From a folder of images with wrong labels among them to scores that are proven; about fifteen minutes. Needs npm.
 bench-emoji: .venv/test.stamp

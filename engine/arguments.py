@@ -10,6 +10,7 @@ import re
 from collections.abc import Callable
 
 from engine import config
+from engine.analysis import duplicates as duplicate_images
 from engine.analysis import maps
 from engine.analysis import removal as removals
 from engine.analysis.self_influence import FORMS, MOST_TOGETHER
@@ -47,6 +48,7 @@ EPILOG = """examples:
   python -m engine features RUN
   python -m engine report RUN --out report.html --pdf report.pdf
   python -m engine report RUN --targets test:3,class:coat --images 20 --out coat.html
+  python -m engine duplicates RUN --by hash --out duplicates.csv
   python -m engine list
   python -m engine info RUN
   python -m engine clean RUN --parts trajectory --dry-run
@@ -381,6 +383,7 @@ def _add_checks(commands, one_run: argparse.ArgumentParser) -> None:
     )
     umap = commands.add_parser("umap", parents=[one_run], help="draw a map of the training images with UMAP (an extra)")
     umap.add_argument("--source", choices=maps.SOURCES, default="features", help="what is near each other (features)")
+    _add_duplicates(commands, one_run)
 
 
 def _add_self_influence(commands, one_run: argparse.ArgumentParser) -> None:
@@ -402,6 +405,34 @@ def _add_self_influence(commands, one_run: argparse.ArgumentParser) -> None:
     _add_mode(command)
     command.add_argument("--count", type=whole(0), default=20, metavar="K", help="how many to print (20)")
     command.add_argument("--csv", metavar="FILE", help="write all that the run knows")
+
+
+def _add_duplicates(commands, one_run: argparse.ArgumentParser) -> None:
+    command = commands.add_parser(
+        "duplicates",
+        parents=[one_run],
+        help="images that are the same, or nearly, within and between training and test",
+        description="Exact copies are always found. docs/duplicates.md says what the distances mean.",
+    )
+    command.add_argument(
+        "--by",
+        choices=duplicate_images.WAYS,
+        default=duplicate_images.HASH,
+        help="the same pixels alone; a perceptual hash; the pixels, scaled down; or the model's features, which the "
+        "command features computes first (hash)",
+    )
+    command.add_argument(
+        "--at-most",
+        type=float,
+        metavar="D",
+        help="the distance of two images that are alike: of hashes, bits of 64; else 1 − cosine (what was measured)",
+    )
+    command.add_argument(
+        "--turned", action="store_true", help="images turned by a quarter, or mirrored, are alike, too (exact, hash)"
+    )
+    command.add_argument("--target", metavar="KEY", help="whose scores are summed over each group (the first)")
+    command.add_argument("--count", type=whole(0), default=20, metavar="K", help="how many groups to print (20)")
+    command.add_argument("--out", metavar="FILE.csv", help="write every image of every group")
 
 
 def _add_removal(commands, one_run: argparse.ArgumentParser) -> None:

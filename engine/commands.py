@@ -21,6 +21,7 @@ import pandas as pd
 
 from engine import config as configs
 from engine import config_file, files, proposal, space
+from engine.analysis import duplicates as duplicate_images
 from engine.analysis import features as kept_features
 from engine.analysis import maps, seeds, stability, suspects, trust
 from engine.analysis import removal as removals
@@ -34,6 +35,7 @@ from engine.errors import ConfigError
 from engine.jobs import curvature as curvatures
 from engine.jobs import probe as probes
 from engine.jobs import repeat as repeats
+from engine.jobs.duplicates import OPEN, FindDuplicates
 from engine.jobs.features import Features
 from engine.jobs.job import Job, Result
 from engine.jobs.queue import discard
@@ -277,6 +279,29 @@ def _print_removal(run: runs.Run, report: dict) -> None:
         )
 
 
+def duplicates(call: argparse.Namespace) -> int:
+    run = _opened(call)
+    target = None if call.target is None else run.manifest().score_sets.target(call.target)
+    if call.out is not None:
+        files.check_writable(Path(call.out))
+    _execute(run, FindDuplicates(call.by, OPEN if call.at_most is None else call.at_most, call.turned))
+    record, dataset = run.manifest(), datasets.load(run.manifest().config.dataset)
+    found = duplicate_images.known(record, call.by)
+    assert found is not None  # as the job has just left it
+    target = target or next(iter(record.score_sets.targets()), None)
+    scores_N = None if target is None else record.score_sets.row(target)
+    print("\n".join(duplicate_images.in_words(found)))
+    if call.out is not None:
+        table = duplicate_images.listed(found, dataset, scores_N)
+        _write_csv(Path(call.out), table, "--out")
+        print(f"{call.out}: {len(table):,} images")
+    if call.count and len(found.starts):
+        print(duplicate_images.table(found, dataset, scores_N).head(call.count).to_string(index=False))
+        if target is not None:
+            print(f"influence: the scores of its training images on {target.key}, summed{_effect(record)}")
+    return 0
+
+
 def _check(run: runs.Run, job: Job) -> Result:
     """Executes a job that checks scores, and prints the verdict."""
     result = _execute(run, job)
@@ -295,7 +320,8 @@ def _execute(run: runs.Run, job: Job | None = None) -> Result:
         print(f"run {run.id}", flush=True)
         result = execute.execute(run, job, cancel, bar.event, sharing)
     record = run.manifest()
-    print(f"test accuracy {record.test_accuracy:.1%} on {record.device_name}")
+    if record.test_accuracy is not None:
+        print(f"test accuracy {record.test_accuracy:.1%} on {record.device_name}")
     if result.scores is not None:
         shape = record.score_sets.matrix(result.scores).shape
         print(f"scores {run.path / 'scores' / result.scores}.npy float32 {shape}{_effect(record)}")
@@ -448,13 +474,13 @@ def _give_images(call: argparse.Namespace, table: pd.DataFrame, remark: str = ""
             print(remark)
 
 
-def _write_csv(path: Path, table: pd.DataFrame) -> None:
+def _write_csv(path: Path, table: pd.DataFrame, option: str = "--csv") -> None:
     files.check_writable(path)
     try:
         files.spreadsheet_safe(table).to_csv(path, index=False)
     except OSError as error:
         raise ConfigError(
-            f"--csv {path} cannot be written ({error.strerror or error}).",
+            f"{option} {path} cannot be written ({error.strerror or error}).",
             "Name a file in a folder that is there and that you may write.",
         ) from error
 
@@ -772,6 +798,7 @@ COMMANDS = {
     "self-influence": Command(self_influence, trains=True),
     "features": Command(features, trains=True),
     "umap": Command(umap, trains=True),
+    "duplicates": Command(duplicates, trains=True),
     "suspects": Command(list_suspects),
     "repeat": Command(repeat, trains=True),
     "mean": Command(mean),

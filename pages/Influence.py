@@ -11,6 +11,7 @@ from engine.runs.scores import TargetRef
 from engine.targets import TrainImage
 from ui import (
     cards,
+    duplicates_twin,
     formats,
     further_targets,
     gallery,
@@ -254,6 +255,7 @@ with shell.page("Influence") as panel:
     view = target_view.view(run.manifest, run.dataset, ref.target, ref.function)
     cards.target(run, view, panel)
     target_card.draw(run, view, ref.function)
+    duplicates_twin.warn(run, ref.target)
     say_of_self_influence(ref)
     over_seeds.draw_link(run, ref.key)
 

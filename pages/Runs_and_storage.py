@@ -21,6 +21,7 @@ ACTIONS = {
     "Delete scores": ("scores", "Model and checkpoints stay: Influence can compute scores again."),
     "Delete validation": ("validation", "The scores stay, without the results that checked them."),
     "Delete features": ("features", "The scores stay. Maps, themes and duplicates by features ask for them again."),
+    "Delete duplicates": ("duplicates", "The scores stay. What was alike is looked for again where it is asked for."),
     "Delete logs": ("logs", "The scores stay. The curves, meters and messages on Live go."),
     "Delete whole runs": (None, "Nothing of these runs stays."),
 }

@@ -10,7 +10,20 @@ from engine.datasets import raster
 from engine.runs import uploads
 from engine.runs.scores import TargetRef
 from engine.targets import UploadedImage
-from ui import cards, explain, formats, gallery, gradients, link, paging, pictures, run_choice, shell, ticks
+from ui import (
+    cards,
+    duplicates_twin,
+    explain,
+    formats,
+    gallery,
+    gradients,
+    link,
+    paging,
+    pictures,
+    run_choice,
+    shell,
+    ticks,
+)
 from ui.paging import EVERY, class_name, turn_to_the_first
 from ui.run_choice import RunView
 from ui.text import line, plain
@@ -153,6 +166,7 @@ def tile_of(run: RunView, index: int, predicted: int, confidence: float, ref: Ta
             f"{'✓' if predicted == label else '✗'} {predicted_label}",
             share,
             *gradients.line(norms, index),
+            *duplicates_twin.lines(run, index),
             *(["explained"] if ref else ()),
         ),
         (

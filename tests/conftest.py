@@ -12,6 +12,7 @@ import pytest
 
 from engine.jobs import speed
 from engine.runs import run as runs
+from tests import copies
 from tests import quick as quick_data
 from tests.helpers import GUARD, PROBES, tab_is_sound
 from tests.made_up import SMALL
@@ -86,25 +87,45 @@ def run(made, root) -> runs.Run:
 @pytest.fixture(scope="session")
 def quick_made(tmp_path_factory) -> Path:
     """The folder of a finished run on so little data that a replay takes a moment, for tests to copy."""
-    from engine.datasets import registry as datasets
-    from engine.jobs import execute as work
-
-    folder = tmp_path_factory.mktemp("quick")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("REPLAY_DATA_DIR", str(folder / "data"))
-        dataset = datasets.load(datasets.canonical(quick_data.arrays(folder / "images.npz"))).name
-        run = runs.Run.create(runs.outputs_root(folder / "outputs"), quick_data.CONFIG.replace(dataset=dataset))
-        with run.lock():
-            work.execute(run)
-    return run.path
+    return _made_on(tmp_path_factory.mktemp("quick"), quick_data)
 
 
 @pytest.fixture
 def quick(quick_made, root, monkeypatch) -> runs.Run:
     """A copy of it in the test's own outputs folder."""
-    monkeypatch.setenv("REPLAY_DATA_DIR", str(quick_made.parents[1] / "data"))
-    shutil.copytree(quick_made, root / quick_made.name)
-    return runs.Run.open(root, quick_made.name)
+    return _copy_of(quick_made, root, monkeypatch)
+
+
+@pytest.fixture(scope="session")
+def copied_made(tmp_path_factory) -> Path:
+    """Likewise, on images of which some are there more than once."""
+    return _made_on(tmp_path_factory.mktemp("copied"), copies)
+
+
+@pytest.fixture
+def copied(copied_made, root, monkeypatch) -> runs.Run:
+    """A copy of it in the test's own outputs folder."""
+    return _copy_of(copied_made, root, monkeypatch)
+
+
+def _made_on(folder: Path, data) -> Path:
+    """The folder of a finished run of `data.CONFIG` on the images of `data.arrays`."""
+    from engine.datasets import registry as datasets
+    from engine.jobs import execute as work
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("REPLAY_DATA_DIR", str(folder / "data"))
+        dataset = datasets.load(datasets.canonical(data.arrays(folder / "images.npz"))).name
+        run = runs.Run.create(runs.outputs_root(folder / "outputs"), data.CONFIG.replace(dataset=dataset))
+        with run.lock():
+            work.execute(run)
+    return run.path
+
+
+def _copy_of(made: Path, root: Path, monkeypatch: pytest.MonkeyPatch) -> runs.Run:
+    monkeypatch.setenv("REPLAY_DATA_DIR", str(made.parents[1] / "data"))
+    shutil.copytree(made, root / made.name)
+    return runs.Run.open(root, made.name)
 
 
 @pytest.fixture(scope="module")

@@ -36,6 +36,7 @@ PAGES = {  # in the sidebar's order
     "pages/Map.py": "Map",
     "pages/Self_influence.py": "Self-influence",
     "pages/Find_bad_labels.py": "Find bad labels",
+    "pages/Duplicates.py": "Duplicates",
     "pages/Trust.py": "Trust",
     "pages/Compare_runs.py": "Compare runs",
     "pages/Glossary.py": "Glossary",

@@ -39,6 +39,8 @@ PHASES = {
     "gradients": "Gradients",
     "features": "Features",
     "map": "Map",
+    "digests": "Look at the images",
+    "pairs": "Compare pairs",
     "done": "Done",
 }
 LABELS = {
@@ -94,6 +96,7 @@ PARTS = {
     "validation": "Validation",
     "model": "Model",
     "features": "Features",
+    "duplicates": "Duplicates",
     "logs": "Logs",
     "other": "Settings",
 }

@@ -149,6 +149,29 @@ GROUPS: dict[str, tuple[Term, ...]] = {
             ("penultimate features", "embedding"),
         ),
         Term(
+            "Duplicates",
+            "Images that are the same, or nearly: a file copied, scaled, encoded anew, a photograph taken twice. What "
+            "is there three times counts three times in training.",
+            "They are put into groups, each with a first image that is kept; every other is within the distance asked "
+            "for of that one. docs/duplicates.md says by what images are compared.",
+            ("duplicate", "near duplicates"),
+        ),
+        Term(
+            "Twin in training",
+            "A training image that is the same as a test image, or nearly. That the model gets that test image right "
+            "says that it remembers, and not that it has learned.",
+            "Also called leakage. The accuracy on such test images is too good, and so is that on all of them.",
+            ("twin", "leak"),
+        ),
+        Term(
+            "Perceptual hash",
+            "64 bits made of an image's coarse structure, which stay what they are where it is scaled, encoded anew or "
+            "a little changed. Two hashes differ by the number of bits in which they do.",
+            "pHash (Zauner 2010): the 64 lowest frequencies of the image in grey, each above or below their median. "
+            "Images that have nothing to do with each other differ in 32 bits, on average.",
+            ("phash", "hash"),
+        ),
+        Term(
             "Class on class",
             "For each class of training images, what all of them together did to each group of targets.",
             "A cell is the sum of the scores of that class's images, averaged over the row's targets. Leaving out a "

@@ -77,6 +77,13 @@ NAVIGATION: dict[str, tuple[PageLink, ...]] = {
             "It lists the training images whose label is most likely wrong, to look at, correct, and train again.",
             ("run", "set"),
         ),
+        PageLink(
+            "pages/Duplicates.py",
+            "Duplicates",
+            ":material/content_copy:",
+            "It finds images that are the same, or nearly, in training and between training and test.",
+            ("run", "target"),
+        ),
     ),
     "Check": (
         PageLink(

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import streamlit as st
 
-from engine.analysis import certainty, features, maps, stability, target_view, trust
+from engine.analysis import certainty, duplicates, features, maps, stability, target_view, trust
 from engine.analysis import self_influence as self_influences
 from engine.analysis.suspects import SELF
 from engine.analysis.test_images import BY_GRADIENT
@@ -222,6 +222,16 @@ def draw_umap(run: RunView, done: Done) -> None:
     to("Map", "Look at the map", "scatter_plot", run, source=source, method="umap")
 
 
+def draw_duplicates(run: RunView, done: Done) -> None:
+    by = str(done.fields.get("by", ""))
+    found = duplicates.known(run.manifest, by)
+    if found is None:
+        say_gone("duplicates", run)
+        return
+    st.success(plain(" ".join(duplicates.in_words(found))), icon=":material/check:")
+    to("Duplicates", "Look at the duplicates", "content_copy", run, by=by)
+
+
 def draw_rebuilt(run: RunView, done: Done) -> None:
     st.success(
         "Finished: the checkpoints are complete, and further targets are replayed without training first.",
@@ -257,6 +267,7 @@ DRAW: dict[str, Callable[[RunView, Done], None]] = {
     "self-influence": draw_self_influence,
     "features": draw_features,
     "umap": draw_umap,
+    "duplicates": draw_duplicates,
 }
 
 

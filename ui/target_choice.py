@@ -19,7 +19,7 @@ from engine.targets import (
     TrainImage,
     UploadedImage,
 )
-from ui import formats, link, pictures, target_strip
+from ui import duplicates_twin, formats, link, pictures, target_strip
 from ui.run_choice import RunView
 from ui.text import line
 
@@ -56,7 +56,10 @@ def by_looking(run: RunView, on_change: Callable[[], None]) -> TargetRef:
 def _choose_from_list(run: RunView, by_name: dict[str, dict[str, TargetRef]], ref: TargetRef, take) -> None:
     box = f"target-of-{run.id}"
     firsts = {name: next(iter(functions.values())) for name, functions in by_name.items()}
-    titles = {name: line(one.target.title(run.dataset)) + _gradient(run, one) for name, one in firsts.items()}
+    titles = {
+        name: line(one.target.title(run.dataset)) + _gradient(run, one) + duplicates_twin.short(run, one.target)
+        for name, one in firsts.items()
+    }
     st.session_state[box] = ref.name
     st.selectbox(
         f"Target, one of {formats.count(len(titles), 'targets')}: type to search",
@@ -112,7 +115,8 @@ def _gradient(run: RunView, ref: TargetRef) -> str:
 def _thumbnail(run: RunView, ref: TargetRef) -> target_strip.Thumbnail:
     """A target as the strip shows it: its image and what the model made of it; of a set, its first images. One that
     cannot be shown stands there by its name: chosen, it says what is wrong with it."""
-    title, words = line(ref.target.title(run.dataset)) + _gradient(run, ref), _in_short(run, ref.target)
+    title = line(ref.target.title(run.dataset)) + _gradient(run, ref) + duplicates_twin.short(run, ref.target)
+    words = _in_short(run, ref.target)
     try:
         glance = target_view.glance(run.manifest, run.dataset, ref.target)
         images = tuple(_images(run, ref, glance))

@@ -177,7 +177,7 @@ class _Split:
         self.labels += map(int, labels)
         self.names += names
         self.files += hashes
-        self.digests += (hashlib.blake2b(image.data, digest_size=16).digest() for image in images)
+        self.digests += map(duplicates.digest, images)
 
     def close(self) -> None:
         if self.file.closed:

@@ -14,6 +14,7 @@ import threading
 import time
 import traceback
 from pathlib import Path
+from typing import Any, cast
 
 import torch
 
@@ -26,7 +27,7 @@ from engine.jobs.cancel import process_ends
 from engine.jobs.job import Job, Result
 from engine.jobs.journal import Journal, OnEvent
 from engine.jobs.registry import records, unfinished
-from engine.jobs.session import opened
+from engine.jobs.session import opened, opened_without_model
 from engine.jobs.sharing import ALONE, Sharing
 from engine.runs.manifest import ErrorRecord
 from engine.runs.run import Run
@@ -114,9 +115,13 @@ def _do_all(run: Run, jobs: tuple[Job, ...], journal: Journal, cancel: threading
             journal.note(f"The job «{job.kind}» was taken off the list, for it cannot be done: {error}")
             continue
         sharing.begin(job)
-        with opened(run, journal, cancel, sharing) as session:
-            sharing.opened(session)
-            result = job.do(session)
+        if job.needs_model:
+            with opened(run, journal, cancel, sharing) as session:
+                sharing.opened(session)
+                result = job.do(session)
+        else:  # of data alone, which is not shared out
+            with opened_without_model(run, journal, cancel) as session:
+                result = job.do(cast(Any, session))  # such a kind asks for no more
         _remove(journal, recorded)
         done = {"job": job.kind, "fields": job.record().fields}
         journal.event("done", **done, scores=result.scores, reports=list(result.reports))

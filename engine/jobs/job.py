@@ -48,11 +48,13 @@ class Job(abc.ABC):
     """One kind of work on a run. Its fields are its options, each a number, a text or a tuple of them.
 
     `kind` names it in manifests and events. `stages` are the phases that it goes through, in the order in which
-    they are shown (`engine.runs.events` lists the phases).
+    they are shown (`engine.runs.events` lists the phases). Without `needs_model` its session is a `DataSession`, and
+    it is also done of a run whose model is not here.
     """
 
     kind: ClassVar[str]
     stages: ClassVar[tuple[str, ...]]
+    needs_model: ClassVar[bool] = True
 
     @abc.abstractmethod
     def check(self, run: Run, dataset: Dataset) -> Self:

@@ -33,6 +33,8 @@ DOING = {
     "gradients": "while gradients were measured",
     "features": "while features were computed",
     "map": "while a map was drawn",
+    "digests": "while the images were looked at",
+    "pairs": "while images were compared",
 }
 
 OnEvent = Callable[[dict], None]

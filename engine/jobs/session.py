@@ -41,14 +41,34 @@ from engine.trajectory.writer import Writer
 WINDOW = "model/window.safetensors"  # in a run: the full state before the first step at which weights count
 
 
-@dataclass(frozen=True)
-class Session:
-    """Built once a job by `opened`, which also ends it. `training` is the digest of all that decides the trajectory."""
+@dataclass(frozen=True, kw_only=True)
+class DataSession:
+    """What a job may use that looks at the images alone, built by `opened_without_model`: also of a run whose model is
+    not here."""
 
     run: Run
     manifest: Manifest  # as it stood when the session began
     config: RunConfig
     dataset: Dataset
+    journal: Journal
+    cancel: threading.Event
+    sharing: Sharing = ALONE  # with which other processes, if any
+
+    def check_cancelled(self, t: int) -> None:
+        """Before each step t: raises `CancelledError` where the job shall stop, or the process is on its way out."""
+        self.sharing.check()
+        if self.cancel.is_set() or process_ends():
+            raise CancelledError(f"Cancelled {self.journal.stopped()}.", "What was trained and scored before is kept.")
+
+    def check_data(self) -> None:
+        """Before what was computed is recorded: raises `IntegrityError` where somebody wrote to the prepared images."""
+        prepared_data.check(self.dataset)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Session(DataSession):
+    """Built once a job by `opened`, which also ends it. `training` is the digest of all that decides the trajectory."""
+
     device: torch.device
     dtype: torch.dtype
     model: FunctionalModel
@@ -57,11 +77,8 @@ class Session:
     optimizer: Optimizer
     initial: State
     training: str
-    journal: Journal
     writer: Writer
-    cancel: threading.Event
     trunk: Trunk | None = None  # its features are what stream and test hold, where there is one
-    sharing: Sharing = ALONE  # with which other processes, if any
 
     @property
     def steps(self) -> int:
@@ -95,16 +112,6 @@ class Session:
     @cached_property
     def _backwards(self) -> dict[int, Passes]:
         return {}
-
-    def check_cancelled(self, t: int) -> None:
-        """Before each step t: raises `CancelledError` where the job shall stop, or the process is on its way out."""
-        self.sharing.check()
-        if self.cancel.is_set() or process_ends():
-            raise CancelledError(f"Cancelled {self.journal.stopped()}.", "What was trained and scored before is kept.")
-
-    def check_data(self) -> None:
-        """Before what was computed is recorded: raises `IntegrityError` where somebody wrote to the prepared images."""
-        prepared_data.check(self.dataset)
 
     def segment(self) -> int:
         """Steps from one full checkpoint, and one recorded digest, to the next, from `start` on."""
@@ -215,14 +222,8 @@ def opened(
     """
     manifest = run.manifest()
     config = manifest.config
-    dataset = dataset_registry.reload(config.dataset)
+    dataset = _same_data(run.id, manifest)
     check(config, *dataset.sizes)
-    if manifest.data_fingerprint not in (None, dataset.fingerprint):
-        raise DataError(
-            f"The data set {dataset.name} has changed since run {run.id} was made."
-            f"{dataset_registry.changes(config.dataset, str(manifest.data_fingerprint))}",
-            "Restore it, or start a new run.",
-        )
     device = devices.choose(config.device)
     journal.watch(device)
     journal.phase("prepare")
@@ -258,3 +259,35 @@ def opened(
             trunk=trunk,
             sharing=sharing,
         )
+
+
+@contextlib.contextmanager
+def opened_without_model(
+    run: Run, journal: Journal, cancel: threading.Event, sharing: Sharing = ALONE
+) -> Iterator[DataSession]:
+    """Loads the data of a run alone, on which it computes with all cores. Raises `DataError` as `opened` does."""
+    manifest = run.manifest()
+    dataset = _same_data(run.id, manifest)
+    journal.watch(devices.choose("auto"))
+    journal.phase("prepare")
+    yield DataSession(
+        run=run,
+        manifest=manifest,
+        config=manifest.config,
+        dataset=dataset,
+        journal=journal,
+        cancel=cancel,
+        sharing=sharing,
+    )
+
+
+def _same_data(run_id: str, manifest: Manifest) -> Dataset:
+    """The data set of a run, read anew."""
+    dataset = dataset_registry.reload(manifest.config.dataset)
+    if manifest.data_fingerprint not in (None, dataset.fingerprint):
+        raise DataError(
+            f"The data set {dataset.name} has changed since run {run_id} was made."
+            f"{dataset_registry.changes(manifest.config.dataset, str(manifest.data_fingerprint))}",
+            "Restore it, or start a new run.",
+        )
+    return dataset

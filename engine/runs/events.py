@@ -11,7 +11,8 @@ time. Each line has `time` (seconds since 1970) and `kind`:
     done       that job is: its `job` and `fields`, and by name the `scores` and `reports` that it left
     finished, cancelled, cleaned, continued, note
     phase      `phase` ("prepare", "compile", "train", "evaluate", "replay", "rebuild", "retrain", "gradients",
-               "features", "map"), its `steps`, and `done`, how many of them were done before the run was resumed
+               "features", "map", "digests", "pairs"), its `steps`, and `done`, how many of them were done before the
+               run was resumed
     failed     `what` and `remedy`
     paused     the disk is full: `needed` and `disk_free`, in bytes
     accuracy   of the training so far after `step` steps, at the end of an epoch: `accuracy`, from 0 to 1, on `images`

@@ -12,6 +12,7 @@
       scores/           <set>.npy float32 [K, N] and <set>.json, its sidecar
       validation/       what checks the scores, see `engine.analysis.trust`
       features/         penultimate features and maps, see `engine.analysis.features`; made again at any time
+      duplicates/       images that are alike, see `engine.analysis.duplicates`; looked for again at any time
       notes.json        what a person says of it, see `engine.runs.notes`
       .lock             held (flock) by the process that works on the run, and freed by its death
 

@@ -18,13 +18,13 @@ from engine.runs.manifest import TrajectoryRecord
 if TYPE_CHECKING:
     from engine.runs.run import Run
 
-FOLDERS = ("trajectory", "scores", "validation", "model", "features")
+FOLDERS = ("trajectory", "scores", "validation", "model", "features", "duplicates")
 
 LOGS = ("events.jsonl", "log.txt")
 
 PARTS = (*FOLDERS, "logs", "other")  # what `sizes` tells apart
 
-CLEANABLE = ("trajectory", "scores", "validation", "features", "logs")
+CLEANABLE = ("trajectory", "scores", "validation", "features", "duplicates", "logs")
 
 DELETED = ".deleted-"  # before the id of a run whose folder is on its way out
 
