@@ -1,6 +1,7 @@
 """Groups of images that are alike, a row each: order, filters and page, all of them in the link; and what is ticked."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -207,7 +208,12 @@ def draw(run: RunView, shown: Shown) -> int:
     on_page = paging.of_page(shown.rows, page, A_PAGE)
     members = {int(group): shown.found.members(int(group)) for group in on_page["group"]}
     with place:
-        _draw_rows(run, shown, on_page, {g: (images[:FIRST], far[:FIRST]) for g, (images, far) in members.items()})
+        _draw_rows(
+            run,
+            shown,
+            pd.DataFrame(on_page),
+            {g: (images[:FIRST], far[:FIRST]) for g, (images, far) in members.items()},
+        )
     return page
 
 
@@ -243,6 +249,7 @@ def _draw_rows(run: RunView, shown: Shown, rows: pd.DataFrame, members: dict) ->
     scale = None
     if shown.ref is not None:
         scale = formats.Scale.of(rows["influence"], shown.ref.function)
+    row: Any
     for row in rows.itertuples():
         with st.container(border=True, key=f"dup-group-{shown.found.by}-{row.group}", gap="small"):
             _draw_head(run, shown, row, scale)
@@ -299,7 +306,7 @@ def _draw_alone(run: RunView, shown: Shown, group: int) -> int:
         query_params={name: text for name, text in _address(run, shown, group).items() if name != "group"},
     )
     rows = _rows(run, shown.found, shown.ref, "size", "all", False)
-    row = rows[rows["group"] == group]
+    row = rows.loc[rows["group"] == group]
     place = st.container()
     page = paging.choose(len(images), f"dup-page-{run.id}-{shown.found.by}-group-{group}")
     with place:
