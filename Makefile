@@ -92,6 +92,12 @@ bench-trust: .venv-bench/pip.stamp
 bench-trust-removal: .venv-bench/pip.stamp
 	.venv-bench/bin/python -m tools.bench_trust --removal $(ARGS)
 
+# Scores of TRAK, kronfluence, dattri and captum in the app, beside the exact ones; about five minutes. LOOK=folder keeps
+# pictures of the pages.
+.PHONY: show-others
+show-others: .venv-bench/pip.stamp
+	.venv-bench/bin/python -m tools.show_others $(if $(LOOK),--pictures $(LOOK))
+
 # Wrong labels found, beside cross-validation and cleanlab; about fifteen minutes.
 bench-labels: .venv-bench/pip.stamp
 	.venv-bench/bin/python -m tools.bench_labels

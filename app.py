@@ -135,7 +135,7 @@ def draw_run(run: Summary) -> None:
 def in_words(run: Summary) -> str:
     scored = "" if run.targets_scored is None else f"{formats.count(run.targets_scored, 'targets')} scored · "
     accuracy = "" if run.test_accuracy is None else f"test accuracy {formats.percent(run.test_accuracy)} · "
-    return f"{run.dataset} · {run.model} · {scored}{accuracy}{formats.age(run.created)}"
+    return f"{run.dataset} · {run_names.model(run.model)} · {scored}{accuracy}{formats.age(run.created)}"
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from engine.config import Recipe
     from engine.errors import ReplayError
     from engine.library.repeating import repeat
+    from engine.library.showing import show
 
 __version__ = "0.2.0"
 __all__ = [
@@ -24,6 +25,7 @@ __all__ = [
     "repeat",
     "retrain",
     "self_influence",
+    "show",
     "train",
 ]
 
@@ -37,6 +39,8 @@ def __getattr__(name: str) -> object:
         from engine import errors as module
     elif name == "repeat":
         from engine.library import repeating as module
+    elif name == "show":
+        from engine.library import showing as module
     else:
         from engine import api as module
     return getattr(module, name)

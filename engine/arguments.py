@@ -18,7 +18,7 @@ from engine.analysis.trust import DECISIVE, PROPOSED
 from engine.report.choice import IMAGES, MOST_IMAGES
 from engine.runs import storage
 from engine.targets import FAMILIES, FUNCTIONS, split_targets
-from engine.targets.functions import examples
+from engine.targets.functions import SIGNS, examples
 
 EPILOG = """examples:
   python -m engine run --preset sample --targets test:0,test:1
@@ -53,6 +53,7 @@ EPILOG = """examples:
   python -m engine info RUN
   python -m engine clean RUN --parts trajectory --dry-run
   python -m engine storage
+  python -m engine show --scores trak.npy --train photos/train --test photos/test --method TRAK --sign help
   python -m engine app
 
 targets: test:INDEX (one test image), class:CLASS (all test images of a class), test:all,
@@ -196,6 +197,7 @@ def parser() -> argparse.ArgumentParser:
     _add_seeds(commands, one_run)
     _add_report(commands, one_run)
     _add_house_keeping(commands, common, one_run)
+    _add_show(commands, common)
     app = commands.add_parser("app", parents=[common], help="start the app in a browser")
     app.add_argument("--port", type=whole(1, 65535), metavar="N", help="of http://localhost (8501 where it is free)")
     return top
@@ -508,6 +510,47 @@ def _add_report(commands, one_run: argparse.ArgumentParser) -> None:
     report.add_argument("--notes", action="store_true", help="with notes and ticks, which are private otherwise")
     report.add_argument("--pdf", metavar="FILE.pdf", help="print it, too; takes chromium")
     report.add_argument("--force", action="store_true", help="write over files that are there")
+
+
+def _add_show(commands, common: argparse.ArgumentParser) -> None:
+    """What shows scores that another program made; what is wrong with a value is said by `engine.library.showing`."""
+    show = commands.add_parser(
+        "show",
+        parents=[common],
+        help="show scores of another program: a matrix [targets, training images], and the images",
+        description="Makes a run of scores that another program made (TRAK, kronfluence, dattri, captum), and shows it "
+        "in the app. docs/viewer.md has five lines for each.",
+    )
+    data = "a data set's name, or a folder of class folders"
+    show.add_argument(
+        "--scores",
+        required=True,
+        metavar="FILE",
+        help=".npy, .npz, .safetensors, .pt, .csv or .parquet; FILE:NAME of one array among several",
+    )
+    show.add_argument("--train", required=True, metavar="DATA", help=f"{data}, in the order of the scores")
+    show.add_argument("--test", metavar="DATA", help="likewise; the test images of --train where it is left out")
+    show.add_argument("--method", required=True, metavar="NAME", help="who made the scores, such as TRAK")
+    show.add_argument(
+        "--sign",
+        required=True,
+        choices=tuple(SIGNS),
+        help="what a positive score means: the image helped the target, or it harmed it",
+    )
+    show.add_argument("--unit", default="", metavar="UNIT", help="of the scores; none is claimed without")
+    show.add_argument(
+        "--targets", metavar="WHICH", help="test images, 0-99 or 0,5,9, targets such as class:2, or a file (all)"
+    )
+    show.add_argument("--order", choices=("targets", "training"), help="what the rows are, where sizes leave it open")
+    for split in ("train", "test"):
+        show.add_argument(f"--{split}-logits", metavar="FILE", help=f"the model's, [{split} images, classes]")
+    show.add_argument("--classes", type=names, metavar="C,C", help="names in the order of the labels")
+    show.add_argument("--title", default="", metavar="TEXT", help="of the data")
+    show.add_argument("--name", default="", metavar="TEXT", help="of the run")
+    show.add_argument("--note", default="", metavar="TEXT", help="that is kept with the run")
+    show.add_argument(
+        "--no-open", dest="open", action="store_false", help="make the run alone: no app is started, nothing opened"
+    )
 
 
 def _add_mode(command: argparse.ArgumentParser) -> None:

@@ -2,7 +2,6 @@
 
 import argparse
 import contextlib
-import importlib.util
 import json
 import logging
 import os
@@ -598,18 +597,39 @@ def clean(call: argparse.Namespace) -> int:
 
 def app(call: argparse.Namespace) -> int:
     """Becomes Streamlit's server, in this process: what stops the command stops the server."""
-    if importlib.util.find_spec("streamlit") is None:
-        raise ConfigError("The app needs Streamlit, which is not installed.", "Install it: pip install replay-explorer")
-    here = Path(__file__).parents[1]  # a checkout, or site-packages
-    script = next((p for p in (here / "replay_explorer" / "app.py", here / "app.py") if p.is_file()), None)
-    if script is None:
-        raise ConfigError(f"There is no app in {here}.", "Install the package again: pip install replay-explorer")
-    arguments = [sys.executable, "-m", "streamlit", "run", str(script)]
-    arguments += ["--server.port", str(call.port)] if call.port else []
-    arguments += ["--", "--outputs", call.outputs] if call.outputs else []
+    from engine.library import serving
+
+    port = ("--server.port", str(call.port)) if call.port else ()
+    arguments = serving.command(*port, outputs=call.outputs)
     if sys.stdout is not None:
         sys.stdout.flush()
     os.execv(sys.executable, arguments)
+
+
+def show(call: argparse.Namespace) -> int:
+    """Makes a run of scores that another program made, and shows it in the app."""
+    from engine.library import serving, showing
+
+    given = showing.Imported(
+        **{name: getattr(call, name) for name in showing.OPTIONS},
+        classes=call.classes,
+    )
+    root = runs.outputs_root(call.outputs)
+    with _ended_in_order():
+        path = showing.make(given, root / runs.new_run_id("scores"), _shown("Preparing the data"))
+    record = runs.Run.open(root, path.name).manifest()
+    print(f"run {path.name}")
+    for sidecar in record.score_sets.sidecars():
+        shape = record.score_sets.matrix(sidecar["name"]).shape
+        print(f"scores {path / 'scores' / sidecar['name']}.npy float32 {shape}; {sidecar['sign']}")
+        _tell(tuple(f"note: {text}" for text in sidecar["noticed"]))
+    if record.test_accuracy is not None:
+        print(f"test accuracy {record.test_accuracy:.1%}, by the logits that were given", flush=True)
+    if call.open:
+        serving.show(path, wait=True)
+    else:
+        print(f"look at it: python -m engine app --outputs {root}", flush=True)
+    return 0
 
 
 # -- what the call says
@@ -807,5 +827,6 @@ COMMANDS = {
     "info": Command(info),
     "storage": Command(storage),
     "clean": Command(clean),
+    "show": Command(show, trains=True),
     "app": Command(app),
 }

@@ -6,6 +6,7 @@
     package.module:FUNCTION         a function of an installed module
     python:CLASS                    in a run that was saved from Python: what was given to `engine.train`, which nobody
                                     can build by its name
+    scores:METHOD                   in a run of imported scores, that another program made of a model which is not here
 
 The folder of models is `REPLAY_MODELS_DIR`, else `models` in the working directory: whoever runs the server fills it,
 and the app offers what is in it. `listed` reads those files as text, so that drawing a form runs no code; a browser may
@@ -39,6 +40,20 @@ def is_from_python(text: object) -> bool:
     return isinstance(text, str) and FROM_PYTHON.fullmatch(text) is not None
 
 
+IMPORTED = re.compile(r"scores:(?P<method>[^\x00-\x1f\x7f]{1,100})")
+
+
+def method_of(text: object) -> str:
+    """Whose scores were imported, of the text that stands for their model; "" of any other."""
+    match = IMPORTED.fullmatch(text) if isinstance(text, str) else None
+    return match["method"] if match else ""
+
+
+def is_elsewhere(text: object) -> bool:
+    """Whether a text stands for a model that cannot be built here: given from Python, or that of imported scores."""
+    return is_from_python(text) or bool(method_of(text))
+
+
 def is_name(text: object) -> bool:
     """Whether a text has the form of a model's name; nothing is looked up."""
     return isinstance(text, str) and any(form.fullmatch(text) for form in (TIMM, FILE, PLACE))
@@ -46,7 +61,7 @@ def is_name(text: object) -> bool:
 
 def problem(text: str, built_in: Iterable[str]) -> str | None:
     """What is wrong with a name that is not listed, as the end of a sentence; None where it has the form of one."""
-    if is_name(text) or is_from_python(text):
+    if is_name(text) or is_elsewhere(text):
         return None
     forms = ", ".join([*built_in, "timm:NAME", "FILE.py:FUNCTION"])
     return f"must be one of {forms} or package.module:FUNCTION, not {text!r:.80}"

@@ -87,7 +87,7 @@ def draw_meaning(differ: list[compare.Setting], shared: compare.SharedImages, fo
             f"The data differ: compared are the {len(shared):,} training images that have the same number and the same "
             f"pixels in both{labels}, of {shared.of[0]:,} in A and {shared.of[1]:,} in B."
         )
-    if found.identical:
+    if found.identical or any(name == compare.METHOD for name, *_ in differ):
         return
     st.markdown(
         "**In this training?** The scores of each run are exact for its own training, and both are right: with other "
@@ -152,15 +152,17 @@ def take_point(chart: str, image: str, indices: Sequence[int]) -> None:
 def draw_scatter(a: RunView, b: RunView, both: compare.Common, title: str) -> int | None:
     """The scores of one target in both runs, a point an image; the image of the one that was clicked, which is
     returned."""
-    scale, places = scale_of(both), compare.drawn(both.a_N, both.b_N)
-    one = 1000.0**scale.thousands  # of the unit's, in which the axes count
+    (scale, of_b), places = scales_of(both), compare.drawn(both.a_N, both.b_N)
+    unit_b = None if both.other is None else of_b.unit
     indices, chart, image = both.numbers(places), f"against-{both.target.key}", f"image-{a.id}-{b.id}"
     link.follow(image, link.whole("image", 0, len(a.dataset.train_labels) - 1, -1))
     chosen = st.session_state[image]
     left, right = st.columns([3, 2])
     with left:
         pictures.chart(
-            pictures.against(both.a_N[places] / one, both.b_N[places] / one, indices, scale.unit, chosen),
+            pictures.against(
+                both.a_N[places] / scale.one, both.b_N[places] / of_b.one, indices, scale.unit, chosen, unit_b
+            ),
             chart,
             f"Scatter of the scores of {len(indices)} training images on {title} in run A, {a.id}, and in B, {b.id}",
             on_select=functools.partial(take_point, chart, image, indices.tolist()),
@@ -174,30 +176,40 @@ def draw_scatter(a: RunView, b: RunView, both: compare.Common, title: str) -> in
             st.caption("Click a point to see its image here; those that moved most are listed below.")
     st.caption(
         f"{formats.sign_in_words(both.target.function)} {formats.count(len(indices), 'images')}: the {compare.STRONG} "
-        f"strongest of either run, and up to {compare.OTHERS:,} at random. On the dashed line both scores are the same."
+        f"strongest of either run, and up to {compare.OTHERS:,} at random. {say_how_drawn(both)}"
     )
     return chosen if place is not None else None
 
 
-def scale_of(both: compare.Common) -> formats.Scale:
-    """One for all scores of a target, in both runs."""
-    return formats.Scale.of([both.largest], both.target.function)
+def say_how_drawn(both: compare.Common) -> str:
+    if both.other is None:
+        return "On the dashed line both scores are the same."
+    turned = " with the sign of A's," if both.flipped else ""
+    return f"Scores of B are drawn{turned} in a unit of their own, so that order compares, and size does not."
+
+
+def scales_of(both: compare.Common) -> tuple[formats.Scale, formats.Scale]:
+    """For all scores of a target in A, and in B: one for both where they are of one function."""
+    refs = both.target, both.other or both.target
+    of_a, of_b = (formats.Scale.of([most], ref.function) for most, ref in zip(both.largest, refs, strict=True))
+    return of_a, of_b
 
 
 def draw_images(a: RunView, b: RunView, both: compare.Common, places: Sequence[int], key: str, size: int = 96) -> None:
     """Training images with their scores in both runs, and with their label in B where it is another."""
-    scale, lines, extra = scale_of(both), [], []
+    (scale, of_b), lines, extra = scales_of(both), [], []
     indices = both.numbers(places)
     for index, place in zip(indices.tolist(), places, strict=True):
-        first, second = float(both.a_N[place]), float(both.b_N[place])
-        lines.append((f"A {scale.words(first)}", f"B {scale.words(second)}"))
-        extra.append([(f"Score in A, {a.id}", scale.exact(first)), (f"Score in B, {b.id}", scale.exact(second))])
+        first, second = float(both.a_N[place]), float(both.b_N[place]) * (-1 if both.flipped else 1)
+        lines.append((f"A {scale.words(first)}", f"B {of_b.words(second)}"))
+        extra.append([(f"Score in A, {a.id}", scale.exact(first)), (f"Score in B, {b.id}", of_b.exact(second))])
         if a.dataset.train_labels[index] != b.dataset.train_labels[index]:
             label = line(b.dataset.classes[b.dataset.train_labels[index]])
             lines[-1] += (f"in B: {label}",)
             extra[-1].append(("Given label in B", label))
     ticks.tiles(a, cards.training(a, indices, lines, extra), key, size, f"Effects on the targets of A, {a.id}")
-    st.caption(f"In {plain(scale.unit)}. Ticks are kept with run A, {plain(a.id)}.")
+    units = f"In {scale.unit}" if both.other is None else f"A in {scale.unit}, B in {of_b.unit}"
+    st.caption(f"{plain(units)}. Ticks are kept with run A, {plain(a.id)}.")
 
 
 def draw_moved(a: RunView, b: RunView, both: compare.Common) -> None:

@@ -22,7 +22,7 @@ RULES = {  # by what all images above, or below, a threshold are ticked: words, 
 
 def offer_better_target(run: RunView) -> None:
     """The mean loss over all test images tells harm best; it may not be scored yet."""
-    if any(isinstance(ref.target, AllTests) for ref in run.targets.values()):
+    if run.manifest.method or any(isinstance(ref.target, AllTests) for ref in run.targets.values()):
         return
     st.info(
         "For harm, the mean loss over all test images is the target to take, and this run has no scores for it.",

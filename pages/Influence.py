@@ -120,8 +120,15 @@ def draw_ranking(run: RunView, ref: TargetRef, view: TargetView, choices: Choice
 def say_what_numbers_are(run: RunView, scale: formats.Scale) -> None:
     """In plain words; what a score is exactly is the help's."""
     what = plain(scale.function.in_words(run.dataset.classes))
-    up, down = ("higher", "lower") if scale.function.harmful_sign > 0 else ("lower", "higher")
     helps, harms = (f"*{verb}*{' it' if scale.function.classes else ''}" for verb in good_and_bad(scale))
+    if scale.function.method:
+        st.caption(
+            f"What {plain(scale.function.method)} says that each image did to the target: one that {helps} spoke for "
+            f"it, one that {harms} against. Numbers: {plain(scale.unit)}.",
+            help=plain(scale.function.meaning(run.dataset.classes)),
+        )
+        return
+    up, down = ("higher", "lower") if scale.function.harmful_sign > 0 else ("lower", "higher")
     st.caption(
         f"Trained without an image that {helps}, the model would have a {up} {what} on the target; without one that "
         f"{harms}, a {down} one. Numbers: {plain(scale.unit)}.",

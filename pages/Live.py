@@ -7,7 +7,7 @@ from engine.jobs.queue import discard
 from engine.runs.job import JobRecord
 from engine.runs.progress import Progress
 from engine.runs.run import Run
-from ui import formats, pictures, progress, results, run_choice, run_names, seed_group, shell
+from ui import formats, imported, pictures, progress, results, run_choice, run_names, seed_group, shell
 from ui.run_choice import RunView
 from ui.text import line, plain
 
@@ -348,6 +348,7 @@ def guarded(draw, folder: Run, in_progress: bool) -> None:
 with shell.page("Live"):
     # Without a link: the run being worked on, which is not the newest where others wait.
     run = run_choice.chosen("There is no run to watch yet.", first=shell.queue().active()[:1])
+    imported.stop_without(run.manifest)
     config = run.manifest.config
     st.caption(
         f"{plain(run.manifest.dataset or config.dataset)} · {plain(config.model)} · {config.recipe.epochs} epochs of "

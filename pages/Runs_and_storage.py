@@ -18,7 +18,10 @@ ACTIONS = {
         "The scores stay. Further targets will train once more, to the same states. "
         "A run that stopped halfway loses what it could go on from, and starts over when resumed.",
     ),
-    "Delete scores": ("scores", "Model and checkpoints stay: Influence can compute scores again."),
+    "Delete scores": (
+        "scores",
+        "Model and checkpoints stay: Influence can compute scores again, other than imported ones, which are gone.",
+    ),
     "Delete validation": ("validation", "The scores stay, without the results that checked them."),
     "Delete features": ("features", "The scores stay. Maps, themes and duplicates by features ask for them again."),
     "Delete duplicates": ("duplicates", "The scores stay. What was alike is looked for again where it is asked for."),

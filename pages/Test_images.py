@@ -17,6 +17,7 @@ from ui import (
     formats,
     gallery,
     gradients,
+    imported,
     link,
     paging,
     pictures,
@@ -57,7 +58,8 @@ def draw_list(run: RunView) -> None:
         for i in paging.of_page(indices, page).tolist()
     ]
     if tiles:
-        gallery.show(dataset, tiles, "tests", ticked=ticked_of(run), on_tick=lambda changes: tick(run, changes))
+        ticking = {"ticked": ticked_of(run), "on_tick": lambda changes: tick(run, changes)}
+        gallery.show(dataset, tiles, "tests", **({} if run.manifest.method else ticking))
     else:
         st.info("No test image is left with these filters.", icon=":material/filter_alt_off:")
     link.keep(
@@ -214,6 +216,9 @@ def keep_ticks(run: RunView, indices: Iterable[int] = ()) -> None:
 
 def draw_ticked(run: RunView) -> None:
     """What is ticked, and the replay that explains it, at the bottom of the view."""
+    if run.manifest.method:
+        imported.say(run.manifest, "explaining further test images")
+        return
     ticked = sorted(ticked_of(run))
     if not ticked:
         text = (
@@ -237,8 +242,8 @@ def draw_ticked(run: RunView) -> None:
 
 def draw_own_image(run: RunView) -> None:
     st.header("An image of your own")
-    if run.manifest.from_python:
-        st.caption(shell.FROM_PYTHON)
+    if not run.manifest.has_model:
+        st.caption(plain(shell.away(run.manifest)))
         return
     file = st.file_uploader(
         "Image file",
@@ -315,7 +320,8 @@ def predicted_shares(run: RunView, image):
 
 with shell.page("Test images"):
     run = run_choice.chosen("There is no run to look at yet.")
-    if not run.manifest.trained:
+    imported.stop_without(run.manifest)
+    if not run.manifest.trained and not run.manifest.method:
         st.info(
             f"This run has not been trained to its end; it is {plain(run.manifest.status)}.", icon=":material/info:"
         )

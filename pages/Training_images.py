@@ -73,11 +73,16 @@ def outwards(run: RunView) -> None:
     effects = outward_effects.outward(run.manifest, index)
     draw_image(run, index)
     scales = formats.scales((e.ref.function for e in effects), [e.score for e in effects])
+    said = (
+        f"What {plain(run.manifest.method)} says that this image did to each target."
+        if run.manifest.method
+        else "What training on this image did to each target: a target that it *helps* would be worse without it, one "
+        "that it *harms* would be better."
+    )
     st.caption(
-        "What training on this image did to each target: a target that it *helps* would be worse without it, one that "
-        "it *harms* would be better. The bar is its share of the largest effect that any image had on that target, and "
+        f"{said} The bar is its share of the largest effect that any image had on that target, and "
         f"puts the targets in order. {plain(formats.units(scales, run.dataset.classes))}",
-        help=formats.help_text("helps"),
+        help=None if run.manifest.method else formats.help_text("helps"),
     )
     draw_strongest(run, "Helped most", [effect for effect in reversed(effects) if effect.side == "helpful"], scales)
     draw_strongest(run, "Harmed most", [effect for effect in effects if effect.side == "harmful"], scales)
@@ -120,6 +125,9 @@ def draw_strongest(
 
 def draw_effects(run: RunView, effects: list[outward_effects.Effect], scales: dict[str, formats.Scale]) -> None:
     st.header("All targets of the run")
+    explained = (PLACE,) if run.manifest.method else ("Function", "Effect", "Unit", PLACE)  # the others: of a replay
+    words = {"Function": "target function", "Effect": "effect", "Unit": "unit", PLACE: "place"}
+    columns = {name: st.column_config.Column(help=formats.help_text(words[name])) for name in explained}
     st.dataframe(
         [
             {
@@ -134,10 +142,7 @@ def draw_effects(run: RunView, effects: list[outward_effects.Effect], scales: di
         ],
         hide_index=True,
         column_config={
-            "Function": st.column_config.Column(help=formats.help_text("target function")),
-            "Effect": st.column_config.Column(help=formats.help_text("effect")),
-            "Unit": st.column_config.Column(help=formats.help_text("unit")),
-            PLACE: st.column_config.Column(help=formats.help_text("place")),
+            **columns,
             "Influence": st.column_config.LinkColumn(display_text="look"),
         },
     )

@@ -22,6 +22,7 @@ from ui.scale import without_it
 from ui.text import line, plain
 
 PLAIN = 20  # images of a set that are shown
+BARS = 200  # targets beside an enlarged image; thousands of them would be megabytes for a page of tiles
 OUTWARDS = "What this image did to all targets"
 
 
@@ -51,13 +52,12 @@ class Effects:
 
     def sentence(self, index: int, classes: Sequence[str]) -> str:
         """«Without it the loss would rise from 0.064 to about 0.075.»"""
-        if self.view is None:
+        if self.view is None or self.scale.function.method:
             return ""
         function = self.scale.function
         now = self.view.values[function.name]
         then = what_ifs.after(function.name, now, lists.without(self.scores_N, np.array([index])))
-        several = self.view.predicted_label is None
-        return without_it(line(function.in_words(classes)), now, then, several)
+        return without_it(line(function.in_words(classes)), now, then, self.view.several)
 
 
 def training(
@@ -75,8 +75,7 @@ def training(
     first, where they are ranked; `places`: that of each, where some are left out between. `effects`: those on the
     page's target, which come before all else."""
     dataset, said, indices = run.dataset, ticks.read(run), np.asarray(indices, np.int64)
-    recipe = run.manifest.config.recipe
-    used = _used_in(recipe, len(dataset.train_labels), tuple(indices.tolist()))
+    used = _steps_in_words(run, indices)
     targets, scores_KM = outward_effects.scores_on(run.manifest, indices)
     scales = formats.scales((ref.function for ref in targets), scores_KM)
     model, bars = _model_labels(run, indices), _bars(run, targets, scores_KM, scales, leave_out)
@@ -95,7 +94,7 @@ def training(
             *model[m],
             *self_influence.details(known, scale, index),
             *(extra[m] if extra else ()),
-            ("Used in steps", formats.steps(used[m], run.manifest.steps, recipe.epochs)),
+            *used[m],
             *([("Note", line(said.of(index)))] if said.of(index) else ()),
         ]
         tiles.append(
@@ -110,10 +109,19 @@ def training(
                 OUTWARDS,
                 effect=effects.scale.effect(float(effects.scores_N[index])) if effects else None,
                 sentence=effects.sentence(index, dataset.classes) if effects else "",
-                bars_note=formats.units(scales, dataset.classes),
+                bars_note=_bars_note(targets, scales, dataset.classes),
             )
         )
     return tiles
+
+
+def _steps_in_words(run: RunView, indices: np.ndarray) -> list[list[tuple[str, str]]]:
+    """Of each image, the steps of the training that used it; none of imported scores, whose training is not known."""
+    if run.manifest.method:
+        return [[]] * len(indices)
+    recipe = run.manifest.config.recipe
+    used = _used_in(recipe, len(run.dataset.train_labels), tuple(indices.tolist()))
+    return [[("Used in steps", formats.steps(steps, run.manifest.steps, recipe.epochs))] for steps in used]
 
 
 def _bars(
@@ -123,20 +131,37 @@ def _bars(
     scales: dict[str, formats.Scale],
     leave_out: str | None,
 ) -> list[tuple[tuple[str, float, str], ...]]:
-    """Of each image, its effects on the run's targets: name, share of the largest here, and words."""
-    bars: list[list[tuple[str, float, str]]] = [[] for _ in scores_KM.T]
-    for ref, scores_M in zip(targets, scores_KM.tolist(), strict=True):
-        if ref.key == leave_out:
-            continue
-        scale, name = scales[ref.function], run.titles[ref.key]
-        for of_image, score in zip(bars, scores_M, strict=True):
-            of_image.append((name, scale.effect(score)[0], scale.words(score)))
+    """Of each image, its effects on the run's targets: name, share of the largest here, and words. Of more targets than
+    `BARS`, those that it moved most."""
+    bars: list[list[tuple[str, float, str]]] = []
+    for scores_K in scores_KM.T:
+        of_image = []
+        for k in _strongest(scores_K, [scales[ref.function].largest for ref in targets]):
+            ref, score = targets[k], float(scores_K[k])
+            if ref.key != leave_out:
+                scale = scales[ref.function]
+                of_image.append((run.titles[ref.key], scale.effect(score)[0], scale.words(score)))
+        bars.append(of_image)
     return list(map(tuple, bars))
+
+
+def _bars_note(targets: list[TargetRef], scales: dict[str, formats.Scale], classes: Sequence[str]) -> str:
+    few = f"The {BARS} targets that it moved most, of {len(targets):,}. " if len(targets) > BARS else ""
+    return few + formats.units(scales, classes)
+
+
+def _strongest(scores_K: np.ndarray, largest: list[float]) -> list[int]:
+    """The targets of the largest |score|, as shares of the largest here of their function: at most `BARS`, in their
+    order."""
+    if len(largest) <= BARS:
+        return list(range(len(largest)))
+    shares = np.abs(scores_K) / np.maximum(largest, 1e-300)
+    return sorted(np.argpartition(shares, -BARS)[-BARS:].tolist())
 
 
 def beside(run: RunView, view: target_view.TargetView) -> gallery.Beside | None:
     """The target's image, to stand beside each enlarged one; None for a target of several."""
-    if view.predicted_label is None:
+    if view.several:
         return None
     title = line(view.title)
     if isinstance(view.target, UploadedImage):
@@ -159,8 +184,8 @@ def _file_of_one(dataset: Dataset, members: Members) -> tuple[tuple[str, str], .
 
 
 def _model_labels(run: RunView, indices: np.ndarray) -> list[list[tuple[str, str]]]:
-    if "model/train_logits.npy" not in run.manifest.files:  # of a run of an older version
-        return [[("Model's label", "not recorded in this run")]] * len(indices)
+    if not run.manifest.has_logits("train"):  # of a run of an older version, or of imported scores
+        return [[] if run.manifest.method else [("Model's label", "not recorded in this run")]] * len(indices)
     classes, given = run.dataset.classes, run.dataset.train_labels[indices]
     logp = logit_maths.log_probabilities(run.manifest.train_logits()[indices])
     return [
@@ -179,6 +204,9 @@ def target(run: RunView, view: target_view.TargetView, panel) -> None:
         st.markdown(f"**{plain(view.title)}**")
         place = _target_pictures(run, view)
         place.markdown("  \n".join(_target_facts(run, view)))
+        if not view.judged:
+            st.caption("The model's logits did not come with these scores: what it says of the target is not known.")
+            return
         st.markdown(
             " · ".join(
                 f"{plain(function.in_words(run.dataset.classes))} **{formats.figure(value, 4)}** {function.short_unit}"
@@ -202,7 +230,7 @@ def target(run: RunView, view: target_view.TargetView, panel) -> None:
 def _target_pictures(run: RunView, view: target_view.TargetView):
     """Draws the target's image, or some of its images, and returns the place for its facts."""
     split, indices = view.members.split, view.members.indices.tolist()
-    if view.predicted_label is None:
+    if view.several:
         pictures.plain_tiles(run.dataset, split, indices[:PLAIN], 28)
         st.caption(
             f"The first {len(indices[:PLAIN])} of {formats.count(len(indices), 'test images')}; values are means."
@@ -223,15 +251,21 @@ def _target_facts(run: RunView, view: target_view.TargetView) -> list[str]:
     """Lines of Markdown."""
     classes, label = run.dataset.classes, "Given label" if view.members.split == TRAIN else "True label"
     true_label = "several" if view.true_label is None else plain(classes[view.true_label])
-    if view.predicted_label is None:
-        return [f"{label}: **{true_label}**", f"Classified right: **{formats.percent(view.accuracy)}**"]
+    if view.several:
+        right = [f"Classified right: **{formats.percent(view.accuracy)}**"] if view.judged else []
+        return [f"{label}: **{true_label}**", *right]
     files = [f"File: {plain(file)}" for _, file in _file_of_one(run.dataset, view.members)]
+    if not view.judged:
+        return [f"{label}: **{true_label}**", *files]
+    assert view.predicted_label is not None  # of one image that is judged
     right = ":material/check: right" if view.predicted_label == view.true_label else ":material/close: wrong"
     return [f"{label}: **{true_label}**", f"Predicted: **{plain(classes[view.predicted_label])}** {right}", *files]
 
 
 def removal(run: RunView, scores_N, ranking, function: str, panel) -> None:
-    """What leaving out the images of either list would do, as far as the scores foretell."""
+    """What leaving out the images of either list would do, as far as the scores foretell; imported ones do not."""
+    if target_function(function).method:
+        return
     with panel:
         for side, indices in (("harmful", ranking.harmful), ("helpful", ranking.helpful)):
             if len(indices):

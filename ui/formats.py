@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from engine import space
+from engine import model_names, space
 from engine.analysis import lists
 from engine.analysis.trust import Step
 from engine.analysis.what_if import is_capped
@@ -438,6 +438,8 @@ def disk_low(free: float | None) -> bool:
 
 def replays_in(run: Summary) -> str:
     """The modes in which further targets need nothing first."""
+    if model_names.method_of(run.model):
+        return "imported scores"
     if not run.trained:
         return "not trained yet"
     return {"disk": "memory, disk", "recompute": "recompute"}.get(run.kept_mode or "", "after a rebuild")

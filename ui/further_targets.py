@@ -3,7 +3,7 @@
 import streamlit as st
 
 from engine.analysis import target_view
-from ui import explain, targets_form
+from ui import explain, imported, targets_form
 from ui.run_choice import RunView
 from ui.text import line
 
@@ -11,6 +11,9 @@ SUGGESTED = 24  # misclassified images that are offered
 
 
 def draw(run: RunView) -> None:
+    if run.manifest.method:
+        imported.say(run.manifest, "explaining further targets")
+        return
     with st.expander("Explain further targets of this run"):
         titles = _suggested(run)
         names = st.multiselect(

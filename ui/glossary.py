@@ -113,6 +113,13 @@ GROUPS: dict[str, tuple[Term, ...]] = {
             ("helpful", "harmful", "helps", "harms", "effect"),
         ),
         Term(
+            "Imported scores",
+            "Scores that another program made, such as TRAK, shown beside their images. They do not foretell here what "
+            "leaving an image out would do.",
+            "No training and no model is behind such a run: pages that need one say so. The scores count in the "
+            "method's own units, and what a positive one means is what was said when they were shown (docs/viewer.md).",
+        ),
+        Term(
             "Nat",
             "The unit of a loss. A change of 0.01 nats changes the label's probability by about 1 % of itself.",
             "Natural logarithm: a loss of 1 nat is a probability of 1/e, that is 37 %; of 0.693 nats, 50 %. Lists are "

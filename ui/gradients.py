@@ -22,7 +22,7 @@ def of(run: RunView) -> np.ndarray | None:
 
 def draw_measuring(run: RunView) -> None:
     """The button that has them measured, with what that takes."""
-    if files.read_only():
+    if files.read_only() or run.manifest.method:
         return
     takes = jobs.seconds(run.manifest, len(run.dataset.test_labels))
     with st.container(horizontal=True, vertical_alignment="center"):

@@ -2,6 +2,10 @@
 
 from dataclasses import dataclass
 
+TRAINING = "a training"
+
+LOGITS = {"train": "logits of the training images", "test": "logits of the test images"}
+
 
 @dataclass(frozen=True)
 class PageLink:
@@ -13,6 +17,7 @@ class PageLink:
     shows: str = ""  # what a page of a run says while there is none
     carries: tuple[str, ...] = ("run",)  # what its address takes of what a person has in hand
     guests: bool = True  # whether it has anything for those who cannot start or change anything
+    needs: str = ""  # of a run, which one of imported scores may not have: `TRAINING`, or one of `LOGITS`
 
 
 # By caption. A page that shows no run takes none along, and a target is for the page that opens on one.
@@ -26,6 +31,7 @@ NAVIGATION: dict[str, tuple[PageLink, ...]] = {
             "Live",
             ":material/monitoring:",
             "It shows a run while it works: how far it is, its curves, what it needs, and its log.",
+            needs=TRAINING,
         ),
         PageLink(
             "pages/Runs_and_storage.py",
@@ -54,6 +60,7 @@ NAVIGATION: dict[str, tuple[PageLink, ...]] = {
             "Test images",
             ":material/grid_view:",
             "It shows the test images by what the model makes of them, mistakes first, to choose what is explained.",
+            needs=LOGITS["test"],
         ),
         PageLink(
             "pages/Map.py",
@@ -67,6 +74,7 @@ NAVIGATION: dict[str, tuple[PageLink, ...]] = {
             "Self-influence",
             ":material/fingerprint:",
             "It shows the training images that the model knows by heart, the most memorised first.",
+            needs=TRAINING,
         ),
     ),
     "Act": (
@@ -76,6 +84,7 @@ NAVIGATION: dict[str, tuple[PageLink, ...]] = {
             ":material/label_off:",
             "It lists the training images whose label is most likely wrong, to look at, correct, and train again.",
             ("run", "set"),
+            needs=LOGITS["train"],
         ),
         PageLink(
             "pages/Duplicates.py",
@@ -92,6 +101,7 @@ NAVIGATION: dict[str, tuple[PageLink, ...]] = {
             ":material/verified:",
             "It tells how far the scores can be relied on: what they predict, beside what retraining gives.",
             ("run", "set"),
+            needs=TRAINING,
         ),
         PageLink(
             "pages/Compare_runs.py",
@@ -102,4 +112,5 @@ NAVIGATION: dict[str, tuple[PageLink, ...]] = {
     ),
     "Help": (PageLink("pages/Glossary.py", "Glossary", ":material/dictionary:", carries=()),),
 }
-PAGES = tuple((link.path, link.label, link.icon) for links in NAVIGATION.values() for link in links)
+LINKS = tuple(link for links in NAVIGATION.values() for link in links)
+PAGES = tuple((link.path, link.label, link.icon) for link in LINKS)

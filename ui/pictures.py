@@ -388,10 +388,17 @@ def agreement(report: dict, key: str | None, words: str) -> go.Figure:
     return calm(_equal(figure, values), 420)
 
 
-def against(a: np.ndarray, b: np.ndarray, indices: np.ndarray, unit: str, chosen: int | None = None) -> go.Figure:
-    """Two runs' scores of the same training images, with the line of equality. The image `chosen` is marked; every
-    point can be chosen."""
-    figure, unit = go.Figure(), markup(unit)
+def against(
+    a: np.ndarray,
+    b: np.ndarray,
+    indices: np.ndarray,
+    unit: str,
+    chosen: int | None = None,
+    unit_b: str | None = None,
+) -> go.Figure:
+    """Two runs' scores of the same training images, with the line of equality; without it where those of B count in a
+    unit of their own, `unit_b`. The image `chosen` is marked; every point can be chosen."""
+    figure, unit, of_b = go.Figure(), markup(unit), markup(unit if unit_b is None else unit_b)
     unmarked = dict(marker=dict(opacity=0.5))  # which point is chosen is drawn by a mark of its own
     figure.add_scatter(
         x=a,
@@ -401,7 +408,7 @@ def against(a: np.ndarray, b: np.ndarray, indices: np.ndarray, unit: str, chosen
         selected=unmarked,
         unselected=unmarked,
         customdata=indices,
-        hovertemplate=f"train:%{{customdata}}<br>A %{{x:.3g}} {unit}<br>B %{{y:.3g}} {unit}<extra></extra>",
+        hovertemplate=f"train:%{{customdata}}<br>A %{{x:.3g}} {unit}<br>B %{{y:.3g}} {of_b}<extra></extra>",
     )
     at = np.flatnonzero(indices == chosen) if chosen is not None else []
     if len(at):
@@ -413,7 +420,11 @@ def against(a: np.ndarray, b: np.ndarray, indices: np.ndarray, unit: str, chosen
             hoverinfo="skip",
         )
     figure.update_xaxes(title=f"Score in A ({unit})")
-    figure.update_yaxes(title=f"Score in B ({unit})")
+    figure.update_yaxes(title=f"Score in B ({of_b})")
+    if unit_b is not None:
+        figure.update_xaxes(exponentformat="power", zeroline=True)
+        figure.update_yaxes(exponentformat="power", zeroline=True)
+        return calm(figure, 460)
     return calm(_equal(figure, [*a.tolist(), *b.tolist()]), 460)
 
 

@@ -11,7 +11,7 @@ from engine.analysis.what_if import PROBABILITY
 from engine.jobs.removal import Removal
 from engine.runs.scores import TargetRef
 from engine.targets import UploadedImage, target_function
-from ui import formats, pictures, shell
+from ui import formats, imported, pictures, shell
 from ui.run_choice import RunView
 from ui.text import line, markup, plain
 
@@ -24,6 +24,9 @@ HEIGHT = 320
 def draw(run: RunView, ref: TargetRef) -> None:
     """On the page of a target: what it would be without its first images, as it was tried, and the form for more."""
     st.header("Removal curve", help=formats.help_text("removal curve"))
+    if run.manifest.method:
+        imported.say(run.manifest, "a removal curve")
+        return
     if isinstance(ref.target, UploadedImage):
         st.caption("A retraining is asked about images of the data set, and this one is your own.")
         return

@@ -107,7 +107,7 @@ def draw_target(run: RunView, ref: TargetRef) -> None:
     classes = run.dataset.classes
     with st.container(width=140, gap="small"):
         st.html(f'<div style="width:84px">{target_picture(run, view)}</div>')
-        if view.predicted_label is None:
+        if view.several:
             st.caption(f"{formats.count(len(view.members), 'images')}, {formats.percent(view.accuracy)} right")
         else:
             right = view.predicted_label == view.true_label

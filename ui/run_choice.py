@@ -12,7 +12,7 @@ from engine.runs import notes
 from engine.runs.manifest import Manifest
 from engine.runs.run import Run, Summary, summary
 from engine.runs.scores import TargetRef
-from ui import link, pictures, run_names, run_watch, shell
+from ui import imported, link, pictures, run_names, run_watch, shell
 from ui.text import line, plain
 
 
@@ -84,6 +84,8 @@ def chosen(empty: str, first: Collection[str] = (), label: str = "Run") -> RunVi
     with badge:
         run_watch.begin(run.folder, run.manifest)
     say_window(run.manifest)
+    if run.manifest.method:
+        imported.describe(run.manifest)
     if run.manifest.from_python:
         st.caption(
             "Saved from Python, with its pictures and scores. Whatever needs its model, such as further targets and "
@@ -162,7 +164,8 @@ def rename(run_id: str, name: str) -> None:
 
 
 def stop_without_scores(run: RunView) -> None:
-    """Stops a page that shows scores, where the run has none."""
+    """Stops a page that shows scores, where the run has none, or has not what the page needs beside them."""
+    imported.stop_without(run.manifest)
     if not run.targets:
         say_no_scores(run)
         st.stop()
@@ -177,7 +180,8 @@ def say_no_scores(run: RunView) -> None:
         else f"This run has no scores yet; it is {plain(run.manifest.status)}. {shell.shows()}".strip(),
         icon=":material/info:",
     )
-    link_to_live(run)
+    if not run.manifest.method:
+        link_to_live(run)
 
 
 def link_to_live(run: RunView) -> None:

@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Iterable
 from pathlib import PurePath
 
+from engine import model_names
 from engine.datasets.names import DatasetName
 from engine.errors import ConfigError
 from engine.runs.run import Summary
@@ -30,6 +31,8 @@ def made_of(run: Summary) -> str:
     """The name of a run that nobody named; of one that cannot be read, its id."""
     if run.remark or not run.dataset:
         return run.id
+    if method := model_names.method_of(run.model):
+        return " · ".join([f"{method} scores", data(run.dataset), when(run.created)])
     what = [data(run.dataset)]
     if run.model and (run.dataset not in DATA or run.model != USUAL_MODEL):
         what.append(run.model)
@@ -39,6 +42,12 @@ def made_of(run: Summary) -> str:
         what.append(run.window)
     accuracy = [formats.percent(run.test_accuracy)] if run.test_accuracy is not None else []
     return " · ".join([", ".join(what), *accuracy, when(run.created)])
+
+
+def model(name: str) -> str:
+    """A model's name; of imported scores, whose they are."""
+    method = model_names.method_of(name)
+    return f"scores of {method}" if method else name
 
 
 def data(dataset: str) -> str:

@@ -25,7 +25,7 @@ WHAT = (
 def draw_form(run: RunView, opened: bool = False) -> None:
     """The action, folded away unless `opened`: what there is already stands in the records of all runs, which are read
     where a person looks."""
-    if files.read_only() or run.manifest.from_python or not run.manifest.trained:
+    if files.read_only() or not run.manifest.has_model or not run.manifest.trained:
         return
     with st.expander(
         "Repeat with other seeds",

@@ -53,7 +53,7 @@ def details(known: Known | None, scale: formats.Scale | None, index: int) -> tup
 
 def compute(run: RunView) -> None:
     """Which images, exactly or estimated, what each costs, and the button."""
-    if run.manifest.from_python:
+    if not run.manifest.has_model:
         st.info("It is computed in Python: engine.self_influence (docs/self-influence.md).", icon=":material/info:")
         return
     images = _images(run)

@@ -30,7 +30,7 @@ from engine.jobs.queue import JobQueue
 from engine.runs import notes
 from engine.runs.manifest import IN_PROGRESS, Manifest
 from engine.runs.run import Run, Summary, outputs_root, summaries
-from ui import formats, progress, run_names
+from ui import formats, imported, progress, run_names
 from ui.navigation import NAVIGATION
 from ui.text import line, plain
 
@@ -139,13 +139,21 @@ def shows() -> str:
 
 def acting(disabled: bool = False, help: str | None = None, model_of: Manifest | None = None) -> dict:
     """Arguments of a widget that starts, deletes or writes: in read-only mode it is off, and says why; a button that is
-    off then is not shown (shell.css). `model_of`: it needs the model of this run, which is not here where the run was
-    saved from Python; it is off then, and says so."""
+    off then is not shown (shell.css). `model_of`: it needs the model of this run, which may not be here (`away`); it is
+    off then, and says so."""
     if files.read_only():
         return {"disabled": True, "help": READ_ONLY}
-    if model_of is not None and model_of.from_python:
-        return {"disabled": True, "help": FROM_PYTHON}
+    if model_of is not None and not model_of.has_model:
+        return {"disabled": True, "help": away(model_of)}
     return {"disabled": disabled, "help": help}
+
+
+def away(record: Manifest) -> str:
+    """Why the model of a run is not here: it was saved from Python, or has scores that were made elsewhere. "" where
+    it is."""
+    if record.method:
+        return imported.phrase(record, "this")
+    return FROM_PYTHON if record.from_python else ""
 
 
 def metrics(values: dict[str, str], helps: Mapping[str, str] = MappingProxyType({})) -> None:
@@ -202,6 +210,11 @@ def submit(run_id: str, job: Job) -> None:
 
 def root() -> Path:
     return queue().root
+
+
+def folder_of_runs() -> Path:
+    """`root`, for the server before its first page: no worker is started."""
+    return outputs_root(_outputs_setting())
 
 
 @functools.cache

@@ -52,7 +52,7 @@ def draw_place(run: RunView, place: Place) -> None:
         return
     box, icon = (st.warning, "timeline") if place.broken else (st.success, "check")
     box(plain(place.in_words()), icon=f":material/{icon}:")
-    if not place.broken or run.manifest.from_python or files.read_only():
+    if not place.broken or not run.manifest.has_model or files.read_only():
         return
     rate = place.rate(run.manifest.config.recipe.peak_lr)
     with st.container(horizontal=True):
@@ -107,7 +107,7 @@ def draw_curvature(report: dict, place: Place) -> None:
 
 def offer(run: RunView) -> None:
     """The button that measures the curvature, with what it costs; not for a run whose model is elsewhere."""
-    if run.manifest.from_python or not run.manifest.trained:
+    if not run.manifest.has_model or not run.manifest.trained:
         return
     seconds = curvature.seconds(run.manifest)
     cost = f"about {formats.duration(seconds)}" if seconds is not None else "about two trainings"

@@ -11,7 +11,12 @@ import contextlib
 import signal
 from collections.abc import AsyncIterator
 
+import streamlit as st
 import uvicorn
+
+from engine.errors import ReplayError
+from engine.library import serving
+from ui import shell
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
@@ -20,9 +25,14 @@ PATIENCE = 3  # seconds
 
 @contextlib.asynccontextmanager
 async def in_order(app: object) -> AsyncIterator[None]:
-    """The life of the server: from its start to when all connections are closed."""
+    """The life of the server, from its start to when all connections are closed; meanwhile the folder of runs says
+    where the app is answered (`engine.library.serving`)."""
     server = getattr(signal.getsignal(signal.SIGTERM), "__self__", None)  # whose method has taken the signal
     if isinstance(server, uvicorn.Server):
         server.config.timeout_graceful_shutdown = PATIENCE
-    yield
+    with contextlib.ExitStack() as stack:
+        with contextlib.suppress(ReplayError):  # no folder of runs: the pages say so
+            port, base = st.get_option("server.port"), st.get_option("server.baseUrlPath") or ""
+            stack.enter_context(serving.announced(shell.folder_of_runs(), port, base))
+        yield
     signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)

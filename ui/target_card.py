@@ -43,11 +43,15 @@ def _pictures(run: RunView, view: TargetView) -> list[str]:
 
 def _judged(run: RunView, view: TargetView) -> str:
     """Of one image its label, what the model says, and whether that is right; of a set the share of right ones."""
-    if view.predicted_label is None:
-        return markup(f"{formats.count(len(view.members), 'images')}, {formats.percent(view.accuracy)} right")
+    if view.several:
+        right = f", {formats.percent(view.accuracy)} right" if view.judged else ""
+        return markup(f"{formats.count(len(view.members), 'images')}{right}")
     classes = run.dataset.classes
     label = "" if view.true_label is None else classes[view.true_label]
     given = "given label" if view.members.split == TRAIN else "true"
+    if not view.judged:
+        return markup(f"{given}: {label}")
+    assert view.predicted_label is not None  # of one image that is judged
     if view.predicted_label == view.true_label:
         return f'{markup(f"{given}: {label}, predicted so")} <em class="right">✓ right</em>'
     return f'{markup(f"{given}: {label}, predicted: {classes[view.predicted_label]}")} <em class="wrong">✗ wrong</em>'
@@ -56,5 +60,7 @@ def _judged(run: RunView, view: TargetView) -> str:
 def _value(run: RunView, view: TargetView, function: str) -> str:
     asked = target_function(function)
     words = line(asked.in_words(run.dataset.classes))
-    mean = "mean " if view.predicted_label is None else ""
+    if asked.method:
+        return markup(f"scores of {asked.method}")
+    mean = "mean " if view.several else ""
     return markup(f"{mean}{words} {formats.figure(view.values[function], 3)} {asked.short_unit}")

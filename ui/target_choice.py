@@ -151,5 +151,5 @@ def _in_short(run: RunView, target: Target) -> str:
 def _images(run: RunView, ref: TargetRef, glance: target_view.Glance) -> list[str]:
     if isinstance(ref.target, UploadedImage):
         return [pictures.data_url(uploads.read(run.folder, ref.target.image_id))]
-    few = glance.members.indices[: 1 if glance.predicted is not None else MOSAIC].tolist()
+    few = glance.members.indices[:MOSAIC].tolist()
     return [pictures.image_url(run.dataset, glance.members.split, index) for index in few]

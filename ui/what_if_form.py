@@ -11,7 +11,7 @@ from engine.analysis.ranking import rank
 from engine.jobs.what_if import WhatIf
 from engine.runs.scores import TargetRef
 from engine.targets import Target, target_function
-from ui import formats, outcomes, pictures, shell, ticks
+from ui import formats, imported, outcomes, pictures, shell, ticks
 from ui.run_choice import RunView
 from ui.text import plain
 
@@ -22,6 +22,9 @@ def draw(run: RunView, ref: TargetRef) -> None:
     """What the ticks of this run would do to the target, and did where it was trained again."""
     st.header("What if?")
     _draw_tick_buttons(run, ref)
+    if run.manifest.method:
+        imported.say(run.manifest, "what the target would be without the ticked images")
+        return
     if not (ticked := ticks.of(run)):
         st.caption(
             "Tick training images above: what would this target's loss be without them? Ticks are kept with the run."

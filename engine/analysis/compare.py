@@ -18,7 +18,7 @@ from engine.errors import ConfigError
 from engine.runs.manifest import Manifest
 from engine.runs.run import Summary
 from engine.runs.scores import TargetRef
-from engine.targets import OWN, TRAIN, Target
+from engine.targets import OWN, TRAIN, Target, target_function
 
 TOP = 50  # images of the lists whose overlap is told
 
@@ -29,6 +29,8 @@ MOST_RUNS = 20  # in one table
 Setting = tuple[str, object, object]  # its dotted name, and its values in two runs
 
 WINDOW, WHOLE = "window", "effect of the whole training"
+
+METHOD, REPLAYED = "scores of", "a replay"  # who made them, where either run has imported ones
 
 # What to expect of two trainings that differ in nothing but their seed: seeds 0 to 3 of the preset `sample`, eight test
 # images, measured by `make seeds` (docs/trust.md). Medians of the pairs of seeds, lowest and highest.
@@ -92,13 +94,23 @@ def _same_pixels(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 @dataclass(frozen=True, eq=False)
 class Common:
     """A target that both runs have, as the first of them names it, with its scores of the S training images that both
-    share: float32 [S] each, memory-mapped where that is all of them. `source` says by SHA-256 what they are."""
+    share: float32 [S] each, memory-mapped where that is all of them. `source` says by SHA-256 what they are.
+
+    Of imported scores `other` is another function, in a unit of its own; `b_N` then has the sign that the scores of `a`
+    have, so that both say the same of an image that helps: `flipped` says whether that is minus what B has."""
 
     target: TargetRef
     a_N: np.ndarray
-    b_N: np.ndarray
+    b_as_it_is: np.ndarray
     source: tuple[str | int, ...]
     images: np.ndarray | None = None  # int64 [S]; None: all
+    other: TargetRef | None = None  # as the second run names it; None: of the same function
+    flipped: bool = False
+
+    @property
+    def b_N(self) -> np.ndarray:
+        """In the sign of `a_N`. Made when it is asked for: all targets at once are gigabytes."""
+        return -self.b_as_it_is if self.flipped else self.b_as_it_is
 
     def numbers(self, places: Sequence[int] | np.ndarray) -> np.ndarray:
         """Which training images these places of `a_N` and `b_N` are: int64."""
@@ -112,9 +124,10 @@ class Common:
         return place if place < len(places) and places[place] == image else None
 
     @property
-    def largest(self) -> float:
-        """|score| in either run."""
-        return max(float(np.abs(scores).max()) for scores in (self.a_N, self.b_N))
+    def largest(self) -> tuple[float, float]:
+        """|score| in each run; of one function, in either."""
+        of_a, of_b = (float(np.abs(scores).max()) for scores in (self.a_N, self.b_N))
+        return (of_a, of_b) if self.other is not None else (max(of_a, of_b), max(of_a, of_b))
 
 
 def of_the_same_data(record: Manifest, others: list[Summary]) -> list[Summary]:
@@ -143,21 +156,33 @@ def check(a: Manifest, b: Manifest) -> None:
 def common(a: Manifest, b: Manifest, shared: SharedImages | None = None) -> list[Common]:
     """The targets that both runs have, by name and function, in the order of `a`, with the scores of the `shared`
     training images (None: the data are the same, and all are). A target is in common where it asks about the same
-    images with the same labels in both."""
+    images with the same labels in both. Imported scores of a target are held against those of whatever function the
+    other run has of it, its loss first."""
     refs_b = {target.key: target for target in b.score_sets.targets()}
+    any_function = _by_name(b) if a.method or b.method else {}
     images = None if shared is None else shared.indices
     found = []
     for target in a.score_sets.targets():
-        other = refs_b.get(target.key)
+        other = refs_b.get(target.key, any_function.get(target.name))
         if other is None or not _asks_the_same(a, b, target.target, shared):
             continue
         sha_a, sha_b = a.score_sets.sha256(target.score_set), b.score_sets.sha256(other.score_set)
         source = (sha_a, target.row, sha_b, other.row)
         a_N, b_N = a.score_sets.row(target), b.score_sets.row(other)
+        flipped = len({target_function(ref.function).harmful_sign for ref in (target, other)}) > 1
         if images is not None:
             a_N, b_N, source = a_N[images], b_N[images], (*source, a.data_fingerprint or "", b.data_fingerprint or "")
-        found.append(Common(target, a_N, b_N, source, images))
+        if flipped:
+            source = (*source, "flipped")
+        of_b = None if other.function == target.function else other
+        found.append(Common(target, a_N, b_N, source, images, of_b, flipped))
     return found
+
+
+def _by_name(record: Manifest) -> dict[str, TargetRef]:
+    """A target of each name: of its loss, where it has that, else the first."""
+    refs = record.score_sets.targets()
+    return {ref.name: ref for ref in [*reversed(refs), *(ref for ref in refs if ref.function == "loss")]}
 
 
 def _asks_the_same(a: Manifest, b: Manifest, target: Target, shared: SharedImages | None) -> bool:
@@ -259,7 +284,12 @@ def strongest(scores_N: np.ndarray, k: int) -> np.ndarray:
 
 def differences(a: Manifest, b: Manifest) -> list[Setting]:
     """The settings that differ among those that decide a training, by their dotted names; and, in words, what the
-    scores are the effect of, where that differs."""
+    scores are the effect of, where that differs. Of imported scores: who made them, for no recipe is known."""
+    if a.method or b.method:
+        names = [record.method or REPLAYED for record in (a, b)]
+        if names[0] == names[1]:
+            names = [f"{name} in {record.folder.name}" for name, record in zip(names, (a, b), strict=True)]
+        return [(METHOD, names[0], names[1])]
     first, second = a.config, b.config
     names = [
         *(f"recipe.{name}" for name in vars(first.recipe)),
@@ -272,8 +302,9 @@ def differences(a: Manifest, b: Manifest) -> list[Setting]:
 
 def meaning(differ: list[Setting], found: Summed, images: int) -> str:
     """What the agreement of two runs says, in sentences, and what was to be expected. `images` are compared."""
+    of_methods = [pair for pair in differ if pair[0] == METHOD]
     if found.identical:
-        unused = " The settings that differ play no part in this training." if differ else ""
+        unused = " The settings that differ play no part in this training." if differ and not of_methods else ""
         return f"Identical: every score is the same, bit for bit.{unused}"
     if found.spearman is None or found.pearson is None or found.overlap is None:
         return "The scores of one of the runs are all the same, so that there is no order to compare."
@@ -288,6 +319,9 @@ def meaning(differ: list[Setting], found: Summed, images: int) -> str:
         f"a linear correlation of {figure(found.pearson)}, and {100 * found.overlap:.0f} % of the {top} strongest "
         f"images are the same (by chance 0, 0 and {100 * top / images:.1f} %)."
     )
+    if of_methods:
+        _, of_a, of_b = of_methods[0]
+        return f"{figures} Scores of A are those of {of_a}, of B those of {of_b}: the units differ, and order counts."
     if questions := [pair for pair in differ if pair[0] == WINDOW]:
         _, of_a, of_b = questions[0]
         return f"{figures} They answer other questions: the scores of A are the {of_a}, those of B the {of_b}."

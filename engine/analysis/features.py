@@ -75,10 +75,12 @@ def why_not(record: Manifest) -> str:
     """Why the run can have no features of its model, in a sentence; "" where it can."""
     if record.from_python:
         return "This run was saved from Python, and its model is there alone: it has no features of the model."
+    if record.method:
+        return f"The scores of {record.method} were made elsewhere, without weights: there are no features of a model."
     if not record.trained:
         return "This run was not trained to its end: it has no features of the model yet."
     if STATE not in record.files:
-        return "This run has no weights, such as one of imported scores: it has no features of a model."
+        return "This run has no weights: it has no features of a model."
     return ""
 
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from engine.analysis.logits import judged, log_probabilities, softmax
-from engine.datasets.base import Dataset
+from engine.datasets.base import SPLITS, Dataset
 from engine.errors import ConfigError, IntegrityError
 from engine.runs.manifest import Manifest
 from engine.runs.scores import TargetRef
@@ -15,7 +15,8 @@ from engine.targets.names import canonical
 
 @dataclass(frozen=True)
 class TargetView:
-    """A target as a person sees it. Of a set, probability and values are means over it."""
+    """A target as a person sees it. Of a set, probability and values are means over it. Of imported scores without the
+    model's logits nothing is known of what it says: then there are no values, and figures are NaN."""
 
     target: Target
     title: str
@@ -25,6 +26,16 @@ class TargetView:
     probability: float  # of the true label
     values: dict[str, float]  # of each target function that takes no classes, and of the one asked for, by its name
     accuracy: float  # share of the set classified right
+
+    @property
+    def several(self) -> bool:
+        """Whether it is a set of images."""
+        return len(self.members) > 1
+
+    @property
+    def judged(self) -> bool:
+        """Whether it is known what the model says of it."""
+        return bool(self.values)
 
 
 def gradient_norm(record: Manifest, ref: TargetRef) -> float | None:
@@ -42,13 +53,13 @@ class Glance:
 
     members: Members  # its images; none of an uploaded one
     label: int | None
-    predicted: int | None
+    predicted: int | None  # also None where it is not known what the model says
 
 
 def glance(record: Manifest, dataset: Dataset, target: Target) -> Glance:
     """Raises as `at_target` does."""
     members = target.resolve(dataset, record.test_logits)
-    if len(members) > 1:
+    if len(members) > 1 or not _has_logits(record, members):
         return Glance(members, None, None)
     logits, labels = at_target(record, dataset, target)
     return Glance(members, int(labels[0]), int(logits[0].argmax()))
@@ -76,6 +87,11 @@ def at_target(record: Manifest, dataset: Dataset, target: Target) -> tuple[np.nd
     return logits[members.indices], labels_of(target, members, dataset)
 
 
+def _has_logits(record: Manifest, members: Members) -> bool:
+    """Whether what the model says of a target's images is there: of imported scores it need not be."""
+    return not record.method or (members.split in SPLITS and record.has_logits(members.split))
+
+
 def labels_of(target: Target, members: Members, dataset: Dataset) -> np.ndarray:
     """The labels asked about, int64 [S]: the data set's, or of an uploaded image the one that its target names."""
     if isinstance(target, UploadedImage):
@@ -85,25 +101,37 @@ def labels_of(target: Target, members: Members, dataset: Dataset) -> np.ndarray:
 
 def values(logits_SC: np.ndarray, labels_S: np.ndarray, function: str | None = None) -> dict[str, float]:
     """The mean of each target function that takes no classes, and of `function`, at a model's logits, by name."""
-    names = list(FUNCTIONS) if function in (None, *FUNCTIONS) else [*FUNCTIONS, function]
+    names = list(FUNCTIONS)
+    if function is not None and function not in names and not target_function(function).method:
+        names.append(function)
     return {name: float(target_function(name).from_logits(logits_SC, labels_S).mean()) for name in names}
 
 
 def view(record: Manifest, dataset: Dataset, target: Target, function: str | None = None) -> TargetView:
     """`function` is one more whose value is asked for."""
+    members = target.resolve(dataset, record.test_logits)
+    if not _has_logits(record, members):
+        return _unjudged(target, members, dataset)
     logits, labels = at_target(record, dataset, target)
     logp = log_probabilities(logits)  # [S, C]
     predicted = logp.argmax(1)
     return TargetView(
         target=target,
         title=target.title(dataset),
-        members=target.resolve(dataset, record.test_logits),
+        members=members,
         true_label=int(labels[0]) if (labels == labels[0]).all() else None,
         predicted_label=int(predicted[0]) if len(labels) == 1 else None,
         probability=float(np.exp(logp[np.arange(len(labels)), labels]).mean()),
         values=values(logits, labels, function),
         accuracy=float((predicted == labels).mean()),
     )
+
+
+def _unjudged(target: Target, members: Members, dataset: Dataset) -> TargetView:
+    """Of scores that came without logits."""
+    labels = labels_of(target, members, dataset)
+    label = int(labels[0]) if (labels == labels[0]).all() else None
+    return TargetView(target, target.title(dataset), members, label, None, float("nan"), {}, float("nan"))
 
 
 def probabilities(record: Manifest, dataset: Dataset, target: Target) -> np.ndarray:

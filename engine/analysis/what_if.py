@@ -96,11 +96,13 @@ def predict(record: Manifest, dataset: Dataset, left_out: np.ndarray) -> list[Wh
     """What leaving images out will do to each target of the run, to first order: the target function changes by −Σ τ.
 
     For a target of one image the figures that follow from its margin move with it (`TargetFunction.slope`). No figure
-    is below the least that it can be; `change` is the first order as it is.
+    is below the least that it can be; `change` is the first order as it is. Imported scores foretell nothing.
     """
     refs, what_ifs = record.score_sets.targets(), []
     errors = certainty.standard_errors(record, left_out)
     for ref, scores_N in zip(refs, record.score_sets.rows(refs), strict=True):
+        if target_function(ref.function).method:
+            continue
         logits, labels = target_view.at_target(record, dataset, ref.target)
         change = lists.without(scores_N, left_out)
         before = values(logits, labels, ref.function)

@@ -104,11 +104,18 @@ def _short(text: str) -> str:
 
 
 def require_trained(run: Run) -> None:
-    """Raises `ConfigError` for a run whose training was not done to its end, and for one that was saved from Python:
-    its model is not here."""
-    if not run.manifest().trained:
+    """Raises `ConfigError` for a run whose training was not done to its end, and for one that was saved from Python, or
+    has scores of another program: its model is not here."""
+    manifest = run.manifest()
+    if manifest.method:
+        raise ConfigError(
+            f"Run {run.id} shows scores of {manifest.method}, which were made elsewhere: neither their model nor its "
+            "training is here, and nothing more can be computed with them.",
+            "Train a run on the same data, and hold the two against each other on Compare runs.",
+        )
+    if not manifest.trained:
         raise ConfigError(f"Run {run.id} was not trained to its end.", "Resume it first.")
-    if run.manifest().from_python:
+    if manifest.from_python:
         raise ConfigError(
             f"Run {run.id} was saved from Python, and its model is not here: nothing more can be computed with it.",
             f"Do it in Python: trained = engine.load({str(run.path)!r}, model), and then attribute or retrain.",

@@ -175,7 +175,7 @@ def _there(record: Manifest, run: Run, group: SeedGroup | None) -> dict[int, Run
             continue
         try:
             manifest = other.manifest()
-            if manifest.from_python or seeds.unlike(record, manifest):
+            if not manifest.has_model or seeds.unlike(record, manifest):
                 continue
             seed = manifest.config.recipe.seed
         except ReplayError:  # damaged: it is neither taken nor touched

@@ -15,9 +15,12 @@ for bit, which the digests of every √T-th prove. `engine.load` trains again wh
 The folder is filled under another name beside its place, and renamed once it is whole.
 """
 
+import contextlib
 import os
 import platform
 import secrets
+import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -51,11 +54,11 @@ SCHEMA = 1  # of model/python.json
 LOSSES = 10_000  # a line of the log
 
 
-def place_of(place: str | os.PathLike | None) -> tuple[Path, str]:
+def place_of(place: str | os.PathLike | None, made_of: str = "python") -> tuple[Path, str]:
     """The folder of all runs and the id of one: of a bare name, a run of the app's own folder; of a path, its last
-    part. Raises `ConfigError` for what is no run id."""
+    part; of None a new one, with `made_of` in it. Raises `ConfigError` for what is no run id."""
     if place is None:
-        return outputs_root(), new_run_id("python")
+        return outputs_root(), new_run_id(made_of)
     if not isinstance(place, str | os.PathLike) or not str(place):
         raise ConfigError(f"{place!r:.100} is neither a folder nor a run id.", "Give a str or a pathlib.Path.")
     path = Path(files.expanded(os.fspath(place)))
@@ -69,11 +72,12 @@ def place_of(place: str | os.PathLike | None) -> tuple[Path, str]:
     return root, path.name
 
 
-def save(trained: Trained, place: str | os.PathLike | None, shown: Shown) -> Path:
-    """See `Trained.save`."""
-    check_trained(trained)
-    window_of(shown.window, trained.stream.steps)
-    root, run_id = place_of(place)
+@contextlib.contextmanager
+def filled(place: str | os.PathLike | None, made_of: str) -> Iterator[tuple[Path, Path]]:
+    """A folder in which a run is made, with a folder `data` in it, and the run's place, whose last part is its id. It
+    stands there once the block has come to its end, whole, and nothing of it where it failed. `made_of`: see
+    `place_of`. Raises `ConfigError` for a run that is there already, `StorageError` where the disk refuses."""
+    root, run_id = place_of(place, made_of)
     path = root / run_id
     files.check_writable(path)
     if path.exists() or path.is_symlink():
@@ -81,10 +85,22 @@ def save(trained: Trained, place: str | os.PathLike | None, shown: Shown) -> Pat
     if not root.is_dir():
         raise StorageError(f"There is no folder {root}.", "Make it, or name a run by its id alone.")
     with files.new_folder(root / f"{files.TEMPORARY}{run_id}-{secrets.token_hex(4)}") as unfinished:
-        inside = unfinished / run_id
-        with files.disk_errors(inside):
+        with files.disk_errors(unfinished):
             (unfinished / "data").mkdir()
-        dataset = write_data(trained, unfinished / "data", shown, shown.title or run_id)
+        yield unfinished, path
+        with files.disk_errors(path):
+            if path.exists():
+                raise FileExistsError(17, "File exists", str(path))
+            (unfinished / run_id).rename(path)
+            shutil.rmtree(unfinished, ignore_errors=True)  # of a run that refers to a data set, an empty `data`
+
+
+def save(trained: Trained, place: str | os.PathLike | None, shown: Shown) -> Path:
+    """See `Trained.save`."""
+    check_trained(trained)
+    window_of(shown.window, trained.stream.steps)
+    with filled(place, "python") as (unfinished, path):
+        dataset = write_data(trained, unfinished / "data", shown, shown.title or path.name)
         logits = logits_of(trained, dataset, shown)
         names, rows_KN, function = scores_of(trained, dataset, shown)
         config = check(
@@ -101,15 +117,10 @@ def save(trained: Trained, place: str | os.PathLike | None, shown: Shown) -> Pat
             ),
             *dataset.sizes[:3],  # what augmentation is held against are the model's inputs, not the pictures
         )
-        run = Run.create(unfinished, config, run_id)
-        with files.disk_errors(inside):
-            (unfinished / "data").rename(inside / "data")
+        run = Run.create(unfinished, config, path.name)
+        with files.disk_errors(run.path):
+            (unfinished / "data").rename(run.path / "data")
         _fill(run, trained, dataset, logits, names, rows_KN, shown)
-        with files.disk_errors(path):
-            if path.exists():
-                raise FileExistsError(17, "File exists", str(path))
-            inside.rename(path)
-            unfinished.rmdir()
     return path
 
 
@@ -146,12 +157,7 @@ def _fill(
         dataset=dataset.title,
         training_digest=training,
         data_fingerprint=dataset.fingerprint,
-        versions={
-            "python": platform.python_version(),
-            "torch": torch.__version__,
-            "numpy": np.__version__,
-            "safetensors": safetensors.__version__,
-        },
+        versions=versions(),
         device=str(device),
         device_name=machine.kind(device),
         driver=machine.driver(device),
@@ -169,6 +175,16 @@ def _fill(
     if shown.note:
         notes.write_note(run, notes.RUN, shown.note)
     run.update_manifest(**run.totals())
+
+
+def versions() -> dict[str, str]:
+    """Of Python and the libraries, as a manifest has them."""
+    return {
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "numpy": np.__version__,
+        "safetensors": safetensors.__version__,
+    }
 
 
 def _write_model(folder: Path, trained: Trained, logits: dict[str, np.ndarray], training: str) -> dict[str, str]:

@@ -1,8 +1,9 @@
 """What the app shows of a training from Python: pictures, the model's answers to them, scores beside their targets."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -48,42 +49,60 @@ class Shown:
 
 def write_data(trained: Trained, folder: Path, shown: Shown, title: str) -> Dataset:
     data = trained.stream.data
-    given = _train_pictures(trained, shown)
     test_labels = labels_of(shown.test_labels)
     if shown.test_images is None or not isinstance(test_labels, Tensor):
         raise ConfigError(
             "A run that the app shows has test images with their labels.", "Give test_images= and test_labels=."
         )
-    wanted = _form_of_inputs(trained)
-    form = pictures.write(folder / "train_images.npy", given, data.n, "images", wanted)
-    test_form = pictures.write(folder / "test_images.npy", shown.test_images, len(test_labels), "test_images", form)
-    if (form.height, form.width, form.channels) != (test_form.height, test_form.width, test_form.channels):
-        raise ConfigError(
-            f"`test_images` are {test_form.height} × {test_form.width} with {test_form.channels} channels, and "
-            f"`images` {form.height} × {form.width} with {form.channels}.",
-            "Give pictures of one size and mode.",
-        )
+    images = {"train": _train_pictures(trained, shown), "test": shown.test_images}
     labels = {"train": data.labels.cpu().numpy(), "test": test_labels.cpu().numpy()}
+    classes = _class_names(trained, shown)
+    names = {split: _file_names(images[split]) for split in SPLITS}
+    return write_pictures(folder, images, labels, classes, names, title, _form_of_inputs(trained))
+
+
+def write_pictures(
+    folder: Path,
+    images: Mapping[str, Any],
+    labels: Mapping[str, np.ndarray],
+    classes: tuple[str, ...],
+    names: Mapping[str, Sequence[str] | None],
+    title: str,
+    form: ImageForm | None = None,
+    what: Mapping[str, str] = MappingProxyType({"train": "images", "test": "test_images"}),
+) -> Dataset:
+    """Writes both splits' pictures, as `pictures.write` takes them, with their labels int64, as the data set of a run's
+    own (`engine.datasets.saved`). `form` is what files are brought to; `what` names each in errors. Raises
+    `ConfigError` where the splits do not go together."""
+    for split in SPLITS:
+        if labels[split].min() < 0 or labels[split].max() >= len(classes):
+            raise ConfigError(
+                f"`{what[split].replace('images', 'labels')}` go from {labels[split].min()} to {labels[split].max()}.",
+                f"Labels go from 0 to {len(classes) - 1}, in the order of the {len(classes)} classes.",
+            )
+    for split in SPLITS:
+        written = pictures.write(folder / f"{split}_images.npy", images[split], len(labels[split]), what[split], form)
+        form = form if split == "test" and form is not None else written
+        if (form.height, form.width, form.channels) != (written.height, written.width, written.channels):
+            raise ConfigError(
+                f"`{what[split]}` are {written.height} × {written.width} with {written.channels} channels, and "
+                f"`{what['train']}` {form.height} × {form.width} with {form.channels}.",
+                "Give pictures of one size and mode.",
+            )
     for split in SPLITS:
         files.write_npy(folder / f"{split}_labels.npy", labels[split])
     remedy = "Save it again."
     arrays: Any = {
-        f"{split}_{what}": np.asarray(files.read_npy(folder / f"{split}_{what}.npy", None, remedy))
+        f"{split}_{array}": np.asarray(files.read_npy(folder / f"{split}_{array}.npy", None, remedy))
         for split in SPLITS
-        for what in ("images", "labels")
+        for array in ("images", "labels")
     }
-    classes = _class_names(trained, shown)
-    if labels["test"].min() < 0 or labels["test"].max() >= len(classes):
-        raise ConfigError(
-            f"`test_labels` go from {labels['test'].min()} to {labels['test'].max()}.",
-            f"Labels go from 0 to {len(classes) - 1}, as those of the training do.",
-        )
     dataset = Dataset("saved", title, "", classes, **arrays)
     record = {
         "schema": SCHEMA,
         "title": printable(title),
         "classes": classes,
-        "names": {"train": _file_names(given), "test": _file_names(shown.test_images)},
+        "names": {split: None if names[split] is None else list(names[split] or ()) for split in SPLITS},
         "fingerprint": dataset.fingerprint,
         "histogram": histogram(dataset.train_images).tolist(),
         "sha256": {f"{key}.npy": files.sha256_of(folder / f"{key}.npy") for key in arrays},
@@ -181,13 +200,13 @@ def scores_of(trained: Trained, dataset: Dataset, shown: Shown) -> tuple[tuple[s
             f"There are {len(targets)} targets for the {len(scores)} rows of `scores`.",
             'Name each row\'s target: targets=["test:0", "class:2", "test:all"], or test images by number.',
         )
-    names = tuple(_target_name(target, k, dataset) for k, target in enumerate(targets))
+    names = tuple(target_name(target, k, dataset) for k, target in enumerate(targets))
     if len(set(names)) < len(names):
         raise ConfigError("`targets` names one twice.", "Give each row of scores a target of its own.")
     return names, scores, function
 
 
-def _target_name(target: Any, k: int, dataset: Dataset) -> str:
+def target_name(target: Any, k: int, dataset: Dataset) -> str:
     """The text of one target: of a text, of a test image's number, or of an index set as `attribute` takes it."""
     if isinstance(target, str):
         found = read_targets([target], dataset)

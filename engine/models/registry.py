@@ -99,6 +99,11 @@ def _function(name: str) -> tuple[Callable[..., nn.Module], str | None]:
             f"The model «{name.partition(':')[2]}» was given from Python, and cannot be built by its name.",
             "Ask from Python, where it is: engine.load(folder, model).",
         )
+    if method := model_names.method_of(name):
+        raise ModelError(
+            f"«{name}» stands for the model behind imported scores of {method}, which is not here.",
+            "Choose a model to train; the scores can be compared with the run's.",
+        )
     if name not in MODELS:
         if match := model_names.TIMM.fullmatch(name):
             from engine.models.timm_models import builder

@@ -204,6 +204,21 @@ class Manifest:
         return model_names.is_from_python(self.model)
 
     @property
+    def method(self) -> str:
+        """Whose scores these are, of a run of imported ones: no training and no model is behind it. "" of others."""
+        return model_names.method_of(self.model)
+
+    @property
+    def has_model(self) -> bool:
+        """Whether its model can be built here, so that it can be trained again."""
+        return not model_names.is_elsewhere(self.model)
+
+    def has_logits(self, split: str) -> bool:
+        """Whether what the model says of a split's images is there: not in every run of imported scores, and of the
+        training images not in runs of older versions."""
+        return f"model/{split}_logits.npy" in self.files
+
+    @property
     def job(self) -> JobRecord | None:
         """The job in hand, begun or not; None where all was done."""
         return self.jobs[0] if self.jobs else None
@@ -290,6 +305,11 @@ class Manifest:
 
     def _logits(self, split: str) -> np.ndarray:
         relative = f"model/{split}_logits.npy"
+        if self.method and not self.has_logits(split):
+            raise ConfigError(
+                f"Run {self.run_id} has scores of {self.method} without the model's logits of the {split} images.",
+                f"Show them once more with --{split}-logits FILE (docs/viewer.md).",
+            )
         remedy = f"Delete run {self.run_id} and start it again."
         return files.read_npy(self.folder / relative, self.files.get(relative), remedy)
 

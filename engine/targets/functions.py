@@ -13,6 +13,10 @@ The first two follow from the margin m of an image, for p = 1 / (1 + exp(−m));
 a predicted change of one function does to the other. The last two take classes, by number: each is a family with one
 row, and `target_function` makes of a text such as `difference:6>4` the function of these classes. A function has one
 text, which is its name everywhere; `slug` is the same for names of files.
+
+Scores that another program made are of a function that is not known here: `imported("TRAK", "help")` stands for it, by
+the name of its method, with which sign helps and no unit but its own. No value follows from logits, nothing is foretold
+by minus a score, and neither training nor a form offers it.
 """
 
 import functools
@@ -30,6 +34,13 @@ WITH_CLASSES = re.compile(f"([a-z][a-z0-9-]*):({LABELS}(?:>{LABELS})*)")
 
 LONGEST = 80  # characters of a text that are shown in an error
 
+METHOD = r"[^\W_](?:[\w .()+-]{0,38}[\w)+])?"  # a method's name, or a unit's, which stand in links and names of files
+
+IMPORTED = re.compile(f"imported-(help|harm):({METHOD})(?::({METHOD}))?")
+
+SIGNS = {"help": -1, "harm": 1}
+"""What a positive imported score means, and the `harmful_sign` that says so."""
+
 
 @dataclass(frozen=True)
 class TargetFunction:
@@ -45,6 +56,7 @@ class TargetFunction:
     `words`          what people read in the middle of a sentence, with {} for each class; the name where empty
     `classes`        numbers of the classes that it was made of
     `lowest`         the least value that there is
+    `method`         whose scores these are; "" where they are the derivatives that a replay makes
     """
 
     name: str
@@ -56,11 +68,12 @@ class TargetFunction:
     words: str = ""
     classes: tuple[int, ...] = ()
     lowest: float = -math.inf
+    method: str = ""
 
     @property
     def unit(self) -> str:
         """Of a score."""
-        return f"{self.short_unit} per unit of example weight"
+        return self.short_unit if self.method else f"{self.short_unit} per unit of example weight"
 
     @property
     def slug(self) -> str:
@@ -77,6 +90,11 @@ class TargetFunction:
         """The sign and the unit of a score, in one line."""
         up, down = ("harmful", "helpful") if self.harmful_sign > 0 else ("helpful", "harmful")
         what = self.in_words(class_names)
+        if self.method:
+            return (
+                f"A score is what {self.method} says that the training image did to the target, in {self.short_unit}. "
+                f"Positive: {up}; negative: {down}. What leaving it out would change is not said."
+            )
         return (
             f"A score is the derivative of the target's {what} ({self.short_unit}) with respect to the training "
             f"image's weight. Positive: training on it raised the {what} ({up}); negative: "
@@ -183,6 +201,8 @@ def target_function(name: str) -> TargetFunction:
         match = WITH_CLASSES.fullmatch(name)
         if match and match[1] in FAMILIES:
             return _of_classes(FAMILIES[match[1]], tuple(map(int, match[2].split(">"))))
+        if match := IMPORTED.fullmatch(name):
+            return imported(match[2], match[1], match[3] or "")
     shown = repr(name) if len(repr(name)) <= LONGEST else f"{repr(name)[:LONGEST]}…"
     raise ConfigError(
         f"There is no target function {shown}.",
@@ -196,6 +216,34 @@ def _of_classes(family: FunctionFamily, classes: tuple[int, ...]) -> TargetFunct
     return family.of(*classes)
 
 
+@functools.lru_cache(maxsize=1024)
+def imported(method: str, sign: str, unit: str = "") -> TargetFunction:
+    """What the scores of another program are of. `sign` of `SIGNS` says what a positive one means; `unit` is theirs,
+    and where nobody says it, they are counted in «TRAK units». Raises `ConfigError` for a name that no link can hold,
+    and for another sign."""
+    for what, text in (("method", method), ("unit", unit)):
+        if (text or what == "method") and not re.fullmatch(METHOD, text):
+            raise ConfigError(
+                f"{text[:LONGEST]!r} cannot be the name of a {what}.",
+                "Write one of 1 to 40 letters, digits, spaces and . ( ) + -, such as TRAK or EK-FAC 1.0.1.",
+            )
+    if sign not in SIGNS:
+        raise ConfigError(
+            f"What a positive score means is not said by {sign!r:.80}.",
+            "Say sign (--sign) help where an image of positive score helped the target, harm where it harmed it.",
+        )
+    name = f"imported-{sign}:{method}{f':{unit}' if unit else ''}"
+    sentence = f"Scores of {method}, made elsewhere."
+    return TargetFunction(
+        name, unit or f"{method} units", SIGNS[sign], sentence, _unknown, words=f"{method} score", method=method
+    )
+
+
+def _unknown(logits_SC: np.ndarray, labels_S: np.ndarray) -> np.ndarray:
+    """Of scores that were made elsewhere: no value of theirs follows from logits."""
+    return np.full(len(labels_S), np.nan)
+
+
 def examples() -> list[str]:
     """How each function is written."""
     return [*FUNCTIONS, *(family.example for family in FAMILIES.values())]
@@ -207,7 +255,9 @@ def function_problem(name: object, n_classes: int | None = None) -> str | None:
     try:
         function = target_function(name)  # type: ignore[arg-type]  # anything may stand in a file
     except ConfigError as error:
-        return error.problems["target_function"]
+        return error.problems.get("target_function", error.what)
+    if function.method:
+        return f"{name} is of scores that were made elsewhere: nothing here computes them"
     if n_classes is not None and any(c >= n_classes for c in function.classes):
         return f"{name} is out of range: the classes are 0 to {n_classes - 1}"
     return None
