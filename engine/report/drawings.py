@@ -15,7 +15,7 @@ from engine.visible import line as one_line
 
 DRAWN = 300  # points of a curve
 
-LEFT, RIGHT, TOP, BOTTOM = 58, 14, 12, 40  # of the frame, for what stands around it
+LEFT, RIGHT, TOP, BOTTOM = 74, 14, 12, 40  # of the frame, for what stands around it
 
 SUPERSCRIPT = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
@@ -87,7 +87,7 @@ def _framed(frame: Frame, title: str, x_words: str, y_words: str, inside: Markup
         (LEFT + frame.width - RIGHT) / 2, frame.height - 6, x_words
     )
     if y_words:
-        words += Markup('<text transform="translate(13 {:.1f}) rotate(-90)" text-anchor="middle">{}</text>').format(
+        words += Markup('<text transform="translate(12 {:.1f}) rotate(-90)" text-anchor="middle">{}</text>').format(
             (TOP + frame.height - BOTTOM) / 2, y_words
         )
     return Markup('<svg role="img" aria-label="{}" viewBox="0 0 {} {}" width="{}">{}{}{}</svg>').format(
