@@ -289,6 +289,25 @@ def test_what_is_not_known_of_scores_from_elsewhere_is_said(run):
     assert re.search(r"Without these 2 images the loss would rise by about [\d.]+ thousandths of a nat\.", text)
 
 
+@pytest.mark.parametrize("answers", [False, True])
+def test_scores_of_another_program_are_called_so_and_foretell_nothing(root, answers):
+    import engine
+
+    rng = np.random.default_rng(0)
+    train, test = ((rng.integers(0, 256, (n, 8, 8, 3), np.uint8), np.arange(n) % 3) for n in (24, 5))
+    tau = rng.normal(size=(5, 24)).astype(np.float32)
+    given = {"test_logits": np.eye(3)[test[1]].astype(np.float32)} if answers else {}
+    path = engine.show(tau, train, test, method="TRAK", sign="help", place="imported", open=False, **given)
+    seen = Reader(made(runs.Run.open(root, path.name), images=3))
+    (key, article), *others = seen.articles.items()
+    assert len(others) == 4 and key.startswith("test:0.")
+    assert [int(t["data-index"]) for t in article["tiles"][:3]] == np.argsort(-tau[0])[:3].tolist()
+    assert "These scores are TRAK's." in article["text"] and "Without these" not in seen.text
+    assert ("The model says" in article["text"]) == answers
+    assert "Not checked." in seen.text and "are made again there" in seen.text and "run.toml" not in seen.text
+    assert "TRAK units" in article["text"] and "nats" not in article["text"].partition("Most helpful")[2]
+
+
 # -- of a run that was validated
 
 

@@ -12,7 +12,7 @@ from engine.analysis.scale import NONE, Scale, from_to, verbs
 from engine.analysis.wording import between, count, figure, percent, signed
 from engine.datasets.base import Dataset
 from engine.report import drawings
-from engine.report.choice import Choice, method_of
+from engine.report.choice import Choice
 from engine.report.pictures import Picture, Pictures, picture
 from engine.report.relied import Known
 from engine.runs import uploads
@@ -272,7 +272,7 @@ def _strongest(source: Source, scores_N: np.ndarray, indices: np.ndarray, scale:
 def without(source: Source, ref: TargetRef, view: target_view.TargetView | None, indices: np.ndarray) -> str:
     """«Without these 10 images the loss would fall by about 1.2 nats, from 2.31 to about 1.11.»; with the standard
     error of that where a validation says it. Of scores that another program made nothing is foretold."""
-    if not len(indices) or method_of(source.record):
+    if not len(indices) or source.record.method:
         return ""
     function = target_function(ref.function)
     scores_N = source.record.score_sets.row(ref)
@@ -307,7 +307,7 @@ def _from_to(function: TargetFunction, view: target_view.TargetView, change: flo
 def _checked(source: Source, ref: TargetRef) -> tuple[str, Markup | None, str]:
     """In a sentence, as a drawing, and for a cell."""
     report = source.known.report_of(ref.key)
-    if report is None and (method := method_of(source.record)):
+    if report is None and (method := source.record.method):
         return f"These scores are {method}'s. Neither its training nor its model is here to check them by.", None, "—"
     if report is None:
         return "No retraining has checked the scores of this target yet.", None, "not checked"

@@ -36,11 +36,6 @@ class Choice:
             )
 
 
-def method_of(record: Manifest) -> str:
-    """Whose scores these are, of a run that shows another program's; "" of others."""
-    return getattr(record, "method", "")
-
-
 def dataset_of(record: Manifest) -> Dataset:
     """The run's pictures. Raises `DataError` where they are not there, or are not those that the run was made with."""
     dataset = datasets.load(record.config.dataset)

@@ -10,7 +10,7 @@ from engine.analysis.wording import duration, percent, size
 from engine.config import RunConfig
 from engine.datasets.base import Dataset
 from engine.errors import ConfigError
-from engine.report.choice import IMAGES, Choice, method_of
+from engine.report.choice import IMAGES, Choice
 from engine.runs.manifest import Manifest
 from engine.runs.scores import TargetRef
 from engine.targets import UploadedImage
@@ -36,7 +36,7 @@ class Origin:
 
 def at_a_glance(record: Manifest, dataset: Dataset) -> Rows:
     """What a reader asks first."""
-    method = method_of(record)
+    method = record.method
     rows = [
         ("Data", dataset.title),
         ("Training images", f"{len(dataset.train_labels):,} in {len(dataset.classes):,} classes"),
@@ -53,7 +53,7 @@ def of(run_id: str, record: Manifest, dataset: Dataset, refs: tuple[TargetRef, .
     return Origin(
         machine=_machine(record),
         checksums=_checksums(record, dataset, refs),
-        recipe="" if method_of(record) else recipe(record.config),
+        recipe="" if record.method else recipe(record.config),
         this=this(run_id, record, refs, choice),
         again=again,
         commands=commands,
@@ -128,7 +128,7 @@ def command(*words: str) -> str:
 
 def _again(run_id: str, record: Manifest, refs: tuple[TargetRef, ...]) -> tuple[str, tuple[str, ...]]:
     """Training, scores and checks once more, on this data; where that cannot be done from here, why."""
-    if method := method_of(record):
+    if method := record.method:
         return f"The scores were made by {method}, and are made again there; their checksum is below.", ()
     if record.from_python or record.config.dataset.startswith("saved:"):
         return (

@@ -9,7 +9,6 @@ from engine.analysis.scale import Scale
 from engine.analysis.wording import between, count, duration, figure, percent
 from engine.datasets.base import Dataset
 from engine.report import drawings
-from engine.report.choice import method_of
 from engine.runs.manifest import Manifest
 from engine.runs.scores import TargetRef
 from engine.targets import Target, target_function
@@ -65,7 +64,7 @@ class Relied:
 def of(
     record: Manifest, dataset: Dataset, refs: tuple[TargetRef, ...], known: Known, evidence: trust.Evidence
 ) -> Relied:
-    if method := method_of(record):
+    if method := record.method:
         return elsewhere(method)
     verdict, keys = known.verdict, {ref.key for ref in refs}
     validations = tuple(_validation(dataset, report, keys) for report in known.reports)
