@@ -154,8 +154,9 @@ def test_2000_rows_are_grouped_as_all_their_pairs_say(width, monkeypatch):
     assert sum(looked) < 2000 * 4, "few rows are looked at whole"
 
 
-def test_where_nearly_all_pairs_are_near_the_answer_is_the_same():
-    """Where the sketch tells nothing a block is looked at whole."""
+def test_where_nearly_all_pairs_are_near_the_answer_is_the_same(monkeypatch):
+    """Where the sketch tells nothing a block is looked at whole, a piece at a time."""
+    monkeypatch.setattr(near, "PIECE", 100 * 97)
     rows = planted(700, 100, 0.4) + np.linspace(0, 40, 700, dtype=np.float32)[:, None]
     similar = Directions.of(lambda index: rows[index], len(rows), CPU)
     similarity = cosines(rows)

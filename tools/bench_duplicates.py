@@ -146,7 +146,8 @@ def emoji_of(name: str) -> tuple[str, str]:
 
 def by_distance(run: runs.Run, dataset: Dataset, made: dict, turned: bool, by: str, distances) -> list[dict]:
     names = [*(dataset.train_names or ()), *(dataset.test_names or ())]
-    number = {name: i for i, name in enumerate(names)}
+    # Some were moved to another class since they were copied: their own names are still theirs.
+    number = {Path(name).name.removeprefix("moved-"): i for i, name in enumerate(names)}
     rows = []
     for distance in distances:
         do(run, FindDuplicates(by, distance, turned))
@@ -154,7 +155,9 @@ def by_distance(run: runs.Run, dataset: Dataset, made: dict, turned: bool, by: s
         assert found is not None
         group = dict(zip(found.images.tolist(), found.group_of.tolist(), strict=True))
         recall = {
-            kind: np.mean([group.get(number[a], -1) == group.get(number[b], -2) for a, b in pairs if a in number])
+            kind: np.mean(
+                [group.get(number[Path(a).name], -1) == group.get(number[Path(b).name], -2) for a, b in pairs]
+            )
             for kind, pairs in made["copies"].items()
         }
         firsts = np.repeat(found.images[found.starts], found.sizes)

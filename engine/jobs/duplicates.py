@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from engine.core.near import Neighbours, Similar, Star
     from engine.jobs.session import DataSession
 
-SENSIBLE = {kept.EXACT: 0.0, kept.HASH: 4.0, kept.PIXELS: 0.02, kept.FEATURES: 0.02}
+SENSIBLE = {kept.EXACT: 0.0, kept.HASH: 2.0, kept.PIXELS: 0.01, kept.FEATURES: 0.01}
 """The distance at most where none is asked for: measured, docs/duplicates.md."""
 
 OPEN = -1.0  # a distance that is left to `SENSIBLE`
