@@ -11,7 +11,7 @@ SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 WORKERS ?= 2
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
-.PHONY: run check test bench bench-scaling bench-ui bench-map tasks bench-storage bench-data bench-duplicates story bench-emoji bench-trust bench-trust-removal bench-labels memorised trust trust-gpu trust-grid window seeds faults data screenshots browser clean
+.PHONY: run check test bench bench-scaling bench-ui bench-map tasks bench-storage bench-data bench-duplicates story bench-emoji bench-trust bench-trust-removal bench-labels memorised trust trust-gpu trust-grid window seeds faults data screenshots browser clean bench-many
 
 run: .venv/app.stamp
 	$(BIN)/streamlit run app.py
@@ -37,6 +37,10 @@ bench-ui: .venv/test.stamp browser
 # The page Map on 60,000 images: page, lasso to gallery, hover, frames; about three minutes. JSON=FILE keeps all.
 bench-map: .venv/test.stamp browser
 	$(BIN)/python -m tools.bench_map $(if $(JSON),--json $(JSON))
+
+# A table of 200 runs, and the lists of 50 of them; under a minute.
+bench-many: .venv/test.stamp
+	$(BIN)/python -m tools.bench_many
 
 # What a person comes to do, in a real browser: clicks and seconds; about six minutes. APP=DIR drives another checkout.
 tasks: .venv/test.stamp browser

@@ -13,6 +13,7 @@ from engine import config
 from engine.analysis import duplicates as duplicate_images
 from engine.analysis import maps
 from engine.analysis import removal as removals
+from engine.analysis.overlap import PROPOSED as PROPOSED_TOP
 from engine.analysis.self_influence import FORMS, MOST_TOGETHER
 from engine.analysis.trust import DECISIVE, PROPOSED
 from engine.report.choice import IMAGES, MOST_IMAGES
@@ -43,6 +44,8 @@ EPILOG = """examples:
   python -m engine suspects RUN --csv suspects.csv
   python -m engine repeat RUN --seeds 4
   python -m engine mean RUN --target test:0.loss --csv mean.csv
+  python -m engine compare --find "sample adamw" --csv runs.csv
+  python -m engine compare RUN RUN RUN --target test:0.loss --top 50
   python -m engine self-influence RUN --images loss:500
   python -m engine self-influence RUN --images all --together 64 --csv memorised.csv
   python -m engine features RUN
@@ -196,6 +199,7 @@ def parser() -> argparse.ArgumentParser:
     _add_checks(commands, one_run)
     _add_seeds(commands, one_run)
     _add_report(commands, one_run)
+    _add_compare(commands, common)
     _add_house_keeping(commands, common, one_run)
     _add_show(commands, common)
     app = commands.add_parser("app", parents=[common], help="start the app in a browser")
@@ -551,6 +555,24 @@ def _add_show(commands, common: argparse.ArgumentParser) -> None:
     show.add_argument(
         "--no-open", dest="open", action="store_false", help="make the run alone: no app is started, nothing opened"
     )
+
+
+def _add_compare(commands, common: argparse.ArgumentParser) -> None:
+    """What shows many runs side by side."""
+    compare = commands.add_parser(
+        "compare", parents=[common], help="any number of runs in one table, and the images that matter in all of them"
+    )
+    compare.add_argument("runs", metavar="RUN", nargs="*", help="which (all that there are)")
+    compare.add_argument("--find", default="", metavar="WORDS", help="only those whose name, data or recipe say so")
+    compare.add_argument("--single", action="store_true", help="a row for each run: do not fold seeds into one")
+    compare.add_argument("--csv", metavar="FILE", help="write the table, a row a run, with every setting that differs")
+    compare.add_argument(
+        "--target", metavar="KEY", help="hold the lists of this target, such as test:0.loss, against each other"
+    )
+    compare.add_argument(
+        "--top", type=whole(1, 10_000), default=PROPOSED_TOP, metavar="K", help=f"images of a list ({PROPOSED_TOP})"
+    )
+    compare.add_argument("--images-csv", metavar="FILE", help="with --target: write every image and its counts")
 
 
 def _add_mode(command: argparse.ArgumentParser) -> None:

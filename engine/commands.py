@@ -22,7 +22,7 @@ from engine import config as configs
 from engine import config_file, files, proposal, space
 from engine.analysis import duplicates as duplicate_images
 from engine.analysis import features as kept_features
-from engine.analysis import maps, seeds, stability, suspects, trust
+from engine.analysis import maps, overlap, seeds, stability, suspects, trust
 from engine.analysis import removal as removals
 from engine.analysis import self_influence as self_influences
 from engine.analysis.cost import in_words, replay_seconds
@@ -47,6 +47,7 @@ from engine.jobs.smoothness import Smoothness
 from engine.jobs.umap import Umap
 from engine.jobs.validation import Validate
 from engine.jobs.what_if import WhatIf
+from engine.library import comparing
 from engine.report import command as reports
 from engine.runs import notes
 from engine.runs import run as runs
@@ -520,9 +521,8 @@ def mean(call: argparse.Namespace) -> int:
     table = seeds.table(of, dataset)
     window = f"; {record.window_phrase}" if record.window_phrase else ""
     print(f"{key}: mean of {len(of.seeds)} trainings, seeds {', '.join(map(str, of.seeds))}{window}")
-    print(
-        f"among the {seeds.TOP} strongest of every one: {len(of.in_every())} images; of one alone: {len(of.in_one())}"
-    )
+    for sentence in overlap.in_sentences(of, overlap.PROPOSED, "trainings"):
+        print(sentence)
     if (others_told := seeds.for_others(records)) is not None:
         print(seeds.in_words(others_told))
     _give_images(call, table)
@@ -531,6 +531,16 @@ def mean(call: argparse.Namespace) -> int:
 
 def report(call: argparse.Namespace) -> int:
     reports.write(_opened(call), call.out, call.targets, call.images, call.notes, call.force, call.pdf)
+
+
+def compare(call: argparse.Namespace) -> int:
+    table, images = comparing.compare(runs.outputs_root(call.outputs), call)
+    if call.csv is not None:
+        _write_csv(Path(call.csv), table)
+        print(f"{call.csv}: {len(table):,} runs")
+    if images is not None and call.images_csv is not None:
+        _write_csv(Path(call.images_csv), images)
+        print(f"{call.images_csv}: {len(images):,} training images")
     return 0
 
 
@@ -823,6 +833,7 @@ COMMANDS = {
     "repeat": Command(repeat, trains=True),
     "mean": Command(mean),
     "report": Command(report),
+    "compare": Command(compare),
     "list": Command(list_runs),
     "info": Command(info),
     "storage": Command(storage),

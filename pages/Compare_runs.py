@@ -6,41 +6,26 @@ from collections.abc import Sequence
 import streamlit as st
 
 from engine.analysis import compare, trust
-from engine.errors import ReplayError
-from engine.runs.run import Run, Summary
-from ui import cards, docs, formats, link, over_seeds, pictures, run_choice, run_names, shell, ticks
+from engine.runs.run import Run
+from ui import (
+    cards,
+    compare_scores,
+    compare_table,
+    docs,
+    formats,
+    link,
+    over_seeds,
+    pictures,
+    run_choice,
+    run_names,
+    shell,
+    ticks,
+)
 from ui.run_choice import RunView
 from ui.text import line, plain
 
 MOVED = 24  # images
-COLUMNS = (
-    "Run",
-    "Rank correlation with A",
-    "Differs from A in",
-    "Accuracy (%)",
-    "LDS",
-    "How far to rely on it",
-    "Linear correlation with A",
-    "Targets in common",
-    "Data",
-)
 VIEWS = {"two": "Two runs", "many": "Many runs in a table", "seeds": "Mean over seeds"}
-
-
-@st.cache_data(max_entries=1024, show_spinner="Comparing the scores …")
-def agreement(source: tuple, _both: compare.Common) -> compare.Agreement:
-    """By the content of both score files."""
-    return compare.agreement(_both.a_N, _both.b_N)
-
-
-@st.cache_resource(max_entries=64, show_spinner="Comparing the images …")
-def shared_images(fingerprints: tuple, _a: RunView, _b: RunView) -> compare.SharedImages:
-    """By the content of both data sets. Nobody changes what it returns."""
-    return compare.shared_images(_a.dataset, _b.dataset)
-
-
-def shared_of(a: RunView, b: RunView) -> compare.SharedImages:
-    return shared_images((a.dataset.fingerprint, b.dataset.fingerprint), a, b)
 
 
 def in_words(differ: list[compare.Setting]) -> str:
@@ -238,14 +223,14 @@ def draw_two(a: RunView) -> dict:
         return {}
     shown, differ = {"other": b.id}, compare.differences(a.manifest, b.manifest)
     with shell.guarded():
-        shared = shared_of(a, b)
+        shared = compare_scores.shared_of(a, b)
         commons = {both.target.key: both for both in compare.common(a.manifest, b.manifest, shared)}
         if not commons:
             st.markdown(f"**What differs, A and B:** {plain(in_words(differ))}.")
             say_nothing_in_common(b)
             return shown
         titles = {key: line(both.target.title(a.dataset)) for key, both in commons.items()}
-        agreements = [agreement(both.source, both) for both in commons.values()]
+        agreements = [compare_scores.agreement(both.source, both) for both in commons.values()]
         found = compare.summed(agreements)
         draw_meaning(differ, shared, found)
         draw_facts(a, b, differ)
@@ -265,93 +250,17 @@ def draw_two(a: RunView) -> dict:
     return shown
 
 
-# -- many runs
-
-
-def row_of(a: RunView, summary: Summary, name: str) -> dict:
-    """One run, called `name`, beside A, as a row of the table; what cannot be read or compared says so."""
-    row = dict.fromkeys(COLUMNS) | {"Run": name, "Data": summary.dataset}
-    try:
-        b = RunView.of(Run.open(shell.root(), summary.id))
-        verdict, differ = trust.verdict(b.manifest), in_words(compare.differences(a.manifest, b.manifest))
-        row |= {
-            "Differs from A in": "(A itself)" if b.id == a.id else line(differ),
-            "Accuracy (%)": None if b.manifest.test_accuracy is None else 100 * b.manifest.test_accuracy,
-            "LDS": verdict.lds,
-            "How far to rely on it": verdict.level,
-        }
-        if b.id == a.id:
-            return row
-        commons = compare.common(a.manifest, b.manifest, shared_of(a, b))
-        found = compare.summed([agreement(both.source, both) for both in commons])
-        return row | {
-            "Rank correlation with A": found.spearman,
-            "Linear correlation with A": found.pearson,
-            "Targets in common": found.targets,
-        }
-    except ReplayError as error:
-        return row | {"Differs from A in": line(error.what)}
-
-
-def choose_many(a: RunView) -> list[Summary]:
-    """A, and the runs of `?runs=`, or the newest, those of the same data first."""
-    others = {run.id: run for run in compare.scored(a.manifest, shell.all_runs())}
-    key, most = f"runs-{a.id}", compare.MOST_RUNS - 1
-    asked = link.several("runs", list(others)) or list(others)[:most]
-    link.follow(key, asked[:most])
-    st.multiselect(
-        f"Runs beside A (up to {most})",
-        list(others),
-        key=key,
-        format_func=run_names.labels(others.values()).get,
-        max_selections=most,
-    )
-    return [others[run_id] for run_id in st.session_state[key]]
-
-
-def take_row(table: str, a: str, ids: list[str]) -> None:
-    """A row that is chosen is compared with A."""
-    rows = st.session_state[table].selection.rows
-    if rows and rows[0]:
-        st.session_state[f"other-{a}"] = ids[rows[0]]
-        st.session_state["compare-view"] = "two"
-
-
-def draw_many(a: RunView) -> dict:
-    others = choose_many(a)
-    ids, table = [a.id, *(run.id for run in others)], f"table-{a.id}"
-    first = next(run for run in shell.all_runs() if run.id == a.id)
-    names, number = names_of(*ids), st.column_config.NumberColumn
-    st.dataframe(
-        [row_of(a, run, names[run.id]) for run in (first, *others)],
-        key=table,
-        hide_index=True,
-        on_select=functools.partial(take_row, table, a.id, ids),
-        selection_mode="single-row",
-        placeholder="—",
-        alt="Runs beside A: how their scores agree with A's, their recipes and results",
-        column_config={
-            "Accuracy (%)": number(format="%.1f"),
-            **{name: number(format="%.3f") for name in ("LDS", "Rank correlation with A", "Linear correlation with A")},
-        },
-    )
-    st.caption(
-        "A click on a column's name sorts; a row that is chosen is compared with A. Correlations are medians over the "
-        "targets in common: of the order of the scores, and of their sizes."
-    )
-    return {"view": "many", "runs": ids[1:]}
-
-
-DRAW = {"two": draw_two, "many": draw_many, "seeds": over_seeds.draw}
+DRAW = {"two": draw_two, "many": compare_table.draw, "seeds": over_seeds.draw}
 
 
 with shell.page("Compare runs"):
     a = run_choice.chosen("There is no run to compare yet.", label="Run A")
-    run_choice.stop_without_scores(a)
     link.follow("compare-view", link.one_of("view", VIEWS, "two"))
     view = st.segmented_control(
         "Compare", list(VIEWS), format_func=VIEWS.get, key="compare-view", label_visibility="collapsed"
     )
+    if view != "many":  # which reads no scores until it is asked to
+        run_choice.stop_without_scores(a)
     shown = DRAW.get(view or "two", draw_two)(a)
     link.keep(run=a.id, **shown)
     link.copy()

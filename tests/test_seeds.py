@@ -14,6 +14,7 @@ from engine import files
 from engine.__main__ import main
 from engine.analysis import lds, seeds, trust
 from engine.analysis.compare import TOP
+from engine.analysis.overlap import SIDES, overlap
 from engine.config import from_dict
 from engine.datasets import registry as datasets
 from engine.errors import ConfigError, IntegrityError
@@ -65,20 +66,16 @@ def test_mean_spread_and_counts_are_those_of_a_plain_loop(root):
         assert second.error_N[i] == pytest.approx(spread / 3**0.5)
         assert second.same_sign_N[i] == sum((value > 0) == (mean > 0) for value in values)
         assert second.strong_N[i] == sum(i in of for of in strongest)
-    one = [i for i in range(N) if sum(i in of for of in strongest) == 1]
-    assert sorted(second.in_one().tolist()) == one and len(one) > TOP
-    largest = max(one, key=lambda i: max(abs(row[i]) for row, of in zip(rows, strongest, strict=True) if i in of))
-    assert second.in_one()[0] == largest
-    assert largest in strongest[second.seeds.index(second.alone_in(largest))]
 
 
-def test_what_matters_in_every_training_has_one_sign_in_all(root):
+def test_an_image_that_turns_its_sign_is_on_no_list_of_all(root):
     every, turned = scores_of(0), scores_of(1)
     for rows in (every, turned):
         rows[:, 40:43] = [9, -12, 7]
     turned[:, 42] = -7
     (of, _) = seeds.over_seeds(records(made_up(root, 0, every), made_up(root, 1, turned)))
-    assert of.in_every()[:2].tolist() == [41, 40] and 42 not in of.in_every()
+    sides = {side: overlap(of, side, TOP).images("all").tolist() for side in SIDES}
+    assert sides["helpful"][0] == 41 and sides["harmful"][0] == 40 and not any(42 in side for side in sides.values())
     assert of.strong_N[42] == 2 and of.same_sign_N[42] == 0
     table = seeds.table(of, datasets.load(SAMPLE.dataset))
     assert table["image"].tolist()[:2] == [41, 40] and table.loc[0, ["mean", "spread", "seed_1"]].tolist() == [

@@ -11,13 +11,14 @@ import pytest
 from playwright.sync_api import expect
 
 from engine.analysis import seeds
+from engine.analysis.overlap import overlap
 from engine.jobs import execute as work
 from engine.jobs import repeat
 from engine.jobs.validation import Validate
 from engine.runs import notes
 from engine.runs.notes import SeedGroup
 from engine.runs.run import Run, summaries
-from tests.helpers import button, idle, said, settled, show, shown, steps_done, tiles, wait_until
+from tests.helpers import button, idle, said, settled, show, shown, sound, steps_done, tiles, wait_until
 from tests.test_browser import AXE, violations
 from tests.test_seeds import made_up, scores_of
 from tools.hold import Hold
@@ -44,10 +45,17 @@ def test_what_matters_in_every_training_and_in_one(three, root):
     app = show(COMPARE, run="seed-0", view="seeds")
     assert app.query_params == {"run": "seed-0", "view": "seeds", "target": "test:0.loss"}
     (of, _) = seeds.over_seeds([run.manifest() for run in three])
-    assert [tile["index"] for tile in tiles(app, "every")] == of.in_every().tolist()[:24]
-    assert tiles(app, "every")[0]["index"] == 7 and tiles(app, "every")[0]["lines"][0] == "helps 20.0"
-    first = [tile["index"] for tile in tiles(app, "one")][:3]
-    assert sorted(first) == [40, 41, 42] and tiles(app, "one")[0]["lines"][0].startswith("seed ")
+    every = tiles(app, "all-helpful")
+    assert [tile["index"] for tile in every] == overlap(of, "helpful", 50).images("all").tolist()[:24]
+    assert every[0]["index"] == 7 and every[0]["lines"] == ["helps 20.0 ± 0.0", "in 3 of 3"]
+    counts = app.table[0].value
+    assert counts["Images"].tolist() == [f"{len(overlap(of, 'helpful', 50).images(b))}" for b in ("all", "most", "one")]
+    app.button_group(key="overlap-side").set_value("harmful").run()
+    assert sound(app).query_params["side"] == "harmful"
+    first = tiles(app, "one-harmful")[:3]
+    assert sorted(tile["index"] for tile in first) == [40, 41, 42] and first[0]["lines"][0].startswith("seed ")
+    app.button(key="tick-one-harmful").click().run()
+    assert {40, 41, 42} < set(notes.read(three[0]).ticked) and not notes.read(three[1]).ticked
     table = app.dataframe[0].value
     assert table["Image"][0] == 7 and table["Mean"][0] == pytest.approx(-20) and table["Same sign (of 3)"][0] == 3
     assert table["Spread"].tolist() == pytest.approx(of.spread_N[of.strongest(200)].tolist())
@@ -62,9 +70,9 @@ def test_runs_of_other_data_or_targets_are_refused_on_the_page(three, root):
     made_up(root, 1, scores_of(1), "noisy", dataset="fashion-mnist-sample-noisy")
     made_up(root, 9, scores_of(1), "asked", ("test:5", "test:6"))
     app = show(COMPARE, run="seed-0", view="seeds", runs="noisy,seed-1")
-    assert "they have other data" in said(app) and app.query_params["runs"] == "seed-1" and tiles(app, "every")
+    assert "they have other data" in said(app) and app.query_params["runs"] == "seed-1" and tiles(app, "all-helpful")
     app = show(COMPARE, run="seed-0", view="seeds", runs="asked")
-    assert "no target in common" in said(app) and not tiles(app, "every")
+    assert "no target in common" in said(app) and not tiles(app, "all-helpful")
     app = show(COMPARE, run="noisy", view="seeds")
     assert "There is no other training of this recipe yet" in said(app) and button(app, "Repeat with other seeds")
 
@@ -127,9 +135,10 @@ def test_a_group_from_its_start_over_a_killed_server_to_its_mean(page, quick, ro
         settled(page, "Compare runs")
         expect(main.get_by_text(re.compile("the mean of the other 2 ordered what happened"))).to_be_visible()
         (of, _) = seeds.over_seeds(seeds.alike(quick.manifest(), [Run(root, run_id) for run_id in made]))
-        assert shown(page, "every") == of.in_every().tolist()[:24]
+        everywhere = overlap(of, "helpful", 50).images("all").tolist()
+        assert everywhere and shown(page, "all-helpful") == everywhere[:24]
         with page.expect_download() as download:
-            main.get_by_role("button", name="All as CSV").click()
+            main.get_by_role("button", name="All as CSV", exact=True).click()
         rows = list(csv.DictReader(io.StringIO(Path(download.value.path()).read_text(encoding="utf-8-sig"))))
         assert {int(row["image"]): float(row["mean"]) for row in rows} == pytest.approx(
             dict(enumerate(of.mean_N.tolist()))
@@ -137,7 +146,7 @@ def test_a_group_from_its_start_over_a_killed_server_to_its_mean(page, quick, ro
         assert np.ptp(of.scores_SN, axis=0).max() > 0
         for width in (390, 1024, 1440):
             page.set_viewport_size({"width": width, "height": 900})
-            expect(main.get_by_role("heading", name="Matter in every training")).to_be_visible()
+            expect(main.get_by_role("heading", name=re.compile("^In all 3 trainings"))).to_be_visible()
             assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth"), width
         idle(page)
         page.add_script_tag(content=AXE.read_text(encoding="utf-8"))

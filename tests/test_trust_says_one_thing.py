@@ -564,25 +564,7 @@ def test_a_run_of_other_labels_is_compared_and_says_the_label_there(pair, root):
     assert tile["index"] == wrong[0] and tile["lines"][-1] == f"in B: {noisy.classes[noisy.train_labels[wrong[0]]]}"
 
 
-@pytest.mark.slow
-def test_many_runs_stand_in_a_table_with_what_cannot_be_compared(pair, root):
-    noisy = SAMPLE.replace(dataset="fashion-mnist-sample-noisy")
-    run_of(root, "noisy", {("test:9",): ("loss", np.ones((1, N)))}, noisy)
-    broken = run_of(root, "broken", {("test:0",): ("loss", np.ones((1, N)))})
-    (broken.path / "scores" / "loss-000.npy").unlink()
-    app = show("pages/Compare_runs.py", run="one", view="many")
-    assert app.query_params == {"run": "one", "view": "many", "runs": "two,twin,broken,noisy"}
-    table = app.dataframe[0].value.set_index("Differs from A in")
-    expected = compare.median(
-        compare.agreement(*(run.scores().matrix("loss-000")[k] for run in pair)).spearman for k in (0, 1)
-    )
-    assert table.loc["Seed 0 and 1", "Rank correlation with A"].tolist() == pytest.approx([expected] * 2)
-    assert table.loc["Data set fashion-mnist-sample and fashion-mnist-sample-noisy", "Targets in common"] == 0
-    assert any("loss-000.npy" in what for what in table.index)
-    assert len(show("pages/Compare_runs.py", run="one", view="many", runs="twin").dataframe[0].value) == 2
-
-
-def test_points_and_rows_lead_on_and_back_and_axe_finds_nothing_serious(pair, root, page):
+def test_points_lead_on_and_back_and_axe_finds_nothing_serious(pair, root, page):
     write(pair[0], EIGHT)
     with server(root, page) as (url, _):
         page.goto(f"{url}/Compare_runs?run=one&other=two")
@@ -601,21 +583,6 @@ def test_points_and_rows_lead_on_and_back_and_axe_finds_nothing_serious(pair, ro
         serious = violations(page, "light") + violations(page, "dark")
         page.go_back()
         expect(page.get_by_text("Click a point to see its image here")).to_be_visible()
-
-        idle(page)
-        page.get_by_role("radio", name="Many runs in a table").or_(
-            page.get_by_role("button", name="Many runs in a table")
-        ).first.click()
-        expect(page).to_have_url(re.compile("view=many"))
-        serious += violations(page, "dark")
-        idle(page)
-        at_rest(page)
-        box = page.get_by_test_id("stDataFrame").locator("canvas").first.bounding_box()
-        page.mouse.click(box["x"] + 15, box["y"] + 35 + 35 + 17)  # the box of the second row, after the heading and A's
-        expect(page).to_have_url(re.compile("other=t"))
-        page.go_back()
-        expect(page.get_by_test_id("stDataFrame").locator("canvas").first).to_be_visible()
-        expect(page).to_have_url(re.compile("view=many"))
 
         page.goto(f"{url}/Trust?run=one&target=class:2.loss")
         settled(page, "Trust")

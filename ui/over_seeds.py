@@ -1,8 +1,7 @@
 """Scores averaged over trainings that differ in their seed: which images matter in every training, and which in one."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
-import numpy as np
 import streamlit as st
 
 from engine.analysis import seeds
@@ -10,11 +9,10 @@ from engine.analysis.seeds import ForOthers, OverSeeds
 from engine.errors import ReplayError
 from engine.runs.manifest import Manifest
 from engine.runs.run import Run
-from ui import cards, docs, formats, link, pictures, run_choice, run_names, seed_group, shell, ticks
+from ui import compare_images, docs, formats, link, pictures, run_choice, run_names, seed_group, shell
 from ui.run_choice import RunView
 from ui.text import line, plain
 
-SHOWN = 24  # images of a list
 ROWS = 200  # of the table: the largest means
 
 
@@ -48,7 +46,7 @@ def draw(a: RunView) -> dict:
             st.caption(
                 f"{formats.count(lacking, 'trainings')} of them {'has' if lacking == 1 else 'have'} no scores of it."
             )
-        draw_target(a, averaged[chosen])
+        shown |= draw_target(a, averaged[chosen])
     seed_group.draw_form(a)
     docs.show("trust.md", "Any training of the recipe", "Where this is measured")
     return shown
@@ -98,52 +96,11 @@ def draw_what(records: Sequence[Manifest]) -> None:
 # -- one target
 
 
-def draw_target(a: RunView, of: OverSeeds) -> None:
-    every, one, s = of.in_every(), of.in_one(), len(of.seeds)
-    scale = formats.Scale.of(of.mean_N[of.strongest(SHOWN)], of.target.function)
-    st.caption(
-        f"Of the {seeds.TOP} strongest images of each training, {formats.count(len(every), 'images')} "
-        f"{'is' if len(every) == 1 else 'are'} the same in all {s}, and {formats.count(len(one), 'images')} "
-        f"{'is' if len(one) == 1 else 'are'} in one alone. {formats.sign_in_words(of.target.function)} "
-        f"Numbers: {plain(scale.unit)}; ± is the standard error of the mean."
-    )
-    draw_images(a, of, scale, every, "Matter in every training", "every", None)
-    draw_images(a, of, scale, one, "Matter in one training alone", "one", of.alone_in)
-    draw_table(a, of, scale)
-
-
-def draw_images(
-    a: RunView,
-    of: OverSeeds,
-    scale: formats.Scale,
-    images: np.ndarray,
-    title: str,
-    key: str,
-    alone: Callable[[int], int] | None,
-) -> None:
-    """Tiles with the mean and its error; of images that matter in one training (`alone` gives its seed), that score."""
-    st.header(title, help=None if alone else "Among the strongest of each, and of the same sign in all.")
-    if not len(images):
-        st.caption("None.")
-        return
-    lines, extra = [], []
-    for image in images[:SHOWN].tolist():
-        if alone is None:
-            lines.append((scale.words(float(of.mean_N[image])), f"± {scale.size(float(of.error_N[image]))}"))
-        else:
-            seed = alone(image)
-            score = float(of.scores_SN[of.seeds.index(seed), image])
-            lines.append((f"seed {seed}: {scale.words(score)}", f"mean {scale.words(float(of.mean_N[image]))}"))
-        extra.append(
-            [
-                ("Mean over seeds", scale.exact(float(of.mean_N[image]))),
-                ("Standard error", scale.exact(float(of.error_N[image]))),
-                *((f"Score, seed {n}", scale.exact(float(of.scores_SN[s, image]))) for s, n in enumerate(of.seeds)),
-            ]
-        )
-    ticks.tiles(a, cards.training(a, images[:SHOWN], lines, extra), key, 96, f"Effects on the targets of A, {a.id}")
-    if len(images) > SHOWN:
-        st.caption(f"The {SHOWN} strongest of {len(images):,}.")
+def draw_target(a: RunView, of: OverSeeds) -> dict:
+    """Returns what the link says."""
+    shown = compare_images.draw(a, of, [f"seed {seed}" for seed in of.seeds], "trainings")
+    draw_table(a, of, formats.Scale.of(of.mean_N[of.strongest(ROWS)], of.target.function))
+    return shown
 
 
 def draw_table(a: RunView, of: OverSeeds, scale: formats.Scale) -> None:

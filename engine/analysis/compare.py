@@ -282,6 +282,13 @@ def strongest(scores_N: np.ndarray, k: int) -> np.ndarray:
 # -- what they mean
 
 
+def settings(record: Manifest) -> dict[str, object]:
+    """What decides a training, by dotted names; and, in words, what its scores are the effect of."""
+    values = {f"recipe.{name}": value for name, value in vars(record.config.recipe).items()}
+    values |= {name: config.get(record.config, name) for name in config.TRAINING if name != "recipe"}
+    return {**values, WINDOW: record.window_phrase or WHOLE}
+
+
 def differences(a: Manifest, b: Manifest) -> list[Setting]:
     """The settings that differ among those that decide a training, by their dotted names; and, in words, what the
     scores are the effect of, where that differs. Of imported scores: who made them, for no recipe is known."""
@@ -298,6 +305,17 @@ def differences(a: Manifest, b: Manifest) -> list[Setting]:
     pairs: list[Setting] = [(name, config.get(first, name), config.get(second, name)) for name in names]
     pairs.append((WINDOW, a.window_phrase or WHOLE, b.window_phrase or WHOLE))
     return [pair for pair in pairs if pair[1] != pair[2]]
+    """The settings that differ, by their dotted names, with the values in both."""
+    first, second = settings(a), settings(b)
+    return [(name, value, second[name]) for name, value in first.items() if value != second[name]]
+
+
+def other_data(a: Manifest, b: Manifest) -> bool:
+    """Whether two runs have other images or labels, or the same in another order; where the content of either was
+    never read, by the name of the data set."""
+    if None in (a.data_fingerprint, b.data_fingerprint):
+        return a.config.dataset != b.config.dataset
+    return a.data_fingerprint != b.data_fingerprint
 
 
 def meaning(differ: list[Setting], found: Summed, images: int) -> str:

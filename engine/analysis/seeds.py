@@ -26,12 +26,12 @@ import numpy as np
 
 from engine.analysis import compare, lds, trust
 from engine.analysis.compare import TOP
+from engine.analysis.overlap import OverRuns, over_runs
 from engine.datasets.base import Dataset
 from engine.errors import ConfigError, ReplayError
 from engine.runs import notes
 from engine.runs.manifest import Manifest
 from engine.runs.run import Run
-from engine.runs.scores import TargetRef
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -67,9 +67,7 @@ def check_alike(records: Sequence[Manifest]) -> None:
 
 def unlike(a: Manifest, b: Manifest) -> str:
     """What two trainings differ in beside their seed, as the end of a sentence; "" where in nothing."""
-    if a.data_fingerprint != b.data_fingerprint and None not in (a.data_fingerprint, b.data_fingerprint):
-        return "they have other data"
-    if a.config.dataset != b.config.dataset and None in (a.data_fingerprint, b.data_fingerprint):
+    if compare.other_data(a, b):
         return "they have other data"
     if None not in (a.model_sources, b.model_sources) and a.model_sources != b.model_sources:
         return "the code of their model is another"
@@ -102,37 +100,10 @@ def alike(record: Manifest, others: Iterable[Run]) -> list[Manifest]:
 
 
 @dataclass(frozen=True, eq=False)
-class OverSeeds:
-    """The scores of one target, as the first run names it, in S trainings: `rows` float32 [N] each, memory-mapped.
-    `source` says by SHA-256 what they are."""
+class OverSeeds(OverRuns):
+    """The scores of one target in S trainings that differ in their seed."""
 
-    target: TargetRef
-    runs: tuple[str, ...]
-    seeds: tuple[int, ...]
-    rows: tuple[np.ndarray, ...]
-    source: tuple[str | int, ...] = ()
-
-    @cached_property
-    def scores_SN(self) -> np.ndarray:
-        """float32 [S, N]."""
-        return np.stack(self.rows)
-
-    @cached_property
-    def mean_N(self) -> np.ndarray:
-        """float64 [N]."""
-        return self.scores_SN.mean(0, dtype=np.float64)
-
-    @cached_property
-    def spread_N(self) -> np.ndarray:
-        """Standard deviation over trainings: float64 [N]; NaN of one training."""
-        if len(self.seeds) < 2:
-            return np.full(self.scores_SN.shape[1], math.nan)
-        return self.scores_SN.std(0, dtype=np.float64, ddof=1)
-
-    @property
-    def error_N(self) -> np.ndarray:
-        """Standard error of the mean: float64 [N]."""
-        return self.spread_N / math.sqrt(len(self.seeds))
+    seeds: tuple[int, ...] = ()
 
     @cached_property
     def same_sign_N(self) -> np.ndarray:
@@ -152,23 +123,6 @@ class OverSeeds:
         """In how many trainings it is: int64 [N]."""
         return self.strong_SN.sum(0)
 
-    def in_every(self) -> np.ndarray:
-        """Images that are among the strongest of every training, and of one sign in all: int64, the largest |mean|
-        first."""
-        s = len(self.seeds)
-        images = np.flatnonzero((self.strong_N == s) & (self.same_sign_N == s))
-        return images[np.lexsort((images, -np.abs(self.mean_N[images])))]
-
-    def in_one(self) -> np.ndarray:
-        """Images that are among the strongest of one training alone: int64, the largest |score| in it first."""
-        images = np.flatnonzero(self.strong_N == 1)
-        there = np.abs(np.where(self.strong_SN[:, images], self.scores_SN[:, images], 0)).max(0, initial=0)
-        return images[np.lexsort((images, -there))]
-
-    def alone_in(self, image: int) -> int:
-        """The seed of the training that an image of `in_one` is strong in."""
-        return self.seeds[int(np.flatnonzero(self.strong_SN[:, image])[0])]
-
     def strongest(self, k: int) -> np.ndarray:
         """The k images of largest |mean|: int64 [k]."""
         top = compare.strongest(self.mean_N, k)
@@ -183,29 +137,17 @@ def over_seeds(records: Sequence[Manifest]) -> list[OverSeeds]:
     Raises `ConfigError` where the trainings are not alike (`check_alike`), or share no target.
     """
     check_alike(records)
-    first, *others = records
-    commons = [{both.target.key: both for both in compare.common(first, other)} for other in others]
-    found = []
-    for ref in first.score_sets.targets():
-        having = [(other, of[ref.key]) for other, of in zip(others, commons, strict=True) if ref.key in of]
-        if having:
-            members = (first, *(other for other, _ in having))
-            found.append(
-                OverSeeds(
-                    ref,
-                    tuple(record.folder.name for record in members),
-                    tuple(record.config.recipe.seed for record in members),
-                    (first.score_sets.row(ref), *(both.b_N for _, both in having)),
-                    tuple(part for _, both in having for part in both.source),
-                )
-            )
+    by_run = {record.folder.name: record.config.recipe.seed for record in records}
+    found = over_runs(records)
     if not found:
         raise ConfigError(
             f"Runs {', '.join(record.run_id for record in records)} have no target in common, so that there is nothing "
             "to average.",
             "Explain the same targets in all of them, or repeat one of them with the seeds of the others.",
         )
-    return found
+    return [
+        OverSeeds(of.target, of.runs, of.rows, of.source, tuple(by_run[run_id] for run_id in of.runs)) for of in found
+    ]
 
 
 def table(of: OverSeeds, dataset: Dataset) -> "pd.DataFrame":
