@@ -531,6 +531,7 @@ def mean(call: argparse.Namespace) -> int:
 
 def report(call: argparse.Namespace) -> int:
     reports.write(_opened(call), call.out, call.targets, call.images, call.notes, call.force, call.pdf)
+    return 0
 
 
 def compare(call: argparse.Namespace) -> int:

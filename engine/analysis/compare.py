@@ -283,29 +283,22 @@ def strongest(scores_N: np.ndarray, k: int) -> np.ndarray:
 
 
 def settings(record: Manifest) -> dict[str, object]:
-    """What decides a training, by dotted names; and, in words, what its scores are the effect of."""
+    """What decides a training, by dotted names; and, in words, what its scores are the effect of. Of imported scores:
+    who made them, for no recipe is known."""
+    if record.method:
+        return {"dataset": record.config.dataset, METHOD: record.method}
     values = {f"recipe.{name}": value for name, value in vars(record.config.recipe).items()}
     values |= {name: config.get(record.config, name) for name in config.TRAINING if name != "recipe"}
     return {**values, WINDOW: record.window_phrase or WHOLE}
 
 
 def differences(a: Manifest, b: Manifest) -> list[Setting]:
-    """The settings that differ among those that decide a training, by their dotted names; and, in words, what the
-    scores are the effect of, where that differs. Of imported scores: who made them, for no recipe is known."""
+    """The settings that differ, by their dotted names, with the values in both. Of imported scores: who made them."""
     if a.method or b.method:
         names = [record.method or REPLAYED for record in (a, b)]
         if names[0] == names[1]:
             names = [f"{name} in {record.folder.name}" for name, record in zip(names, (a, b), strict=True)]
         return [(METHOD, names[0], names[1])]
-    first, second = a.config, b.config
-    names = [
-        *(f"recipe.{name}" for name in vars(first.recipe)),
-        *(name for name in config.TRAINING if name != "recipe"),
-    ]
-    pairs: list[Setting] = [(name, config.get(first, name), config.get(second, name)) for name in names]
-    pairs.append((WINDOW, a.window_phrase or WHOLE, b.window_phrase or WHOLE))
-    return [pair for pair in pairs if pair[1] != pair[2]]
-    """The settings that differ, by their dotted names, with the values in both."""
     first, second = settings(a), settings(b)
     return [(name, value, second[name]) for name, value in first.items() if value != second[name]]
 

@@ -155,6 +155,8 @@ def _verdict(source: _Source) -> Mapping[str, object]:
     record = replace(source.record)  # a copy: the record itself is kept with the cache, without what is read here
     if not record.score_sets.names():
         return {}
+    if record.method:  # nothing was trained here that could be trained again
+        return {"targets": len(record.score_sets.targets())}
     verdict = trust.verdict(record)
     interval = verdict.report if verdict.lds is not None and verdict.report else {}
     return {
@@ -169,7 +171,8 @@ def _verdict(source: _Source) -> Mapping[str, object]:
 def in_words(settings: Mapping[str, object]) -> str:
     """A recipe, or what several have in common of it, in a line: «small-cnn, sgd, 8 epochs, batches of 500, …». What
     came to the configuration later is said where it is not as it was before."""
-    words = [form.format(settings[name]) for name, form in SAID.items() if name in settings]
+    words = [f"scores of {settings[compare.METHOD]}"] if compare.METHOD in settings else []
+    words += [form.format(settings[name]) for name, form in SAID.items() if name in settings]
     for holder, prefix in ((Recipe, "recipe."), (RunConfig, "")):
         for each in fields(holder):
             name = f"{prefix}{each.name}"
