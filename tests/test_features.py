@@ -20,7 +20,9 @@ from engine.core.stream import Examples
 from engine.datasets import registry as dataset_registry
 from engine.errors import CancelledError, ConfigError, IntegrityError, ModelError
 from engine.jobs import execute as work
+from engine.jobs import umap
 from engine.jobs.features import Features
+from engine.jobs.umap import Umap
 from engine.models.functional import FunctionalModel
 from engine.models.resnet9 import resnet9
 from engine.models.small_cnn import small_cnn
@@ -289,3 +291,39 @@ def test_an_array_is_written_in_blocks_whole_or_not_at_all(tmp_path):
         with pytest.raises(ValueError, match="rows were given|no part of"):
             files.write_npy_rows(path, rows.shape, np.float32, blocks)
     assert np.array_equal(np.load(path), rows) and [each.name for each in tmp_path.iterdir()] == ["rows.npy"]
+
+
+# -- UMAP, an extra
+
+
+@pytest.mark.slow
+def test_umap_is_drawn_by_a_job_the_same_each_time_and_keeps_neighbours(quick):
+    pytest.importorskip("umap", reason="umap-learn is an extra (pip install umap-learn)")
+    do(quick, Features())
+    dataset = dataset_registry.load(quick.manifest().config.dataset)
+    assert maps.whole(quick.manifest(), dataset, "features", "umap") is None
+    do(quick, Umap("features"))
+    drawn = maps.whole(quick.manifest(), dataset, "features", "umap")
+    assert drawn is not None and drawn.train.shape == (120, 2) and drawn.explained is None
+    assert drawn.test is not None and drawn.test.shape == (60, 2) and drawn.method == "umap"
+    do(quick, Umap("features"))
+    again = maps.whole(quick.manifest(), dataset, "features", "umap")
+    assert again is not None and np.array_equal(again.train, drawn.train)
+    rows = kept.read(quick)
+    assert rows is not None
+    for i in range(0, 120, 10):  # the 15 nearest on the plane are among the nearest in all numbers, more than by chance
+        near = [maps.nearest(each, each[i], 15, own=i)[0] for each in (drawn.train, rows.train)]
+        assert len(np.intersect1d(*near)) >= 4, "15 of 119 share 2 by chance"
+    do(quick, Features())  # the same features: the map stays
+    assert maps.whole(quick.manifest(), dataset, "features", "umap") is not None
+
+
+@pytest.mark.slow
+def test_without_umap_the_job_says_how_to_get_it(quick, monkeypatch):
+    monkeypatch.setattr(umap, "installed", lambda: False)
+    dataset = dataset_registry.load(quick.manifest().config.dataset)
+    with pytest.raises(ConfigError, match="is not installed here") as error:
+        Umap("pixels").check(quick, dataset)
+    assert "pip install umap-learn" in error.value.remedy
+    with pytest.raises(ConfigError, match="no source «colour»"):
+        Umap("colour").check(quick, dataset)

@@ -40,7 +40,8 @@ DRAWN = (
     f"{STATE} === 'notRunning' && performance.now() / 1000"
 )
 GALLERY = (
-    f"(before) => {STATE} === 'notRunning' && document.querySelectorAll('.st-key-gallery-map li img').length > 0 && "
+    f"(before) => {STATE} === 'notRunning' && "
+    "[...document.querySelectorAll('.st-key-gallery-map *')].some(e => (e.shadowRoot ?? e).querySelector('li img')) && "
     "window.letGo && [...document.querySelectorAll('p')].map(e => e.innerText).find("
     "t => t.includes('drawn around') && t !== before) && (performance.now() - window.letGo) / 1000"
 )
