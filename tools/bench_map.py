@@ -46,6 +46,12 @@ GALLERY = (
     "t => t.includes('drawn around') && t !== before) && (performance.now() - window.letGo) / 1000"
 )
 LET_GO = "addEventListener('pointerup', () => { window.letGo = performance.now() }, {capture: true, once: true})"
+POINTS = """count => {  // where so many points are on the screen, drawn at random
+  const chart = document.querySelector('.st-key-map-plot .js-plotly-plot'), box = chart.getBoundingClientRect()
+  const {xaxis: x, yaxis: y} = chart._fullLayout, trace = chart._fullData[0]
+  return [...Array(count)].map(() => Math.floor(Math.random() * trace.x.length)).map(i =>
+    [box.x + x._offset + x.l2p(trace.x[i]), box.y + y._offset + y.l2p(trace.y[i])])
+}"""
 FRAMES = """() => { window.frames_ = []; let last = performance.now(); window.framing = true
   const next = now => { window.frames_.push(now - last); last = now; window.framing && requestAnimationFrame(next) }
   requestAnimationFrame(next) }"""
@@ -85,13 +91,15 @@ def lasso(page: Page, share: float) -> float:
 
 
 def hover(page: Page) -> list[float]:
-    x, y, width, height = _area(page)
+    """Of three points, each the first that nobody has pointed at before."""
     seconds = []
-    for i in range(3):
+    page.locator(".st-key-map-plot .js-plotly-plot").scroll_into_view_if_needed()
+    for x, y in page.evaluate(POINTS, 3):
         page.mouse.move(5, 5)
         page.locator(".beside-pointer:not([hidden])").first.wait_for(state="hidden")
         began = time.monotonic()
-        page.mouse.move(x + 10 * i, y + 6 * i, steps=3)
+        page.mouse.move(x - 2, y)
+        page.mouse.move(x, y)
         page.locator(".beside-pointer:not([hidden]) img").wait_for()
         seconds.append(time.monotonic() - began)
     return seconds
