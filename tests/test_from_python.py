@@ -22,7 +22,8 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset, Tenso
 
 import engine
 from engine import Recipe, datasets, files
-from engine.analysis import suspects
+from engine.analysis import duplicates, suspects
+from engine.datasets import registry as dataset_registry
 from engine.errors import (
     ConfigError,
     DataError,
@@ -32,7 +33,9 @@ from engine.errors import (
     RunNotFoundError,
     StorageError,
 )
+from engine.jobs import execute as work
 from engine.jobs import predict
+from engine.jobs.duplicates import FindDuplicates
 from engine.jobs.gradient_norms import GradientNorms
 from engine.jobs.rebuild import Rebuild
 from engine.jobs.removal import Removal
@@ -708,6 +711,20 @@ def test_what_needs_the_model_says_where_it_is(in_app):
     with pytest.raises(ModelError, match="was given from Python"):
         predict.logits(in_app, pictures(1))
     assert np.array_equal(suspects.ranked(in_app.manifest(), "test:0.loss", "loss")["given_label"].shape, (N,))
+
+
+@pytest.mark.slow
+def test_duplicates_are_found_without_the_model(in_app):
+    with in_app.lock():
+        for by in (duplicates.EXACT, duplicates.HASH, duplicates.PIXELS):
+            work.execute(in_app, FindDuplicates(by))
+    record = in_app.manifest()
+    found = duplicates.known(record, duplicates.PIXELS)
+    assert found is not None and found.n_train == N and record.status == "finished"
+    app = show("pages/Duplicates.py", run=in_app.id)
+    assert [radio.options for radio in app.radio if "duplicates" in radio.label]
+    with pytest.raises(ConfigError, match="has no features"):
+        FindDuplicates(duplicates.FEATURES).check(in_app, dataset_registry.load(record.config.dataset))
 
 
 MODEL_NEEDED = {

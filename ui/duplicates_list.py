@@ -20,7 +20,7 @@ from ui.run_choice import RunView
 from ui.text import line, plain
 
 A_PAGE = 8  # groups
-FIRST = 8  # images of a group that stand in its row
+FIRST = 6  # images of a group that stand in its row
 SIZE = 72  # CSS pixels of a tile
 MOST_CLASSES = 4  # of a group that are named
 

@@ -52,8 +52,8 @@ def warn(run: RunView, target: Target) -> None:
         )
         st.html(
             '<div role="note"><strong>⚠ This test image has a twin in training</strong><br>'
-            f"{markup(f'Training image {twin.train}, label {label}: {twin.in_words}.')} That the model gets it right "
-            "says that it remembers, and not that it has learned.</div>",
+            f"{markup(f'Training image {twin.train}, label {label}: {twin.in_words}.')} What the model says of it "
+            "tells how well it remembers, and not what it has learned.</div>",
             width="stretch",
         )
         st.page_link(
