@@ -13,6 +13,7 @@ from engine import config
 from engine.analysis import duplicates as duplicate_images
 from engine.analysis import maps
 from engine.analysis import removal as removals
+from engine.analysis import themes as theme_finding
 from engine.analysis.overlap import PROPOSED as PROPOSED_TOP
 from engine.analysis.self_influence import FORMS, MOST_TOGETHER
 from engine.analysis.trust import DECISIVE, PROPOSED
@@ -41,6 +42,7 @@ EPILOG = """examples:
   python -m engine smoothness RUN
   python -m engine what-if RUN --leave-out 17,4711 --relabel 23=6
   python -m engine removal RUN --target test:3 --random 4 --csv removal.csv
+  python -m engine themes RUN --target test:3 --csv themes.csv
   python -m engine suspects RUN --csv suspects.csv
   python -m engine repeat RUN --seeds 4
   python -m engine mean RUN --target test:0.loss --csv mean.csv
@@ -369,6 +371,7 @@ def _add_checks(commands, one_run: argparse.ArgumentParser) -> None:
         help="training images and their other labels, by number",
     )
     _add_removal(commands, one_run)
+    _add_themes(commands, one_run)
     suspects = commands.add_parser(
         "suspects", parents=[one_run], help="training images by how much speaks against their label"
     )
@@ -467,6 +470,33 @@ def _add_removal(commands, one_run: argparse.ArgumentParser) -> None:
     )
     removal.add_argument("--seed", type=whole(0, 2**31 - 1), default=0, metavar="N", help="of the random sets (0)")
     removal.add_argument("--csv", metavar="FILE", help="write the curve")
+
+
+def _add_themes(commands, one_run: argparse.ArgumentParser) -> None:
+    themes = commands.add_parser(
+        "themes",
+        parents=[one_run],
+        help="what the images that helped or harmed a target most have in common, group by group",
+        description="Groups them by the model's features (python -m engine features RUN; by pixels where there are "
+        "none) and by what they did to the run's targets (docs/themes.md).",
+    )
+    themes.add_argument(
+        "--target", required=True, metavar="KEY", help="that has scores, such as test:3 or test:3.margin"
+    )
+    themes.add_argument(
+        "--top",
+        type=whole(2, theme_finding.MOST_IMAGES),
+        default=theme_finding.TOP,
+        metavar="N",
+        help=f"images of a side that are grouped ({theme_finding.TOP})",
+    )
+    themes.add_argument(
+        "--themes", type=whole(1, theme_finding.MOST_THEMES), metavar="K", help="themes of a side (as many as fit)"
+    )
+    themes.add_argument(
+        "--leave-out", metavar="THEME", help="then train again without this one, such as harmful:1, beside its sum"
+    )
+    themes.add_argument("--csv", metavar="FILE", help="write every image with its theme")
 
 
 def _add_seeds(commands, one_run: argparse.ArgumentParser) -> None:

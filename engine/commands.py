@@ -25,6 +25,7 @@ from engine.analysis import features as kept_features
 from engine.analysis import maps, overlap, seeds, stability, suspects, trust
 from engine.analysis import removal as removals
 from engine.analysis import self_influence as self_influences
+from engine.analysis import themes as theme_finding
 from engine.analysis.cost import in_words, replay_seconds
 from engine.datasets import registry as datasets
 from engine.datasets import store
@@ -187,12 +188,16 @@ def smoothness(call: argparse.Namespace) -> int:
 
 
 def what_if(call: argparse.Namespace) -> int:
-    run = _opened(call)
-    written = _check(run, WhatIf.of(call.leave_out, call.relabel)).reports
+    _retrain(_opened(call), WhatIf.of(call.leave_out, call.relabel))
+    return 0
+
+
+def _retrain(run: runs.Run, job: WhatIf) -> None:
+    """One retraining, and what it gave beside what the scores say."""
+    written = _check(run, job).reports
     for report in trust.what_ifs(run.manifest()):
         if report["name"] in written:
             _print_what_if(run, report)
-    return 0
 
 
 def self_influence(call: argparse.Namespace) -> int:
@@ -299,6 +304,25 @@ def duplicates(call: argparse.Namespace) -> int:
         print(duplicate_images.table(found, dataset, scores_N).head(call.count).to_string(index=False))
         if target is not None:
             print(f"influence: the scores of its training images on {target.key}, summed{_effect(record)}")
+    return 0
+
+
+def themes(call: argparse.Namespace) -> int:
+    run = _opened(call)
+    if call.csv is not None:
+        files.check_writable(Path(call.csv))
+    record = run.manifest()
+    target, dataset = removals.named(record, call.target), datasets.load(record.config.dataset)
+    found = theme_finding.find(record, dataset, target, kept_features.read(record), call.top, call.themes)
+    left_out = None if call.leave_out is None else found.numbered(call.leave_out)
+    for told in theme_finding.lines(found, dataset):
+        print(told)
+    if record.window_phrase:
+        print(f"effects: {record.window_phrase}")
+    if call.csv is not None:
+        _write_csv(Path(call.csv), theme_finding.table(found, dataset, record))
+    if left_out is not None:
+        _retrain(run, WhatIf.of(sorted(left_out.images.tolist())))
     return 0
 
 
@@ -826,6 +850,7 @@ COMMANDS = {
     "smoothness": Command(smoothness, trains=True),
     "what-if": Command(what_if, trains=True),
     "removal": Command(removal, trains=True),
+    "themes": Command(themes, trains=True),
     "self-influence": Command(self_influence, trains=True),
     "features": Command(features, trains=True),
     "umap": Command(umap, trains=True),

@@ -246,6 +246,12 @@ def draw_exports(run: RunView, ref: TargetRef, among: lists.Filter, true_label: 
             icon=":material/download:",
         )
         link.copy()
+        st.page_link(
+            "pages/Themes.py",
+            label="What they have in common, as themes",
+            icon=":material/category:",
+            query_params={"run": run.id, "target": ref.key},
+        )
 
 
 with shell.page("Influence") as panel:

@@ -31,6 +31,7 @@ PAGES = {  # in the sidebar's order
     "pages/Live.py": "Live",
     "pages/Runs_and_storage.py": "Runs and storage",
     "pages/Influence.py": "Influence",
+    "pages/Themes.py": "Themes",
     "pages/Training_images.py": "Training images",
     "pages/Test_images.py": "Test images",
     "pages/Map.py": "Map",

@@ -164,6 +164,7 @@ MIXED = (
 )
 LINKS = {
     "pages/Influence.py": ("target", "pin", "label", "relation", "side", "k", "size", "low", "high", "page"),
+    "pages/Themes.py": ("target", "side", "top", "themes"),
     "pages/Training_images.py": ("view", "image", "label", "page", "function", "group", "order"),
     "pages/Test_images.py": ("wrong", "true", "predicted", "from", "to", "order", "page"),
     "pages/Compare_runs.py": ("other", "target", "image", "view", "runs"),

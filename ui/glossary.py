@@ -179,6 +179,13 @@ GROUPS: dict[str, tuple[Term, ...]] = {
             ("phash", "hash"),
         ),
         Term(
+            "Theme",
+            "A group of the images that helped, or harmed, a target most, which look alike to the model and did alike.",
+            "Its effect is the sum of its images' scores: leaving it out changes the target by about minus that, which "
+            "a retraining checks. docs/themes.md says how images are grouped, and how far the sums hold.",
+            ("themes",),
+        ),
+        Term(
             "Class on class",
             "For each class of training images, what all of them together did to each group of targets.",
             "A cell is the sum of the scores of that class's images, averaged over the row's targets. Leaving out a "

@@ -50,6 +50,13 @@ NAVIGATION: dict[str, tuple[PageLink, ...]] = {
             ("run", "target"),
         ),
         PageLink(
+            "pages/Themes.py",
+            "Themes",
+            ":material/category:",
+            "It shows what the training images that helped and harmed a target most have in common, group by group.",
+            ("run", "target"),
+        ),
+        PageLink(
             "pages/Training_images.py",
             "Training images",
             ":material/photo_library:",

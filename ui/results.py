@@ -144,6 +144,8 @@ def draw_what_if(run: RunView, done: Done) -> None:
     with st.container(horizontal=True):
         if asked is not None:
             to("Influence", f"What if? on {title}", "science", run, target=asked["key"])
+        if done.asked_on == "Themes" and asked is not None:
+            to("Themes", "Back to the theme, and what leaving it out did", "category", run, target=asked["key"])
         if done.asked_on == "Find bad labels":
             to("Find bad labels", "Back to Find bad labels", "label_off", run)
         to("Trust", "All that was tried, on Trust", "verified", run)

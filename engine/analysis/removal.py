@@ -91,19 +91,25 @@ def retrainings(fractions: Iterable[float], sides: Iterable[str], draws: int) ->
 
 
 def target_of(record: Manifest, text: str) -> TargetRef:
-    """The scored target that a text names: its key, or its name alone, which is then that of its loss if it has one.
-    Raises `ConfigError` for one without scores, and for an uploaded image, of which a retraining keeps nothing."""
-    refs = record.score_sets.targets()
-    named = [ref for ref in refs if text == ref.key] or sorted(
-        (ref for ref in refs if text == ref.name), key=lambda ref: ref.function != "loss"
-    )
-    ref = named[0] if named else record.score_sets.target(text)  # which says those that there are
+    """`named`, that a retraining can be asked about: raises `ConfigError` for an uploaded image, too, of which a
+    retraining keeps nothing."""
+    ref = named(record, text)
     if isinstance(ref.target, UploadedImage):
         raise ConfigError(
             "A retraining is asked about images of the data set, and this target is an uploaded one.",
             "Choose a target of the data set.",
         )
     return ref
+
+
+def named(record: Manifest, text: str) -> TargetRef:
+    """The scored target that a text names: its key, or its name alone, which is then that of its loss if it has one.
+    Raises `ConfigError` for one without scores."""
+    refs = record.score_sets.targets()
+    found = [ref for ref in refs if text == ref.key] or sorted(
+        (ref for ref in refs if text == ref.name), key=lambda ref: ref.function != "loss"
+    )
+    return found[0] if found else record.score_sets.target(text)  # which says those that there are
 
 
 # -- reports

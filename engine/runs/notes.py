@@ -9,11 +9,13 @@ job works on the run, so it needs no lock of the run and stands under no checksu
      "sets": {"labels": [23, 40]},                  the other sets of ticks; left away where nothing is ticked
      "new_labels": {"labels": {"23": 6}},           other labels for ticked images; left away where there are none
      "name": "Long training",                       of the run; left away where it has none
+     "themes": {"0f3a…": "Dark coats"},             names of themes, by `engine.analysis.themes.Theme.key`
      "group": {"name": "…", "seeds": [0, 1, 2]}}    of trainings that differ in their seed; left away where it is alone
 """
 
 import dataclasses
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -27,11 +29,13 @@ from engine.runs.run import RUN_ID, Run
 
 LONGEST = 10_000  # characters of a note
 
-LONGEST_NAME = 80  # characters of a run's name
+LONGEST_NAME = 80  # characters of a name, of a run or of a theme
 
 SETS = INFLUENCE, LABELS = "influence", "labels"  # sets of ticks: what to leave out, and labels that are wrong
 
-REQUIRED, OPTIONAL = {"ticked", "notes"}, {"sets", "new_labels", "name", "group"}  # of the file
+REQUIRED, OPTIONAL = {"ticked", "notes"}, {"sets", "new_labels", "name", "themes", "group"}  # of the file
+
+THEME = re.compile("[0-9a-f]{16}")  # what a theme is told by
 
 RUN = "run"  # the name of the note on the run as a whole
 
@@ -54,7 +58,7 @@ class SeedGroup:
 class Notes:
     """`ticked` are training indices in order, of the set `INFLUENCE`, `sets` those of the others by their name;
     `new_labels` of a set are class numbers by training index, of some that are ticked; `notes` a text by `RUN` or
-    training index; `name` the run's, or ""; `group` that it belongs to."""
+    training index; `name` the run's, or ""; `themes` names of themes, by their keys; `group` that it belongs to."""
 
     ticked: tuple[int, ...] = ()
     notes: Mapping[str, str] = field(default_factory=dict)
@@ -62,6 +66,7 @@ class Notes:
     new_labels: Mapping[str, Mapping[int, int]] = field(default_factory=dict)
     name: str = ""
     group: SeedGroup | None = None
+    themes: Mapping[str, str] = field(default_factory=dict)
 
     def of(self, what: int | str) -> str:
         return self.notes.get(str(what), "")
@@ -96,6 +101,7 @@ def _read(path: Path, images: int | None = None) -> Notes:
         {name: {int(i): c for i, c in labels.items()} for name, labels in value.get("new_labels", {}).items()},
         value.get("name", ""),
         SeedGroup(value["group"]["name"], tuple(value["group"]["seeds"])) if "group" in value else None,
+        value.get("themes", {}),
     )
 
 
@@ -139,6 +145,8 @@ def _problem(value: Any, images: int | None) -> str:
     name = value.get("name", "")
     if not isinstance(name, str) or len(name) > LONGEST_NAME:
         return f"the run's name is no text of at most {LONGEST_NAME} characters"
+    if problem := _problem_of_themes(value.get("themes", {})):
+        return problem
     if "group" in value and (problem := _problem_of_group(value["group"])):
         return problem
     if not isinstance(sets, dict) or not sets.keys() <= set(SETS) - {INFLUENCE}:
@@ -158,6 +166,14 @@ def _problem(value: Any, images: int | None) -> str:
     largest = max([*(i for ticked in all_sets.values() for i in ticked), *map(int, indices)], default=-1)
     if images is not None and largest >= images:
         return f"there is no training image {largest}; they are numbered from 0 to {images - 1}"
+    return ""
+
+
+def _problem_of_themes(themes: Any) -> str:
+    if not isinstance(themes, dict) or not all(map(THEME.fullmatch, themes)):
+        return "the names of its themes are not by theme"
+    if not all(isinstance(name, str) and len(name) <= LONGEST_NAME for name in themes.values()):
+        return f"the name of a theme is no text of at most {LONGEST_NAME} characters"
     return ""
 
 
@@ -254,6 +270,16 @@ def write_name(run: Run, text: str) -> None:
         _write(run, dataclasses.replace(read(run), name=name))
 
 
+def write_theme(run: Run, key: str, text: str) -> None:
+    """A theme's name, on one line; an empty text takes it away."""
+    name = " ".join(text.split())
+    _check_text("name", name, LONGEST_NAME)
+    with _lock(run):
+        old = read(run)
+        themes = {other: each for other, each in old.themes.items() if other != key}
+        _write(run, dataclasses.replace(old, themes=themes | ({key: name} if name else {})))
+
+
 def write_group(run: Run, group: SeedGroup) -> None:
     """The group that the run belongs to from now on."""
     with _lock(run):
@@ -292,6 +318,8 @@ def _write(run: Run, notes: Notes) -> None:
         content["new_labels"] = labels
     if notes.name:
         content["name"] = notes.name
+    if notes.themes:
+        content["themes"] = dict(notes.themes)
     if notes.group is not None:
         content["group"] = {"name": notes.group.name, "seeds": list(notes.group.seeds)}
     if problem := _problem(content, None):  # what would not be read again is not written

@@ -1,0 +1,141 @@
+"""Themes as a person meets them: looked at, named, ticked, and left out by a retraining that comes back to them."""
+
+import re
+
+import numpy as np
+import pytest
+from playwright.sync_api import Page, expect
+
+from engine.analysis import features, themes, trust
+from engine.datasets import registry as dataset_registry
+from engine.runs import notes
+from engine.runs import run as runs
+from tests.helpers import at_rest, button, idle, said, settled, show, shown, sound, tiles, wait_until
+from tests.made_up import run_of
+from tests.test_browser import AXE, violations
+from tools.serve import server
+from ui import shell
+from ui.text import plain
+
+THEMES = "pages/Themes.py"
+DATASET = dataset_registry.load("fashion-mnist-sample")
+N = len(DATASET.train_labels)
+SCORES = 1e-3 * np.random.default_rng(8).standard_t(3, size=(3, N)).astype(np.float32)
+
+
+def found_of(run: runs.Run, key: str, **more) -> themes.Themes:
+    record = run.manifest()
+    dataset = dataset_registry.load(record.config.dataset)
+    return themes.find(record, dataset, record.score_sets.target(key), features.read(record), **more)
+
+
+def gallery_of(theme: themes.Theme) -> str:
+    return f"{theme.side}-{theme.key}"
+
+
+# -- without a browser
+
+
+@pytest.mark.slow
+def test_each_theme_has_its_pictures_its_sum_and_what_it_is(root):
+    run = run_of(root, "one", {("test:0", "test:1"): ("loss", SCORES[:2]), ("test:0",): ("difference:6>4", SCORES[2:])})
+    app = show(THEMES, run=run.id, target="test:0.loss", themes="3", top="50")
+    found = found_of(run, "test:0.loss", top=50, count=3)
+    assert [h.value for h in app.header][:2] == ["Harmful themes", "Helpful themes"]
+    assert len(app.subheader) == 6 and "3 themes a side" in "".join(c.value for c in app.caption)
+    for side in themes.SIDES:
+        for place, theme in enumerate(found.sides[side].themes, 1):
+            drawn = tiles(app, gallery_of(theme))
+            assert [tile["index"] for tile in drawn] == theme.images[:10].tolist()
+            for tile in drawn:
+                looks = [each for each in tile["lines"] if each.startswith("looks like")]
+                assert bool(looks) == (tile["index"] in theme.doubted)
+            assert f"{place}. {plain(themes.name_of(theme, DATASET.classes))}" in [h.value for h in app.subheader]
+            assert any(f"{100 * theme.share:.1f} % of all that" in m.value for m in app.markdown)
+    theme = found.sides["harmful"].themes[0]
+    sound(app.button(key=f"tick-{theme.key}").click().run())
+    assert notes.read(run).ticked == tuple(sorted(theme.images.tolist()))
+    # Classes raise and lower; nobody is harmed.
+    app = show(THEMES, run=run.id, target="test:0.difference:6>4", side="harmful")
+    assert [h.value for h in app.header][:1] == ["Themes that lower it"] and "harms" not in said(app)
+
+
+@pytest.mark.slow
+def test_a_target_that_few_images_moved_and_one_that_none_did(root):
+    scores = np.zeros((2, N), np.float32)
+    scores[0, [4, 8]] = -0.2
+    run = run_of(root, "few", {("test:0", "test:1"): ("loss", scores)}, train_logits=False)
+    app = show(THEMES, run=run.id, target="test:0.loss")
+    assert "No training image harms this target." in said(app)
+    assert any("Labels are not judged" in m.value for m in app.markdown)
+    app = show(THEMES, run=run.id, target="test:1.loss")
+    assert said(app).count("No training image") == 2 and not app.subheader
+
+
+@pytest.mark.slow
+def test_a_run_whose_model_is_elsewhere_has_themes_and_no_retraining(root):
+    run = run_of(root, "own", {("test:0",): ("loss", SCORES[:1])})
+    run.update_manifest(model="python:Net")
+    app = show(THEMES, run=run.id)
+    leave = button(app, "Leave this theme out")
+    assert leave.disabled and leave.help == shell.FROM_PYTHON and not button(app, "Tick these").disabled
+
+
+# -- in a browser
+
+
+@pytest.fixture
+def url(quick, page, quick_made):
+    with server(quick.root, page, REPLAY_DATA_DIR=str(quick_made.parents[1] / "data")) as (url, _):
+        yield url
+
+
+def opened(tab: Page, url: str, run: runs.Run) -> None:
+    tab.goto(f"{url}/Themes?run={run.id}&target=test:1.loss&top=50")
+    settled(tab, "Themes")
+    idle(tab)
+
+
+def test_a_theme_is_named_ticked_and_left_out_and_the_result_comes_back_to_it(quick, page, url):
+    opened(page, url, quick)
+    expect(page.get_by_text(re.compile("^Grouped by pixels, scaled"))).to_be_visible()
+    page.get_by_role("button", name="Compute the features").click()
+    wait_until(lambda: features.read(quick.manifest()) is not None and not quick.manifest().in_progress, page)
+    opened(page, url, quick)
+    expect(page.get_by_text(re.compile("^Grouped by penultimate features of the model"))).to_be_visible()
+    theme = found_of(quick, "test:1.loss", top=50).numbered("harmful:1")
+    assert shown(page, gallery_of(theme)) == theme.images[:10].tolist()
+    card = page.locator(".st-key-theme-harmful-1")
+
+    card.get_by_role("button", name="Name").click()
+    field = page.get_by_role("textbox", name="Name of this theme")
+    field.fill("Blurred **ones**")
+    field.press("Enter")
+    expect(card.get_by_role("heading", name="1. Blurred **ones**", exact=True)).to_be_visible()
+    idle(page)
+    page.keyboard.press("Escape")
+    at_rest(page)
+
+    card.get_by_role("button", name="Tick these").focus()
+    page.keyboard.press("Enter")
+    expect(page.locator(".st-key-ticks-count")).to_contain_text(f"{len(theme.images)} images ticked")
+    idle(page)
+    card.get_by_role("button", name="Leave this theme out").click()
+    page.get_by_role("link", name=re.compile("Back to the theme")).click()  # on Live, once it is done
+    settled(page, "Themes")
+    idle(page)
+    (report,) = trust.what_ifs(quick.manifest())
+    assert report["left_out"] == sorted(theme.images.tolist())
+    expect(card.get_by_text(re.compile("Left out. Predicted change of the loss: .*Retrained: "))).to_be_visible()
+    expect(card.get_by_role("columnheader", name="Retrained")).to_be_visible()
+    with page.expect_download() as download:
+        page.get_by_role("button", name="Themes as CSV").click()
+    rows = download.value.path().read_text().splitlines()
+    assert rows[0].startswith("target,theme,name,images,effect,share,unit,place,index,") and len(rows) > 40
+
+    for width in (390, 1024, 1440):
+        page.set_viewport_size({"width": width, "height": 900})
+        at_rest(page)
+        assert page.evaluate("document.documentElement.scrollWidth") == width
+        if AXE.is_file() and width != 1024:
+            assert violations(page, "light") + violations(page, "dark") == []
