@@ -44,6 +44,8 @@ EPILOG = """examples:
   python -m engine removal RUN --target test:3 --random 4 --csv removal.csv
   python -m engine themes RUN --target test:3 --csv themes.csv
   python -m engine suspects RUN --csv suspects.csv
+  python -m engine corrections RUN --copy-to photos-corrected --dry-run
+  python -m engine corrections RUN --train
   python -m engine repeat RUN --seeds 4
   python -m engine mean RUN --target test:0.loss --csv mean.csv
   python -m engine compare --find "sample adamw" --csv runs.csv
@@ -384,6 +386,7 @@ def _add_checks(commands, one_run: argparse.ArgumentParser) -> None:
     )
     suspects.add_argument("--count", type=whole(0), default=20, metavar="K", help="how many to print (20)")
     suspects.add_argument("--csv", metavar="FILE", help="write all of them")
+    _add_corrections(commands, one_run)
     _add_self_influence(commands, one_run)
     commands.add_parser(
         "features",
@@ -393,6 +396,33 @@ def _add_checks(commands, one_run: argparse.ArgumentParser) -> None:
     umap = commands.add_parser("umap", parents=[one_run], help="draw a map of the training images with UMAP (an extra)")
     umap.add_argument("--source", choices=maps.SOURCES, default="features", help="what is near each other (features)")
     _add_duplicates(commands, one_run)
+
+
+def _add_corrections(commands, one_run: argparse.ArgumentParser) -> None:
+    corrections = commands.add_parser(
+        "corrections",
+        parents=[one_run],
+        help="what was decided on a run's labels: as a file, a folder, a data set or a run",
+        description="Without an option: prints them. They are decided on in the app (Triage), or read from a file.",
+    )
+    do = corrections.add_mutually_exclusive_group()
+    do.add_argument("--csv", metavar="FILE", help="write them as labels.csv")
+    do.add_argument("--read", metavar="FILE", help="take those of a labels.csv, each line checked")
+    do.add_argument(
+        "--copy-to", metavar="DIR", help="copy the run's folder of images with them to a folder that is not there yet"
+    )
+    do.add_argument(
+        "--apply",
+        action="store_true",
+        help="move the files in the folder itself: runs on it can then be neither shown nor replayed",
+    )
+    do.add_argument("--dataset", action="store_true", help="make corrected:NAME, and print it: for run --data")
+    do.add_argument("--train", action="store_true", help="train the run again with them, beside it")
+    corrections.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="with --read, --copy-to and --apply: say what would be done, file by file",
+    )
 
 
 def _add_self_influence(commands, one_run: argparse.ArgumentParser) -> None:

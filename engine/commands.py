@@ -509,6 +509,27 @@ def _write_csv(path: Path, table: pd.DataFrame, option: str = "--csv") -> None:
         ) from error
 
 
+def corrections(call: argparse.Namespace) -> int:
+    from engine.library import correcting
+
+    run = _opened(call)
+    if call.train:
+        load_torch()
+        _execute(runs.Run.create(run.root, correcting.config(run)))
+    elif call.dataset:
+        print(correcting.dataset_name(run))
+    elif call.csv is not None:
+        print(correcting.write(run, Path(call.csv)))
+    elif call.read is not None:
+        print(correcting.take(run, Path(call.read), call.dry_run))
+    else:
+        to = None if call.copy_to is None else Path(call.copy_to)
+        lines = correcting.move(run, call.dry_run) if call.apply else correcting.shown(run)
+        for line in lines if to is None else correcting.copy(run, to, call.dry_run):
+            print(line)
+    return 0
+
+
 # -- several seeds
 
 
@@ -856,6 +877,7 @@ COMMANDS = {
     "umap": Command(umap, trains=True),
     "duplicates": Command(duplicates, trains=True),
     "suspects": Command(list_suspects),
+    "corrections": Command(corrections),
     "repeat": Command(repeat, trains=True),
     "mean": Command(mean),
     "report": Command(report),

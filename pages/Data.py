@@ -6,7 +6,7 @@ import streamlit as st
 
 from engine import config as configs
 from engine.config import Recipe, RunConfig
-from engine.datasets import archive, preparing, registry, store
+from engine.datasets import archive, corrected, preparing, registry, store
 from engine.datasets.archive import SUFFIXES
 from engine.datasets.names import COLOURS, DEFAULTS, FITS, DatasetName
 from engine.files import size_of
@@ -156,7 +156,7 @@ def on_their_way() -> None:
 def choose() -> str:
     """The data set to look at, of those that are registered or prepared."""
     prepared = {one.name: one for one in store.prepared_sets()}
-    names = [*prepared, *registry.DATASETS.names()]
+    names = [*prepared, *(one.name for one in corrected.all_there()), *registry.DATASETS.names()]
     new = st.session_state.pop("data-new", None)
     asked = new if new in names else link.one_of("data", names, names[0])
     st.session_state.pop("data-choice", None) if new else None
@@ -283,6 +283,8 @@ def act(dataset) -> None:
             icon=":material/tune:",
             query_params={"dataset": dataset.name},
         )
+        if dataset.name.startswith(f"{corrected.KIND}:"):
+            delete_corrections(dataset.name)
         if dataset.folder is None:
             return
         if st.button("Look at its files again", icon=":material/refresh:", **shell.acting()):
@@ -304,6 +306,17 @@ def act(dataset) -> None:
                     st.query_params.clear()
                     st.session_state.pop("data-choice", None)
                     st.rerun()
+
+
+def delete_corrections(name: str) -> None:
+    with st.popover("Delete these corrections", icon=":material/delete:", **shell.acting()):
+        st.write("The data that they are of stay. Pages of runs on them need them made again, by their run's *Triage*.")
+        if st.button("Delete them", key=f"delete-{name}", **shell.acting()):
+            with shell.guarded():
+                st.session_state["notice"] = f"{formats.size(registry.delete(name))} freed."
+                st.query_params.clear()
+                st.session_state.pop("data-choice", None)
+                st.rerun()
 
 
 with shell.page("Data"):

@@ -120,6 +120,12 @@ def draw_exports(run: RunView, found: Suspects) -> None:
         return formats.csv(suspects.decided(found.images, run.dataset, job.left_out, dict(job.relabelled)))
 
     with st.container(horizontal=True):
+        st.page_link(
+            "pages/Triage.py",
+            label="Go through them one by one, with the keyboard",
+            icon=":material/rule:",
+            query_params={"run": run.id, "queue": found.by} | ({"target": found.ref.key} if found.by == "harm" else {}),
+        )
         st.download_button("All suspects as CSV", table, f"{run.id}-suspects.csv", icon=":material/download:")
         link.copy()
 

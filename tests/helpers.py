@@ -38,6 +38,7 @@ PAGES = {  # in the sidebar's order
     "pages/Self_influence.py": "Self-influence",
     "pages/Find_bad_labels.py": "Find bad labels",
     "pages/Duplicates.py": "Duplicates",
+    "pages/Triage.py": "Triage",
     "pages/Trust.py": "Trust",
     "pages/Compare_runs.py": "Compare runs",
     "pages/Glossary.py": "Glossary",

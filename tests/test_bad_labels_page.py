@@ -12,7 +12,7 @@ from playwright.sync_api import Page, expect
 from engine.analysis import neighbours, suspects, trust
 from engine.datasets import registry as dataset_registry
 from engine.jobs import execute as work
-from engine.runs import notes
+from engine.runs import corrections, notes
 from engine.runs import run as runs
 from tests.helpers import at_rest, idle, settled, shown, wait_until
 from tests.made_up import SAMPLE, SMALL, run_of
@@ -24,6 +24,12 @@ SCORES = np.random.default_rng(4).normal(size=(2, 6000)).astype(np.float32)
 
 def made_up(root) -> runs.Run:
     return run_of(root, "one", {("test:all", "test:0"): ("loss", SCORES)}, SAMPLE.replace(dataset=NOISY))
+
+
+def decided(run: runs.Run) -> set[int]:
+    """The images that *Find bad labels* shows as ticked."""
+    both = corrections.read(run)
+    return {*both.labels, *both.excluded}
 
 
 def bar(page: Page):
@@ -45,7 +51,7 @@ def test_the_bar_stays_in_view_and_says_what_is_ticked(page, tmp_path):
         box.press("Space")
         expect(status).to_have_text("1 image ticked: 1 to leave out")
         assert element.evaluate("e => e.isConnected"), "a screen reader hears what changes in an element that stays"
-        assert notes.read(run).ticked == (first,) and notes.read(run).ticked_in(notes.LABELS) == ()
+        assert notes.read(run).ticked == (first,) and not len(corrections.read(run))
         expect(bar(page)).to_be_in_viewport(ratio=1)
 
         # It covers nothing at the page's end, and nothing that the keyboard goes to.
@@ -143,10 +149,7 @@ def test_images_are_ticked_by_range_rule_and_key_and_get_labels_one_by_one(page,
 
     def expect_kept(ticked, labels) -> None:
         wait_until(
-            lambda: (
-                (notes.read(run).ticked_in(notes.LABELS), notes.read(run).labels_in(notes.LABELS))
-                == (tuple(sorted(ticked)), labels)
-            ),
+            lambda: (decided(run), corrections.read(run).labels) == (set(ticked), labels),
             page,
         )
 
@@ -199,16 +202,16 @@ def test_images_are_ticked_by_range_rule_and_key_and_get_labels_one_by_one(page,
             page.get_by_role("button", name="All suspects as CSV").click()
         table = pd.read_csv(download.value.path(), keep_default_na=False).set_index("index")
         assert {"loss", "harm"} <= set(table.columns) and "score" not in table
-        assert set(table.index[table["ticked"]]) == set(notes.read(run).ticked_in(notes.LABELS))
+        assert set(table.index[table["ticked"]]) == decided(run)
         assert dict(table["new_label"][table["new_label"] != ""]) == {i: dataset.classes[c] for i, c in labels.items()}
 
         # The ticked ones alone: what is unticked there stays to be seen.
         bar(page).get_by_role("button", name="See them").click()
         expect(page).to_have_url(re.compile("ticked=yes"))
-        ticked = [i for i in order if i in notes.read(run).ticked_in(notes.LABELS)]
+        ticked = [i for i in order if i in decided(run)]
         wait_until(lambda: shown(page, "suspects") == ticked[:24], page)
         boxes.first.click()
-        wait_until(lambda: order[0] not in notes.read(run).ticked_in(notes.LABELS), page)
+        wait_until(lambda: order[0] not in decided(run), page)
         assert shown(page, "suspects") == ticked[:24]
 
 
@@ -234,7 +237,7 @@ def test_wrong_labels_ticked_by_a_rule_get_the_models_and_a_retraining_is_compar
         bar(page).get_by_role("button", name="Relabel").click()
         page.get_by_role("button", name="Accept the model's labels").click()
         expect(bar(page).get_by_role("status")).to_contain_text("300 images ticked:")
-        wait_until(lambda: bool(notes.read(run).labels_in(notes.LABELS)), page)
+        wait_until(lambda: bool(corrections.read(run).labels), page)
         page.keyboard.press("Escape")
         idle(page)
         bar(page).get_by_role("button", name="train again").click()

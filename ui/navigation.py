@@ -100,6 +100,12 @@ NAVIGATION: dict[str, tuple[PageLink, ...]] = {
             "It finds images that are the same, or nearly, in training and between training and test.",
             ("run", "target"),
         ),
+        PageLink(
+            "pages/Triage.py",
+            "Triage",
+            ":material/rule:",
+            "It goes through the suspects of a run one by one, with the keyboard, to correct labels and train again.",
+        ),
     ),
     "Check": (
         PageLink(

@@ -66,7 +66,7 @@ def draw_what_if(run: RunView, report: dict, key: str) -> None:
     with st.expander(f"Test images with another predicted label: {test['changed']:,}", key=f"changed-{key}"):
         _draw_changed(run.dataset, changed, test["changed"], key)
     with st.expander("Loss by class, before and after", key=f"classes-{key}"):
-        _draw_classes(run.dataset, test)
+        draw_classes(run.dataset, test)
 
 
 def _draw_changed(dataset: Dataset, changed: list[what_ifs.Changed], of: int, key: str) -> None:
@@ -76,11 +76,12 @@ def _draw_changed(dataset: Dataset, changed: list[what_ifs.Changed], of: int, ke
     shown = f"The {len(changed):,} whose true label's probability changed most" if of > len(changed) else "All of them"
     st.caption(f"{shown}, the largest change first.")
     page = paging.choose(len(changed), f"changed-page-{key}", A_PAGE, name=None)
-    tiles = [_tile(dataset, each) for each in paging.of_page(changed, page, A_PAGE)]
+    tiles = [tile(dataset, each) for each in paging.of_page(changed, page, A_PAGE)]
     gallery.show(dataset, tiles, f"changed-images-{key}", size=84)
 
 
-def _tile(dataset: Dataset, changed: what_ifs.Changed) -> gallery.Tile:
+def tile(dataset: Dataset, changed: what_ifs.Changed) -> gallery.Tile:
+    """A test image that has another predicted label."""
     label = int(dataset.test_labels[changed.index])
     name = line(dataset.classes[label])
     was, now = (line(dataset.classes[each]) for each in (changed.before, changed.after))
@@ -97,7 +98,8 @@ def _tile(dataset: Dataset, changed: what_ifs.Changed) -> gallery.Tile:
     return gallery.Tile("test", changed.index, name, lines, details)
 
 
-def _draw_classes(dataset: Dataset, test: dict) -> None:
+def draw_classes(dataset: Dataset, test: dict) -> None:
+    """The mean loss of each class's test images, of `what_ifs.on_test`."""
     rows = [
         (name, before, after)
         for name, before, after in zip(dataset.classes, test["loss_before"], test["loss_after"], strict=False)

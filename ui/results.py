@@ -13,6 +13,7 @@ from engine.analysis import self_influence as self_influences
 from engine.analysis.suspects import SELF
 from engine.analysis.test_images import BY_GRADIENT
 from engine.errors import ReplayError
+from engine.jobs import correct
 from engine.jobs.registry import from_record
 from engine.runs import uploads
 from engine.runs.events import TERMINAL
@@ -99,6 +100,13 @@ def draw_explained(run: RunView, done: Done) -> None:
         if done.asked_on == "Find bad labels" or any(isinstance(ref.target, AllTests) for ref in refs):
             to("Find bad labels", "Find bad labels with these scores", "label_off", run)
         to("Trust", "Look at the trust report", "verified", run)
+        for before in correct.runs_before(run.manifest, shell.all_runs())[:1]:
+            st.page_link(
+                "pages/Triage.py",
+                label="Compare it with the run before the corrections",
+                icon=":material/compare_arrows:",
+                query_params={"run": before.id},
+            )
 
 
 def draw_target(run: RunView, ref: TargetRef) -> None:

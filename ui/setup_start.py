@@ -7,7 +7,7 @@ import streamlit as st
 from engine import config as configs
 from engine import config_file, files, proposal
 from engine.config import RunConfig
-from engine.datasets import store
+from engine.datasets import corrected, store
 from engine.errors import ConfigError, DataError
 from engine.runs.run import Run
 from ui import link, pictures, setup_draft, shell
@@ -19,8 +19,8 @@ SOURCES = {PROPOSAL: "Proposal for the data", FILE: "TOML file"}
 
 
 def prepared() -> tuple[str, ...]:
-    """Data sets that people brought, on the page Data."""
-    return tuple(one.name for one in store.prepared_sets())
+    """Data sets that people brought, on the page Data, and those that they corrected."""
+    return tuple(one.name for one in (*store.prepared_sets(), *corrected.all_there()))
 
 
 def offered_data() -> tuple[str, ...]:

@@ -1,7 +1,8 @@
 """Training images that a person has ticked: sets by name, kept with their run, the same in every tab.
 
-«influence» is what the pages that explain tick: images to leave out. «labels» is what *Find bad labels* ticks: images
-whose label is wrong. An image that is ticked may have a new label; without one it is to be left out.
+«influence» is the selection of all pages: images to leave out. «labels» are the corrections of the run, which *Find
+bad labels* ticks and *Triage* goes through (`engine.runs.corrections`): images whose label is wrong. One that is ticked
+may have a new label; without one it is to be left out.
 `bar` draws what is ticked of a set, and what can be done with it, where it stays in view.
 """
 
@@ -16,8 +17,9 @@ from engine import files
 from engine.analysis.logits import judged
 from engine.errors import IntegrityError
 from engine.jobs.what_if import WhatIf
-from engine.runs import notes
-from engine.runs.notes import INFLUENCE
+from engine.runs import corrections, notes
+from engine.runs.corrections import EXCLUDED, Corrections
+from engine.runs.notes import INFLUENCE, LABELS
 from ui import formats, gallery, paging, shell
 from ui.run_choice import RunView
 from ui.text import line, plain
@@ -41,13 +43,27 @@ def read(run: RunView) -> notes.Notes:
         return notes.Notes()
 
 
+def corrected(run: RunView) -> Corrections:
+    """What was decided on the run's labels; nothing, said once on the page, where the file is damaged."""
+    try:
+        return corrections.read(run.folder, len(run.dataset.train_labels), len(run.dataset.classes))
+    except IntegrityError as error:
+        shell.show_error_once(error.what, error.remedy)
+        return Corrections()
+
+
 def of(run: RunView, set_name: str = INFLUENCE) -> list[int]:
     """The indices ticked. A file that was made for more images than there are may hold others, which are none."""
+    if set_name == LABELS:
+        decided = corrected(run)
+        return sorted({*decided.labels, *decided.excluded})
     return [index for index in read(run).ticked_in(set_name) if index < len(run.dataset.train_labels)]
 
 
 def new_labels(run: RunView, set_name: str = INFLUENCE) -> dict[int, int]:
     """Other labels, by image, of those that are ticked."""
+    if set_name == LABELS:
+        return dict(corrected(run).labels)
     images, classes = len(run.dataset.train_labels), len(run.dataset.classes)
     labels = read(run).labels_in(set_name)
     return {index: label for index, label in labels.items() if index < images and label < classes}
@@ -61,7 +77,22 @@ def what_if(run: RunView, set_name: str = INFLUENCE) -> WhatIf:
 
 def change(run: RunView, changes: dict[int, bool], set_name: str = INFLUENCE) -> None:
     with shell.guarded():
-        notes.tick(run.folder, changes, len(run.dataset.train_labels), set_name)
+        if set_name == LABELS:
+            decided = corrections.read(run.folder)
+            # What is ticked and has a new label keeps it.
+            _decide(
+                run,
+                {
+                    i: (decided.of(i) if decided.of(i) is not None else EXCLUDED) if on else None
+                    for i, on in changes.items()
+                },
+            )
+        else:
+            notes.tick(run.folder, changes, len(run.dataset.train_labels), set_name)
+
+
+def _decide(run: RunView, decisions: Mapping[int, corrections.Decision]) -> None:
+    corrections.decide(run.folder, decisions, len(run.dataset.train_labels), len(run.dataset.classes))
 
 
 def add(run: RunView, indices: Iterable[int], set_name: str = INFLUENCE) -> None:
@@ -75,6 +106,9 @@ def clear(run: RunView, set_name: str = INFLUENCE) -> None:
 def relabel(run: RunView, labels: Mapping[int, int | None], set_name: str = INFLUENCE) -> None:
     """Gives images other labels and ticks them; with None an image stays ticked, to be left out."""
     with shell.guarded():
+        if set_name == LABELS:
+            _decide(run, {i: EXCLUDED if label is None else label for i, label in labels.items()})
+            return
         notes.relabel(run.folder, labels, len(run.dataset.train_labels), len(run.dataset.classes), set_name)
 
 

@@ -9,6 +9,7 @@ fewer than loss (average precision 0.60 against 0.82 on a smaller training, docs
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
@@ -17,6 +18,7 @@ from engine.analysis import self_influence
 from engine.analysis.lists import files_of
 from engine.analysis.logits import judged
 from engine.datasets import registry as datasets
+from engine.datasets import store
 from engine.datasets.base import Dataset
 from engine.errors import ConfigError
 from engine.runs.manifest import Manifest
@@ -24,6 +26,12 @@ from engine.targets import FUNCTIONS, AllTests, ClassOfTests, target_function
 
 ORDERS = ("harm", "loss")
 SELF = "self-influence"  # a third order, where it was computed
+
+DUPLICATES, UNREADABLE = "duplicates", "unreadable"
+
+SOURCES = ("loss", "harm", SELF, DUPLICATES, UNREADABLE)  # of a queue
+
+LOGITS = "model/train_logits.npy"
 
 
 def orders(record: Manifest) -> tuple[str, ...]:
@@ -143,3 +151,82 @@ def average_precision(suspicion_N: np.ndarray, wrong_N: np.ndarray) -> float:
     if not found.any():
         raise ConfigError("No label is wrong, so there is nothing to find.", "Use a data set with known errors.")
     return float((np.cumsum(found) / np.arange(1, len(found) + 1))[found].mean())
+
+
+# -- a queue to go through
+
+
+@dataclass(frozen=True)
+class Suspect:
+    """One image to look at. `item` names it in what was looked at: the number of a training image as a text, or
+    `file:NAME` of a file that is no image of the data set, whose `index` is None.
+
+    `value` is what the queue is ordered by: nats of loss, the score on the target, or nats of self-influence; `twins`
+    are the images that a duplicate is the same as; `detail` says why a file cannot be read.
+    """
+
+    item: str
+    index: int | None
+    value: float | None = None
+    twins: tuple[tuple[str, int], ...] = ()
+    detail: str = ""
+
+
+def sources(record: Manifest, dataset: Dataset) -> tuple[str, ...]:
+    """Those of `SOURCES` that there is something of: which of them a run has depends on what was computed, and on what
+    was noticed when its files were prepared."""
+    kinds = {problem["kind"] for problem in store.problems(dataset)}
+    there = {
+        "loss": LOGITS in record.files,
+        "harm": bool(record.score_sets.targets()),
+        SELF: self_influence.recorded_name(record) is not None,
+        DUPLICATES: "duplicate" in kinds,
+        UNREADABLE: "unreadable" in kinds,
+    }
+    return tuple(source for source in SOURCES if there[source])
+
+
+def queue(record: Manifest, dataset: Dataset, source: str, key: str | None, most: int) -> tuple[Suspect, ...]:
+    """The first `most` suspects of a source, the most suspicious first; `key` is the target of "harm"."""
+    if source == UNREADABLE:
+        return tuple(
+            Suspect(f"file:{problem['file']}", None, detail=problem["detail"])
+            for problem in store.problems(dataset)
+            if problem["kind"] == "unreadable"
+        )[:most]
+    if source == DUPLICATES:
+        return _duplicates(dataset)[:most]
+    images, value_N = _ordered(record, dataset, source, key)
+    return tuple(Suspect(str(i), i, float(value_N[i])) for i in images[:most].tolist())
+
+
+def _ordered(record: Manifest, dataset: Dataset, source: str, key: str | None) -> tuple[np.ndarray, np.ndarray]:
+    """Training images in the order of a source, int64 [M], and by image what they are ordered by, float64 [N]."""
+    if source == "loss":
+        loss_N = -judged(record.train_logits(), dataset.train_labels).given
+        return np.argsort(-loss_N, kind="stable"), loss_N
+    if source == "harm":
+        target = record.score_sets.target(target_key(record, key))
+        score_N = np.asarray(record.score_sets.row(target), np.float64)
+        return np.argsort(-target_function(target.function).harmful_sign * score_N, kind="stable"), score_N
+    known = self_influence.known(record) if source == SELF else None
+    if known is None:
+        raise ConfigError(
+            f"There is no queue of suspects by «{source}» for run {record.run_id}.",
+            f"Choose one of {', '.join(sources(record, dataset)) or 'another run'}.",
+        )
+    return known.images, known.rise_N
+
+
+def _duplicates(dataset: Dataset) -> tuple[Suspect, ...]:
+    """Training images that are the same as one before them, or as a test image: groups whose labels differ first."""
+    groups = [problem for problem in store.problems(dataset) if problem["kind"] == "duplicate"]
+    suspects = []
+    for group in sorted(groups, key=lambda group: not group["labels_differ"]):
+        places = [(str(image["split"]), int(image["index"])) for image in group["images"]]
+        train = [place for place in places if place[0] == "train"]
+        one_stays = not group["labels_differ"] and len(train) == len(places)
+        for place in train[one_stays:]:
+            twins = tuple(other for other in places if other != place)
+            suspects.append(Suspect(str(place[1]), place[1], twins=twins))
+    return tuple(suspects)

@@ -6,6 +6,7 @@
     torchvision:CIFAR10
     hf:/data/saved?side=32
     saved:outputs/RUN/data
+    corrected:photos-0123456789ab
 
 The same text stands in a configuration, on the command line and in `engine.datasets.registry.load`. Options follow
 the last `?` where what follows reads `word=value&word=value`; values are percent-encoded (`%26` for an ampersand). A
@@ -44,6 +45,7 @@ OWN = {
     "torchvision": ("root", "split"),
     "hf": ("image", "label"),
     "saved": (),
+    "corrected": (),
 }
 """Of each kind, the options beside those of `ImageOptions`."""
 

@@ -31,6 +31,7 @@ KINDS: Registry[Callable[[DatasetName, Progress], Dataset]] = Registry(
         "torchvision": "engine.datasets.torchvision_sets:load",
         "hf": "engine.datasets.huggingface:load",
         "saved": "engine.datasets.saved:load",
+        "corrected": "engine.datasets.corrected:load",
     },
 )
 
@@ -103,6 +104,10 @@ def is_prepared(name: str) -> bool:
         return True
     if problem(name) is not None:
         return False
+    if name.startswith("corrected:"):
+        from engine.datasets import corrected  # which asks this module for its base
+
+        return corrected.is_there(name)
     return saved.is_there(name) if name.startswith("saved:") else store.is_prepared(canonical(name))
 
 
@@ -114,7 +119,12 @@ def clear() -> None:
 
 def delete(name: str) -> int:
     """Deletes what was prepared for a data set and returns the bytes freed; its sources stay."""
-    freed = store.delete(name)
+    if name.startswith("corrected:"):
+        from engine.datasets import corrected
+
+        freed = corrected.delete(name)
+    else:
+        freed = store.delete(name)
     with _mutex:
         for known in [known for known, dataset in _loaded.items() if dataset.name == name]:
             del _loaded[known]

@@ -1,0 +1,285 @@
+"""*Triage*: a whole queue with the keyboard alone, what comes of it, and what the page says where there is nothing."""
+
+import csv
+import dataclasses
+import random
+
+import numpy as np
+import pytest
+from PIL import Image
+from playwright.sync_api import Page, expect
+
+from engine.analysis import labels_file, suspects
+from engine.datasets import corrected
+from engine.datasets import registry as datasets
+from engine.jobs import execute as work
+from engine.runs import corrections, notes
+from engine.runs import run as runs
+from engine.runs.corrections import EXCLUDED, Decision
+from tests import quick as quick_data
+from tests.helpers import idle, said, settled, show, wait_until
+from tests.test_browser import violations
+from tools.serve import server
+
+CLASSES = ("-rf", "=cmd", *"abcdefgh", "two words")  # eleven: more than there are keys, in the order of their bytes
+EACH = 8
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """A trained run on a folder of 88 images with odd names, one that cannot be read and one that is there twice."""
+    root = tmp_path_factory.mktemp("triage")
+    rng = np.random.default_rng(3)
+    for number, name in enumerate(CLASSES):
+        (root / "photos" / name).mkdir(parents=True)
+        for i in range(EACH):
+            pixels = np.clip(20 * number + rng.integers(0, 60, (8, 8, 3)), 0, 255).astype(np.uint8)
+            file = {0: "--force.png", 1: "new\nline.png", 2: "=1+1.png"}.get(i, f"{i}.png")
+            Image.fromarray(pixels).save(root / "photos" / name / file)
+    (root / "photos" / "a" / "broken.png").write_bytes(b"no picture")
+    (root / "photos" / "b" / "again.png").write_bytes((root / "photos" / "a" / "7.png").read_bytes())
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("REPLAY_DATA_DIR", str(root / "data"))
+        datasets.clear()
+        name = datasets.load(datasets.canonical(f"folder:{root / 'photos'}?test=0.25")).name
+        run = runs.Run.create(runs.outputs_root(root / "outputs"), quick_data.CONFIG.replace(dataset=name), "one")
+        with run.lock():
+            work.execute(run)
+    return root
+
+
+@pytest.fixture
+def run(made, monkeypatch) -> runs.Run:
+    """The run as it was trained, with nothing decided."""
+    monkeypatch.setenv("REPLAY_DATA_DIR", str(made / "data"))
+    monkeypatch.setenv("REPLAY_OUTPUTS_DIR", str(made / "outputs"))
+    run = runs.Run.open(made / "outputs", "one")
+    for name in (corrections.NAME, "notes.json"):
+        (run.path / name).unlink(missing_ok=True)
+    return run
+
+
+class Pressed:
+    """What the keys should have done, by another way than the page's: a list of all that was so, to go back in."""
+
+    def __init__(self, run: runs.Run, source: str, most: int):
+        record = run.manifest()
+        self.dataset = datasets.load(record.config.dataset)
+        self.queue = [s.index for s in suspects.queue(record, self.dataset, source, None, most)]
+        self.model = record.train_logits().argmax(1)
+        self.at, self.states = 0, [({}, frozenset())]
+        self.places: list[int] = []
+        self.looked: set[int] = set()
+
+    def key(self, key: str) -> None:
+        image, (decided, ticked) = self.queue[self.at], self.states[-1]
+        given, last = int(self.dataset.train_labels[image]), len(self.queue) - 1
+        chosen: Decision = {"x": EXCLUDED, "a": int(self.model[image]), "k": given}.get(key)
+        if key.isdigit() and key != "0":
+            chosen = int(key) - 1
+        if key == "n":
+            self.looked.add(self.at)
+            self.at = min(self.at + 1, last)
+        elif key == "p":
+            self.at = max(self.at - 1, 0)
+        elif key == " ":
+            self._keep((decided, ticked ^ {image}))
+        elif key == "u":
+            self._undo()
+        elif key == "x" and decided.get(image) == EXCLUDED:
+            self._decide(image, None)
+        else:
+            self._decide(image, None if chosen == given else chosen)
+            self.at = min(self.at + 1, last)
+
+    def choose(self, label: int) -> None:
+        """One of all classes, by its name."""
+        image = self.queue[self.at]
+        self._decide(image, None if label == self.dataset.train_labels[image] else label)
+        self.at = min(self.at + 1, len(self.queue) - 1)
+
+    def _decide(self, image: int, chosen: Decision) -> None:
+        decided, ticked = self.states[-1]
+        after = {i: d for i, d in {**decided, image: chosen}.items() if d is not None}
+        newly = self.at not in self.looked
+        if after != decided or newly:
+            self._keep((after, ticked), newly)
+        self.looked.add(self.at)
+
+    def _keep(self, state, newly: bool = False) -> None:
+        self.states.append(state)
+        self.places.append((self.at, newly))
+
+    def _undo(self) -> None:
+        if not self.places:
+            return
+        place, newly = self.places.pop()
+        self.states.pop()
+        if newly:
+            self.looked.discard(place)
+        self.at = place
+
+    def is_kept(self, run: runs.Run) -> bool:
+        decided, ticked = self.states[-1]
+        both = corrections.read(run)
+        return ({**both.labels, **dict.fromkeys(both.excluded, EXCLUDED)}, set(notes.read(run).ticked)) == (
+            decided,
+            set(ticked),
+        )
+
+
+def opened(tab: Page, url: str, query: str = "") -> None:
+    tab.goto(f"{url}/Triage?run=one{query}")
+    settled(tab, "Triage")
+    idle(tab)
+    expect(tab.locator(".triage .facts")).to_be_visible()
+
+
+def serious(tab: Page) -> list[str]:
+    return [each for theme in ("light", "dark") for each in violations(tab, theme)]
+
+
+def press(tab: Page, pressed: Pressed, keys: str) -> None:
+    for key in keys:
+        tab.keyboard.press("Space" if key == " " else key)
+        pressed.key(key)
+
+
+def test_a_whole_queue_with_the_keyboard_alone(page, run, made):
+    pressed = Pressed(run, "loss", 50)
+    classes = pressed.dataset.classes
+    assert classes == CLASSES
+    with server(made / "outputs", page) as (url, _):
+        opened(page, url, "&queue=loss&most=50")
+        card = page.locator(".triage")
+        expect(card.locator("h2")).to_have_text(f"train:{pressed.queue[0]}")
+        expect(card.locator(".count")).to_have_text("1 of 50 · 0 of 50 looked at")
+        expect(card.locator(".alike img").first).to_be_visible()
+
+        # All of it, at the speed of a machine, with every key there is.
+        keys = random.Random(5)
+        press(page, pressed, "3x n kax x u")
+        page.keyboard.press("0")
+        page.keyboard.type("TWO w")
+        page.keyboard.press("Enter")
+        pressed.choose(classes.index("two words"))
+        while pressed.at < 49 or len(pressed.looked) < 50:
+            press(page, pressed, keys.choice("123456789xkan nnnp u"))
+            if pressed.at == 49:
+                press(page, pressed, "n")
+                break
+        wait_until(lambda: pressed.is_kept(run), page)
+        expect(card.locator(".count")).to_have_text(f"{pressed.at + 1} of 50 · {len(pressed.looked)} of 50 looked at")
+        expect(card.locator("h2")).to_have_text(f"train:{pressed.queue[pressed.at]}")
+        assert len(corrections.read(run)) > 5 and notes.read(run).ticked
+
+        # Kept over a reload, and undone from there to the first.
+        page.reload()
+        idle(page)
+        expect(card.locator(".count")).to_contain_text(f"{len(pressed.looked)} of 50 looked at")
+        whole = corrections.read(run)
+        steps = len(corrections.read_record(run).history)
+        assert steps == len(pressed.places)
+        for _ in range(steps):
+            page.keyboard.press("u")
+        wait_until(lambda: not corrections.read_record(run).history, page)
+        assert corrections.read(run) == corrections.Corrections() and not notes.read(run).ticked
+        page.keyboard.press("u")
+        expect(card.get_by_role("status")).to_have_text("There is nothing to undo.")
+
+        # Two tabs: what the other decided is not overwritten, and is said.
+        corrections.write(run, whole)
+        opened(page, url, "&queue=loss&most=50&image=" + str(pressed.queue[0]))
+        other = page.context.new_page()
+        opened(other, url, "&queue=loss&most=50&image=" + str(pressed.queue[0]))
+        other.keyboard.press("x")
+        wait_until(lambda: pressed.queue[0] in corrections.read(run).excluded, other)
+        page.bring_to_front()
+        page.keyboard.press("1" if classes[0] != classes[pressed.dataset.train_labels[pressed.queue[0]]] else "2")
+        expect(card.get_by_role("status")).to_contain_text("in another tab meanwhile")
+        assert pressed.queue[0] in corrections.read(run).excluded
+        other.close()
+
+        # The table, and back from it.
+        idle(page)
+        decided = corrections.read(run)
+        with page.expect_download() as download:
+            page.get_by_role("button", name="labels.csv", exact=True).click()
+        content = download.value.path().read_bytes()
+        rows = list(csv.DictReader(content.decode().splitlines(keepends=True)))
+        assert len(rows) == len(decided) and not any(v[:1] in "=-+@" for row in rows for v in row.values() if v)
+        assert labels_file.read(content, pressed.dataset) == {
+            **decided.labels,
+            **dict.fromkeys(decided.excluded, EXCLUDED),
+        }
+        assert serious(page) == []
+
+
+def test_the_corrections_are_trained_on_and_compared(page, run, made):
+    dataset = datasets.load(run.manifest().config.dataset)
+    n = len(dataset.train_labels)
+    decided = {i: (int(dataset.train_labels[i]) + 1) % len(CLASSES) for i in range(0, 30, 2)}
+    corrections.decide(run, {**decided, 1: EXCLUDED, n - 1: EXCLUDED}, n, len(CLASSES))
+    with server(made / "outputs", page) as (url, _):
+        opened(page, url)
+        page.get_by_role("button", name="Train again with these corrections").click()
+        settled(page, "Live")
+        wait_until(lambda: any(_is_new(other) for other in runs.list_runs(run.root)), page)
+        (other,) = [each for each in runs.list_runs(run.root) if each.id != "one"]
+        opened(page, url)
+        result = page.get_by_test_id("stMain")
+        expect(result.get_by_role("heading", name="Trained again with corrections")).to_be_visible()
+        record = other.manifest()
+        expect(page.locator('[data-testid="stMetric"]', has_text="With the corrections")).to_contain_text(
+            f"{100 * record.test_accuracy:.1f} %"
+        )
+        before, after = (each.manifest().test_logits().argmax(1) for each in (run, other))
+        right = (after == dataset.test_labels) & (before != dataset.test_labels)
+        expect(page.locator('[data-testid="stMetric"]', has_text="Wrong → right")).to_contain_text(f"{right.sum()} of")
+        page.set_viewport_size({"width": 390, "height": 844})
+        idle(page)
+        assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+        assert serious(page) == []
+
+        # The folder's command is shown, and nothing was done to the folder.
+        page.get_by_role("button", name="Correct the files").click()
+        expect(page.locator("code", has_text="--copy-to=")).to_contain_text("--dry-run")
+
+    # It was trained on these very labels.
+    labels = datasets.load(record.config.dataset).train_labels
+    expected = dataset.train_labels.copy()
+    expected[list(decided)] = list(decided.values())
+    expected[1] = expected[n - 2]
+    assert labels.tolist() == expected[: n - 2].tolist()
+    assert record.data_fingerprint == datasets.load(record.config.dataset).fingerprint
+    assert corrected.read(record.config.dataset).of == dataset.fingerprint
+
+
+def _is_new(run: runs.Run) -> bool:
+    return run.id != "one" and run.status == "finished"
+
+
+# -- without a browser
+
+
+@pytest.mark.slow
+def test_what_there_is_to_go_through_and_what_is_said_where_there_is_nothing(run, monkeypatch):
+    record, dataset = run.manifest(), datasets.load(run.manifest().config.dataset)
+    assert suspects.sources(record, dataset) == ("loss", "harm", "duplicates", "unreadable")
+    (unread,) = suspects.queue(record, dataset, "unreadable", None, 10)
+    assert unread.item == "file:a/broken.png" and unread.index is None and unread.detail
+    twins = suspects.queue(record, dataset, "duplicates", None, 10)
+    assert {dataset.file_name("train", s.index) for s in twins} <= {"a/7.png", "b/again.png"} and twins
+    harm = suspects.queue(record, dataset, "harm", None, 5)
+    scores = record.score_sets.row(record.score_sets.target(suspects.target_key(record)))
+    assert [s.index for s in harm] == np.argsort(-scores, kind="stable")[:5].tolist()
+    for source in suspects.sources(record, dataset):
+        assert not said(show("pages/Triage.py", run="one", queue=source))
+
+    kept = {name: sha for name, sha in record.files.items() if name.startswith(("model/test", "config"))}
+    run.update_manifest(files=kept)
+    try:
+        monkeypatch.setattr(suspects.store, "problems", lambda dataset: [])
+        assert "There are no suspects to go through" in said(show("pages/Triage.py", run="one"))
+    finally:
+        run.write_manifest(dataclasses.replace(record))
