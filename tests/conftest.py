@@ -40,7 +40,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(autouse=True)
 def own_outputs(tmp_path, monkeypatch):
     monkeypatch.setenv("REPLAY_OUTPUTS_DIR", str(tmp_path / "outputs"))
-    monkeypatch.delenv("REPLAY_READ_ONLY", raising=False)
+    for setting in (
+        "REPLAY_READ_ONLY",
+        "REPLAY_CACHE_DIR",
+        "REPLAY_MODELS_DIR",
+        "REPLAY_RANKS",
+        "REPLAY_ALLOWED_HOSTS",
+    ):
+        monkeypatch.delenv(setting, raising=False)  # what a developer has set is none of a test's business
     monkeypatch.setattr(speed, "CALL", [sys.executable, "-c", ""])  # an Overview that is drawn measures nothing
 
 
