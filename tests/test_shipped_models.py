@@ -157,6 +157,9 @@ def test_the_grids_recipes_are_runs_and_its_base_is_the_preset():
     assert (window.window, window.replay_precision) == (preset.window, preset.replay_precision)
     assert sorted(window.model_options.split(",")) == sorted(preset.model_options.split(","))
     assert window.replace(model_options=preset.model_options).training_digest("") == preset.training_digest("")
+    measured = {"epochs": 20, "peak_lr": 0.0125, "weight_decay": 0.0015, "head": 2.0, "pool": "before"}
+    whole, preset = grid.config_of({**grid.RESNET9, **measured}), configs.preset("resnet9")
+    assert whole.training_digest("") == preset.training_digest("") and preset.window == 0
     row = {**grid.RESNET9, "scale": 0.25, "pool": "before", "bias": 4.0, "head": 2.0, "whiten": True, "window": 0.5}
     config = grid.config_of(row)
     assert config.model_options == "scale=0.25,whiten=true,pool=before" and config.window == 0.5

@@ -107,14 +107,14 @@ def rates(bench: Bench) -> dict[str, float]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=str(__doc__).partition("\n")[0])
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--preset", default="", help="sample on a CPU, resnet9 on a GPU where not given")
+    parser.add_argument("--preset", default="", help="sample on a CPU, resnet9-short on a GPU where not given")
     parser.add_argument("--synthetic", action="store_true", help="random images of the preset's shape")
     parser.add_argument("--axes", default="K,T,P,B")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--json", type=Path, required=True)
     options = parser.parse_args()
     where = device.choose(options.device)
-    preset = config.preset(options.preset or ("resnet9" if where.type == "cuda" else "sample"))
+    preset = config.preset(options.preset or ("resnet9-short" if where.type == "cuda" else "sample"))
     with device.exact_arithmetic():
         bench = Bench(preset, where, options.synthetic, 0, max(KS))
         result = {

@@ -285,7 +285,7 @@ def end_to_end(preset: config.RunConfig, precision: str, synthetic: bool, folder
 def main() -> None:
     parser = argparse.ArgumentParser(description=str(__doc__).partition("\n")[0])
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--preset", default="", help="sample on a CPU, resnet9 on a GPU where not given")
+    parser.add_argument("--preset", default="", help="sample on a CPU, resnet9-short on a GPU where not given")
     parser.add_argument("--synthetic", action="store_true", help="random images of the preset's shape")
     parser.add_argument("--batch", type=int, default=0, help="images a step; 0: the preset's")
     parser.add_argument("--precisions", default="float32")
@@ -294,7 +294,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path, required=True)
     options = parser.parse_args()
     where, precisions = device.choose(options.device), options.precisions.split(",")
-    preset = config.preset(options.preset or ("resnet9" if where.type == "cuda" else "sample"))
+    preset = config.preset(options.preset or ("resnet9-short" if where.type == "cuda" else "sample"))
     with device.exact_arithmetic(), tempfile.TemporaryDirectory() as folder:
         bench = Bench(preset, where, options.synthetic, options.batch, max(KS))
         measured = measure(bench, precisions, options.rounds, Path(folder))

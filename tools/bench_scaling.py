@@ -4,8 +4,8 @@
     python -m tools.bench_scaling --gpus 1,2 --targets 16 --retrainings 32 --images 30000
     python -m tools.bench_scaling --device cpu --images 600 --batch 100 --model small-cnn --targets 16 --retrainings 8
 
-The preset resnet9 with its batches of 1,000, one epoch of `--images` (the retrainings and replays of more epochs are as
-many times longer). Each phase is timed from the log of the run: from where all of it has been given out to where all of
+The preset resnet9-short with its batches of 1,000, one epoch of `--images` (the retrainings and replays of more epochs
+are as many times longer). Each phase is timed from the log of the run: from where all of it has been given out to where all of
 its results are on disk; `wall` has the whole command, with the start of its processes. One GPU is one process, without
 torchrun. Where Fashion-MNIST is not at hand, images of the same size are made up: they take the same time.
 """
@@ -102,7 +102,18 @@ def trained(options: argparse.Namespace, root: Path) -> Run:
     words = [word for name, value in settings.items() for word in ("--set", f"{name}={value}")]
     words += [word for each in options.set for word in ("--set", each)]
     engine(
-        root, 1, "run", "--preset", "resnet9", "--model", options.model, "--data", data, "--targets", "test:0", *words
+        root,
+        1,
+        "run",
+        "--preset",
+        "resnet9-short",
+        "--model",
+        options.model,
+        "--data",
+        data,
+        "--targets",
+        "test:0",
+        *words,
     )
     (run,) = (Run(root, path.parent.name) for path in root.glob("*/manifest.json"))
     return run
