@@ -6,8 +6,8 @@
 
 The preset resnet9-short with its batches of 1,000, one epoch of `--images` (the retrainings and replays of more epochs
 are as many times longer). Each phase is timed from the log of the run: from where all of it has been given out to where
-all of its results are on disk; `wall` has the whole command, with the start of its processes. One GPU is one process, without
-torchrun. Where Fashion-MNIST is not at hand, images of the same size are made up: they take the same time.
+all of its results are on disk; `wall` has the whole command, with the start of its processes. One GPU is one process,
+without torchrun. Where Fashion-MNIST is not at hand, images of the same size are made up: they take the same time.
 """
 
 import argparse
