@@ -192,7 +192,7 @@ def test_a_label_looks_wrong_by_confident_learning(planted):
 def test_influence_tells_apart_what_features_do_not_and_scores_of_any_unit_count_alike(root):
     scores = np.zeros((3, N), np.float32)
     scores[0, :40] = 0.01
-    scores[1, :20], scores[2, 20:40] = 1e-6, 1e-6  # another unit, and another kind of image each
+    scores[1, :20], scores[2, 20:40] = 1e-8, 1e-8  # another unit, and another kind of image each
     record = run_of(root, "one", {("test:0", "test:1", "test:2"): ("loss", scores)}).manifest()
     same = np.ones((N, 4), np.float32)
     found = themes.find(record, DATASET, record.score_sets.target("test:0.loss"), Features(same, same, "x"))
