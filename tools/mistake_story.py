@@ -1,6 +1,6 @@
 """From a real mistake to its cause to a better model: `make mistake-story`, the figures and pictures of docs/story.md.
 
-    python -m tools.mistake_story [--seeds 4] [--pictures DIR] [--json FILE] [--keep DIR]
+    python -m tools.mistake_story [--seeds 3] [--pictures DIR] [--json FILE] [--keep DIR]
 
 A folder of emoji by category (`tools.emoji`), of three vendors to train on, and of a fourth, whose labels are right, to
 test with. An annotator took clock faces for objects: Unicode files them under *Travel & Places*. The steps are told
@@ -328,7 +328,7 @@ def place(keep: str | None) -> Iterator[Path]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seeds", type=int, default=4)
+    parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--pictures", type=Path, metavar="DIR")
     parser.add_argument("--json", type=Path, metavar="FILE")
     parser.add_argument("--keep", metavar="DIR", help="where folder, data and runs stay; pictures alone are made again")
