@@ -106,6 +106,11 @@ bench-trust-removal: .venv-bench/pip.stamp
 show-others: .venv-bench/pip.stamp
 	.venv-bench/bin/python -m tools.show_others $(if $(LOOK),--pictures $(LOOK))
 
+# Each format of an export opened by the library that it is for: FiftyOne, Label Studio's SDK, Hugging Face's datasets.
+.PHONY: test-exports
+test-exports: .venv-exports/pip.stamp
+	.venv-exports/bin/python -m pytest tests/test_exports.py
+
 # Wrong labels found, beside cross-validation and cleanlab; about fifteen minutes.
 bench-labels: .venv-bench/pip.stamp
 	.venv-bench/bin/python -m tools.bench_labels
@@ -148,10 +153,15 @@ browser:
 	touch $@
 
 # Apart from .venv: what the benchmarks compare with must not change what the app runs with.
+.venv-exports/pip.stamp: requirements.txt requirements-exports.txt
+	[ -x .venv-exports/bin/python ] || $(PYTHON) -m venv .venv-exports
+	.venv-exports/bin/python -m pip install -q -r requirements-exports.txt
+	touch $@
+
 .venv-bench/pip.stamp: requirements.txt requirements-bench.txt
 	[ -x .venv-bench/bin/python ] || $(PYTHON) -m venv .venv-bench
 	.venv-bench/bin/python -m pip install -q -r requirements-bench.txt
 	touch $@
 
 clean:
-	rm -rf .venv .venv-bench
+	rm -rf .venv .venv-bench .venv-exports

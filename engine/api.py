@@ -50,6 +50,7 @@ from engine.library.checks import (
     targets_data,
     window_of,
 )
+from engine.library.frames import Scores
 from engine.library.inputs import Given, Inputs, Labels, given, numbers_of
 from engine.library.progress import Progress, reported
 from engine.library.trained import Trained, check_trained
@@ -169,8 +170,9 @@ def attribute(
     targets_per_pass: int = 0,
     window: float = 0,
     progress: Progress = None,
-) -> np.ndarray:
-    """Scores float32 [K, N]: the derivative of each target with respect to each training weight.
+) -> Scores:
+    """Scores float32 [K, N]: the derivative of each target with respect to each training weight. An array of NumPy,
+    with one method more: `scores.to_pandas()` is a table of the training images (`engine.library.frames`).
 
     `inputs` [M, ...] and `labels` [M], in the forms that `train` takes, are the images to explain. Each is a target,
     K = M, unless `targets` lists K index sets into them, each averaged over. `function` is "loss" (nats
@@ -207,7 +209,7 @@ def attribute(
             lambda done, adjoint, scores: report(done),
             start=start,
         )
-    return scores.float().cpu().numpy()
+    return Scores.of(scores.float().cpu().numpy(), index_sets, function, start)
 
 
 @spelling.names_unknown({})

@@ -17,6 +17,9 @@ from engine.analysis import themes as theme_finding
 from engine.analysis.overlap import PROPOSED as PROPOSED_TOP
 from engine.analysis.self_influence import FORMS, MOST_TOGETHER
 from engine.analysis.trust import DECISIVE, PROPOSED
+from engine.datasets.base import SPLITS
+from engine.export.material import ALL
+from engine.export.write import FORMATS
 from engine.report.choice import IMAGES, MOST_IMAGES
 from engine.runs import storage
 from engine.targets import FAMILIES, FUNCTIONS, split_targets
@@ -56,6 +59,8 @@ EPILOG = """examples:
   python -m engine report RUN --out report.html --pdf report.pdf
   python -m engine report RUN --targets test:3,class:coat --images 20 --out coat.html
   python -m engine duplicates RUN --by hash --out duplicates.csv
+  python -m engine export RUN --format parquet --out scores.parquet
+  python -m engine export RUN --format fiftyone --out for-fiftyone --targets test:3
   python -m engine list
   python -m engine info RUN
   python -m engine clean RUN --parts trajectory --dry-run
@@ -204,6 +209,7 @@ def parser() -> argparse.ArgumentParser:
     _add_seeds(commands, one_run)
     _add_report(commands, one_run)
     _add_compare(commands, common)
+    _add_export(commands, one_run)
     _add_house_keeping(commands, common, one_run)
     _add_show(commands, common)
     app = commands.add_parser("app", parents=[common], help="start the app in a browser")
@@ -574,6 +580,36 @@ def _add_report(commands, one_run: argparse.ArgumentParser) -> None:
     report.add_argument("--notes", action="store_true", help="with notes and ticks, which are private otherwise")
     report.add_argument("--pdf", metavar="FILE.pdf", help="print it, too; takes chromium")
     report.add_argument("--force", action="store_true", help="write over files that are there")
+
+
+def _add_export(commands, one_run: argparse.ArgumentParser) -> None:
+    export = commands.add_parser(
+        "export",
+        parents=[one_run],
+        help="write a run's images, labels and scores for other programs",
+        epilog="\n".join(["formats:", *(f"  {name:14}{each.says}" for name, each in FORMATS.items())]),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    export.add_argument("--format", required=True, choices=list(FORMATS), help="what is written; see below")
+    export.add_argument(
+        "--out",
+        required=True,
+        metavar="PATH",
+        help="a file (parquet, csv) or a folder that is not there yet; a folder whose name ends in .zip becomes a zip",
+    )
+    export.add_argument(
+        "--targets",
+        type=targets,
+        default=(),
+        metavar="T,T,…",
+        help="whose scores, such as test:3 or test:3.margin (all that there are)",
+    )
+    export.add_argument("--split", choices=(ALL, *SPLITS), default=ALL, help="(all)")
+    export.add_argument(
+        "--pixels",
+        action="store_true",
+        help="images as PNG of the pixels that the model saw, in place of the files that they were made of",
+    )
 
 
 def _add_show(commands, common: argparse.ArgumentParser) -> None:

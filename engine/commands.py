@@ -32,6 +32,8 @@ from engine.datasets import store
 from engine.datasets.base import SPLITS, Dataset
 from engine.datasets.names import name_error
 from engine.errors import ConfigError
+from engine.export import write as exports
+from engine.export.material import Material
 from engine.jobs import curvature as curvatures
 from engine.jobs import probe as probes
 from engine.jobs import repeat as repeats
@@ -530,6 +532,19 @@ def corrections(call: argparse.Namespace) -> int:
     return 0
 
 
+def export(call: argparse.Namespace) -> int:
+    with _ended_in_order():
+        run = _opened(call)
+        material = Material.of(run, call.targets, call.split, _prepared(run.manifest().config.dataset))
+        out, report = Path(call.out), _shown("Exporting")
+        exports.write(material, call.format, out, call.pixels, lambda done, of: report(done, of, None))
+    print(
+        f"{out}: {material.rows:,} images, {len(material.targets):,} targets; "
+        f"{files.size_of(out):,} bytes{_effect(material.record)}"
+    )
+    return 0
+
+
 # -- several seeds
 
 
@@ -878,6 +893,7 @@ COMMANDS = {
     "duplicates": Command(duplicates, trains=True),
     "suspects": Command(list_suspects),
     "corrections": Command(corrections),
+    "export": Command(export),
     "repeat": Command(repeat, trains=True),
     "mean": Command(mean),
     "report": Command(report),

@@ -53,7 +53,8 @@ MOST_BYTES_OF_ARRAYS = 16 << 30  # of a file that is mapped or hashed: scores of
 
 MOST_NESTED = 32  # lists and objects inside one another in JSON; runs write five
 
-SPREADSHEET_FORMULA = re.compile(r"[=+\-@\t\r\n\uff1d\uff0b\uff0d\uff20]")  # the last four are their full-width forms
+# Apostrophes in front are those that `spreadsheet_safe` would put there; the last four are full-width forms.
+SPREADSHEET_FORMULA = re.compile(r"'*[=+\-@\t\r\n\uff1d\uff0b\uff0d\uff20]")
 
 
 class IOCounters:
@@ -591,9 +592,29 @@ def _last_change(entry: os.DirEntry[str]) -> float:
 
 def spreadsheet_safe(frame: pd.DataFrame) -> pd.DataFrame:
     """A copy for a CSV file that a spreadsheet may open: text that would be taken for a formula (it begins with
-    = + - @, a tab or a line end) gets an apostrophe in front, in cells and in column names. Numbers stay."""
+    = + - @, a tab or a line end) gets an apostrophe in front, in cells and in column names. Numbers stay. Text that
+    begins with apostrophes and then such a sign gets one more, so that `spreadsheet_plain` gives all of it back."""
 
     def quoted(cell: Any) -> Any:
         return f"'{cell}" if isinstance(cell, str) and SPREADSHEET_FORMULA.match(cell) else cell
 
-    return frame.map(quoted).rename(columns=quoted)
+    return _mapped(frame, quoted)
+
+
+def spreadsheet_plain(frame: pd.DataFrame) -> pd.DataFrame:
+    """The inverse of `spreadsheet_safe`, of a table that was read from such a file."""
+
+    def unquoted(cell: Any) -> Any:
+        quoted = isinstance(cell, str) and cell.startswith("'") and SPREADSHEET_FORMULA.match(cell)
+        return cell[1:] if quoted else cell
+
+    return _mapped(frame, unquoted)
+
+
+def _mapped(frame: pd.DataFrame, change: Any) -> pd.DataFrame:
+    """Every text through `change`; columns of numbers, which may have millions of cells, are not looked into."""
+    mapped = frame.copy(deep=False)
+    for k, dtype in enumerate(frame.dtypes):
+        if not isinstance(dtype, np.dtype) or dtype.kind not in "biufc":
+            mapped.isetitem(k, frame.iloc[:, k].map(change))
+    return mapped.rename(columns=change)

@@ -12,6 +12,7 @@ from engine.targets import TrainImage
 from ui import (
     cards,
     duplicates_twin,
+    export_form,
     formats,
     further_targets,
     gallery,
@@ -290,6 +291,7 @@ with shell.page("Influence") as panel:
     with shell.guarded():
         removal_curve.draw(run, ref)
     further_targets.draw(run)
+    export_form.draw(lambda: run, "influence")
     with shell.guarded():
         ticks.note_field(run, notes.RUN, "Note on this run", "What was found; it is kept with the run.")
     ticks.bar(run)

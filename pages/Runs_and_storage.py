@@ -8,7 +8,7 @@ from engine.jobs.rebuild import Rebuild
 from engine.runs import notes
 from engine.runs.manifest import IN_PROGRESS
 from engine.runs.run import Run, Summary, passed_over
-from ui import formats, report_form, run_choice, run_names, seed_group, shell
+from ui import export_form, formats, report_form, run_choice, run_names, seed_group, shell
 from ui.run_choice import RunView
 from ui.text import line, plain
 
@@ -25,6 +25,7 @@ ACTIONS = {
     "Delete validation": ("validation", "The scores stay, without the results that checked them."),
     "Delete features": ("features", "The scores stay. Maps, themes and duplicates by features ask for them again."),
     "Delete duplicates": ("duplicates", "The scores stay. What was alike is looked for again where it is asked for."),
+    "Delete exports": ("exports", "The files that were made for other programs; they can be exported again."),
     "Delete logs": ("logs", "The scores stay. The curves, meters and messages on Live go."),
     "Delete whole runs": (None, "Nothing of these runs stays."),
 }
@@ -258,6 +259,21 @@ def draw_repeating(runs: dict[str, Summary]) -> None:
             seed_group.draw_choices(run)
 
 
+def draw_export(runs: dict[str, Summary]) -> None:
+    """Of a run that is chosen in the row, whatever it has."""
+    sound = {run.id: run for run in runs.values() if not run.remark}
+
+    def choose() -> RunView:
+        labels = run_names.labels(sound.values())
+        run_id = st.selectbox(
+            "Run to export", list(sound), key="run-to-export", format_func=lambda run_id: labels.get(run_id, run_id)
+        )
+        return RunView.of(Run.open(shell.root(), run_id))
+
+    if sound:
+        export_form.draw(choose, "storage")
+
+
 with shell.page("Runs and storage"):
     for what, remedy in st.session_state.pop("refusals", []):
         shell.show_error(what, remedy)
@@ -278,3 +294,5 @@ with shell.page("Runs and storage"):
         draw_rebuilding(by_id)
     with shell.guarded():
         draw_repeating(by_id)
+    with shell.guarded():
+        draw_export(by_id)

@@ -442,5 +442,7 @@ def test_text_that_a_spreadsheet_would_run_is_quoted():
     safe = files.spreadsheet_safe(frame)
     assert list(safe.columns) == ["'=note", "score"] and safe["score"].tolist() == [-0.5] * len(cells)
     assert safe["'=note"].tolist()[:9] == ["'" + c for c in cells[:8]] + ["plain"]
-    assert safe["'=note"].tolist()[9:] == cells[9:] and frame["=note"].tolist() == cells
+    assert safe["'=note"].tolist()[9:] == ["a=b", "", "''=1", *cells[12:]] and frame["=note"].tolist() == cells
+    plain = files.spreadsheet_plain(safe)
+    assert list(plain.columns) == list(frame.columns) and plain["=note"].tolist() == cells
     assert files.spreadsheet_safe(pd.DataFrame({"c": pd.Categorical(["=a", "b"])}))["c"].tolist() == ["'=a", "b"]

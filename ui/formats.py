@@ -41,6 +41,7 @@ PHASES = {
     "map": "Map",
     "digests": "Look at the images",
     "pairs": "Compare pairs",
+    "export": "Export",
     "done": "Done",
 }
 LABELS = {
@@ -94,6 +95,7 @@ PARTS = {
     "trajectory": "Checkpoints",
     "scores": "Scores",
     "validation": "Validation",
+    "exports": "Exports",
     "model": "Model",
     "features": "Features",
     "duplicates": "Duplicates",

@@ -14,13 +14,14 @@ from engine.analysis.suspects import SELF
 from engine.analysis.test_images import BY_GRADIENT
 from engine.errors import ReplayError
 from engine.jobs import correct
+from engine.jobs import export as export_jobs
 from engine.jobs.registry import from_record
 from engine.runs import uploads
 from engine.runs.events import TERMINAL
 from engine.runs.job import JobRecord
 from engine.runs.scores import TargetRef
 from engine.targets import TRAIN, AllTests, Target, UploadedImage, target_function
-from ui import formats, outcomes, pictures, removal_curve, shell
+from ui import export_form, formats, outcomes, pictures, removal_curve, shell
 from ui.run_choice import RunView
 from ui.text import plain
 
@@ -252,6 +253,17 @@ def draw_rebuilt(run: RunView, done: Done) -> None:
         to("Runs and storage", "Back to Runs and storage", "database", run)
 
 
+def draw_exported(run: RunView, done: Done) -> None:
+    there = [name for name in done.reports if name in export_jobs.of_run(run.folder, run.manifest.files)]
+    if not there:
+        say_gone("export", run)
+        return
+    st.success("Finished: the export is written.", icon=":material/check:")
+    for name in there:
+        export_form.draw_download(run, name, "live")
+    to("Runs and storage", "All exports, on Runs and storage", "database", run)
+
+
 def draw_any(run: RunView, done: Done) -> None:
     """Of a kind that a user registered, or that an older version named otherwise."""
     if done.scores is not None:
@@ -278,6 +290,7 @@ DRAW: dict[str, Callable[[RunView, Done], None]] = {
     "features": draw_features,
     "umap": draw_umap,
     "duplicates": draw_duplicates,
+    "export": draw_exported,
 }
 
 

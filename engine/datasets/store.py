@@ -189,6 +189,17 @@ def problems(dataset: Dataset) -> list[dict]:
     return _read(dataset.folder / "problems.json", sha256)
 
 
+def source_files(dataset: Dataset) -> list[tuple[str, int, str]]:
+    """Path below the source's root, bytes and SHA-256 ("" where it could not be read) of each file that a data set was
+    prepared from. Empty for one that was not prepared; `IntegrityError` where the list is damaged."""
+    if dataset.folder is None:
+        return []
+    sha256 = (_manifest(dataset.folder) or {}).get("sha256", {}).get("files.json")
+    table = _read(dataset.folder / "files.json", sha256)
+    rows = zip(table["paths"], table["sizes"], table["sha256"], strict=True)
+    return [(path_of(path), size, digest) for path, size, digest in rows]
+
+
 def notes(dataset: Dataset) -> list[str]:
     """What was decided from the files: sentences."""
     manifest = None if dataset.folder is None else _manifest(dataset.folder)

@@ -35,6 +35,7 @@ DOING = {
     "map": "while a map was drawn",
     "digests": "while the images were looked at",
     "pairs": "while images were compared",
+    "export": "while exporting",
 }
 
 OnEvent = Callable[[dict], None]

@@ -9,6 +9,7 @@ from typing import Any, get_args, get_origin, get_type_hints
 from engine.errors import ConfigError, ReplayError
 from engine.jobs.curvature import Curvature
 from engine.jobs.duplicates import FindDuplicates
+from engine.jobs.export import Export
 from engine.jobs.features import Features
 from engine.jobs.gradient_norms import GradientNorms
 from engine.jobs.job import Job
@@ -27,7 +28,7 @@ from engine.runs.run import Run
 
 KINDS = (
     *(TrainAndReplay, Replay, Rebuild, Validate, WhatIf, Smoothness, Curvature, Removal, GradientNorms),
-    *(SelfInfluence, Features, Umap, FindDuplicates),
+    *(SelfInfluence, Features, Umap, FindDuplicates, Export),
 )
 JOBS: dict[str, type[Job]] = {job.kind: job for job in KINDS}
 

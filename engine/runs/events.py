@@ -11,8 +11,8 @@ time. Each line has `time` (seconds since 1970) and `kind`:
     done       that job is: its `job` and `fields`, and by name the `scores` and `reports` that it left
     finished, cancelled, cleaned, continued, note
     phase      `phase` ("prepare", "compile", "train", "evaluate", "replay", "rebuild", "retrain", "gradients",
-               "features", "map", "digests", "pairs"), its `steps`, and `done`, how many of them were done before the
-               run was resumed
+               "features", "map", "digests", "pairs", "export"), its `steps`, and `done`, how many of them were done
+               before the run was resumed
     failed     `what` and `remedy`
     paused     the disk is full: `needed` and `disk_free`, in bytes
     accuracy   of the training so far after `step` steps, at the end of an epoch: `accuracy`, from 0 to 1, on `images`
@@ -24,8 +24,8 @@ time. Each line has `time` (seconds since 1970) and `kind`:
 
 `progress` has
 
-    phase      "train", "replay", "rebuild", "retrain", "gradients", "features" or "compile"
-    step       steps of this phase (of gradients and features: images) done; `steps` is how many there are
+    phase      "train", "replay", "rebuild", "retrain", "gradients", "features", "export" or "compile"
+    step       steps of this phase (of gradients, features and exports: images) done; `steps` is how many there are
     losses     train: mean batch loss of each step since the last progress line
     rates      train: learning rate of each of them
     rate       steps per second, over the last seconds

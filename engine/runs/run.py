@@ -10,6 +10,7 @@
       model/            final state (safetensors), logits of both splits float32 [N, classes] (npy),
                         digests.json: SHA-256 of the states that training went through
       scores/           <set>.npy float32 [K, N] and <set>.json, its sidecar
+      exports/          what was written for other programs, where somebody asked for it; see `engine.jobs.export`
       validation/       what checks the scores, see `engine.analysis.trust`
       features/         penultimate features and maps, see `engine.analysis.features`; made again at any time
       duplicates/       images that are alike, see `engine.analysis.duplicates`; looked for again at any time

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -14,6 +15,9 @@ from engine.runs import fields
 from engine.runs.fields import Absent, finite, text, whole
 from engine.targets import Target, target_function
 from engine.targets.names import canonical
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 SIDECAR = {  # what is relied on of a score set's description
     "target_function": text,
@@ -139,6 +143,29 @@ class ScoreSets:
     def rows(self, targets: Iterable[TargetRef]) -> list[np.ndarray]:
         """The scores of K targets: K views float32 [N], in their order."""
         return [self.row(target) for target in targets]
+
+    def to_pandas(self, keys: Iterable[str] | None = None) -> "pd.DataFrame":
+        """Scores as a table: a row a training image, by its number, and a float32 column a target, by its key; all
+        targets where `keys` names none. Its `attrs` say the run, and the unit and the meaning of each column.
+
+        Raises `ConfigError` for a target without scores.
+        """
+        import pandas as pd
+
+        refs = self.targets() if keys is None else [self.target(key) for key in keys]
+        functions = {ref.key: target_function(ref.function) for ref in refs}
+        n = len(self.row(refs[0])) if refs else 0
+        frame = pd.DataFrame(
+            np.array(self.rows(refs), np.float32).reshape(len(refs), n).T,
+            index=pd.RangeIndex(n, name="training image"),
+            columns=pd.Index(list(functions), name="target"),
+        )
+        frame.attrs = {
+            "run": self._run_id,
+            "units": {key: function.unit for key, function in functions.items()},
+            "meanings": {key: function.meaning() for key, function in functions.items()},
+        }
+        return frame
 
     def sha256(self, name: str) -> str:
         """Of the file of one set's scores: it says what they are, where its name is used again after a deletion."""

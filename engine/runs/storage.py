@@ -22,9 +22,11 @@ FOLDERS = ("trajectory", "scores", "validation", "model", "features", "duplicate
 
 LOGS = ("events.jsonl", "log.txt")
 
-PARTS = (*FOLDERS, "logs", "other")  # what `sizes` tells apart
+ASKED = ("exports",)  # folders of what somebody asked for: made when something is written there
 
-CLEANABLE = ("trajectory", "scores", "validation", "features", "duplicates", "logs")
+PARTS = (*FOLDERS, *ASKED, "logs", "other")  # what `sizes` tells apart
+
+CLEANABLE = ("trajectory", "scores", "validation", "features", "duplicates", *ASKED, "logs")
 
 DELETED = ".deleted-"  # before the id of a run whose folder is on its way out
 
@@ -87,7 +89,7 @@ class Storage:
         folder = self._path if self._path.is_dir() or not self._doomed.is_dir() else self._doomed
         with contextlib.suppress(OSError), os.scandir(folder) as entries:
             for entry in entries:
-                part = entry.name if entry.name in FOLDERS else "logs" if entry.name in LOGS else "other"
+                part = entry.name if entry.name in (*FOLDERS, *ASKED) else "logs" if entry.name in LOGS else "other"
                 with contextlib.suppress(FileNotFoundError):
                     if entry.is_dir(follow_symlinks=False):
                         sizes[part] += _known_size(entry.path)
@@ -127,7 +129,7 @@ class Storage:
         for part in parts:
             for path in self._paths(part):
                 _remove(path, left)
-                if part != "logs":
+                if part in FOLDERS:
                     with files.disk_errors(path):
                         path.mkdir(exist_ok=True)
         freed = before - sum(self._size(part) for part in parts)
