@@ -160,6 +160,7 @@ def test_a_whole_queue_with_the_keyboard_alone(page, run, made):
         keys = random.Random(5)
         press(page, pressed, "3x n kax x u")
         page.keyboard.press("0")
+        expect(card.get_by_role("combobox")).to_be_focused()
         page.keyboard.type("TWO w")
         page.keyboard.press("Enter")
         pressed.choose(classes.index("two words"))

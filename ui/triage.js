@@ -14,6 +14,7 @@
 // not here yet.
 
 const PLACES = new WeakMap() // of each root, what is drawn in it
+const PATIENCE = 3000        // ms, after which an answer that has not come is no longer waited for
 const AHEAD = 6              // images before the end of those that are here, at which more are asked for
 const KEYS = 9               // classes that have a key each
 const OPTIONS = 60           // classes that the list shows at once
@@ -40,6 +41,7 @@ export default function ({ data, parentElement, setTriggerValue }) {
 
   if (here.queue !== data.queue) Object.assign(here, { queue: data.queue, items: {}, at: data.first, asked: null })
   Object.assign(here.items, data.items)
+  here.sent = 0
   const acked = data.acked[here.client] ?? 0
   here.actions = here.actions.filter((action) => action.id > acked)
   if (data.undone && data.undone.client === here.client && data.undone.id === here.undoing) {
@@ -80,7 +82,10 @@ export default function ({ data, parentElement, setTriggerValue }) {
     return action
   }
 
+  // One at a time: a second one would stop the server while it draws the answer to the first.
   function send() {
+    if (here.sent && performance.now() - here.sent < PATIENCE) return
+    here.sent = performance.now()
     here.asked = here.at
     setTriggerValue("act", {
       client: here.client, queue: here.queue, at: here.at, have: Object.keys(here.items).map(Number), actions: here.actions,
@@ -163,7 +168,7 @@ export default function ({ data, parentElement, setTriggerValue }) {
     const number = /^[1-9]$/.test(key) ? Number(key) - 1 : null
     if (number === null && !(key in COMMANDS)) return false
     if (here.undoing || !item()) {         // the answer to what was pressed before is on its way
-      here.waiting.push(key)
+      if (here.waiting.at(-1) !== "0") here.waiting.push(key)      // after 0 comes a name, not keys
       return true
     }
     here.said = ""
@@ -378,7 +383,8 @@ export default function ({ data, parentElement, setTriggerValue }) {
     if (document.activeElement === document.body) root.focus({ preventScroll: true })
   }
   draw()
-  askForMore()
+  if (here.actions.length) send()
+  else askForMore()
 
   if (!here.listening) {
     here.listening = true
