@@ -87,6 +87,7 @@ export default function ({ data, parentElement, setTriggerValue }) {
     if (here.sent && performance.now() - here.sent < PATIENCE) return
     here.sent = performance.now()
     here.asked = here.at
+    here.upTo = here.next - 1
     setTriggerValue("act", {
       client: here.client, queue: here.queue, at: here.at, have: Object.keys(here.items).map(Number), actions: here.actions,
     })
@@ -383,7 +384,7 @@ export default function ({ data, parentElement, setTriggerValue }) {
     if (document.activeElement === document.body) root.focus({ preventScroll: true })
   }
   draw()
-  if (here.actions.length) send()
+  if (here.actions.some((action) => action.id > here.upTo)) send()
   else askForMore()
 
   if (!here.listening) {
