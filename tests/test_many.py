@@ -105,6 +105,7 @@ def test_chance_of_two_long_lists_is_the_hypergeometric_tail_of_integers():
     exact = 1 - sum(Fraction(math.comb(k, j) * math.comb(n - k, k - j), math.comb(n, k)) for j in range(least))
     assert overlap.chance_of_all(n, (k, k), least) == pytest.approx(float(exact), rel=1e-6)
     assert overlap.chance_of_all(10, (10, 10), 10) == pytest.approx(1)  # every image is on every list
+    assert overlap._hypergeometric(10, 8, 9).tolist() == pytest.approx([0] * 7 + [0.8, 0.2])  # 7 at least must be met
 
 
 # -- groups, filters, words
