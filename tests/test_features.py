@@ -21,7 +21,7 @@ from engine.datasets import registry as dataset_registry
 from engine.errors import CancelledError, ConfigError, IntegrityError, ModelError
 from engine.jobs import execute as work
 from engine.jobs import umap
-from engine.jobs.features import Features
+from engine.jobs.features import Features, in_words
 from engine.jobs.umap import Umap
 from engine.models.functional import FunctionalModel
 from engine.models.resnet9 import resnet9
@@ -198,7 +198,10 @@ def test_many_numbers_are_sketched_and_distances_stay(monkeypatch):
     assert ((after / before)[apart] - 1).abs().max() < 0.1 and before[apart].min() > 100
     monkeypatch.setattr(features, "MOST", 10)
     module = nn.Sequential(nn.Flatten(), nn.Linear(64, 3))
-    assert computed(module).shape == (7, features.SKETCH)
+    assert computed(module).shape == (7, 64) and features.reduced(computed(module)).shape == (7, features.SKETCH)
+    assert in_words(64).endswith("64 numbers an image, in a sketch of 2,048") and in_words(10).endswith(
+        "10 numbers an image"
+    )
 
 
 # -- of a run

@@ -88,8 +88,8 @@ def _tensors(value: Any) -> Iterator[Tensor]:
 def penultimate(
     model: FunctionalModel, state: State, data: Examples, before: Callable[[int], None] = lambda done: None
 ) -> Iterator[Tensor]:
-    """h of all examples in their order, [b, D] at a time, on the model's device and in its precision; more than `MOST`
-    numbers an image become `SKETCH` (`sketched`). `before` is told before each pass how many examples are done.
+    """h of all examples in their order, [b, D] at a time, on the model's device and in its precision. `before` is told
+    before each pass how many examples are done.
 
     Raises `ModelError` where the model has no such last layer, or one whose input is no row an image.
     """
@@ -99,8 +99,7 @@ def penultimate(
         inputs, _ = data.batch(rows)
         with LastProduct(roots) as watched:
             model(state.theta, state.buffers, inputs, training=False)
-        features = _an_image(watched, len(rows))
-        yield sketched(features) if features.shape[1] > MOST else features
+        yield _an_image(watched, len(rows))
 
 
 def _an_image(watched: LastProduct, images: int) -> Tensor:
@@ -116,6 +115,11 @@ def _an_image(watched: LastProduct, images: int) -> Tensor:
     if watched.by in CONVOLUTIONS:  # [B, D, positions ...]
         return activation.flatten(2).mean(2) if activation.dim() > 2 else activation
     return activation.flatten(1, -2).mean(1) if activation.dim() > 2 else activation  # [B, positions ..., D]
+
+
+def reduced(features_BD: Tensor) -> Tensor:
+    """As they are up to `MOST` numbers an image; more become `SKETCH` (`sketched`)."""
+    return sketched(features_BD) if features_BD.shape[1] > MOST else features_BD
 
 
 def sketched(features_BD: Tensor) -> Tensor:

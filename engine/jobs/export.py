@@ -11,7 +11,7 @@ from engine import files
 from engine.datasets.base import Dataset
 from engine.export import write as exports
 from engine.export.material import ALL, Material
-from engine.jobs.job import Job, Result, next_name
+from engine.jobs.job import Job, Phase, Result, next_name
 from engine.runs.run import Run
 
 if TYPE_CHECKING:
@@ -40,6 +40,9 @@ class Export(Job):
 
     def doing(self) -> str:
         return f"Exporting for {exports.FORMATS[self.format].title}" if self.format in exports.FORMATS else "Exporting"
+
+    def ahead(self, run: Run, dataset: Dataset) -> tuple[Phase, ...]:
+        return (Phase("export", 1),)  # alone, so that its own meter is all there is to tell
 
     def do(self, session: "DataSession") -> Result:
         run, journal = session.run, session.journal

@@ -73,7 +73,7 @@ class Features(Job):
             numbers, written[name] = _write(session, name, final, data, before)
         meter.report(meter.steps)
         session.check_data()
-        words = f"penultimate features of the model, {numbers:,} numbers an image"
+        words = in_words(numbers)
         path = session.run.path / kept.ABOUT
         written[kept.ABOUT] = journal.save(1 << 12, lambda: files.write_json(path, {"of": words, "numbers": numbers}))
         written |= _draw(session, words, written)
@@ -84,22 +84,30 @@ class Features(Job):
         return Result()
 
 
+def in_words(numbers: int) -> str:
+    """What features of so many numbers an image are, as they are kept."""
+    from engine.core.features import MOST, SKETCH
+
+    sketch = f", in a sketch of {SKETCH:,}" if numbers > MOST else ""
+    return f"penultimate features of the model, {numbers:,} numbers an image{sketch}"
+
+
 def _write(
     session: "Session", name: str, final: "State", data: "Examples", before: Callable[[int], None]
 ) -> tuple[int, str]:
-    """One split: how many numbers an image has, and the file's SHA-256."""
-    from engine.core.features import penultimate
+    """One split: how many numbers an image has before they are made fewer, and the file's SHA-256."""
+    from engine.core.features import penultimate, reduced
 
     path = session.run.path / name
     (one,) = penultimate(session.model, final, data.rows(np.arange(min(1, data.n))))
 
     def blocks() -> "Iterator[np.ndarray]":
         for block in penultimate(session.model, final, data, before):
-            yield _plain(block)
+            yield _plain(reduced(block))
 
-    shape = (data.n, one.shape[1])
+    shape = (data.n, reduced(one).shape[1])
     sha = session.journal.save(4 * shape[0] * shape[1], lambda: files.write_npy_rows(path, shape, np.float32, blocks()))
-    return shape[1], sha
+    return one.shape[1], sha
 
 
 def _plain(block: "Tensor") -> np.ndarray:
