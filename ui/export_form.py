@@ -6,7 +6,6 @@ from collections.abc import Callable
 import streamlit as st
 
 from engine import files, space
-from engine.datasets.base import SPLITS
 from engine.export import write as exports
 from engine.export.material import ALL, Material
 from engine.jobs import export as jobs
@@ -32,18 +31,13 @@ def draw(which: Callable[[], RunView], where: str) -> None:
 
 
 def _draw_form(run: RunView, where: str) -> None:
-    name = st.selectbox(
-        "For",
-        list(exports.FORMATS),
-        key=f"export-format-{where}",
-        format_func=lambda name: exports.FORMATS[name].title,
-    )
+    titles = {name: format.title for name, format in exports.FORMATS.items()}
+    name = _one_of("For", titles, f"export-format-{where}")
     format = exports.FORMATS[name]
     st.caption(format.says)
     split_side, target_side = st.columns(2)
-    split = split_side.selectbox(
-        "Images", [ALL, *SPLITS], key=f"export-split-{where}", format_func=SPLIT_WORDS.__getitem__
-    )
+    with split_side:
+        split = _one_of("Images", SPLIT_WORDS, f"export-split-{where}")
     chosen = target_side.multiselect(
         "Scores of",
         list(run.targets),
@@ -71,6 +65,13 @@ def _draw_form(run: RunView, where: str) -> None:
         shell.submit(run.id, job)
     st.code(command(run, job), language="bash", wrap_lines=True)
     draw_files(run, where)
+
+
+def _one_of(label: str, words: dict[str, str], key: str) -> str:
+    """One of the keys of `words`, the first where the browser has not said which yet: a list that is drawn anew while
+    it is open can answer with nothing."""
+    chosen = st.selectbox(label, list(words), key=key, format_func=lambda name: words.get(name, ""))
+    return next(iter(words)) if chosen is None else chosen
 
 
 def _say(material: Material, name: str, size: int) -> None:
