@@ -9,10 +9,11 @@ import pytest
 from PIL import Image
 from playwright.sync_api import Page, expect
 
-from engine.analysis import labels_file, suspects
+from engine.analysis import duplicates, labels_file, suspects
 from engine.datasets import corrected
 from engine.datasets import registry as datasets
 from engine.jobs import execute as work
+from engine.jobs.duplicates import FindDuplicates
 from engine.runs import corrections, notes
 from engine.runs import run as runs
 from engine.runs.corrections import EXCLUDED, Decision
@@ -271,6 +272,14 @@ def test_what_there_is_to_go_through_and_what_is_said_where_there_is_nothing(run
     assert unread.item == "file:a/broken.png" and unread.index is None and unread.detail
     twins = suspects.queue(record, dataset, "duplicates", None, 10)
     assert {dataset.file_name("train", s.index) for s in twins} <= {"a/7.png", "b/again.png"} and twins
+    with run.lock():
+        work.execute(run, FindDuplicates("pixels", 0.2))
+    nearer = suspects.queue(run.manifest(), dataset, "duplicates", None, 10_000)
+    found = duplicates.known(run.manifest(), "pixels")
+    assert {s.index for s in twins} < {s.index for s in nearer} and len({s.index for s in nearer}) == len(nearer)
+    assert {i for s in nearer for split, i in [("train", s.index), *s.twins] if split == "train" and s.detail} <= {
+        int(i) for i in found.images if i < found.n_train
+    }
     harm = suspects.queue(record, dataset, "harm", None, 5)
     scores = record.score_sets.row(record.score_sets.target(suspects.target_key(record)))
     assert [s.index for s in harm] == np.argsort(-scores, kind="stable")[:5].tolist()

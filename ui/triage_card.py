@@ -175,7 +175,8 @@ def _item(
         if images
     ]
     if suspect.twins:
-        groups.insert(0, ["The same image", [_small(run, split, i) for split, i in suspect.twins[: 2 * ALIKE]]])
+        heading = "Nearly the same" if suspect.detail else "The same image"
+        groups.insert(0, [heading, [_small(run, split, i) for split, i in suspect.twins[: 2 * ALIKE]]])
     return {
         "name": suspect.item,
         "index": index,
@@ -208,7 +209,8 @@ def _reason(run: RunView, queue: Queue, suspect: Suspect) -> str:
     if queue.source == DUPLICATES:
         tests = sum(split == "test" for split, _ in suspect.twins)
         split = "also in testing" if tests else "in training"
-        return f"The same as {formats.count(len(suspect.twins), 'other images')}, {split}."
+        others = formats.count(len(suspect.twins), "other images")
+        return f"Near {others}, {split}: {suspect.detail}." if suspect.detail else f"The same as {others}, {split}."
     if suspect.value is None:
         return ""
     if queue.source == "harm" and queue.target is not None:

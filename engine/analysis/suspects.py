@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from engine.analysis import self_influence
+from engine.analysis import duplicates, self_influence
 from engine.analysis.lists import files_of
 from engine.analysis.logits import judged
 from engine.datasets import registry as datasets
@@ -162,7 +162,8 @@ class Suspect:
     `file:NAME` of a file that is no image of the data set, whose `index` is None.
 
     `value` is what the queue is ordered by: nats of loss, the score on the target, or nats of self-influence; `twins`
-    are the images that a duplicate is the same as; `detail` says why a file cannot be read.
+    are the images that a duplicate is the same as, or near to, which `detail` then says in words; of a file that cannot
+    be read it says why.
     """
 
     item: str
@@ -180,7 +181,7 @@ def sources(record: Manifest, dataset: Dataset) -> tuple[str, ...]:
         "loss": LOGITS in record.files,
         "harm": bool(record.score_sets.targets()),
         SELF: self_influence.recorded_name(record) is not None,
-        DUPLICATES: "duplicate" in kinds,
+        DUPLICATES: "duplicate" in kinds or bool(duplicates.ways(record)),
         UNREADABLE: "unreadable" in kinds,
     }
     return tuple(source for source in SOURCES if there[source])
@@ -195,7 +196,7 @@ def queue(record: Manifest, dataset: Dataset, source: str, key: str | None, most
             if problem["kind"] == "unreadable"
         )[:most]
     if source == DUPLICATES:
-        return _duplicates(dataset)[:most]
+        return _duplicates(record, dataset)[:most]
     images, value_N = _ordered(record, dataset, source, key)
     return tuple(Suspect(str(i), i, float(value_N[i])) for i in images[:most].tolist())
 
@@ -218,15 +219,29 @@ def _ordered(record: Manifest, dataset: Dataset, source: str, key: str | None) -
     return known.images, known.rise_N
 
 
-def _duplicates(dataset: Dataset) -> tuple[Suspect, ...]:
-    """Training images that are the same as one before them, or as a test image: groups whose labels differ first."""
-    groups = [problem for problem in store.problems(dataset) if problem["kind"] == "duplicate"]
-    suspects = []
-    for group in sorted(groups, key=lambda group: not group["labels_differ"]):
-        places = [(str(image["split"]), int(image["index"])) for image in group["images"]]
+def _duplicates(record: Manifest, dataset: Dataset) -> tuple[Suspect, ...]:
+    """Training images that are the same as one before them, or as a test image, as was noticed when files were prepared
+    or found by the job `duplicates`, the surer way first: groups whose labels differ first, and of a group that another
+    way found, too, the images that are not here yet."""
+    groups = [
+        ([(str(image["split"]), int(image["index"])) for image in problem["images"]], "")
+        for problem in store.problems(dataset)
+        if problem["kind"] == "duplicate"
+    ]
+    for by in duplicates.ways(record):
+        found = duplicates.known(record, by)
+        assert found is not None
+        near = "" if by == duplicates.EXACT else duplicates.limit_in_words(by, found.at_most)
+        for group in range(len(found.starts)):
+            numbers = found.members(group)[0].tolist()
+            places = [("train", i) if i < found.n_train else ("test", i - found.n_train) for i in numbers]
+            groups.append((places, near))
+    differ = [len({int(dataset.labels(split)[i]) for split, i in places}) > 1 for places, _ in groups]
+    suspects: dict[int, Suspect] = {}
+    for labels_differ, (places, near) in sorted(zip(differ, groups), key=lambda pair: not pair[0]):
         train = [place for place in places if place[0] == "train"]
-        one_stays = not group["labels_differ"] and len(train) == len(places)
+        one_stays = not labels_differ and len(train) == len(places)
         for place in train[one_stays:]:
             twins = tuple(other for other in places if other != place)
-            suspects.append(Suspect(str(place[1]), place[1], twins=twins))
-    return tuple(suspects)
+            suspects.setdefault(place[1], Suspect(str(place[1]), place[1], twins=twins, detail=near))
+    return tuple(suspects.values())
