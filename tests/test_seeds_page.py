@@ -137,6 +137,7 @@ def test_a_group_from_its_start_over_a_killed_server_to_its_mean(page, quick, ro
         (of, _) = seeds.over_seeds(seeds.alike(quick.manifest(), [Run(root, run_id) for run_id in made]))
         everywhere = overlap(of, "helpful", 50).images("all").tolist()
         assert everywhere and shown(page, "all-helpful") == everywhere[:24]
+        idle(page)  # a table that is made when it is asked for belongs to the drawing that it stands in
         with page.expect_download() as download:
             main.get_by_role("button", name="All as CSV", exact=True).click()
         rows = list(csv.DictReader(io.StringIO(Path(download.value.path()).read_text(encoding="utf-8-sig"))))
