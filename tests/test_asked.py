@@ -169,6 +169,7 @@ def test_adjoints_are_the_derivative_of_every_kind_of_target(config, data, asked
     np.testing.assert_allclose(values, by_hand(config, data, state, asked, function), rtol=1e-10)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("function", FUNCTIONS)
 def test_scores_of_every_kind_are_the_derivative_of_retraining(config, data, run, asked, confusions, function):
     """A run's own scores against central differences over every example weight."""

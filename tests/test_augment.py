@@ -569,6 +569,7 @@ def turned_the_other_way(images, keys_B, amount, pixels):
     return transforms.rotate(images, keys_B, -amount, pixels)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("elsewhere", [False, True])
 @pytest.mark.parametrize("what", ["keys of the last epoch", "rotation", "rounding", "nothing"])
 def test_an_augmentation_that_computes_something_else_is_noticed_before_a_replay(

@@ -138,6 +138,7 @@ def test_a_cut_adjoint_is_found(mutation, case, monkeypatch):
     assert relative_error(*scores_and_differences(*CASES[case])) > 100 * TOLERANCE
 
 
+@pytest.mark.slow
 def test_many_targets_in_one_pass_equal_one_at_a_time():
     model, train, test = problem(True)
     trained = engine.train(model, *train, recipe(**ALL), device="cpu")
@@ -179,6 +180,7 @@ def test_replay_agrees_with_reverse_over_reverse():
     assert relative_error(engine.attribute(trained, *test)[0], expected.numpy()) <= TOLERANCE
 
 
+@pytest.mark.slow
 def test_two_threads_may_replay_at_once():
     """As a page's measurement beside a running job: torch's forward mode is not made for it."""
     model, train, test = problem(True)

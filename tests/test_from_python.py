@@ -741,6 +741,7 @@ MODEL_NEEDED = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("page", MODEL_NEEDED)
 def test_buttons_that_need_the_model_are_off_and_say_why(page, in_app):
     notes.tick(in_app, {1: True}, N)

@@ -433,6 +433,7 @@ DROPOUTS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", DROPOUTS)
 def test_dropout_is_replayed(kind):
     assert error_of(DROPOUTS[kind]()) <= 1e-6

@@ -59,6 +59,7 @@ def steps_run(monkeypatch) -> list[int]:
 # -- the same scores
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("segment", range(1, STEPS + 2))
 @pytest.mark.parametrize("on_disk", [True, False])
 def test_recompute_equals_memory_bitwise_and_runs_the_steps_again(segment, on_disk, expected, steps_run, tmp_path):

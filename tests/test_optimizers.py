@@ -284,6 +284,7 @@ def trained_by_torch(recipe: Recipe, inputs: Tensor, labels: Tensor, steps: int)
     return model, clipped / steps
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", RECIPES)
 def test_fifty_steps_are_those_of_torch_optim(name):
     recipe, (inputs, labels) = RECIPES[name], images()
@@ -324,6 +325,7 @@ def test_modes_give_the_same_bits(name, tmp_path):
     assert torch.equal(kept.state.theta, trained.state.theta)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", RECIPES)
 def test_retraining_with_weights_is_training_with_them(name):
     recipe, (inputs, labels) = replace(RECIPES[name], epochs=3), images()

@@ -56,6 +56,7 @@ def scores(trained, precision):
         return replay(model, stream, states, adjoint, passes=passes).numpy()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", BOUNDS)
 def test_a_replay_in_each_precision(trained, precision):
     exact, found = scores(trained, "float64"), scores(trained, precision)

@@ -118,6 +118,7 @@ def test_a_killed_run_goes_on_to_the_same_bits(expected, root, mode, phase):
     assert np.array_equal(run.scores().matrix("loss-000"), expected.scores().matrix("loss-000"))
 
 
+@pytest.mark.slow
 def test_the_estimate_counts_the_moments(expected, root):
     sgd = estimate.estimate(SMALL.replace(width=0.25), root)
     both = estimate.estimate(CONFIG, root)

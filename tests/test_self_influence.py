@@ -66,6 +66,7 @@ def full(trained) -> np.ndarray:
     return engine.attribute(trained, inputs[index], labels[index], targets_per_pass=4)[:26]
 
 
+@pytest.mark.slow
 def test_self_influence_is_the_diagonal_of_the_scores_bit_for_bit(trained, full):
     scores, errors = engine.self_influence(trained, targets_per_pass=4)
     assert np.array_equal(scores, np.diag(full)) and not errors.any()

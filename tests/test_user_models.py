@@ -1443,6 +1443,7 @@ def test_a_trained_model_says_that_it_cannot_be_pickled():
 # -- threads
 
 
+@pytest.mark.slow
 def test_two_threads_that_build_models_do_not_disturb_each_other():
     """Beside a thread that draws from torch's own generator, and one that checks models."""
     from engine import config
