@@ -6,6 +6,7 @@
 // the selection was taken back; or "hovered", the number of an image. The picture is shown beside the pointer; texts are
 // set as text, never as HTML.
 
+const OUTLINES = ".js-plotly-plot .selectionlayer path { pointer-events: none !important }"
 const PATIENCE = 60              // milliseconds that the pointer rests before a picture is asked for
 const SHOWN = new WeakMap()      // of each box, what is known here
 const WATCHED = new WeakMap()    // of each chart, the listeners by what they are for
@@ -39,6 +40,8 @@ export default function ({ data, parentElement, setTriggerValue }) {
   shown.observer.observe(place, { childList: true, subtree: true })
 
   function watchShapes(chart) {
+    // What was drawn around stays visible, and does not lie between the pointer and the points within.
+    chart.append(Object.assign(document.createElement("style"), { textContent: OUTLINES }))
     chart.on("plotly_selected", (event) => event && shown.send("selected", shapes(event)))
     chart.on("plotly_deselect", () => shown.send("selected", []))
   }
