@@ -121,7 +121,8 @@ def replay(m: Material):
     run = runs.Run.open(m.scratch, m.run.path.name)
     job = Replay(run.manifest().config.targets, run.manifest().config.target_function, "disk")
     before = run.scores().matrix(run.scores().sidecars()[0]["name"])
-    scores = run.scores().matrix(work.execute(run, job).scores)
+    made = work.execute(run, job).scores
+    scores = run.scores().matrix(made)
 
     def check() -> None:
         assert np.array_equal(scores, before), "the replay gave other scores than the run's own"
