@@ -5,11 +5,11 @@ import streamlit as st
 from engine.analysis import class_matrix as class_matrices
 from engine.analysis import outward as outward_effects
 from engine.analysis.ranking import rank
+from engine.analysis.scale import verbs
 from engine.targets import target_function
 from ui import cards, formats, link, paging, pictures, run_choice, self_influence, shell, ticks
 from ui.paging import EVERY, class_name, turn_to_the_first
 from ui.run_choice import RunView
-from ui.scale import verbs
 from ui.text import line, plain
 
 TILES = 8  # targets on either side

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from playwright.sync_api import Page, expect
 
+from engine.analysis.scale import Scale
 from engine.datasets import registry as dataset_registry
 from engine.runs import notes
 from engine.runs import run as runs
@@ -17,7 +18,6 @@ from tests.made_up import run_of
 from tests.test_browser import AXE, violations
 from tools.serve import server
 from ui import target_strip
-from ui.scale import Scale
 
 INFLUENCE = "pages/Influence.py"
 DATASET = dataset_registry.load("fashion-mnist-sample")

@@ -11,6 +11,7 @@ from engine.analysis import lists, target_view
 from engine.analysis import logits as logit_maths
 from engine.analysis import outward as outward_effects
 from engine.analysis import what_if as what_ifs
+from engine.analysis.scale import without_it
 from engine.datasets.base import Dataset
 from engine.runs import uploads
 from engine.runs.scores import TargetRef
@@ -18,7 +19,6 @@ from engine.targets import TRAIN, UploadedImage, target_function
 from engine.targets.members import Members
 from ui import formats, gallery, link, pictures, self_influence, ticks
 from ui.run_choice import RunView
-from ui.scale import without_it
 from ui.text import line, plain
 
 PLAIN = 20  # images of a set that are shown

@@ -11,6 +11,7 @@ import numpy as np
 
 from engine import model_names, space
 from engine.analysis import lists
+from engine.analysis.scale import Scale, exact
 from engine.analysis.trust import Step
 from engine.analysis.what_if import is_capped
 from engine.analysis.wording import between as between  # for pages
@@ -21,7 +22,6 @@ from engine.runs.job import JobRecord
 from engine.runs.run import Summary
 from engine.targets import target_function
 from ui import glossary
-from ui.scale import Scale, exact
 from ui.text import line, plain
 
 if TYPE_CHECKING:

@@ -13,8 +13,8 @@ import plotly.graph_objects as go
 import streamlit as st
 
 from engine.analysis.map_values import Amounts, Groups
+from engine.analysis.scale import Scale
 from ui import formats, pictures
-from ui.scale import Scale
 from ui.text import line, markup
 
 HEIGHT = 620  # CSS pixels

@@ -8,6 +8,7 @@ import streamlit as st
 from engine import files
 from engine.analysis import map_values, maps
 from engine.analysis.ranking import rank
+from engine.analysis.scale import verbs
 from engine.errors import ConfigError
 from engine.jobs import umap
 from engine.targets import TestImage, TrainImage, target_function
@@ -15,7 +16,6 @@ from ui import features_button, formats, map_chart, map_choices, map_selection, 
 from ui.map_chart import Mark
 from ui.map_choices import Choices
 from ui.run_choice import RunView
-from ui.scale import verbs
 from ui.text import line
 
 STRONGEST = 12  # images a side that are marked

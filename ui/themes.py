@@ -11,6 +11,7 @@ from engine import files
 from engine.analysis import certainty, trust
 from engine.analysis import themes as theme_finding
 from engine.analysis.features import Features
+from engine.analysis.scale import verbs
 from engine.analysis.target_view import TargetView
 from engine.analysis.themes import AUTOMATIC, MOST_THEMES, SIDES, TOP, Side, Theme, Themes
 from engine.jobs.what_if import WhatIf
@@ -19,7 +20,6 @@ from engine.runs.scores import TargetRef
 from engine.targets import UploadedImage
 from ui import cards, features_button, folding, formats, link, paging, shell, ticks
 from ui.run_choice import RunView
-from ui.scale import verbs
 from ui.text import line, plain
 
 HEADINGS = {
