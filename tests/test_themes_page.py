@@ -128,6 +128,7 @@ def test_a_theme_is_named_ticked_and_left_out_and_the_result_comes_back_to_it(qu
     assert report["left_out"] == sorted(theme.images.tolist())
     expect(card.get_by_text(re.compile("Left out. Predicted change of the loss: .*Retrained: "))).to_be_visible()
     expect(card.get_by_role("columnheader", name="Retrained")).to_be_visible()
+    idle(page)  # a table that is made when it is asked for belongs to the drawing that it stands in
     with page.expect_download() as download:
         page.get_by_role("button", name="Themes as CSV").click()
     rows = download.value.path().read_text().splitlines()

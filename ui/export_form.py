@@ -42,7 +42,7 @@ def _draw_form(run: RunView, where: str) -> None:
         "Scores of",
         list(run.targets),
         key=f"export-targets-{where}-{run.id}",
-        format_func=run.titles.__getitem__,
+        format_func=lambda key: run.titles.get(key, ""),
         placeholder="All targets" if run.targets else "This run has no scores",
         disabled=not run.targets,
     )
@@ -71,7 +71,7 @@ def _one_of(label: str, words: dict[str, str], key: str) -> str:
     """One of the keys of `words`, the first where the browser has not said which yet: a list that is drawn anew while
     it is open can answer with nothing."""
     chosen = st.selectbox(label, list(words), key=key, format_func=lambda name: words.get(name, ""))
-    return next(iter(words)) if chosen is None else chosen
+    return chosen if chosen in words else next(iter(words))
 
 
 def _say(material: Material, name: str, size: int) -> None:
