@@ -51,7 +51,7 @@ def _draw_form(run: RunView, where: str) -> None:
         key=f"export-pixels-{where}",
         help="Needed where the source files are gone. Images that have no file of their own become PNG in any case.",
     )
-    job = Export(name, tuple(chosen), split, bool(pixels))
+    job = Export(name, tuple(key for key in chosen if key in run.titles), split, bool(pixels))
     material = Material.of(run.folder, job.targets, split, run.dataset)
     size = exports.size(material, name, job.pixels)
     _say(material, name, size)

@@ -49,12 +49,8 @@ def dataset_of(record: Manifest) -> datasets_base.Dataset:
     """A run's data set. Raises `DataError` where its files are not those that the run was made with: what the scores
     are of is then no longer what would be shown."""
     found = dataset(record.config.dataset)
-    if record.data_fingerprint not in (None, found.fingerprint):
-        raise DataError(
-            f"The data set {found.name} has changed since this run was made."
-            f"{dataset_registry.changes(record.config.dataset, record.data_fingerprint)}",
-            "Restore its files, and look at them again on the page Data; or start a new run.",
-        )
+    remedy = "Restore its files, and look at them again on the page Data; or start a new run."
+    dataset_registry.require_same(found, record.config.dataset, record.data_fingerprint, "this run", remedy)
     return found
 
 

@@ -162,3 +162,12 @@ def changes(name: str, fingerprint: str) -> str:
         lines = store.changes(load(name).name, fingerprint)
         return f" {'; '.join(lines)}." if lines else ""
     return ""
+
+
+def require_same(dataset: Dataset, name: str, made_with: str | None, run: str, remedy: str, so_that: str = "") -> None:
+    """`dataset` is what `name` stands for now; `made_with` the fingerprint of what the run was made with, None of runs
+    that recorded none. Raises `DataError` where they differ, with the files that do; `run` names the run in words, and
+    `so_that` says what would come of it."""
+    if made_with not in (None, dataset.fingerprint):
+        which = changes(name, str(made_with))
+        raise DataError(f"The data set {dataset.name} has changed since {run} was made{so_that}.{which}", remedy)

@@ -18,7 +18,7 @@ from engine.analysis.logits import judged
 from engine.datasets import registry as datasets
 from engine.datasets.base import SPLITS, Dataset
 from engine.datasets.names import printable
-from engine.errors import ConfigError, DataError, IntegrityError
+from engine.errors import ConfigError, IntegrityError
 from engine.runs import corrections as corrected
 from engine.runs import notes as noted
 from engine.runs.corrections import Corrections
@@ -75,12 +75,8 @@ class Material:
             raise ConfigError(f"There is no split «{printable(split)[:40]}».", f"Choose {ALL}, {' or '.join(SPLITS)}.")
         record = run.manifest()
         dataset = datasets.load(record.config.dataset) if dataset is None else dataset
-        if record.data_fingerprint not in (None, dataset.fingerprint):
-            raise DataError(
-                f"The data set {dataset.name} has changed since run {run.id} was made."
-                f"{datasets.changes(record.config.dataset, str(record.data_fingerprint))}",
-                "Restore it: scores belong to the images that they were computed for.",
-            )
+        remedy = "Restore it: scores belong to the images that they were computed for."
+        datasets.require_same(dataset, record.config.dataset, record.data_fingerprint, f"run {run.id}", remedy)
         n = dataset.sizes.n_train
         return cls(
             run,

@@ -21,7 +21,7 @@ from engine.core.trunk import split as split_off_trunk
 from engine.datasets import registry as dataset_registry
 from engine.datasets import store as prepared_data
 from engine.datasets.base import Dataset
-from engine.errors import CancelledError, DataError, IntegrityError
+from engine.errors import CancelledError, IntegrityError
 from engine.jobs.cancel import process_ends
 from engine.jobs.journal import Journal
 from engine.jobs.resume import ResumePoint
@@ -284,10 +284,6 @@ def opened_without_model(
 def _same_data(run_id: str, manifest: Manifest) -> Dataset:
     """The data set of a run, read anew."""
     dataset = dataset_registry.reload(manifest.config.dataset)
-    if manifest.data_fingerprint not in (None, dataset.fingerprint):
-        raise DataError(
-            f"The data set {dataset.name} has changed since run {run_id} was made."
-            f"{dataset_registry.changes(manifest.config.dataset, str(manifest.data_fingerprint))}",
-            "Restore it, or start a new run.",
-        )
+    made_with, remedy = manifest.data_fingerprint, "Restore it, or start a new run."
+    dataset_registry.require_same(dataset, manifest.config.dataset, made_with, f"run {run_id}", remedy)
     return dataset

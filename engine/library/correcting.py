@@ -9,7 +9,7 @@ from engine.config import RunConfig
 from engine.datasets import corrected_folder
 from engine.datasets import registry as datasets
 from engine.datasets.base import Dataset
-from engine.errors import ConfigError, DataError
+from engine.errors import ConfigError
 from engine.jobs import correct
 from engine.runs import corrections
 from engine.runs.corrections import Corrections
@@ -22,12 +22,8 @@ def dataset_of(run: Run) -> Dataset:
     """Raises `DataError` where the data are not those that the run was made with: its numbers are not theirs."""
     record = run.manifest()
     dataset = datasets.load(record.config.dataset)
-    if record.data_fingerprint not in (None, dataset.fingerprint):
-        raise DataError(
-            f"The data set {dataset.name} has changed since run {run.id} was made."
-            f"{datasets.changes(record.config.dataset, str(record.data_fingerprint))}",
-            "Restore it; or correct the labels of a run on the data as they are now.",
-        )
+    remedy = "Restore it; or correct the labels of a run on the data as they are now."
+    datasets.require_same(dataset, record.config.dataset, record.data_fingerprint, f"run {run.id}", remedy)
     return dataset
 
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from engine.datasets import registry as datasets
 from engine.datasets.base import Dataset
-from engine.errors import ConfigError, DataError
+from engine.errors import ConfigError
 from engine.report import pictures
 from engine.runs.manifest import Manifest
 from engine.runs.scores import TargetRef
@@ -39,12 +39,14 @@ class Choice:
 def dataset_of(record: Manifest) -> Dataset:
     """The run's pictures. Raises `DataError` where they are not there, or are not those that the run was made with."""
     dataset = datasets.load(record.config.dataset)
-    if record.data_fingerprint not in (None, dataset.fingerprint):
-        raise DataError(
-            f"The data set {dataset.name} has changed since run {record.run_id} was made, so that other pictures would "
-            f"be shown than were scored.{datasets.changes(record.config.dataset, str(record.data_fingerprint))}",
-            "Restore its files, or start a new run.",
-        )
+    datasets.require_same(
+        dataset,
+        record.config.dataset,
+        record.data_fingerprint,
+        f"run {record.run_id}",
+        "Restore its files, or start a new run.",
+        ", so that other pictures would be shown than were scored",
+    )
     return dataset
 
 
