@@ -257,11 +257,11 @@ with shell.page("Compare runs"):
     a = run_choice.chosen("There is no run to compare yet.", label="Run A")
     link.follow("compare-view", link.one_of("view", VIEWS, "two"))
     view = st.segmented_control(
-        "Compare", list(VIEWS), format_func=VIEWS.get, key="compare-view", label_visibility="collapsed"
+        "Compare", list(VIEWS), format_func=VIEWS.get, required=True, key="compare-view", label_visibility="collapsed"
     )
     if view != "many":  # which reads no scores until it is asked to
         run_choice.stop_without_scores(a)
-    shown = DRAW.get(view or "two", draw_two)(a)
+    shown = DRAW[view](a)
     link.keep(run=a.id, **shown)
     link.copy()
     ticks.bar(a)

@@ -147,8 +147,9 @@ def button(app: AppTest, label: str):
 
 def tab_is_sound(tab: Page) -> None:
     """No exception: Streamlit's own box, or the message that the shell makes of an unforeseen one."""
-    assert tab.locator('[data-testid="stException"]').count() == 0
-    assert tab.get_by_text("This page stopped").count() == 0
+    boxes = tab.locator('[data-testid="stException"], [data-testid="stAlert"]:has-text("This page stopped")')
+    if boxes.count():
+        raise AssertionError(f"{tab.url} stopped:\n{tab.locator('body').text_content()}")
 
 
 def settled(tab: Page, heading: str) -> None:

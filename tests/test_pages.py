@@ -103,6 +103,16 @@ def test_a_finished_run_draws(page, run):
     assert not show(page, run=run.id).error
 
 
+@pytest.mark.parametrize("page", PAGES)
+def test_a_choice_that_the_browser_tells_as_empty_is_none(page, run):
+    """It does so where another widget makes the page run again before the choice is drawn with its value."""
+    app = show(page, run=run.id)
+    for number, choice in enumerate(app.button_group):
+        app.button_group[number].set_value(None).run()
+        assert "This page stopped" not in said(app), choice.label
+        assert not app.exception, choice.label
+
+
 def test_influence_shows_the_links_target_and_what_a_score_means(run):
     app = show("pages/Influence.py", run=run.id, target="class:2.loss", k="6")
     assert app.query_params["target"] == "class:2.loss" and app.query_params["k"] == "6"

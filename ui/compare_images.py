@@ -50,7 +50,7 @@ def choose() -> tuple[str, int]:
             "List", list(SIDES), format_func=lambda side: SIDES[side], required=True, key="overlap-side"
         )
         k = st.selectbox("Images on a list", overlap.SIZES, key="overlap-k", width=150)
-    return side or overlap.SIDES[0], k
+    return side, k
 
 
 def draw_counts(found: Overlap, what: str) -> None:

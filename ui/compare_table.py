@@ -67,7 +67,7 @@ def choose(listed: Sequence[Entry]) -> Filter:
     link.follow("many-verdict", link.several("verdict", list(_LEVELS)))
     link.follow("many-status", link.several("status", STATUSES))
     least = link.real("least")
-    link.follow("many-least", None if least is None else min(100.0, max(0.0, least)))
+    link.follow("many-least", None if least is None else min(100.0, max(0.0, least)), clearable=True)
     link.follow("many-runs", link.several("runs", [entry.id for entry in listed]))
     for key, there in (("many-data", data), ("many-model", models), ("many-runs", {entry.id for entry in listed})):
         state[key] = [value for value in state[key] if value in there]  # a run may be gone since it was chosen

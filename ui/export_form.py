@@ -63,7 +63,7 @@ def _draw_form(run: RunView, where: str) -> None:
         **shell.acting(help="Written in the background, below the run's folder; then it can be downloaded."),
     ):
         shell.submit(run.id, job)
-    st.code(command(run, job), language="bash", wrap_lines=True)
+    st.code(command(run, job), language=None, wrap_lines=True)
     draw_files(run, where)
 
 

@@ -45,13 +45,23 @@ def several(name: str, options) -> list:
     return [found[part] for part in asked if part in found]
 
 
-def follow(key: str, asked) -> None:
+def follow(key: str, asked, clearable: bool = False) -> None:
     """Before a widget of this key: what the URL asks for is its value, unless a person, or a click elsewhere on the
-    page, has just changed it. So the browser's «back» works, and the widget stays the same while its value changes."""
+    page, has just changed it. So the browser's «back» works, and the widget stays the same while its value changes.
+    None is an answer only of a widget that is `clearable` (`needed`)."""
     last = st.session_state.get(f"{key}-last")
     if key not in st.session_state or (st.session_state[key] == last and asked != last):
         st.session_state[key] = asked
+    if not clearable:
+        needed(key, asked)
     st.session_state[f"{key}-last"] = st.session_state[key]
+
+
+def needed(key: str, first) -> None:
+    """Before a widget of this key that always has an answer: `first`, until there is one. The browser tells a choice as
+    empty where another widget makes the page run again before the choice is drawn with its value."""
+    if st.session_state.get(key) is None:
+        st.session_state[key] = first
 
 
 def whole(name: str, low: int, high: int, default: int) -> int:

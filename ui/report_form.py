@@ -78,7 +78,7 @@ def _draw_choices(run: RunView, refs: tuple[TargetRef, ...]) -> None:
     )
     st.caption(f"About {formats.size(foretold)}.{mail}")
     if not files.read_only():
-        st.code(origin.this(run.id, run.manifest, refs, chosen), language="bash", wrap_lines=True)
+        st.code(origin.this(run.id, run.manifest, refs, chosen), language=None, wrap_lines=True)
         st.caption("The same from the command line; with `--pdf FILE.pdf` it is printed, too.")
 
 

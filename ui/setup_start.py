@@ -63,6 +63,7 @@ def choose() -> Draft:
     draft = setup_draft.now()
     if st.session_state.get("start-of") != draft.source:  # the draft changed otherwise: by its data set
         st.session_state["start"] = st.session_state["start-of"] = draft.source
+    link.needed("start", draft.source)
     source = st.segmented_control(
         "Start from",
         [PROPOSAL, *configs.PRESETS, FILE],
@@ -116,7 +117,7 @@ def follow_run() -> None:
 
 def take_start() -> None:
     source, before = st.session_state["start"], setup_draft.now()
-    if source == FILE:
+    if source in (FILE, None):
         return
     draft = proposed_draft(before.base.dataset) if source == PROPOSAL else preset_draft(source)
     setup_draft.put(replace(draft, changes=before.changes, targets_of=before.targets_of))

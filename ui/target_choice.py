@@ -37,8 +37,10 @@ def by_looking(run: RunView, on_change: Callable[[], None]) -> TargetRef:
     for one in run.targets.values():
         by_name.setdefault(one.name, {})[one.function] = one
 
-    def take(name: str, function: str) -> None:
-        """This function of the target, or the first that it has."""
+    def take(name: str | None, function: str | None) -> None:
+        """This function of the target, or the first that it has; None is no choice (`link.needed`)."""
+        if name is None or function is None:
+            return
         functions = by_name[name]
         st.session_state[key] = functions.get(function, next(iter(functions.values()))).key
         on_change()
