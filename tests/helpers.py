@@ -16,7 +16,7 @@ from engine.config import Recipe
 if TYPE_CHECKING:
     import numpy as np
     import torch
-    from playwright.sync_api import Locator, Page
+    from playwright.sync_api import Download, Locator, Page
     from streamlit.testing.v1 import AppTest
 
     from engine.api import Trained
@@ -193,6 +193,25 @@ def wait_until(condition: Callable[[], bool], tab: Page) -> None:
     """For as long as pytest's own limit allows: how fast the machine is says nothing."""
     while not condition():
         tab.wait_for_timeout(100)
+
+
+def download(tab: Page, button: Locator) -> Download:
+    """What the button gives; asked for again while nothing comes: a file that is made when it is asked for belongs to
+    the drawing of its page, and the browser may still show the one before."""
+    came: list[Download] = []
+
+    def take(file: Download) -> None:
+        came.append(file)
+
+    tab.on("download", take)
+    while not came:
+        idle(tab)
+        button.click()
+        for _ in range(50):
+            if not came:
+                tab.wait_for_timeout(100)
+    tab.remove_listener("download", take)
+    return came[0]
 
 
 def pick(tab: Page, box: str, option: str) -> None:

@@ -14,7 +14,7 @@ from engine.datasets import registry as dataset_registry
 from engine.jobs import execute as work
 from engine.runs import corrections, notes
 from engine.runs import run as runs
-from tests.helpers import at_rest, idle, settled, shown, wait_until
+from tests.helpers import at_rest, download, idle, settled, shown, wait_until
 from tests.made_up import SAMPLE, SMALL, run_of
 from tools.serve import server
 
@@ -197,10 +197,8 @@ def test_images_are_ticked_by_range_rule_and_key_and_get_labels_one_by_one(page,
         page.get_by_role("button", name=f"Tick {len(rule):,} images below it").click()
         expect_kept(rule | {order[0], order[1], order[3], order[4]}, labels)
         page.keyboard.press("Escape")
-        idle(page)
-        with page.expect_download() as download:
-            page.get_by_role("button", name="All suspects as CSV").click()
-        table = pd.read_csv(download.value.path(), keep_default_na=False).set_index("index")
+        file = download(page, page.get_by_role("button", name="All suspects as CSV"))
+        table = pd.read_csv(file.path(), keep_default_na=False).set_index("index")
         assert {"loss", "harm"} <= set(table.columns) and "score" not in table
         assert set(table.index[table["ticked"]]) == decided(run)
         assert dict(table["new_label"][table["new_label"] != ""]) == {i: dataset.classes[c] for i, c in labels.items()}

@@ -21,7 +21,7 @@ from engine.jobs import execute as work
 from engine.runs import notes
 from engine.runs import run as runs
 from engine.runs.job import JobRecord
-from tests.helpers import PAGES, at_rest, idle, offer, pick, settled, shown, steps_done, wait_until
+from tests.helpers import PAGES, at_rest, download, idle, offer, pick, settled, shown, steps_done, wait_until
 from tests.images import folder
 from tests.made_up import SMALL
 from tools.hold import Hold
@@ -247,10 +247,8 @@ def test_a_file_fills_the_form_comes_back_the_same_and_is_what_runs(page, tmp_pa
         expect(page.get_by_role("combobox", name="Optimizer")).to_have_value("adamw")
         expect(page.get_by_text("each of the first epochs makes of it")).to_be_visible()
         expect(page.locator(".st-key-setup-bar")).to_contain_text(re.compile(r"Disk [\d.]+ .?B"))
-        idle(page)
-        with page.expect_download() as download:
-            page.get_by_role("button", name="TOML", exact=True).click()
-        assert config_file.loads(download.value.path().read_text()) == config
+        file = download(page, page.get_by_role("button", name="TOML", exact=True))
+        assert config_file.loads(file.path().read_text()) == config
 
         # By the keyboard alone: another number, and the start.
         epochs = page.get_by_role("spinbutton", name="Epochs")
@@ -388,10 +386,8 @@ def test_scores_are_checked_by_retraining_from_the_pages(page, tmp_path):
         settled(page, "Find bad labels")
         expect(page.get_by_text("of the first 5 % have a wrong label")).to_be_visible()
         expect(page.locator(".st-key-gallery-suspects .grid img")).to_have_count(24)
-        idle(page)
-        with page.expect_download() as download:
-            page.get_by_role("button", name="All suspects as CSV").click()
-        lines = download.value.path().read_text().splitlines()
+        file = download(page, page.get_by_role("button", name="All suspects as CSV"))
+        lines = file.path().read_text().splitlines()
         assert lines[0].startswith("rank,index,given_label,model_label") and len(lines) == 6001
 
 

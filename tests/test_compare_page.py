@@ -13,7 +13,7 @@ from engine import files
 from engine.analysis import compare, overlap
 from engine.runs import notes
 from engine.runs.run import Run
-from tests.helpers import button, idle, said, settled, show, shown, sound, tiles
+from tests.helpers import button, download, idle, said, settled, show, shown, sound, tiles
 from tests.made_up import SAMPLE, run_of
 from tests.test_browser import violations
 from tests.test_many import N, scores_of, three
@@ -143,10 +143,8 @@ def test_a_person_filters_chooses_two_and_ticks_what_is_in_all(runs, root, page)
         find.press("Enter")
         expect(page).to_have_url(re.compile("find=finished"))
         expect(main.get_by_text("Set: «finished small-cnn sample»")).to_be_visible()
-        idle(page)
-        with page.expect_download() as download:
-            main.get_by_role("button", name="Table as CSV").click()
-        rows = list(csv.DictReader(io.StringIO(Path(download.value.path()).read_text(encoding="utf-8-sig"))))
+        file = download(page, main.get_by_role("button", name="Table as CSV"))
+        rows = list(csv.DictReader(io.StringIO(Path(file.path()).read_text(encoding="utf-8-sig"))))
         assert {row["run"] for row in rows} == {"seed-0", "seed-1", "seed-2", "wide", "noisy"}
         choose_row(page, 0)
         expect(main.get_by_role("button", name="Only these")).to_be_enabled()

@@ -10,7 +10,7 @@ from playwright.sync_api import expect
 from engine.jobs import export as jobs
 from engine.runs import corrections as corrected
 from engine.runs.corrections import Corrections
-from tests.helpers import idle, pick, settled, show, sound, wait_until
+from tests.helpers import download, idle, pick, settled, show, sound, wait_until
 from tests.test_browser import violations
 from tools.serve import server
 
@@ -70,11 +70,9 @@ def quick_label(page) -> str:
 
 
 def downloaded(page, name: str) -> bytes:
-    idle(page)
-    with page.expect_download() as download:
-        page.get_by_role("button", name=name).click()
-    assert download.value.suggested_filename == name
-    with open(download.value.path(), "rb") as file:
+    file = download(page, page.get_by_role("button", name=name))
+    assert file.suggested_filename == name
+    with open(file.path(), "rb") as file:
         return file.read()
 
 

@@ -11,7 +11,7 @@ from engine import config as configs
 from engine.datasets import registry
 from engine.jobs import execute as work
 from engine.runs import run as runs
-from tests.helpers import PAGES, idle, tab_is_sound
+from tests.helpers import PAGES, download, idle, tab_is_sound
 from tests.images import picture
 from tools.serve import server
 from ui.text import line
@@ -90,10 +90,8 @@ def test_every_page_shows_odd_names_as_the_text_that_they_are(odd, page, tmp_pat
         idle(page)
         tab_is_sound(page)
         page.goto(f"{url}/Find_bad_labels?run={odd.id}")
-        idle(page)
-        with page.expect_download() as download:
-            page.get_by_role("button", name="All suspects as CSV").click()
-        download.value.save_as(tmp_path / "suspects.csv")
+        file = download(page, page.get_by_role("button", name="All suspects as CSV"))
+        file.save_as(tmp_path / "suspects.csv")
     assert alarms == []
     rows = list(csv.DictReader((tmp_path / "suspects.csv").open(encoding="utf-8", newline="")))
     assert {row["file"].removeprefix("'") for row in rows} == set(dataset.train_names)

@@ -8,7 +8,7 @@ from playwright.sync_api import Page, expect
 from engine.analysis import removal
 from engine.datasets import registry as dataset_registry
 from engine.runs.run import Run
-from tests.helpers import idle, settled
+from tests.helpers import download, idle, settled
 from tests.test_browser import AXE, violations
 from tools.serve import server
 
@@ -45,9 +45,8 @@ def test_a_curve_is_asked_for_waited_for_and_taken_away(quick, page, url):
     expect(drawn.locator(".legendtext")).to_have_text(
         ["random", "most helpful, predicted", "most helpful", "most harmful, predicted", "most harmful"]
     )
-    with page.expect_download() as download:
-        page.get_by_role("button", name="Curve as CSV").click()
-    rows = download.value.path().read_text().splitlines()
+    file = download(page, page.get_by_role("button", name="Curve as CSV"))
+    rows = file.path().read_text().splitlines()
     assert len(rows) == 10 and rows[0].startswith("target,set,draw,share,left_out,predicted_change,standard_error,")
 
 

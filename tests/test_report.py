@@ -19,7 +19,7 @@ from engine.report import choice, command, content, drawings, pdf, pictures, wri
 from engine.runs import notes
 from engine.runs import run as runs
 from engine.visible import line
-from tests.helpers import idle, settled, wait_until
+from tests.helpers import download, idle, settled, wait_until
 from tests.images import folder
 from tests.made_up import SAMPLE, run_of
 from tests.test_browser import AXE
@@ -426,11 +426,9 @@ def test_a_report_from_the_app_asks_for_nothing_and_shows_hostile_text_as_text(
                 idle(page)
             asked_for(page, f"python -m engine report hostile {' '.join([*words, '--notes'])}")
             form = page.locator(".st-key-report-form")
-            idle(page)
-            with page.expect_download() as download:
-                form.get_by_role("button", name="Make and download").click()
+            file = download(page, form.get_by_role("button", name="Make and download"))
             got.append(tmp_path / f"{len(got)}.html")
-            download.value.save_as(got[-1])
+            file.save_as(got[-1])
             out = tmp_path / "same.html"
             command.write(hostile, str(out), words[1:], notes=True, force=True)
             assert got[-1].read_bytes() == out.read_bytes(), "the command that is shown makes the same"

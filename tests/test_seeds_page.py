@@ -18,7 +18,7 @@ from engine.jobs.validation import Validate
 from engine.runs import notes
 from engine.runs.notes import SeedGroup
 from engine.runs.run import Run, summaries
-from tests.helpers import button, idle, said, settled, show, shown, sound, steps_done, tiles, wait_until
+from tests.helpers import button, download, idle, said, settled, show, shown, sound, steps_done, tiles, wait_until
 from tests.test_browser import AXE, violations
 from tests.test_seeds import made_up, scores_of
 from tools.hold import Hold
@@ -137,10 +137,8 @@ def test_a_group_from_its_start_over_a_killed_server_to_its_mean(page, quick, ro
         (of, _) = seeds.over_seeds(seeds.alike(quick.manifest(), [Run(root, run_id) for run_id in made]))
         everywhere = overlap(of, "helpful", 50).images("all").tolist()
         assert everywhere and shown(page, "all-helpful") == everywhere[:24]
-        idle(page)  # a table that is made when it is asked for belongs to the drawing that it stands in
-        with page.expect_download() as download:
-            main.get_by_role("button", name="All as CSV", exact=True).click()
-        rows = list(csv.DictReader(io.StringIO(Path(download.value.path()).read_text(encoding="utf-8-sig"))))
+        file = download(page, main.get_by_role("button", name="All as CSV", exact=True))
+        rows = list(csv.DictReader(io.StringIO(Path(file.path()).read_text(encoding="utf-8-sig"))))
         assert {int(row["image"]): float(row["mean"]) for row in rows} == pytest.approx(
             dict(enumerate(of.mean_N.tolist()))
         )

@@ -10,7 +10,7 @@ from engine.analysis import features, themes, trust
 from engine.datasets import registry as dataset_registry
 from engine.runs import notes
 from engine.runs import run as runs
-from tests.helpers import at_rest, button, idle, said, settled, show, shown, sound, tiles, wait_until
+from tests.helpers import at_rest, button, download, idle, said, settled, show, shown, sound, tiles, wait_until
 from tests.made_up import run_of
 from tests.test_browser import AXE, violations
 from tools.serve import server
@@ -128,10 +128,8 @@ def test_a_theme_is_named_ticked_and_left_out_and_the_result_comes_back_to_it(qu
     assert report["left_out"] == sorted(theme.images.tolist())
     expect(card.get_by_text(re.compile("Left out. Predicted change of the loss: .*Retrained: "))).to_be_visible()
     expect(card.get_by_role("columnheader", name="Retrained")).to_be_visible()
-    idle(page)  # a table that is made when it is asked for belongs to the drawing that it stands in
-    with page.expect_download() as download:
-        page.get_by_role("button", name="Themes as CSV").click()
-    rows = download.value.path().read_text().splitlines()
+    file = download(page, page.get_by_role("button", name="Themes as CSV"))
+    rows = file.path().read_text().splitlines()
     assert rows[0].startswith("target,theme,name,images,effect,share,unit,place,index,") and len(rows) > 40
 
     for width in (390, 1024, 1440):

@@ -18,7 +18,7 @@ from engine.runs import corrections, notes
 from engine.runs import run as runs
 from engine.runs.corrections import EXCLUDED, Decision
 from tests import quick as quick_data
-from tests.helpers import idle, said, settled, show, wait_until
+from tests.helpers import download, idle, said, settled, show, wait_until
 from tests.test_browser import violations
 from tools.serve import server
 
@@ -205,9 +205,8 @@ def test_a_whole_queue_with_the_keyboard_alone(page, run, made):
         # The table, and back from it.
         idle(page)
         decided = corrections.read(run)
-        with page.expect_download() as download:
-            page.get_by_role("button", name="labels.csv", exact=True).click()
-        content = download.value.path().read_bytes()
+        file = download(page, page.get_by_role("button", name="labels.csv", exact=True))
+        content = file.path().read_bytes()
         rows = list(csv.DictReader(content.decode().splitlines(keepends=True)))
         assert len(rows) == len(decided) and not any(v[:1] in "=-+@" for row in rows for v in row.values() if v)
         assert labels_file.read(content, pressed.dataset) == {
