@@ -36,7 +36,7 @@ bench-ui: .venv/test.stamp browser
 
 # The page Map on 60,000 images: page, lasso to gallery, hover, frames; about three minutes. JSON=FILE keeps all.
 bench-map: .venv/test.stamp browser
-	$(BIN)/python -m tools.bench_map $(if $(JSON),--json $(JSON))
+	$(BIN)/python -m tools.bench_map $(if $(APP),--app $(APP)) $(if $(JSON),--json $(JSON))
 
 # A table of 200 runs, and the lists of 50 of them; under a minute.
 bench-many: .venv/test.stamp

@@ -140,11 +140,19 @@ def drawn_chart(tab):
 
 
 def lasso(tab, corners: np.ndarray) -> None:
+    """The line is drawn as the pointer moves, by the page: plotly, which looks at all points then, hears of nothing."""
     tab.mouse.move(*corners[0])
     tab.mouse.down()
     for x, y in [*corners[1:], corners[0]]:
         tab.mouse.move(x, y, steps=6)
+        assert len(outlined(tab)) > 1 and not tab.locator(".select-outline, .selectionlayer path").count()
     tab.mouse.up()
+
+
+def outlined(tab) -> list[list[float]]:
+    """The corners of what stands on the chart, or is being drawn, in pixels of its area."""
+    path = tab.locator(".drawn-around > path").last.get_attribute("d") or ""
+    return [[float(number) for number in corner.split(",")] for corner in re.findall(r"[-\d.]+,[-\d.]+", path)]
 
 
 def test_what_is_drawn_around_is_chosen_ticked_and_reaches_the_what_if(page, made_up, root):
@@ -169,8 +177,10 @@ def test_what_is_drawn_around_is_chosen_ticked_and_reaches_the_what_if(page, mad
         assert shown(page, "map") == sorted(ticked)[:24]
         expect(page.locator(".st-key-ticks-count")).to_contain_text(f"{len(ticked):,} images ticked")
 
+        stands_on_the_points(page)
         hover(page, chart, sorted(expected - at_edge))
         by_keys(page, made_up)
+        assert not outlined(page), "what is chosen now was not drawn around"
 
         found = []
         for width in (1440, 390):
@@ -182,6 +192,15 @@ def test_what_is_drawn_around_is_chosen_ticked_and_reaches_the_what_if(page, mad
         page.get_by_role("link", name="Influence", exact=True).click()
         settled(page, "Influence")
         expect(page.get_by_text(re.compile(f"of {len(ticked):,} ticked images"))).to_be_visible()
+
+
+def stands_on_the_points(tab) -> None:
+    """The outline moves with the map: half of the ranges, and it is twice as large."""
+    before = np.array(outlined(tab))
+    for title, times in (("Zoom in", 2), ("Reset axes", 1)):
+        tab.locator(f'.st-key-map-plot [data-title="{title}"]').click()
+        wide = times * np.ptp(before, axis=0)
+        wait_until(lambda wide=wide: np.allclose(np.ptp(np.array(outlined(tab)), axis=0), wide, atol=2), tab)
 
 
 def distance_to(corners: np.ndarray, at: np.ndarray) -> float:

@@ -1,20 +1,23 @@
 """Themes as a person meets them: looked at, named, ticked, and left out by a retraining that comes back to them."""
 
+import dataclasses
 import re
 
 import numpy as np
 import pytest
 from playwright.sync_api import Page, expect
 
-from engine.analysis import features, themes, trust
+from engine import files
+from engine.analysis import features, themes, trust, what_if
 from engine.datasets import registry as dataset_registry
 from engine.runs import notes
 from engine.runs import run as runs
+from engine.runs.notes import SeedGroup
 from tests.helpers import at_rest, button, download, idle, said, settled, show, shown, sound, tiles, wait_until
-from tests.made_up import run_of
+from tests.made_up import SAMPLE, run_of
 from tests.test_browser import AXE, violations
 from tools.serve import server
-from ui import shell
+from ui import formats, shell
 from ui.text import plain
 
 THEMES = "pages/Themes.py"
@@ -70,6 +73,50 @@ def test_a_target_that_few_images_moved_and_one_that_none_did(root):
     assert any("Labels are not judged" in m.value for m in app.markdown)
     app = show(THEMES, run=run.id, target="test:1.loss")
     assert said(app).count("No training image") == 2 and not app.subheader
+
+
+def retrained(run: runs.Run, images: np.ndarray, change: float) -> None:
+    """A report of a retraining without these images, after which each target's loss is another by so much."""
+    record = run.manifest()
+    targets = what_if.predict(record, DATASET, np.sort(images))
+    after = [{figure: value + change for figure, value in target.before.items()} for target in targets]
+    report = {
+        "schema": 1,
+        "kind": "what-if",
+        "training_digest": record.training_digest,
+        "left_out": sorted(images.tolist()),
+        "relabelled": {},
+        "targets": [dataclasses.asdict(dataclasses.replace(t, actual=a)) for t, a in zip(targets, after, strict=True)],
+        "test_accuracy": 0.8,
+        "test_accuracy_before": 0.8,
+    }
+    name = "validation/what-if-000.json"
+    run.add_files({name: files.write_json(run.path / name, report)})
+
+
+@pytest.mark.slow
+def test_a_theme_left_out_in_trainings_of_several_seeds(root):
+    group = SeedGroup("seed-0", (0, 1, 2))
+    three = []
+    for seed in group.seeds:
+        config = SAMPLE.replace(**{"recipe.seed": seed})
+        three.append(run_of(root, f"seed-{seed}", {("test:0",): ("loss", SCORES[:1] * (1 + seed))}, config))
+    asked = dict(run="seed-0", target="test:0.loss", themes="3", top="50")
+    theme = found_of(three[0], "test:0.loss", top=50, count=3).sides["harmful"].themes[0]
+    retrained(three[0], theme.images, -0.5)
+    app = show(THEMES, **asked)
+    assert any("One retraining, with this run's own seed (0)" in c.value for c in app.caption) and len(app.table) == 1
+    for run in three:
+        notes.write_group(run, group)
+    retrained(three[1], theme.images, -0.8)
+    app = show(THEMES, **asked)
+    by_scores, actual = app.table[1].value.to_dict("records")
+    mean, spread = 1.5 * theme.effect, theme.effect / np.sqrt(2)  # of the effect once, and twice
+    scale = formats.Scale.of([2 * theme.effect, 0.8], "loss")
+    assert by_scores["Mean ± standard deviation"] == f"{scale.number(-mean)} ± {scale.size(spread)}"
+    assert actual["Mean ± standard deviation"] == f"{scale.number(-0.65)} ± {scale.size(0.3 / np.sqrt(2))}"
+    assert (actual["From"], actual["To"]) == (scale.number(-0.8), scale.number(-0.5))
+    assert not button(app, "Leave it out in 1 other seed, too").disabled, "seed 2 has none yet"
 
 
 @pytest.mark.slow

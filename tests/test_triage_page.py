@@ -2,6 +2,7 @@
 
 import csv
 import dataclasses
+import json
 import random
 
 import numpy as np
@@ -284,6 +285,16 @@ def test_what_there_is_to_go_through_and_what_is_said_where_there_is_nothing(run
     assert [s.index for s in harm] == np.argsort(-scores, kind="stable")[:5].tolist()
     for source in suspects.sources(record, dataset):
         assert not said(show("pages/Triage.py", run="one", queue=source))
+    # What is ticked on other pages, while something is.
+    assert "What is ticked" not in show("pages/Triage.py", run="one").button_group[0].options
+    notes.tick(run, {9: True, 4: True}, len(dataset.train_labels))
+    (card,) = [
+        e.proto
+        for e in show("pages/Triage.py", run="one", queue="ticked").get("bidi_component")
+        if "triage-card" in e.proto.id
+    ]
+    assert [item["index"] for item in json.loads(card.json)["items"].values()] == [4, 9]
+    notes.tick(run, {9: False, 4: False}, len(dataset.train_labels))
 
     kept = {name: sha for name, sha in record.files.items() if name.startswith(("model/test", "config"))}
     run.update_manifest(files=kept)

@@ -7,13 +7,16 @@ draws with the CPU where there is no graphics card), side by side, in turns:
     page     from the navigation to the page's first content, and until all points are drawn
     lasso    from letting go of the pointer until the gallery of what was drawn around stands, of some hundred points
              and of about half of all
+    line     while a lasso is being drawn, from a movement of the pointer until the frame after it is drawn
     hover    from resting on a point until its picture stands
     frame    one frame while the map is moved with the pointer: from pointer event to pointer event
 
-Medians and the longest of `ROUNDS`. Prints Markdown, with the hardware.
+Medians and the longest of `ROUNDS`. Prints Markdown, with the hardware. `--app DIR` drives another checkout, too, in
+turns with this one.
 """
 
 import argparse
+import contextlib
 import json
 import os
 import platform
@@ -30,7 +33,7 @@ from engine.jobs import execute as work
 from engine.jobs.features import Features
 from engine.runs import run as runs
 from tools.bench_ui import CONTENT, STATE, TARGETS, make_run
-from tools.serve import chromium, server
+from tools.serve import ROOT, chromium, server
 
 ROUNDS = 5
 LASSOS = {"some hundred points": 0.12, "about half of all": 0.7}  # sides, as shares of the chart's
@@ -46,6 +49,8 @@ GALLERY = (
     "t => t.includes('drawn around') && t !== before) && (performance.now() - window.letGo) / 1000"
 )
 LET_GO = "addEventListener('pointerup', () => { window.letGo = performance.now() }, {capture: true, once: true})"
+LINE = """() => { window.line_ ??= (addEventListener('pointermove', event => event.buttons && requestAnimationFrame(
+  () => requestAnimationFrame(() => window.line_.push((performance.now() - event.timeStamp) / 1000))), true), []) }"""
 POINTS = """count => {  // where so many points are on the screen, drawn at random
   const chart = document.querySelector('.st-key-map-plot .js-plotly-plot'), box = chart.getBoundingClientRect()
   const {xaxis: x, yaxis: y} = chart._fullLayout, trace = chart._fullData[0]
@@ -63,9 +68,11 @@ def measure(page: Page, url: str, run: runs.Run, times: dict[str, list[float]]) 
     times["page: all points drawn"].append(page.wait_for_function(DRAWN, polling="raf").json_value())
     chart = page.locator(".st-key-map-plot .js-plotly-plot")
     chart.scroll_into_view_if_needed()
+    page.evaluate(LINE)
     for words, share in LASSOS.items():
         times[f"lasso around {words}, until its gallery"].append(lasso(page, share))
         chart.scroll_into_view_if_needed()
+    times["line of a lasso, from movement to drawn"] += page.evaluate("window.line_")
     times["hover, until the picture"] += hover(page)
     times["frame, while it is moved"] += frames(page)
 
@@ -122,7 +129,9 @@ def frames(page: Page) -> list[float]:
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tools.bench_map")
     parser.add_argument("--json", type=Path, help="a file for all figures")
+    parser.add_argument("--app", type=Path, metavar="DIR", help="another checkout, which is measured beside this one")
     call = parser.parse_args()
+    apps = {"": ROOT} | ({f"{call.app}: ": call.app.resolve()} if call.app else {})
     times: dict[str, list[float]] = defaultdict(list)
     with tempfile.TemporaryDirectory() as folder, chromium() as browser:
         run = make_run(runs.outputs_root(folder))
@@ -131,12 +140,18 @@ def main() -> None:
         computed = run.manifest().timings["features_seconds"]
         page = browser.new_context(viewport={"width": 1440, "height": 900}).new_page()
         page.set_default_timeout(60_000)
-        with server(run.root, page) as (url, _):
-            page.goto(url)
-            page.get_by_text("Computes on").wait_for()  # torch is loaded behind the first page
-            measure(page, url, run, defaultdict(list))  # warm
+        with contextlib.ExitStack() as stack:
+            urls = {name: stack.enter_context(server(run.root, page, app=app))[0] for name, app in apps.items()}
+            for url in urls.values():
+                page.goto(url)
+                page.get_by_text("Computes on").wait_for()  # torch is loaded behind the first page
+                measure(page, url, run, defaultdict(list))  # warm
             for _ in range(ROUNDS):
-                measure(page, url, run, times)
+                for name, url in urls.items():
+                    of_app: dict[str, list[float]] = defaultdict(list)
+                    measure(page, url, run, of_app)
+                    for what, seconds in of_app.items():
+                        times[name + what] += seconds
     machine = f"{device.describe()}, {os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') / 1e9:.0f} GB RAM"
     print(f"{machine}, {platform.system()}, load {os.getloadavg()[0]:.1f}; 60,000 images × {len(TARGETS)} targets\n")
     print(f"Features of 70,000 images and their plane: {computed:.1f} s.\n\n| what | median (worst) s |\n|---|---|")

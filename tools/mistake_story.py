@@ -3,16 +3,14 @@
     python -m tools.mistake_story [--seeds 3] [--pictures DIR] [--json FILE] [--keep DIR]
 
 A folder of emoji by category (`tools.emoji`), of three vendors to train on, and of a fourth, whose labels are right, to
-test with. An annotator took clock faces for objects: Unicode files them under *Travel & Places*. The steps are told
-which images are clock faces where a person would see it: in the theme, and among the images near it.
+test with. An annotator took clock faces for objects: Unicode files them under *Travel & Places*. A run is trained on it
+as the app proposes. The rest of the way is clicked in the browser (`tools.mistake_walk`): the wrong prediction, its
+harmful theme, the theme left out, the labels set right, the training on them. After it, beside what was clicked:
 
-    mistake      the test image that the trained model is surest of among its wrong answers in the class concerned
-    theme        of its harmful themes (`engine.analysis.themes`), the strongest whose images have one label
-    check        training again without that theme, beside the sum of its scores; and without as many at random
-    corrections  the labels of the theme, and of what is alike among the images near it, as a person would set them
-    again        the same recipe on the corrected data, beside the old, over several seeds
+    random   training again without as many images at random, beside the theme
+    seeds    the same recipe on the data as they were and as they are corrected, with other seeds
 
-Prints Markdown; with `--pictures`, writes what the pages show on the way.
+Prints Markdown; with `--pictures`, keeps what the pages showed on the way.
 """
 
 import argparse
@@ -22,38 +20,34 @@ import json
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 from engine import device, proposal
 from engine.__main__ import main as command
-from engine.analysis import features, themes
+from engine.analysis import themes, trust
 from engine.analysis.logits import judged
 from engine.analysis.test_images import TestFilter, test_images
 from engine.config import RunConfig
-from engine.datasets import corrected
 from engine.datasets import registry as datasets
 from engine.datasets.base import Dataset
 from engine.jobs import execute as work
-from engine.jobs.features import Features
-from engine.jobs.replay import Replay
 from engine.jobs.what_if import WhatIf
-from engine.runs import corrections, notes
+from engine.runs import notes
 from engine.runs import run as runs
 from engine.runs.run import Run
 from tools import emoji
+from tools.mistake_walk import NEAREST, compare, retrained, walk
 
 TRAINING, TEST = ("google", "apple", "twitter"), "facebook"
 KIND, RIGHT, WRONG = "clock", "Travel & Places", "Objects"
 """Of short names that begin so: the 24 clock faces, of every half hour."""
-THEMES = 4  # a side, asked for
 LEFT_OUT = ("Component",)  # five patches of skin
 SIDE = 32  # pixels
-LOOKED_AT = 150  # training images that are the nearest to the theme, which a person goes through after it
-COLORS = 160  # of a picture in the docs
 
 
 # -- the folder
@@ -139,44 +133,19 @@ def surest_mistake(run: Run, dataset: Dataset, kind: np.ndarray) -> dict:
     }
 
 
-def strongest_theme(run: Run, dataset: Dataset, key: str) -> tuple[themes.Theme, int, list[str]]:
-    """The strongest harmful theme whose images all have one label; its place by effect; and what the command line
-    prints of all."""
-    record = run.manifest()
-    found = themes.find(record, dataset, record.score_sets.target(key), features.read(run), count=THEMES)
-    harmful = found.sides["harmful"].themes
-    place = next(place for place, theme in enumerate(harmful) if len(theme.labels) == 1)
-    return harmful[place], place + 1, themes.lines(found, dataset)
-
-
-def set_right(run: Run, dataset: Dataset, theme: themes.Theme, kind: np.ndarray) -> corrections.Corrections:
-    """What a person decides who has seen the theme, and then the training images whose features are the nearest to it:
-    whatever is of that kind gets the right label. The rest stays as given."""
-    known = features.read(run)
-    assert known is not None
-    distance_N = np.square(known.train - known.train[theme.images].mean(0)).sum(1)
-    right, wrong = map(dataset.classes.index, (RIGHT, WRONG))
-    seen = np.union1d(theme.images, np.argsort(distance_N, kind="stable")[:LOOKED_AT])
-    labels = {int(i): right for i in seen if kind[i] and dataset.train_labels[i] == wrong}
-    decided = corrections.Corrections(labels)
-    corrections.write(run, decided, expected=corrections.read(run), images=len(kind), classes=len(dataset.classes))
-    return decided
-
-
-def what_if(run: Run, key: str, job: WhatIf) -> dict:
-    """The target before, as predicted and as it is after a retraining; in nats."""
-    before = set(run.manifest().files)
-    do(run, job)
-    (name,) = (path for path in run.manifest().files if path not in before and path.startswith("validation/what-if-"))
-    report = json.loads((run.path / name).read_text(encoding="utf-8"))
+def without(run: Run, key: str, images: np.ndarray, report: dict) -> dict:
+    """The target's loss before, as predicted and as a retraining gave it, in nats."""
+    assert report["left_out"] == sorted(images.tolist())
     (target,) = (target for target in report["targets"] if target["key"] == key)
-    return {
-        "images": len(job.left_out),
-        "before": target["before"]["loss"],
-        "predicted": target["predicted"]["loss"] if target["predicted"] else None,
-        "actual": target["actual"]["loss"],
-        "probability": target["actual"]["probability"],
-    }
+    figures = {when: target[when] and target[when]["loss"] for when in ("before", "predicted", "actual")}
+    return {"images": len(images), **figures, "probability": target["actual"]["probability"]}
+
+
+def at_random(run: Run, key: str, count: int) -> dict:
+    """Without as many images at random."""
+    images = np.random.default_rng(0).choice(len(run.manifest().train_logits()), count, replace=False)
+    do(run, WhatIf.of(sorted(images.tolist())))
+    return without(run, key, images, trust.what_ifs(run.manifest())[-1])
 
 
 def seed_row(run: Run, dataset: Dataset, image: int, kind: np.ndarray) -> dict:
@@ -192,56 +161,54 @@ def seed_row(run: Run, dataset: Dataset, image: int, kind: np.ndarray) -> dict:
     }
 
 
-def story(root: Path, folder: Path, seeds: int) -> dict:
+def story(root: Path, folder: Path, seeds: int, pictures: Path | None) -> dict:
     """Everything that is computed; the runs stay in `root`."""
+    began = time.monotonic()
     wrong = write(folder)
     dataset = datasets.load(f"folder:{folder}?side={SIDE}")
     kind, test_kind = is_of_kind(dataset, "train", wrong), is_of_kind(dataset, "test", kind_of((TEST,)))
-    config = proposal.for_dataset(dataset).config
-    first = trained(root, config.replace(targets=("test:all",)), "before-0", "As labelled")
+    config = proposal.for_dataset(dataset).config.replace(targets=("test:all",))
+    first = trained(root, config, "before-0", "As labelled")
     mistake = surest_mistake(first, dataset, test_kind)
-    target = f"test:{mistake['image']}"
-    key = f"{target}.loss"
-    if key not in {ref.key for ref in first.manifest().score_sets.targets()}:
-        do(first, Replay((target,), "loss", ""))
-    if features.read(first) is None:
-        do(first, Features())
-    theme, place, printed = strongest_theme(first, dataset, key)
-    print("\n".join(printed), flush=True)
-    decided = set_right(first, dataset, theme, kind)
-    at_random = np.random.default_rng(0).choice(len(kind), len(theme.images), replace=False)
+    key, right = f"test:{mistake['image']}.loss", dataset.classes.index(RIGHT)
+    walked = walk(first, dataset, mistake["image"], kind, right, pictures)
+    theme = walked.theme
     checks = {
-        "the theme": what_if(first, key, WhatIf.of(theme.images)),
-        "as many at random": what_if(first, key, WhatIf.of(at_random)),
+        "the theme": without(first, key, theme.images, retrained(first, theme)),
+        "as many at random": at_random(first, key, len(theme.images)),
     }
-    name = corrected.make(dataset, decided.labels, decided.excluded)
+    after = Run.open(root, walked.after)
     rows: dict[str, list[dict]] = {"before": [], "after": []}
     for seed in range(seeds):
-        for when, data, title in (("before", dataset.name, "As labelled"), ("after", name, "Corrected")):
-            settings = config.replace(dataset=data, targets=(target,), **{"recipe.seed": seed})
-            there = when == "before" and seed == 0
-            run = first if there else trained(root, settings, f"{when}-{seed}", title)
+        for when, run, title in (("before", first, "As labelled"), ("after", after, "As labelled, corrected")):
+            if seed:
+                settings = run.manifest().config.replace(**{"recipe.seed": seed})
+                run = trained(root, settings, f"{when}-{seed}", title)
             rows[when].append(seed_row(run, dataset, mistake["image"], test_kind))
             print(when, rows[when][-1], flush=True)
+    if pictures:
+        compare(root, walked.after, pictures)
     return {
         "device": device.describe(),
         "load": os.getloadavg(),
+        "seconds": time.monotonic() - began,
         "data": {"training": dataset.sizes.n_train, "test": dataset.sizes.n_test, "classes": list(dataset.classes)},
         "recipe": config.to_dict(),
         "mistake": mistake,
         "wrong": int(kind.sum()),
         "theme": {
             "name": themes.name_of(theme, dataset.classes),
-            "place": place,
+            "place": walked.place,
             "images": len(theme.images),
             "wrong": int(kind[theme.images].sum()),
             "effect": theme.effect,
             "share": theme.share,
             "doubted": None if theme.doubted is None else len(theme.doubted),
         },
-        "corrected": len(decided.labels),
+        "corrected": {"of the theme": walked.of_theme, "in all": walked.corrected, "looked at": walked.looked_at},
         "checks": checks,
         "seeds": rows,
+        "steps": [asdict(task) for task in walked.tasks],
     }
 
 
@@ -249,8 +216,11 @@ def story(root: Path, folder: Path, seeds: int) -> dict:
 
 
 def print_story(told: dict) -> None:
-    mistake, theme = told["mistake"], told["theme"]
-    print(f"{told['device']}; {told['data']['training']:,} training images, {told['data']['test']:,} test images\n")
+    mistake, theme, corrected = told["mistake"], told["theme"], told["corrected"]
+    print(
+        f"{told['device']}, load {told['load'][0]:.1f}; {told['seconds'] / 60:.1f} minutes; "
+        f"{told['data']['training']:,} training images, {told['data']['test']:,} test images\n"
+    )
     print(
         f"{mistake['file']}: test image {mistake['image']}, {RIGHT} taken for {WRONG} ({mistake['confidence']:.1%}), "
         f"mistake {mistake['place']} of {mistake['mistakes']} by confidence; {mistake['of_the_kind']} of the "
@@ -260,7 +230,9 @@ def print_story(told: dict) -> None:
         f"harmful theme {theme['place']}, the first of one label: {theme['name']}; {theme['images']} images, "
         f"{theme['wrong']} of them among the "
         f"{told['wrong']} wrong labels; sum of scores {theme['effect']:+.3f} nats, {theme['share']:.1%} of all harm; "
-        f"{theme['doubted']} labels doubted. Corrected: {told['corrected']}\n"
+        f"{theme['doubted']} labels doubted.\n"
+        f"Corrected: {corrected['of the theme']} in the theme, {corrected['in all']} in all, of "
+        f"{corrected['looked at']} looked at: the theme and the {NEAREST} nearest to its first image\n"
     )
     print("| left out | loss before | predicted | retrained |\n|---|---|---|---|")
     for what, check in told["checks"].items():
@@ -281,39 +253,14 @@ def print_story(told: dict) -> None:
     print(f"| mean | {means[0]:.3f} | {means[1]:.3f} | {shares[0]:.0%} | {shares[1]:.0%} | | |")
 
 
+def print_steps(told: dict) -> None:
+    print("\n| in the browser | clicks and keys | seconds | of them computing |\n|---|---|---|---|")
+    for step in told["steps"]:
+        print(f"| {step['name']} | {step['clicks']} | {step['seconds']:.0f} | {step['computing']:.0f} |")
+
+
 def said(row: dict) -> str:
     return f"{row['answer']}, {row['confidence']:.0%}"
-
-
-# -- the pictures
-
-
-def pictures(root: Path, told: dict, to: Path) -> None:
-    from tools.serve import chromium, server
-
-    target = f"test:{told['mistake']['image']}.loss"
-    shots = {
-        "story-mistake": "Test_images?run=before-0&wrong=1&true={right}&predicted={wrong}",
-        "story-influence": f"Influence?run=before-0&target={target}&k=12",
-        "story-themes": f"Themes?run=before-0&target={target}&themes={THEMES}",
-        "story-triage": "Triage?run=before-0",
-        "story-compare": "Compare_runs?run=after-0&view=many",
-        "story-after": f"Influence?run=after-0&target={target}&k=12",
-    }
-    from urllib.parse import quote
-
-    to.mkdir(parents=True, exist_ok=True)
-    with chromium() as browser:
-        page = browser.new_page(viewport={"width": 1280, "height": 860})
-        page.set_default_timeout(120_000)
-        with server(root, page) as (url, _):
-            for name, address in shots.items():
-                page.goto(f"{url}/{address.format(right=quote(RIGHT), wrong=quote(WRONG))}")
-                page.locator("h1").first.wait_for()
-                page.locator('[data-testid="stApp"][data-test-script-state="notRunning"]').wait_for()
-                page.wait_for_load_state("networkidle")
-                page.screenshot(path=to / f"{name}.png")
-                Image.open(to / f"{name}.png").convert("RGB").quantize(COLORS).save(to / f"{name}.png", optimize=True)
 
 
 @contextlib.contextmanager
@@ -331,7 +278,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--pictures", type=Path, metavar="DIR")
     parser.add_argument("--json", type=Path, metavar="FILE")
-    parser.add_argument("--keep", metavar="DIR", help="where folder, data and runs stay; pictures alone are made again")
+    parser.add_argument("--keep", metavar="DIR", help="where folder, data and runs stay")
     call = parser.parse_args()
     with place(call.keep) as folder:
         os.environ["REPLAY_DATA_DIR"] = str(folder / "data")
@@ -340,15 +287,16 @@ def main() -> None:
         if known.is_file():
             told = json.loads(known.read_text(encoding="utf-8"))
         else:
-            told = story(runs.outputs_root(), folder / "emoji", call.seeds)
+            if call.pictures:
+                call.pictures.mkdir(parents=True, exist_ok=True)
+            told = story(runs.outputs_root(), folder / "emoji", call.seeds, call.pictures)
             known.write_text(json.dumps(told, indent=1), encoding="utf-8")
         print_story(told)
+        print_steps(told)
         table = io.StringIO()
         with contextlib.redirect_stdout(table):
             command(["compare"])
         print(f"\n$ python -m engine compare\n{table.getvalue()}")
-        if call.pictures:
-            pictures(runs.outputs_root(), told, call.pictures)
         if call.json:
             call.json.write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
 

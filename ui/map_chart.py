@@ -83,7 +83,6 @@ def figure(
         uirevision="map",
         showlegend=True,
         legend=dict(orientation="h", yanchor="bottom", y=1.01, x=0, itemsizing="constant", bgcolor=TRANSPARENT),
-        newselection=dict(line=dict(width=2, color=pictures.GREY)),
         # Beside the plot, where it hides neither the legend nor a point.
         modebar=dict(orientation="v", bgcolor=TRANSPARENT),
         margin=dict(t=36, b=8, l=8, r=40),
@@ -149,7 +148,6 @@ def _points(chart: go.Figure, places: np.ndarray, images: np.ndarray, marker: di
         marker=marker,
         hoverinfo="none",
         showlegend=named,
-        unselected=dict(marker=dict(opacity=0.25)),
     )
 
 

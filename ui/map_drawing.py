@@ -134,6 +134,7 @@ def draw(run: RunView, choices: Choices) -> None:
     map_watch.shapes(
         f"map-shapes-{run.id}",
         PLOT,
+        map_selection.shapes_on(run, choices),
         lambda sent: map_selection.take_shapes(run, choices, drawn.train, images, sent),
     )
     st.fragment(map_watch.pointer)(

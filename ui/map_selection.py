@@ -4,7 +4,7 @@ Chosen is what a person looks at; ticked is what is to be left out (`ui.ticks`),
 stays chosen while the map is coloured, drawn or made otherwise: so one sees where the same images lie elsewhere.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -24,11 +24,13 @@ SIZE = 96  # CSS pixels of a tile
 
 @dataclass(frozen=True, eq=False)
 class Chosen:
-    """`images` int64, in order; `how` they were chosen, in words; `on`: the map whose shapes show them already."""
+    """`images` int64, in order; `how` they were chosen, in words; of those drawn around the `shapes`, as the browser
+    sent them, and `on` which map (`Choices.key`)."""
 
     images: np.ndarray
     how: str
     on: str = ""
+    shapes: tuple[dict[str, list[float]], ...] = ()
 
 
 def key_of(run: RunView) -> str:
@@ -41,9 +43,10 @@ def of(run: RunView) -> Chosen | None:
     return chosen if chosen is not None and chosen.images.max(initial=-1) < len(run.dataset.train_labels) else None
 
 
-def choose(run: RunView, images: np.ndarray, how: str, on: str = "") -> None:
+def choose(run: RunView, images: np.ndarray, how: str, on: str = "", shapes: Sequence[selection.Shape] = ()) -> None:
     """An empty choice is none."""
-    st.session_state[key_of(run)] = Chosen(np.asarray(images, np.int64), how, on)
+    sent = tuple({"x": x.tolist(), "y": y.tolist()} for x, y in shapes)
+    st.session_state[key_of(run)] = Chosen(np.asarray(images, np.int64), how, on, sent)
     st.session_state[f"map-page-{run.id}"] = 1
 
 
@@ -57,19 +60,24 @@ def take_shapes(run: RunView, choices: Choices, places: np.ndarray, images: np.n
     if not shapes:
         forget(run)
         return
-    rows, ringed = selection.within(places, shapes), is_ringed(of(run), choices)
-    # The chart without the rings of the images before is another one, on which the shapes are not drawn.
-    choose(run, np.sort(images[rows]), "drawn around on the map", "" if ringed else look_of(choices))
+    rows = selection.within(places, shapes)
+    choose(run, np.sort(images[rows]), "drawn around on the map", choices.key, shapes)
+
+
+def shapes_on(run: RunView, choices: Choices) -> list[dict[str, list[float]]]:
+    """Those that show on this map what is chosen."""
+    chosen = of(run)
+    return list(chosen.shapes) if chosen is not None and chosen.on == choices.key else []
 
 
 def look_of(choices: Choices) -> str:
-    """Tells a chart from one that is drawn anew."""
+    """Tells charts apart on which other words stand beside a point."""
     return f"{choices.key}-{choices.colour}-{'' if choices.ref is None else choices.ref.key}"
 
 
 def is_ringed(chosen: Chosen | None, choices: Choices) -> bool:
-    """Whether the chosen images are marked, one by one: where no shape that stands on the chart shows them."""
-    return chosen is not None and chosen.on != look_of(choices) and 0 < len(chosen.images) <= map_chart.RINGED
+    """Whether the chosen images are marked, one by one: where no shape on this map shows them."""
+    return chosen is not None and chosen.on != choices.key and 0 < len(chosen.images) <= map_chart.RINGED
 
 
 # -- without a pointer

@@ -1,10 +1,11 @@
 """What a person does on the chart of a map: shapes that are drawn, and the point that the pointer rests on.
 
-Streamlit's own selection sends every selected point with all that it has, megabytes of 60,000 points. This sends the
-corners of what was drawn, and `engine.analysis.selection` finds the points. `map_watch.js` listens.
+Streamlit's own selection sends every selected point with all that it has, megabytes of 60,000 points, and plotly's
+looks at all of them at each movement. `map_watch.js` draws the line itself and sends the corners of what was drawn;
+`engine.analysis.selection` finds the points.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import streamlit as st
@@ -18,12 +19,14 @@ _component = st.components.v2.component(
 )
 
 
-def shapes(key: str, plot: str, on_shapes: Callable[[object], None]) -> None:
-    """`on_shapes` is called with what the browser sent, whatever it is, before the page is drawn anew. `plot`: the key
-    of the container that the chart stands in."""
+def shapes(
+    key: str, plot: str, standing: Sequence[dict[str, list[float]]], on_shapes: Callable[[object], None]
+) -> None:
+    """`on_shapes` is called with what the browser sent, whatever it is, before the page is drawn anew; `standing` are
+    the shapes that show on this map what is chosen. `plot`: the key of the container that the chart stands in."""
     _component(
         key=key,
-        data={"plot": f"st-key-{plot}", "what": "selected", "look": "", "picture": None, "smooth": True},
+        data={**_data(plot, "selected"), "shapes": list(standing)},
         on_selected_change=lambda: on_shapes(st.session_state[key].get("selected")),
     )
 
@@ -35,6 +38,10 @@ def pointer(key: str, plot: str, look: str, picture_of: Callable[[int], dict | N
     picture = picture_of(at) if isinstance(at, int) else None
     _component(
         key=key,
-        data={"plot": f"st-key-{plot}", "what": "hovered", "look": look, "picture": picture, "smooth": smooth},
+        data={**_data(plot, "hovered"), "look": look, "picture": picture, "smooth": smooth},
         on_hovered_change=lambda: st.session_state.update({f"{key}-at": st.session_state[key].get("hovered")}),
     )
+
+
+def _data(plot: str, what: str) -> dict:
+    return {"plot": f"st-key-{plot}", "what": what, "look": "", "shapes": [], "picture": None, "smooth": True}

@@ -8,7 +8,7 @@ import numpy as np
 import streamlit as st
 
 from engine import files
-from engine.analysis import certainty, trust
+from engine.analysis import certainty, seeds, trust
 from engine.analysis import themes as theme_finding
 from engine.analysis.features import Features
 from engine.analysis.scale import verbs
@@ -16,9 +16,11 @@ from engine.analysis.target_view import TargetView
 from engine.analysis.themes import AUTOMATIC, MOST_THEMES, SIDES, TOP, Side, Theme, Themes
 from engine.jobs.what_if import WhatIf
 from engine.runs import notes
+from engine.runs.manifest import Manifest
+from engine.runs.run import Run
 from engine.runs.scores import TargetRef
 from engine.targets import UploadedImage
-from ui import cards, features_button, folding, formats, link, paging, shell, ticks
+from ui import cards, features_button, folding, formats, link, paging, seed_group, shell, ticks
 from ui.run_choice import RunView
 from ui.text import line, plain
 
@@ -103,6 +105,7 @@ class Shown:
     ref: TargetRef
     scale: formats.Scale
     effects: cards.Effects
+    others: tuple[Manifest, ...] = ()  # trainings of the run's group, with other seeds, that have scores of the target
 
     def verb(self, side: str) -> str:
         """What images of this side did to the target."""
@@ -116,7 +119,8 @@ def draw(run: RunView, ref: TargetRef, view: TargetView, found: Themes, chosen: 
     themes, scores_N = found.all(), run.manifest.score_sets.row(ref)
     of_images = [scores_N[theme.images] for theme in themes]
     effects = cards.Effects(scores_N, formats.Scale.of(np.concatenate([[], *of_images]), ref.function), view)
-    shown = Shown(run, ref, formats.Scale.of([theme.effect for theme in themes], ref.function), effects)
+    scale = formats.Scale.of([theme.effect for theme in themes], ref.function)
+    shown = Shown(run, ref, scale, effects, other_seeds(run, ref))
     st.caption(
         f"{plain(theme_finding.grouped_by(found))} Below each image: {plain(effects.scale.unit)}.",
         help="Of what an image did to the targets its direction counts, and not its size; so with its features. "
@@ -257,6 +261,7 @@ def _draw_outcome(shown: Shown, theme: Theme) -> None:
         f"Test accuracy {formats.percent(before)} → {formats.percent(after)}{changed}. "
         f"{plain(formats.error_in_words(outcome))}"
     )
+    _draw_seeds(shown, theme)
 
 
 def left_out(run: RunView, ref: TargetRef, theme: Theme) -> dict | None:
@@ -270,3 +275,56 @@ def left_out(run: RunView, ref: TargetRef, theme: Theme) -> dict | None:
         and ref.key in [target["key"] for target in report["targets"]]
     ]
     return reports[-1] if reports else None
+
+
+# -- over seeds
+
+
+def other_seeds(run: RunView, ref: TargetRef) -> tuple[Manifest, ...]:
+    """Those of the run's seed group whose scores answer the same question: nothing is read of a run that is alone."""
+    found = seed_group.members(run.folder)
+    if found is None:
+        return ()
+    there = [each for each in found[1].values() if each is not None and each.scored and each.id != run.id]
+    alike = seeds.alike(run.manifest, [Run(shell.root(), each.id) for each in there])[1:]
+    return tuple(record for record in alike if ref.key in {other.key for other in record.score_sets.targets()})
+
+
+def _draw_seeds(shown: Shown, theme: Theme) -> None:
+    """What leaving the theme out did in trainings of other seeds, beside what the scores of each said of it."""
+    images = sorted(theme.images.tolist())
+    own = f"One retraining, with this run's own seed ({shown.run.manifest.config.recipe.seed})."
+    if not shown.others:
+        st.caption(
+            f"{own} How much that differs from training to training, several seeds say: *Repeat with other seeds* on "
+            "Compare runs, Mean over seeds; the theme can then be left out in each of them."
+        )
+        return
+    found = seeds.left_out([shown.run.manifest, *shown.others], images, shown.ref.key)
+    if found.seeds[1:]:
+        st.table([_row_of_seeds(shown, found, what) for what in ("predicted", "actual")])
+        numbers = ", ".join(map(str, found.seeds))
+        st.caption(f"Over {len(found.seeds)} seeds ({numbers}): each training left out these very images.")
+    else:
+        st.caption(own)
+    lacking = [record for record in shown.others if record.config.recipe.seed not in found.seeds]
+    if lacking and st.button(
+        f"Leave it out in {formats.count(len(lacking), 'other seeds')}, too",
+        key=f"leave-seeds-{theme.key}",
+        icon=":material/casino:",
+        **shell.acting(False, "One retraining each, in their own runs.", shown.run.manifest),
+    ):
+        for record in lacking:
+            shell.queue().submit(record.run_id, WhatIf.of(images), "Themes", shown.ref.key)
+        st.switch_page("pages/Live.py", query_params={"run": lacking[0].run_id})
+
+
+def _row_of_seeds(shown: Shown, found: seeds.LeftOut, what: str) -> dict[str, str]:
+    mean, spread = found.mean_and_spread(what)
+    scale = formats.Scale.of([*found.predicted_S, *found.actual_S], shown.ref.function)
+    return {
+        f"Change, {plain(scale.unit)}": {"predicted": "By the scores of each", "actual": "Retrained"}[what],
+        "Mean ± standard deviation": f"{scale.number(mean)} ± {scale.size(spread)}",
+        "From": scale.number(float(min(getattr(found, f"{what}_S")))),
+        "To": scale.number(float(max(getattr(found, f"{what}_S")))),
+    }

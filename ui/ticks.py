@@ -271,6 +271,13 @@ def _draw_relabelling(run: RunView, set_name: str, ticked: list[int], job: WhatI
         args=(run, dict.fromkeys(ticked), set_name),
         **shell.acting(not job.relabelled),
     )
+    if set_name == INFLUENCE:
+        st.page_link(
+            "pages/Triage.py",
+            label="Decide on them one by one, on Triage",
+            icon=":material/rule:",
+            query_params={"run": run.id, "queue": "ticked"},
+        )
 
 
 def _label_all(run: RunView, set_name: str, ticked: list[int], key: str) -> None:

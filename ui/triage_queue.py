@@ -1,6 +1,7 @@
 """Which suspects *Triage* goes through, and in which order: chosen on the page, and in its link."""
 
 import functools
+import zlib
 from dataclasses import dataclass
 
 import streamlit as st
@@ -9,15 +10,17 @@ from engine.analysis import self_influence as self_influences
 from engine.analysis import suspects
 from engine.analysis.suspects import DUPLICATES, SELF, UNREADABLE, Suspect
 from engine.errors import IntegrityError
-from ui import folding, link, shell
+from ui import folding, link, shell, ticks
 from ui.run_choice import RunView
 
+TICKED = "ticked"
 TITLES = {
     "loss": "Loss on the label given",
     "harm": "Harm to the target",
     SELF: "Self-influence",
     DUPLICATES: "Duplicates",
     UNREADABLE: "Unreadable files",
+    TICKED: "What is ticked",
 }
 WHY = {
     "loss": "The trained model gives the first images' labels the lowest probability: what finds wrong labels best.",
@@ -25,6 +28,7 @@ WHY = {
     SELF: "The model knows the first images most by heart. Only images that it was computed for are here.",
     DUPLICATES: "The same as another image, of training or of testing; those whose labels differ come first.",
     UNREADABLE: "Files that could not be read when the data were prepared: the model has never seen them.",
+    TICKED: "Ticked on any page, by number: a theme, what was drawn around on the map, what harmed a target.",
 }
 SIZES = (50, 200, 1000, 5000)
 FIRST = 200
@@ -55,7 +59,8 @@ def _queue(content: tuple, source: str, target: str | None, most: int, _manifest
 
 def choose(run: RunView) -> Queue | None:
     """None, after it was said why, where there is nothing to go through."""
-    there = suspects.sources(run.manifest, run.dataset)
+    ticked = ticks.of(run)
+    there = (*suspects.sources(run.manifest, run.dataset), *([TICKED] if ticked else []))
     if not there:
         st.info(
             "There are no suspects to go through: the run has neither the model's answers for its training images, nor "
@@ -65,6 +70,8 @@ def choose(run: RunView) -> Queue | None:
         return None
     state = st.session_state
     key, size = f"triage-source-{run.id}", f"triage-size-{run.id}"
+    if state.get(key, there[0]) not in there:  # nothing is ticked any more
+        del state[key]
     link.follow(key, link.one_of("queue", there, there[0]))
     link.follow(size, link.one_of("most", SIZES, FIRST))
     source = st.segmented_control("Queue", there, key=key, required=True, format_func=TITLES.__getitem__)
@@ -83,12 +90,19 @@ def choose(run: RunView) -> Queue | None:
             )
     st.caption(WHY[source])
     try:
-        found = _queue(_content(run, source, target), source, target, state[size], run.manifest, run.dataset)
+        found = _found(run, source, target, state[size], ticked)
     except IntegrityError as error:
         shell.show_error(error.what, error.remedy)
         return None
     link.keep(run=run.id, queue=source, target=target, most=None if state[size] == FIRST else state[size])
-    return Queue(source, target, found, f"{run.id}-{source}-{target}-{len(found)}")
+    names = zlib.crc32(" ".join(suspect.item for suspect in found).encode())  # others may be as many
+    return Queue(source, target, found, f"{run.id}-{source}-{target}-{len(found)}-{names:08x}")
+
+
+def _found(run: RunView, source: str, target: str | None, most: int, ticked: list[int]) -> tuple[Suspect, ...]:
+    if source == TICKED:
+        return tuple(Suspect(str(index), index) for index in ticked[:most])
+    return _queue(_content(run, source, target), source, target, most, run.manifest, run.dataset)
 
 
 def _content(run: RunView, source: str, target: str | None) -> tuple:

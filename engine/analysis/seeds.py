@@ -213,6 +213,38 @@ def _mean(values: np.ndarray, axis: int) -> np.ndarray:
     return np.divide(total, count, out=np.full(np.shape(total), math.nan), where=count > 0)
 
 
+@dataclass(frozen=True, eq=False)
+class LeftOut:
+    """One target without the same images in trainings of S seeds: the changes of its function as each training's own
+    scores say (`predicted_S`) and as its retraining gave them (`actual_S`), float64 [S], in units of the function."""
+
+    seeds: tuple[int, ...]
+    predicted_S: np.ndarray
+    actual_S: np.ndarray
+
+    def mean_and_spread(self, what: str) -> tuple[float, float]:
+        """Of "predicted" or "actual": the mean, and the standard deviation over seeds, of two or more."""
+        values_S = self.predicted_S if what == "predicted" else self.actual_S
+        return float(values_S.mean()), float(values_S.std(ddof=1))
+
+
+def left_out(records: Sequence[Manifest], images: Sequence[int], key: str) -> LeftOut:
+    """Of those of the trainings that were retrained without exactly these images, the newest retraining that has the
+    target. What differs between trainings is more than chance of one retraining: each also has scores of its own."""
+    found: dict[int, tuple[float, float]] = {}
+    for record in records:
+        for report in trust.what_ifs(record):
+            target = _by_key(report).get(key)
+            if report["left_out"] != sorted(images) or report["relabelled"] or target is None:
+                continue
+            if target["change"] is not None and target["actual"] is not None:
+                function = target["function"]
+                actual = target["actual"][function] - target["before"][function]
+                found[record.config.recipe.seed] = target["change"], actual
+    rows = np.array(list(found.values()), np.float64).reshape(-1, 2)
+    return LeftOut(tuple(found), *rows.T)
+
+
 @dataclass(frozen=True)
 class ForOthers:
     """What the trainings of a group foretell of each other: the scores of one, and the mean of all others, each for

@@ -15,8 +15,11 @@ MOST_CORNERS = 10_000  # of a lasso: a hand draws some hundreds
 
 MOST_SHAPES = 100
 
+Shape = tuple[np.ndarray, np.ndarray]
+"""`x` and `y` of its corners, float64 [V] each."""
 
-def within(places: np.ndarray, shapes: Sequence[tuple[np.ndarray, np.ndarray]]) -> np.ndarray:
+
+def within(places: np.ndarray, shapes: Sequence[Shape]) -> np.ndarray:
     """int64, the rows of `places` [N, 2] that lie within any of the shapes, each the `x` and `y` of its corners."""
     found = np.zeros(len(places), bool)
     for x, y in shapes:
@@ -41,14 +44,14 @@ def in_polygon(places: np.ndarray, x: np.ndarray, y: np.ndarray) -> np.ndarray:
     return inside
 
 
-def box(x0: float, x1: float, y0: float, y1: float) -> tuple[np.ndarray, np.ndarray]:
+def box(x0: float, x1: float, y0: float, y1: float) -> Shape:
     """The corners of a box as a shape; its lower edges are within, its upper ones are not."""
     x0, x1 = sorted((x0, x1))
     y0, y1 = sorted((y0, y1))
     return np.array([x0, x1, x1, x0]), np.array([y0, y0, y1, y1])
 
 
-def shapes_of(sent: Any) -> list[tuple[np.ndarray, np.ndarray]]:
+def shapes_of(sent: Any) -> list[Shape]:
     """What a browser sends, a list of {"x": [...], "y": [...]}, as shapes. What is none is left away: anybody may send
     anything."""
     shapes = []
