@@ -17,7 +17,7 @@ from starlette.middleware import Middleware
 from engine import config, files
 from engine.jobs import speed
 from engine.runs.run import Summary
-from ui import addresses, formats, hosts, navigation, run_choice, run_names, run_watch, shell, stopping
+from ui import addresses, delivery, formats, hosts, navigation, run_choice, run_names, run_watch, shell, stopping
 from ui.text import plain
 
 RECENT = 8  # runs
@@ -142,5 +142,6 @@ if __name__ == "__main__":
     with shell.page("Replay Explorer"):
         draw()
 else:
+    delivery.in_order()
     served = Middleware(addresses.Addresses, pages=tuple(Path(path).stem for path, _, _ in navigation.PAGES[1:]))
     app = st.App(__file__, lifespan=stopping.in_order, middleware=[Middleware(hosts.OnlyOurHosts), served])

@@ -514,10 +514,16 @@ def _write_csv(path: Path, table: pd.DataFrame, option: str = "--csv") -> None:
 def corrections(call: argparse.Namespace) -> int:
     from engine.library import correcting
 
+    if call.dry_run and (call.train or call.dataset or call.csv is not None):
+        raise ConfigError(
+            "--dry-run says what --read, --copy-to and --apply would do, and nothing else can be tried.",
+            "Leave it away.",
+        )
     run = _opened(call)
     if call.train:
+        config = correcting.config(run)  # refused at once, before anything takes long
         load_torch()
-        _execute(runs.Run.create(run.root, correcting.config(run)))
+        _execute(runs.Run.create(run.root, config))
     elif call.dataset:
         print(correcting.dataset_name(run))
     elif call.csv is not None:

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from engine.__main__ import main
 from engine.analysis import labels_file
 from engine.datasets import corrected, corrected_folder
 from engine.datasets import registry as datasets
@@ -20,7 +21,7 @@ from engine.runs import run as runs
 from engine.runs.corrections import EXCLUDED, Corrections
 from tests import quick as quick_data
 from tests.images import picture
-from tests.made_up import SMALL
+from tests.made_up import SMALL, run_of
 
 SIZES = 6000, 10  # training images and classes
 
@@ -440,3 +441,103 @@ def test_files_are_moved_inside_their_folder_and_over_none(photos, tmp_path):
     assert after[relabelled.to] == before[path] and after[left_out.to] and record.parent == root
     now = datasets.reload(photos.name)
     assert len(now.train_labels) + len(now.test_labels) == 7
+
+
+# -- the command line
+
+
+@pytest.fixture
+def call(photos, root, capsys):
+    """Calls `corrections` for the run `one` on these photos, which works or is `refused`, and returns what was said."""
+    run_of(root, "one", {}, SMALL.replace(dataset=photos.name))
+
+    def call(*words, refused: bool = False) -> str:
+        capsys.readouterr()
+        assert bool(main(["corrections", "one", *map(str, words)])) == refused
+        said = capsys.readouterr()
+        return said.err if refused else said.out
+
+    return call
+
+
+def decided(root: Path) -> Corrections:
+    return corrections.read(runs.Run.open(root, "one"))
+
+
+def test_the_command_line_tries_reads_copies_and_moves(photos, root, call, tmp_path):
+    folder, to, table = (tmp_path / name for name in ("photos", "copy", "labels.csv"))
+    before, run = tree(folder), runs.Run.open(root, "one")
+    for words in (["--copy-to", to], ["--copy-to", to, "--dry-run"], ["--apply"], ["--dataset"], ["--train"]):
+        assert "no corrections yet" in call(*words, refused=True)
+    corrections.decide(run, {0: 1 - int(photos.train_labels[0]), 1: EXCLUDED}, len(photos.train_labels), 2)
+    assert "2 corrections" in call("--csv", table) and "1 other labels, 1 images left out" in call()
+    expected = corrections.read(run)
+    corrections.write(run, Corrections())
+    assert "2 images would be decided on" in call("--read", table, "--dry-run") and not len(decided(root))
+    assert "2 images decided on" in call("--read", table) and decided(root) == expected
+
+    # To try is to change nothing, and what cannot be tried says so.
+    for words in (["--train"], ["--dataset"], ["--csv", tmp_path / "other.csv"]):
+        assert "nothing else can be tried" in call(*words, "--dry-run", refused=True)
+    assert [each.id for each in runs.list_runs(root)] == ["one"] and not (tmp_path / "other.csv").exists()
+    told = call("--copy-to", to, "--dry-run").splitlines()
+    assert len(told) == 10 and "would copy 7 files" in told[-1] and "3 of all are" in told[-1]
+    moved = call("--apply", "--dry-run").splitlines()
+    assert len(moved) == 3 and "would move 2 files" in moved[-1]
+    assert not to.exists() and tree(folder) == before
+
+    assert "copied 7 files" in call("--copy-to", to) and len(tree(to)) == 7 and tree(folder) == before
+    assert "holds something already" in call("--copy-to", to, refused=True)
+    assert "inside each other" in call("--copy-to", folder / "copy", refused=True)
+    assert call("--apply").splitlines()[:2] == moved[:2]
+    after = {name: content for name, content in tree(folder).items() if not name.startswith(".moved")}
+    assert sorted(after.values()) == sorted(before.values()) and after.keys() != before.keys()
+    for words in (["--apply"], ["--copy-to", tmp_path / "again"], ["--read", table], []):
+        assert "has changed since" in call(*words, refused=True)
+
+
+def test_the_command_line_refuses_a_table_that_is_of_something_else(photos, root, call, tmp_path):
+    table, given = tmp_path / "labels.csv", photos.classes[photos.train_labels[0]]
+    for content, words in {
+        f"index,file,new_label\n0,another.png,{given}": "the file is of other data",
+        f"index,file,new_label\n0,../../secret,{given}": "the file is of other data",
+        f"index,old_label,new_label\n0,cat,{given}": "has the label",
+        "index,new_label\n0,../../b b": "there is no class",
+        f"index,label\n0,{given}": "no column new_label",
+        f"index,new_label\n{len(photos.train_labels)},{given}": "is no training image",
+    }.items():
+        table.write_text(content)
+        assert words in call("--read", table, refused=True)
+    for path in (tmp_path / "nothing.csv", tmp_path):
+        assert "cannot be read" in call("--read", path, refused=True)
+    for path in (tmp_path / "no" / "labels.csv", tmp_path):
+        assert "cannot be written" in call("--csv", path, refused=True)
+    assert not len(decided(root)) and not (runs.Run.open(root, "one").path / corrections.NAME).exists()
+
+
+def test_nothing_is_copied_or_moved_through_a_link(photos, root, call, tmp_path):
+    folder, secret, outside = tmp_path / "photos", tmp_path / "secret.png", tmp_path / "outside"
+    outside.mkdir()
+    image = of_name(photos, next(name for name in photos.train_names if name.endswith("3.png")))
+    run, name = runs.Run.open(root, "one"), photos.train_names[image]
+    relabelled = next(i for i in range(len(photos.train_labels)) if i != image)
+    other = 1 - int(photos.train_labels[relabelled])
+    corrections.decide(run, {image: EXCLUDED, relabelled: other}, len(photos.train_labels), 2)
+
+    # What is left out would go through the link; what is relabelled, which would not, stays where it is, too.
+    (folder / ".excluded").symlink_to(outside)
+    before = tree(folder)
+    assert "is reached through" in call("--apply", refused=True)
+    assert tree(folder) == before and not any(outside.iterdir())
+    (folder / ".excluded").unlink()
+
+    # A file, and then a folder, that have become links since the run was made.
+    secret.write_bytes((folder / name).read_bytes())
+    (folder / name).unlink()
+    (folder / name).symlink_to(secret)
+    whole = folder / "b b"
+    for make in (lambda: None, lambda: (whole.rename(outside / "b b"), whole.symlink_to(outside / "b b"))):
+        make()
+        for words in (["--copy-to", tmp_path / "copy"], ["--apply"]):
+            assert "has changed since" in call(*words, refused=True)
+        assert not (tmp_path / "copy").exists() and secret.exists()

@@ -9,6 +9,7 @@ import time
 import urllib.request
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from playwright.sync_api import Page, sync_playwright
 
@@ -23,18 +24,19 @@ def serving(
     *options: str,
     errors: Path | None = None,
     hold: Hold | None = None,
+    inside: str = "",
     app: Path = ROOT,
     **environment: str,
 ):
     """The app by itself, with options of `streamlit run` and settings of its own; yields the URL and the process.
-    What the server says on its standard error is shown, or goes to the file `errors`; `hold` makes its job wait; `app`
-    is another checkout."""
+    What the server says on its standard error is shown, or goes to the file `errors`; `hold` makes its job wait; it
+    runs `inside` a module that changes its process, such as `tests.late_loop`; `app` is another checkout."""
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = free.getsockname()[1]
     process = subprocess.Popen(
         [
-            *(sys.executable, *(hold.words if hold else ["-m"])),
+            *(sys.executable, *(hold.words if hold else ["-m"]), *([inside] if inside else [])),
             *("streamlit", "run", "app.py", "--server.port", str(port), *options),
         ],
         cwd=app,
@@ -55,9 +57,9 @@ def serving(
 
 
 @contextmanager
-def server(outputs: Path, page: Page, *options: str, hold: Hold | None = None, app: Path = ROOT, **environment: str):
-    """`serving`, whose URL this browser looks at: its tabs leave before the server goes."""
-    with serving(outputs, *options, hold=hold, app=app, **environment) as (url, process):
+def server(outputs: Path, page: Page, *options: str, **more: Any):
+    """`serving`, with what it takes, whose URL this browser looks at: its tabs leave before the server goes."""
+    with serving(outputs, *options, **more) as (url, process):
         yield url, process
         for tab in page.context.pages:
             tab.goto("about:blank")

@@ -228,22 +228,31 @@ def check_place(root: Path, to: Path) -> Path:
 
 
 def move(plan: Plan) -> Path:
-    """Moves the files in their folder, and returns the list of what is moved, which is written first."""
+    """Moves the files in their folder, and returns the list of what is moved, which is written first. What would lead
+    out of the folder is refused before any is moved."""
     files.check_writable(plan.root)
+    for change in plan.changes:
+        _places(plan.root, change)
     record = _record_of(plan.root)
     moves = [[stored_path(change.stamp.path), stored_path(change.to or "")] for change in plan.changes]
     files.write_json(record, {"moved": moves, "paths": "each character stands for one byte"})
     for change in plan.changes:
-        assert change.to is not None
-        source, target = plan.root / change.stamp.path, plan.root / change.to
-        files.check_inside(plan.root, source)
-        files.check_inside(plan.root, target)
+        source, target = _places(plan.root, change)
         with opened(plan.root, change.stamp):
             pass  # it is the file that was listed
         with files.disk_errors(target):
             target.parent.mkdir(parents=True, exist_ok=True)
             _rename(source, target)
     return record
+
+
+def _places(root: Path, change: Change) -> tuple[Path, Path]:
+    """Where a file is and where it goes. Raises `StorageError` where either is outside the folder, or behind a link."""
+    assert change.to is not None
+    source, target = root / change.stamp.path, root / change.to
+    files.check_inside(root, source)
+    files.check_inside(root, target)
+    return source, target
 
 
 def _record_of(root: Path) -> Path:
