@@ -3,7 +3,7 @@
 import streamlit as st
 
 from engine.analysis import duplicates
-from ui import duplicates_form, duplicates_list, formats, link, run_choice, shell, ticks
+from ui import download, duplicates_form, duplicates_list, formats, link, run_choice, shell, ticks
 from ui.duplicates_list import Shown
 from ui.run_choice import RunView
 from ui.text import plain
@@ -30,9 +30,7 @@ def draw_exports(run: RunView, shown: Shown) -> None:
         return formats.csv(duplicates.listed(shown.found, run.dataset, scores_N, groups))
 
     with st.container(horizontal=True):
-        st.download_button(
-            "Groups as CSV", table, f"{run.id}-duplicates-{shown.found.by}.csv", icon=":material/download:"
-        )
+        download.button("Groups as CSV", table, f"{run.id}-duplicates-{shown.found.by}.csv", icon=":material/download:")
         link.copy()
 
 

@@ -8,7 +8,7 @@ from engine.analysis import suspects
 from engine.jobs.replay import Replay
 from engine.runs.notes import LABELS
 from engine.targets import AllTests
-from ui import formats, link, outcomes, paging, run_choice, shell, suspect_list, suspect_tiles, ticks
+from ui import download, formats, link, outcomes, paging, run_choice, shell, suspect_list, suspect_tiles, ticks
 from ui.run_choice import RunView
 from ui.suspect_list import Suspects
 from ui.text import plain
@@ -126,7 +126,7 @@ def draw_exports(run: RunView, found: Suspects) -> None:
             icon=":material/rule:",
             query_params={"run": run.id, "queue": found.by} | ({"target": found.ref.key} if found.by == "harm" else {}),
         )
-        st.download_button("All suspects as CSV", table, f"{run.id}-suspects.csv", icon=":material/download:")
+        download.button("All suspects as CSV", table, f"{run.id}-suspects.csv")
         link.copy()
 
 

@@ -11,6 +11,7 @@ from engine.runs.scores import TargetRef
 from engine.targets import TrainImage
 from ui import (
     cards,
+    download,
     duplicates_twin,
     export_form,
     formats,
@@ -240,11 +241,10 @@ def _with_units(run: RunView, refs: list[TargetRef], scales: list[formats.Scale]
 def draw_exports(run: RunView, ref: TargetRef, among: lists.Filter, true_label: int | None) -> None:
     with st.container(horizontal=True):
         # Written when it is asked for: of 60,000 images it takes a while.
-        st.download_button(
+        download.button(
             "List as CSV",
             lambda: formats.csv(lists.table(run.manifest, run.dataset, ref, among, true_label, ticks.read(run))),
             f"{run.id}-{formats.file_name(ref.key)}.csv",
-            icon=":material/download:",
         )
         link.copy()
         st.page_link(

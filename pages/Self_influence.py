@@ -5,7 +5,7 @@ import streamlit as st
 from engine.analysis import self_influence as self_influences
 from engine.analysis import suspects
 from engine.analysis.self_influence import Known
-from ui import cards, formats, gallery, link, paging, pictures, run_choice, self_influence, shell, ticks
+from ui import cards, download, formats, gallery, link, paging, pictures, run_choice, self_influence, shell, ticks
 from ui.paging import EVERY, class_name, turn_to_the_first
 from ui.run_choice import RunView
 from ui.text import line, plain
@@ -95,7 +95,7 @@ def draw_known(run: RunView, known: Known) -> None:
     draw_ranking(run, known)
     with st.container(horizontal=True):
         table = self_influences.ranked(run.manifest, run.dataset, known)
-        st.download_button("All as CSV", formats.csv(table), f"{run.id}-self-influence.csv", icon=":material/download:")
+        download.button("All as CSV", formats.csv(table), f"{run.id}-self-influence.csv")
         st.page_link(
             "pages/Find_bad_labels.py",
             label="Judge their labels, in this order",

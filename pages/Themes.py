@@ -7,7 +7,20 @@ from engine.analysis import themes as theme_finding
 from engine.analysis.features import Features
 from engine.analysis.themes import Themes
 from engine.runs.scores import TargetRef
-from ui import cards, docs, features_button, formats, link, run_choice, shell, target_card, target_choice, themes, ticks
+from ui import (
+    cards,
+    docs,
+    download,
+    features_button,
+    formats,
+    link,
+    run_choice,
+    shell,
+    target_card,
+    target_choice,
+    themes,
+    ticks,
+)
 from ui.run_choice import RunView
 from ui.themes import AS_FIT
 
@@ -36,11 +49,10 @@ def content_of(run: RunView) -> tuple[str, ...]:
 
 def draw_exports(run: RunView, ref: TargetRef, of_target: Themes) -> None:
     with st.container(horizontal=True):
-        st.download_button(
+        download.button(
             "Themes as CSV",
             lambda: formats.csv(theme_finding.table(of_target, run.dataset, run.manifest)),
             f"{run.id}-{formats.file_name(ref.key)}-themes.csv",
-            icon=":material/download:",
         )
         link.copy()
 

@@ -12,7 +12,7 @@ from engine.analysis import certainty, trust
 from engine.jobs.smoothness import Smoothness
 from engine.jobs.validation import Validate
 from engine.targets import Target, target_function
-from ui import docs, formats, link, pictures, run_choice, seed_group, shell, smoothness
+from ui import docs, download, formats, link, pictures, run_choice, seed_group, shell, smoothness
 from ui.run_choice import RunView
 from ui.text import line, plain
 
@@ -192,12 +192,11 @@ def draw_target_table(run: RunView, report: dict) -> None:
 def draw_downloads(run: RunView, report: dict) -> None:
     name = f"{run.id}-{report['name']}"
     with st.container(horizontal=True):
-        st.download_button("Report (JSON)", json.dumps(report, indent=1), f"{name}.json", icon=":material/download:")
-        st.download_button(
+        download.button("Report (JSON)", json.dumps(report, indent=1), f"{name}.json")
+        download.button(
             "Predicted and actual (CSV)",
             formats.csv(certainty.outcomes(run.manifest, report)),
             f"{name}.csv",
-            icon=":material/download:",
         )
 
 

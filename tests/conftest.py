@@ -1,11 +1,12 @@
 """Fixtures of all tests, which run in temporary outputs folders and may write there, whatever the environment says."""
 
+import contextlib
 import os
 import shutil
 import signal
 import sys
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import pytest
@@ -35,6 +36,18 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.browser)
         weights[item.path.name] += next((SECONDS[name] for name in SECONDS if item.get_closest_marker(name)), 0.05)
     items.sort(key=lambda item: -weights[item.path.name])
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """What the tab of a failed test showed stands in its report."""
+    report = yield
+    if report.failed and call.when == "call" and (tab := getattr(item, "funcargs", {}).get("page")):
+        with contextlib.suppress(Exception):  # the browser may be what failed
+            report.sections.append(("Page", f"{tab.url}\n{tab.locator('body').inner_text(timeout=5000)[:5000]}"))
+    return report
 
 
 @pytest.fixture(autouse=True)

@@ -196,22 +196,11 @@ def wait_until(condition: Callable[[], bool], tab: Page) -> None:
 
 
 def download(tab: Page, button: Locator) -> Download:
-    """What the button gives; asked for again while nothing comes: a file that is made when it is asked for belongs to
-    the drawing of its page, and the browser may still show the one before."""
-    came: list[Download] = []
-
-    def take(file: Download) -> None:
-        came.append(file)
-
-    tab.on("download", take)
-    while not came:
-        idle(tab)
+    """What the button gives, once the page is drawn whole."""
+    idle(tab)
+    with tab.expect_download() as file:
         button.click()
-        for _ in range(50):
-            if not came:
-                tab.wait_for_timeout(100)
-    tab.remove_listener("download", take)
-    return came[0]
+    return file.value
 
 
 def pick(tab: Page, box: str, option: str) -> None:

@@ -90,3 +90,9 @@ def test_nothing_pickles_evaluates_or_calls_a_shell():
                     continue  # reads tensors alone
                 assert called not in ("eval", "exec", "os.system", "torch.load", "torch.save"), path.name
                 assert "allow_pickle=True" not in ast.unparse(node), path.name
+
+
+def test_files_are_taken_away_by_one_kind_of_button():
+    """One of Streamlit's own would run the page again while its file is made, and drop it (`ui.download`)."""
+    for path in [*UI, *PAGES]:
+        assert "download_button(" not in path.read_text() or path.name == "download.py", path.name

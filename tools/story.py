@@ -55,8 +55,11 @@ def files_of(page: Page, key: str) -> list[str]:
 def add_archive(page: Page, url: str, archive: Path, side: str = "") -> None:
     """`side` as the form has it; empty: chosen from the files."""
     page.goto(f"{url}/Data")
+    at_rest(page)
     page.get_by_text("An archive from yours").click()
+    at_rest(page)  # a file that is given to a form while it is drawn is lost with it
     page.locator('input[type="file"]').set_input_files(archive)
+    expect(page.get_by_role("button", name=f"Remove {Path(archive).name}")).to_be_visible(timeout=PATIENCE)
     _set_side(page, side)
     _add(page)
 

@@ -8,7 +8,7 @@ import streamlit as st
 
 from engine.analysis import overlap
 from engine.analysis.overlap import Overlap, OverRuns
-from ui import cards, formats, link, shell, ticks
+from ui import cards, download, formats, link, shell, ticks
 from ui.run_choice import RunView
 from ui.text import line, plain
 
@@ -32,11 +32,10 @@ def draw(a: RunView, of: OverRuns, names: Sequence[str], what: str = "runs") -> 
     for band in ("all", "most", "one"):
         if len(found.counts(band)):
             draw_band(a, of, found, band, names, scale, what)
-    st.download_button(
+    download.button(
         "All images as CSV",
         lambda: formats.csv(overlap.table(of, k, a.dataset)),
         f"over-{len(of.rows)}-runs-{formats.file_name(of.target.key)}.csv",
-        icon=":material/download:",
     )
     return {"side": formats.unless(side, overlap.SIDES[0]), "k": formats.unless(k, overlap.PROPOSED)}
 

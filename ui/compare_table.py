@@ -17,7 +17,7 @@ from engine.analysis import compare, many, overlap, trust
 from engine.analysis.many import Entry, Filter, Group
 from engine.errors import ReplayError
 from engine.runs.run import STATUSES, Run
-from ui import compare_images, compare_scores, docs, folding, formats, link, run_choice, run_names, shell
+from ui import compare_images, compare_scores, docs, download, folding, formats, link, run_choice, run_names, shell
 from ui.run_choice import RunView
 from ui.text import line, plain
 
@@ -378,11 +378,10 @@ def draw_actions(a: RunView, rows: Sequence[Group], shown: Sequence[Entry]) -> N
         if st.session_state["many-runs"]:
             st.button("All runs", key="many-all", icon=":material/filter_alt_off:", on_click=only, args=([],))
         if shown:
-            st.download_button(
+            download.button(
                 "Table as CSV",
                 lambda: formats.csv(many.table(shown)),
                 f"{len(shown)}-runs.csv",
-                icon=":material/download:",
                 key="many-csv",
             )
 

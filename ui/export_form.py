@@ -10,7 +10,7 @@ from engine.export import write as exports
 from engine.export.material import ALL, Material
 from engine.jobs import export as jobs
 from engine.jobs.export import Export
-from ui import formats, shell
+from ui import download, formats, shell
 from ui.run_choice import RunView
 from ui.text import line, plain
 
@@ -124,10 +124,9 @@ def draw_download(run: RunView, name: str, where: str) -> None:
         st.caption(f"{plain(name)}, {formats.size(size)}, is too large for a download here. It is {plain(path)}.")
         return
     remedy = f"Delete the exports of run {run.id}, and export it again."
-    st.download_button(
+    download.button(
         f"{plain(name)} · {formats.size(size)}",
         lambda: files.read_bytes(path, remedy, MOST),  # when it is asked for
         name,
-        icon=":material/download:",
         key=f"download-{where}-{name}",
     )

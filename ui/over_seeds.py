@@ -9,7 +9,7 @@ from engine.analysis.seeds import ForOthers, OverSeeds
 from engine.errors import ReplayError
 from engine.runs.manifest import Manifest
 from engine.runs.run import Run
-from ui import compare_images, docs, formats, link, pictures, run_choice, run_names, seed_group, shell
+from ui import compare_images, docs, download, formats, link, pictures, run_choice, run_names, seed_group, shell
 from ui.run_choice import RunView
 from ui.text import line, plain
 
@@ -133,11 +133,10 @@ def draw_table(a: RunView, of: OverSeeds, scale: formats.Scale) -> None:
         f"{plain(scale.unit)}, with the score's own sign. Strongest: among the {seeds.TOP} of largest score, either "
         "sign. Spread: the standard deviation over trainings."
     )
-    st.download_button(
+    download.button(
         "All as CSV",
         lambda: formats.csv(seeds.table(of, a.dataset)),
         f"mean-{len(of.seeds)}-seeds-{formats.file_name(of.target.key)}.csv",
-        icon=":material/download:",
     )
 
 

@@ -11,7 +11,7 @@ from engine.analysis.what_if import PROBABILITY
 from engine.jobs.removal import Removal
 from engine.runs.scores import TargetRef
 from engine.targets import UploadedImage, target_function
-from ui import formats, imported, pictures, shell
+from ui import download, formats, imported, pictures, shell
 from ui.run_choice import RunView
 from ui.text import line, markup, plain
 
@@ -113,11 +113,10 @@ def draw_report(run: RunView, report: dict) -> None:
     st.caption(_caption(report))
     with st.expander("The numbers", key=f"removal-table-{report['name']}"):
         st.table(table(run, report, scale))
-    st.download_button(
+    download.button(
         "Curve as CSV",
         lambda: formats.csv(removal.table(report)),
         f"{run.id}-{formats.file_name(report['target'])}-{report['name']}.csv",
-        icon=":material/download:",
         key=f"removal-csv-{report['name']}",
     )
 

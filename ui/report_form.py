@@ -9,7 +9,7 @@ from engine.report import choice, content, origin, writing
 from engine.report.choice import Choice
 from engine.runs.run import Run, Summary
 from engine.runs.scores import TargetRef
-from ui import formats, run_names, shell
+from ui import download, formats, run_names, shell
 from ui.run_choice import RunView
 from ui.text import line
 
@@ -64,12 +64,11 @@ def _draw_choices(run: RunView, refs: tuple[TargetRef, ...]) -> None:
             "run does.",
         )
         chosen = Choice(int(images), notes)
-        st.download_button(
+        download.button(
             "Make and download",
             lambda: make(run, refs, chosen),
             file_name(run, refs),
             mime="text/html",
-            icon=":material/download:",
             key=f"report-{run.id}",
         )
     foretold = choice.foretold_bytes(run.dataset, len(refs), chosen.images)

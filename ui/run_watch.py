@@ -40,15 +40,15 @@ def begin(run: Run, manifest: Manifest) -> None:
 def _draw(run: Run, drawn: str, first: list[Manifest]) -> None:
     """The badge as it is now; and the page once more, where it was `drawn` of another state. What the page itself has
     just read is not read again: it is the `first` that is shown."""
-    changed = False
+    changed = ""  # the state that the page does not show yet
     with st.container(gap=None):
         try:
             manifest = first.pop() if first else run.manifest()
         except ReplayError:  # deleted, or damaged: the page says which
-            changed = True
+            changed = "gone"
         else:
             badge(status(manifest))
-            changed = state(manifest) != drawn
+            changed = "" if state(manifest) == drawn else state(manifest)
         watched = _component(
             key="watch", data={"changed": changed, "label": "The run has changed: show it"}, on_show_change=lambda: None
         )

@@ -10,7 +10,7 @@ from engine.config import RunConfig
 from engine.errors import ReplayError
 from engine.jobs import estimate
 from engine.jobs.estimate import Estimate
-from ui import formats, shell
+from ui import download, formats, shell
 from ui.setup_draft import Form, label
 from ui.text import plain
 
@@ -96,7 +96,7 @@ def draw_bar(form: Form, expected: Estimate | None, error: ReplayError | None) -
         elif expected is not None:
             st.markdown(in_words(form, expected))
         fits = expected is not None and not expected.modes[form.config.replay_mode].problem
-        st.download_button(
+        download.button(
             "TOML",
             config_file.dumps(form.config) if not form.problems else "",
             f"{form.config.preset}.toml",
@@ -104,7 +104,6 @@ def draw_bar(form: Form, expected: Estimate | None, error: ReplayError | None) -
             disabled=bool(form.problems),
             help="Every setting as one file: for python -m engine run --config FILE, or to start from here another "
             "time.",
-            icon=":material/download:",
             key="download-toml",
         )
         if st.button(

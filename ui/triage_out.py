@@ -14,7 +14,7 @@ from engine.jobs import correct
 from engine.runs import corrections, notes
 from engine.runs.corrections import Corrections
 from engine.runs.run import Run
-from ui import formats, shell, ticks
+from ui import download, formats, shell, ticks
 from ui.run_choice import RunView
 from ui.text import plain
 
@@ -34,12 +34,11 @@ def draw(run: RunView) -> None:
         ):
             with shell.guarded():
                 train(run)
-        st.download_button(
+        download.button(
             "labels.csv",
             lambda: labels_file.text(run.dataset, ticks.corrected(run)),
             f"{run.id}-labels.csv",
             "text/csv",
-            icon=":material/download:",
             disabled=not len(decided),
             help="index, file, old_label, new_label, excluded: one line for each image that is corrected.",
         )

@@ -1,12 +1,14 @@
 // Asks that the page be drawn again once the run that it shows has changed; not while that would take something away from
 // a person, though: text that was typed and not yet taken, an open list, dialog or image. Meanwhile a button offers it.
 //
-// data: {changed, label}. Sends the trigger "show".
+// data: {changed, label}; `changed` is the state that the page does not show yet, "" where it shows what is so. Sends the
+// trigger "show", once for each state: another one would draw the page again at some later time, under what is typed then.
 
 const OPEN = '[role="dialog"], [role="listbox"], [data-testid="stPopoverBody"]'
 const WRITTEN = "input:not([type=checkbox], [type=radio], [type=range], [type=file]), textarea, [contenteditable]"
 let typed = null                  // the field in which something was typed that was not yet taken
 const WAITING = new WeakMap()     // of each place, its timer
+const ASKED = new WeakMap()       // of each place, the state that it asked for last
 
 const field = (event) => event.composedPath()[0]
 addEventListener("input", (event) => { if (field(event).matches(WRITTEN)) typed = field(event) }, true)
@@ -23,11 +25,12 @@ export default function ({ data, parentElement, setTriggerValue }) {
   clearInterval(WAITING.get(parentElement))
   button.textContent = data.label
   button.hidden = true
-  if (!data.changed) return
+  if (!data.changed || ASKED.get(parentElement) === data.changed) return
 
   const show = () => {
     clearInterval(WAITING.get(parentElement))
     button.hidden = true
+    ASKED.set(parentElement, data.changed)
     setTriggerValue("show", true)
   }
   const look = () => {
