@@ -84,6 +84,11 @@ trust-gpu: .venv/test.stamp
 trust-grid: .venv/test.stamp
 	$(BIN)/python -m tools.grid
 
+# Draws the recipes of ResNet-9 that docs/trust.md has in a table; a second.
+.PHONY: frontier
+frontier: .venv/test.stamp
+	$(BIN)/python -m tools.grid --read docs/frontier-resnet9.jsonl --plot docs/frontier-resnet9.svg
+
 # What do scores of an attribution window foretell? About ten minutes.
 window: .venv/test.stamp
 	$(BIN)/python -m tools.window

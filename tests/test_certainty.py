@@ -14,6 +14,8 @@ from engine.jobs.replay import Replay
 from engine.jobs.validation import Validate
 from engine.jobs.what_if import WhatIf
 from engine.runs import run as runs
+from engine.targets import target_function
+from engine.targets.functions import losses, margins
 from tests.made_up import run_of
 from ui import formats
 
@@ -90,6 +92,90 @@ def test_twice_the_error_holds_95_of_100_sets_that_were_not_validated(slope, noi
             held[name].append(abs(a[m] - p[m]) <= 2 * standard)
     shares = {name: float(np.mean(of)) for name, of in held.items()}
     assert 0.92 <= shares["like"] <= 0.995 and 0.92 <= shares["fewer"] <= 1.0, shares
+
+
+# -- sets that were chosen
+
+
+def newton(x, y, weights_N, theta):
+    """The minimum of Σ w log(1 + exp(−y xθ)) + ‖θ‖² / 2, and the Hessian there."""
+    for _ in range(30):
+        wrong = 1 / (1 + np.exp((x @ theta) * y))
+        hessian = (x * (weights_N * wrong * (1 - wrong))[:, None]).T @ x + np.eye(len(theta))
+        step = np.linalg.solve(hessian, theta - (weights_N * wrong * y) @ x)
+        theta = theta - step
+        if np.abs(step).max() < 1e-12:
+            break
+    return theta, hessian
+
+
+def regression(seed: int, n: int = 600, k: int = 10):
+    """Logistic regression on six clusters, to its minimum: scores [K, N] of k test points' losses by the implicit
+    function theorem; their losses [K]; and a function that fits again without a set and says their changes [K]."""
+    rng = np.random.default_rng(seed)
+    of, centres = rng.integers(6, size=n + k), rng.normal(size=(6, 30))
+    x = centres[of] + 0.6 * rng.normal(size=(n + k, 30))
+    y = np.where(rng.normal(size=6)[of] + 0.8 * rng.normal(size=n + k) > 0, 1.0, -1.0)
+    (x, x_test), (y, y_test) = np.split(x, [n]), np.split(y, [n])
+    theta, hessian = newton(x, y, np.ones(n), np.zeros(30))
+
+    def losses(theta):
+        return np.logaddexp(0, -(x_test @ theta) * y_test)
+
+    def gradients(x, y):
+        return -(y / (1 + np.exp((x @ theta) * y)))[:, None] * x
+
+    def changes(left_out):
+        weights_N = np.ones(n)
+        weights_N[left_out] = 0
+        return losses(newton(x, y, weights_N, theta)[0]) - losses(theta)
+
+    return -gradients(x_test, y_test) @ np.linalg.solve(hessian, gradients(x, y).T), losses(theta), changes
+
+
+def held(sides: tuple[str, ...], times: int) -> float:
+    """Of sets of the most helpful or harmful points, `times` as many as the validated random 2 %, the share whose
+    actual change is within two standard errors."""
+    found = []
+    for seed in range(3):
+        tau_KN, losses_K, changes = regression(seed)
+        n = tau_KN.shape[1]
+        sets = [lds.subset(n, 0.02, seed, m) for m in range(24)]
+        actual_MK = np.array([changes(left_out) for left_out in sets])
+        for k, (tau_N, loss) in enumerate(zip(tau_KN, losses_K, strict=True)):
+            predicted = [-tau_N[left_out].sum() for left_out in sets]
+            error = certainty.Error.of(predicted, actual_MK[:, k], 12, float((tau_N**2).mean()), float(loss))
+            order = np.argsort(tau_N)
+            for side in sides:
+                left_out = {"helpful": order, "harmful": order[::-1]}[side][: 12 * times]
+                miss = abs(changes(left_out)[k] + tau_N[left_out].sum())
+                found.append(miss <= 2 * certainty.of_set([error], tau_N[left_out]))
+    return float(np.mean(found))
+
+
+def test_twice_the_error_holds_sets_that_were_chosen_for_their_effect(monkeypatch):
+    """Of a model whose retrainings are exact. What random sets alone say holds next to none of them."""
+    assert held(("helpful", "harmful"), 1) >= 0.92 and held(("helpful", "harmful"), 4) >= 0.92
+    monkeypatch.setattr(certainty.Error, "second_order", lambda self, change, count: 0.0)
+    assert held(("helpful",), 1) < 0.1 and held(("helpful",), 4) < 0.1
+
+
+def test_the_second_order_is_none_where_all_was_tried_and_that_of_the_loss_s_curve():
+    tried = certainty.Error(1.0, 0.1, 0.0, 60, 40, 1.0, relative=0.2, reach=3.0)
+    assert tried.second_order(2.9, 60) == 0 and tried.second_order(0.0, 60) == 0
+    assert tried.second_order(-6.0, 60) == pytest.approx(6 * 2 * 0.2 / 2), "κ ν, half of it, for half was tried"
+    assert tried.second_order(-6.0, 180) == pytest.approx(3 * 6 * 2 * 0.2 / 2), "three times as many images"
+    logits, label = np.array([[0.3, 1.4, -0.2]]), np.array([1])
+    loss, slope = float(losses(logits, label)[0]), target_function("loss").slope
+    curved = dataclasses.replace(tried, loss=loss, reach=math.inf)
+    rise = 0.5 / slope(float(margins(logits, label)[0]))  # of the margin, which is how far its logit moves
+    there = float(losses(logits + rise * np.array([[0, 1, 0]]), label)[0]) - loss
+    assert curved.moved(0.5) == pytest.approx(there) and curved.second_order(0.5, 60) == pytest.approx(
+        (there - 0.5) / 2
+    )
+    assert curved.moved(-1e9) == pytest.approx(-loss), "a loss ends at 0"
+    lost = dataclasses.replace(curved, loss=1e-9)
+    assert lost.moved(0.5) == 0.5, "of so small a loss the margin is not known"
 
 
 # -- of a run

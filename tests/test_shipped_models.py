@@ -1,6 +1,8 @@
 """The networks of the presets: what their options make of them, each compared with torch's own operations."""
 
+import json
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -168,6 +170,20 @@ def test_the_grids_recipes_are_runs_and_its_base_is_the_preset():
     assert (
         "20.weight" in names and isinstance(made(resnet9)[18], nn.Linear) and isinstance(made(small_cnn)[7], nn.Linear)
     )
+
+
+def test_the_picture_of_the_frontier_is_that_of_its_file_whose_rows_are_runs(tmp_path):
+    docs = Path(grid.__file__).parent.parent / "docs"
+    rows = [json.loads(line) for line in (docs / "frontier-resnet9.jsonl").read_text().splitlines()]
+    digests = {grid.config_of({name: row[name] for name in grid.RESNET9}).training_digest("") for row in rows}
+    measured = [row for row in rows if "lds_0.01" in row]
+    presets = [configs.preset(name).training_digest("") for name in ("resnet9", "resnet9-window")]
+    ours = [grid.config_of({name: row[name] for name in grid.RESNET9}).training_digest("") for row in measured]
+    assert ours == presets and len(digests) == 28 - 3, "of the windows of one recipe the training is one"
+    grid.frontier(rows, tmp_path / "drawn.svg")
+    assert (tmp_path / "drawn.svg").read_bytes() == (docs / "frontier-resnet9.svg").read_bytes()
+    dots = (tmp_path / "drawn.svg").read_text().count("<title>")
+    assert dots == sum(len(grid.drawn(row)) for row in rows) == 49
 
 
 def test_a_search_goes_on_from_what_is_best_and_repeats_nothing():

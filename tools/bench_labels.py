@@ -1,7 +1,9 @@
 """Wrong labels found, and what excluding them does, beside what people use today: `make bench-labels`.
 
-The preset `sample` on the data set with 5 % of its training labels flipped (`engine.data`), which ones is known.
-Each method ranks all training images, the likeliest wrong labels first:
+    python -m tools.bench_labels [--shares 0.05,0.1] [--rankings] [--own] [--together N] [--quick]
+
+The preset `sample` on the data set with 5 % of its training labels flipped (`engine.datasets.fashion_mnist`), or other
+`--shares`, which ones is known. Each method ranks all training images, the likeliest wrong labels first:
 
     REPLAY                harm to the mean loss over the test images (`engine.suspects`), which have clean labels:
                           the one method that is given clean images, as many as the test split has
@@ -14,18 +16,23 @@ Each method ranks all training images, the likeliest wrong labels first:
                           finds first, in its order, and then the rest by label quality; and its other label quality,
                           the margin adjusted by each class's mean self-confidence
 
-Precision: share of wrong labels among the first 5 %. AP: area under the precision-recall curve. AUROC: how often a
-wrong label stands before a right one. Intervals: 95 %, bootstrap over the training images. Seconds: wall clock and CPU,
-beyond the one training that all have in common.
+`--own` leaves the last two out, which need no trajectory and other trainings: then nothing beside the app's own
+libraries is asked for.
 
-Excluding: the recipe is trained again with weight 0 for each method's first 5 %. Accuracy and loss on the test images,
-means over seeds of initial weights and batches. REPLAY's ranking looked at test images, and must not be judged on
-those: each half is judged by a training that excluded by the ranking of the other half.
+Precision: share of wrong labels among the first as many as are wrong. AP: area under the precision-recall curve.
+AUROC: how often a wrong label stands before a right one. Intervals: 95 %, bootstrap over the training images. Seconds:
+wall clock and CPU, beyond the one training that all have in common.
+
+Excluding (not with `--rankings`): the recipe is trained again with weight 0 for as many of each method's first as are
+wrong. Accuracy and loss on the test images, means over seeds of initial weights and batches. REPLAY's ranking looked at
+test images, and must not be judged on those: each half is judged by a training that excluded by the ranking of the
+other half.
 """
 
 import argparse
 import contextlib
 import dataclasses
+import functools
 import importlib.metadata
 import tempfile
 import time
@@ -44,6 +51,7 @@ from engine.core.state import State
 from engine.core.stream import Examples, Stream, examples
 from engine.core.training import train
 from engine.datasets import base as datasets_base
+from engine.datasets import fashion_mnist
 from engine.datasets import registry as dataset_registry
 from engine.jobs import execute as work
 from engine.jobs.replay import Replay
@@ -56,6 +64,7 @@ SHARE = 0.05
 FOLDS, SEEDS, RESAMPLES = 5, 5, 1000
 FIRST = 50, 100  # images, beside the first 5 %
 TOGETHER = 128  # images a target, of the self-influence
+LIBRARIES = "cleanlab", "scikit-learn"
 TARGET = "test:all"
 
 
@@ -142,29 +151,34 @@ def replayed(run: runs.Run) -> Ranking:
     return Ranking("REPLAY, harm to the test loss", table["harm"].to_numpy(), cost())
 
 
-def memorised(bench: Bench, run: runs.Run) -> Ranking:
+def memorised(bench: Bench, run: runs.Run, together: int) -> Ranking:
     """In a run of its own, whose steps are compiled: it has a hundred times the targets."""
     compiled = runs.Run.create(run.root, bench.config.replace(compile="on"))
     with compiled.lock():
         work.execute(compiled)
         with timed() as cost:
-            work.execute(compiled, SelfInfluence("all", TOGETHER))
+            work.execute(compiled, SelfInfluence("all", together))
     known = self_influence.known(compiled.manifest())
     assert known is not None and len(known.images) == len(bench.dataset.train_labels)
-    return Ranking(f"REPLAY, self-influence, {TOGETHER} a target", known.rise_N.astype(np.float64), cost())
+    return Ranking(f"REPLAY, self-influence, {together} a target", known.rise_N.astype(np.float64), cost())
 
 
-def rankings(bench: Bench, run: runs.Run) -> tuple[list[Ranking], np.ndarray]:
-    """All methods, and the indices that cleanlab's filter takes for wrong."""
+def own_rankings(bench: Bench, run: runs.Run, together: int) -> list[Ranking]:
+    """Those that are made of the training itself."""
+    labels = bench.dataset.train_labels
+    found = [replayed(run), memorised(bench, run, together)]
+    with timed() as cost:
+        loss = -logit_maths.log_probabilities(run.manifest().train_logits())[np.arange(len(labels)), labels]
+    return [*found, Ranking("training loss at the end", loss, cost())]
+
+
+def cross_validated_rankings(bench: Bench) -> tuple[list[Ranking], np.ndarray]:
+    """Those of other trainings, and the indices that cleanlab's filter takes for wrong."""
     from cleanlab.filter import find_label_issues
     from cleanlab.rank import get_label_quality_scores
 
     labels = bench.dataset.train_labels
-    rows = np.arange(len(labels))
-    found = [replayed(run), memorised(bench, run)]
-    with timed() as cost:
-        loss = -logit_maths.log_probabilities(run.manifest().train_logits())[rows, labels]
-    found.append(Ranking("training loss at the end", loss, cost()))
+    rows, found = np.arange(len(labels)), []
     with timed() as cost:
         probabilities = bench.cross_validated()
     shared = cost()
@@ -215,15 +229,16 @@ def auroc(suspicion: np.ndarray, wrong: np.ndarray) -> float:
     return float(np.mean(below) / len(right))
 
 
-def top(suspicion: np.ndarray) -> np.ndarray:
-    return np.argsort(-suspicion, kind="stable")[: round(SHARE * len(suspicion))]
+def top(suspicion: np.ndarray, wrong: np.ndarray) -> np.ndarray:
+    """As many as are wrong."""
+    return np.argsort(-suspicion, kind="stable")[: wrong.sum()]
 
 
 def excluding(bench: Bench, found: list[Ranking], wrong: np.ndarray, seeds: int) -> dict[str, np.ndarray]:
     """Accuracy and loss by what was trained on, [seeds, 2]."""
     nothing = np.empty(0, np.int64)
     corrected = dataclasses.replace(bench.train_set, labels=torch.from_numpy(bench.dataset.true_train_labels))
-    random = np.random.default_rng(1).choice(len(wrong), round(SHARE * len(wrong)), replace=False)
+    random, share = np.random.default_rng(1).choice(len(wrong), wrong.sum(), replace=False), f"{wrong.mean():.0%}"
     first_half, second_half = bench.by_halves()
     # The mean over all test images is the mean of both halves: the engine's two ways to the same scores.
     np.testing.assert_allclose(
@@ -231,9 +246,9 @@ def excluding(bench: Bench, found: list[Ranking], wrong: np.ndarray, seeds: int)
     )
     choices = {
         "all images": nothing,
-        "without 5 % at random": random,
+        f"without {share} at random": random,
         "without the wrong labels": np.flatnonzero(wrong),
-        **{f"without the first 5 % of: {r.title}": top(r.suspicion) for r in found[1:]},
+        **{f"without the first {share} of: {r.title}": top(r.suspicion, wrong) for r in found[1:]},
     }
     outcomes = {}
     for seed in range(bench.config.recipe.seed, bench.config.recipe.seed + seeds):
@@ -241,68 +256,84 @@ def excluding(bench: Bench, found: list[Ranking], wrong: np.ndarray, seeds: int)
         values["all images, true labels"] = bench.evaluated(corrected, nothing, seed)
         crossed = np.empty((2, bench.test_set.n))
         for half, harm in zip(bench.halves(), (second_half, first_half), strict=True):
-            crossed[:, half] = bench.evaluated(bench.train_set, top(harm), seed)[:, half]
-        values[f"without the first 5 % of: {found[0].title} (of the other half)"] = crossed
+            crossed[:, half] = bench.evaluated(bench.train_set, top(harm, wrong), seed)[:, half]
+        values[f"without the first {share} of: {found[0].title} (of the other half)"] = crossed
         for name, value in values.items():
             outcomes.setdefault(name, []).append(value.mean(1))
     return {name: np.array(value) for name, value in outcomes.items()}
 
 
 def print_rankings(found: list[Ranking], wrong: np.ndarray, resamples: int) -> None:
-    firsts = " | ".join(f"wrong in the first {n}" for n in FIRST)
+    share, firsts = float(wrong.mean()), " | ".join(f"wrong in the first {n}" for n in FIRST)
     print(
-        f"| ranking | {firsts} | precision at 5 % (95 % interval) | AP (95 % interval) | AUROC (95 % interval) | "
-        f"seconds | CPU seconds |\n|{'---|' * (6 + len(FIRST))}"
+        f"| ranking | {firsts} | precision at {share:.0%} (95 % interval) | AP (95 % interval) | AUROC (95 % interval) "
+        f"| seconds | CPU seconds |\n|{'---|' * (6 + len(FIRST))}"
     )
     for title, suspicion, cost in found:
         order = np.argsort(-suspicion, kind="stable")
         counts = " | ".join(str(wrong[order[:n]].sum()) for n in FIRST)
         figures = " | ".join(
             interval(figure, suspicion, wrong, resamples)
-            for figure in (lambda s, w: suspects.precision_at(s, w, SHARE), suspects.average_precision, auroc)
+            for figure in (
+                lambda s, w: suspects.precision_at(s, w, share),
+                suspects.average_precision,
+                auroc,
+            )
         )
         print(f"| {title} | {counts} | {figures} | {cost.wall:.1f} | {cost.cpu:.1f} |")
 
 
-def main() -> None:
-    given = argparse.ArgumentParser()
-    given.add_argument("--quick", action="store_true", help="one epoch, one seed, few resamples: to try the tool")
-    quick = given.parse_args().quick
-    seeds, resamples = (1, 50) if quick else (SEEDS, RESAMPLES)
+def noisy(share: float) -> str:
+    """The name of the sample with this share of its labels wrong; known from now on."""
+    if share == SHARE:
+        return "fashion-mnist-sample-noisy"
+    name = f"fashion-mnist-sample-noisy-{1000 * share:g}"
+    dataset_registry.register(name, functools.partial(fashion_mnist.noisy_sample, share, name))
+    return name
+
+
+def measure(share: float, call: argparse.Namespace) -> None:
+    """Trains, ranks and prints, of one share of wrong labels."""
+    seeds, resamples = (1, 50) if call.quick else (SEEDS, RESAMPLES)
     config = configs.preset("sample").replace(
-        dataset="fashion-mnist-sample-noisy",
+        dataset=noisy(share),
         targets=("test:0",),
         target_function="loss",
         replay_mode="disk",
         device="cpu",
-        **({"recipe.epochs": 1} if quick else {}),
+        **({"recipe.epochs": 1} if call.quick else {}),
     )
-    bench = Bench(config)
+    bench, issues = Bench(config), None
     wrong = bench.dataset.train_labels != bench.dataset.true_train_labels
     with tempfile.TemporaryDirectory() as folder, device.exact_arithmetic():
         run = runs.Run.create(runs.outputs_root(folder), config)
         with run.lock():
             work.execute(run)
-            found, issues = rankings(bench, run)
-        manifest = run.manifest()
-        for ranking in found:
-            check_average_precision(ranking.suspicion, wrong)
-        outcomes = excluding(bench, found, wrong, seeds)
+            found = own_rankings(bench, run, call.together)
+        if not call.own:
+            others, issues = cross_validated_rankings(bench)
+            found += others
+            for ranking in found:
+                check_average_precision(ranking.suspicion, wrong)
+        r, of = config.recipe, run.manifest()
+        print(
+            f"{bench.dataset.title}; preset `sample` ({r.epochs} epochs of batch {r.batch_size}, peak learning rate "
+            f"{r.peak_lr:g}, {of.steps} steps; test accuracy {of.test_accuracy:.3f}). {wrong.sum()} of {len(wrong):,} "
+            f"labels are wrong; at random the precision is {wrong.mean():.3f}. The training in common took "
+            f"{of.timings['train_seconds']:.1f} s.\n"
+        )
+        print_rankings(found, wrong, resamples)
+        if issues is not None:
+            print(
+                f"\ncleanlab's `find_label_issues` takes {len(issues)} labels for wrong, {wrong[issues].sum()} of them "
+                f"rightly: precision {wrong[issues].mean():.3f}, recall {wrong[issues].sum() / wrong.sum():.3f}."
+            )
+        print(flush=True)
+        if not call.rankings:
+            print_excluding(excluding(bench, found, wrong, seeds), seeds)
 
-    recipe, n = config.recipe, len(wrong)
-    libraries = ", ".join(f"{p} {importlib.metadata.version(p)}" for p in ("torch", "cleanlab", "scikit-learn"))
-    print(f"`make bench-labels`{' --quick' * quick}: {device.describe()}; {libraries}\n")
-    print(
-        f"{bench.dataset.title}; preset `sample` ({recipe.epochs} epochs of batch {recipe.batch_size}, peak learning "
-        f"rate {recipe.peak_lr:g}, {manifest.steps} steps). {wrong.sum()} of {n:,} labels are wrong; at random "
-        f"the precision is {wrong.mean():.3f}. The training in common took "
-        f"{manifest.timings['train_seconds']:.1f} s.\n"
-    )
-    print_rankings(found, wrong, resamples)
-    print(
-        f"\ncleanlab's `find_label_issues` takes {len(issues)} labels for wrong, {wrong[issues].sum()} of them "
-        f"rightly: precision {wrong[issues].mean():.3f}, recall {wrong[issues].sum() / wrong.sum():.3f}.\n"
-    )
+
+def print_excluding(outcomes: dict[str, np.ndarray], seeds: int) -> None:
     print(
         f"| trained on | test accuracy, mean of {seeds} seeds | lowest to highest | test loss, nats | lowest to "
         "highest |\n|---|---|---|---|---|"
@@ -312,6 +343,29 @@ def main() -> None:
         print(
             f"| {name} | {accuracy:.4f} | {low[0]:.3f} to {high[0]:.3f} | {loss:.4f} | {low[1]:.3f} to {high[1]:.3f} |"
         )
+    print(flush=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=str(__doc__).partition("\n")[0])
+    parser.add_argument(
+        "--shares",
+        type=lambda text: [float(share) for share in text.split(",")],
+        default=[SHARE],
+        help=f"of the labels that are wrong ({SHARE:g})",
+    )
+    parser.add_argument("--rankings", action="store_true", help="do not train again without what was found")
+    parser.add_argument("--own", action="store_true", help="neither cross-validation nor cleanlab")
+    parser.add_argument(
+        "--together", type=int, default=TOGETHER, help=f"images a target of self-influence ({TOGETHER})"
+    )
+    parser.add_argument("--quick", action="store_true", help="one epoch, one seed, few resamples: to try the tool")
+    call = parser.parse_args()
+    libraries = ("torch", *(() if call.own else LIBRARIES))
+    versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in libraries)
+    print(f"{device.describe()}; {versions}\n", flush=True)
+    for share in call.shares:
+        measure(share, call)
 
 
 if __name__ == "__main__":

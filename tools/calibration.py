@@ -5,7 +5,8 @@
     python -m tools.calibration RUN
 
 Each validation's subsets are cut into four: three parts say the standard error, the fourth what happens. Then one size
-says the error of the other; and all of them that of the removal curves, whose sets are of the largest scores.
+says the error of the other; and all of them that of the removal curves, whose sets are of the largest scores, and of
+what-ifs.
 """
 
 import argparse
@@ -25,11 +26,13 @@ def ratios(record: Manifest, report: dict, of: dict, parts: list[tuple[np.ndarra
     report `of`, those that are judged)."""
     found = []
     for target, other in zip(report["targets"], of["targets"], strict=True):
-        scores_N = record.score_sets.row(record.score_sets.target(target["key"])).astype(np.float64)
+        ref = record.score_sets.target(target["key"])
+        scores_N, loss = record.score_sets.row(ref).astype(np.float64), record.score_sets.loss_of_one(ref)
+        square = float((scores_N**2).mean())
         p, a = np.array(target["predicted"]), np.array(target["actual"])
         q, b = np.array(other["predicted"]), np.array(other["actual"])
         for fitted, judged in parts:
-            error = certainty.Error.of(q[fitted], b[fitted], of["left_out"], float((scores_N**2).mean()))
+            error = certainty.Error.of(q[fitted], b[fitted], of["left_out"], square, loss)
             if error is None:
                 raise SystemExit(f"{of['name']} has fewer subsets than decide")
             for m in judged.tolist():
@@ -63,6 +66,17 @@ def removals(record: Manifest) -> dict[str, list[float]]:
     return dict(sorted(found.items()))
 
 
+def tried(record: Manifest) -> list[float]:
+    """Of all targets, of what people left out with *Check by retraining*, or a tool did for them."""
+    errors, found = certainty.known(record), []
+    for report in trust.what_ifs(record):
+        for target in certainty.with_errors(report, record, errors):
+            if target["standard_error"] and target["actual"] is not None:
+                actual = target["actual"][target["function"]] - target["before"][target["function"]]
+                found.append(abs(actual - target["change"]) / target["standard_error"])
+    return found
+
+
 def gradients(record: Manifest, report: dict) -> float:
     """Spearman's correlation over the targets of gradient norm and the spread of what happened."""
     refs = [record.score_sets.target(target["key"]) for target in report["targets"]]
@@ -91,6 +105,8 @@ def main() -> None:
                 say(name, ratios(record, report, of, whole))
     for what, found in removals(record).items():
         say(f"{what} (removal curves)", found)
+    if found := tried(record):
+        say("what-ifs that were checked", found)
     for report in reports:
         rank = gradients(record, report)
         print(f"gradient norm against the spread without {100 * report['drop']:g} %: rank correlation {rank:.2f}")

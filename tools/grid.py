@@ -103,6 +103,7 @@ BASES = {"sample": SAMPLE, "resnet9": RESNET9}
 OPTIONS = ("norm", "activation", "scale", "whiten", "gain", "pool", "identity")
 OF_RUN = ("dataset", "model", "width", "precision", "replay_precision", "window")
 OF_GROUPS = ("bias", "head")
+INKS = {"metasmoothness": "#1f5fa8", "agreement": "#2d7d4f", "LDS, 1 % left out": "#c4302b"}  # of a frontier
 HEAD = {"small-cnn": 7, "resnet9": 18}  # number of the last layer
 # Batch size and rate together, then one thing at a time at two rates, then what looked best.
 GRID: list[Settings] = [
@@ -422,25 +423,55 @@ def markdown(rows: list[dict]) -> str:
 
 
 def frontier(rows: list[dict], path: Path) -> None:
-    """Draws metasmoothness against accuracy, a dot a recipe, and LDS against accuracy where it was measured, as SVG."""
-    dots = [(row["accuracy"], row["metasmoothness"], "#4c78a8") for row in rows if "metasmoothness" in row]
-    dots += [(row["accuracy"], row["lds_0.01"]["lds"], "#e45756") for row in rows if "lds_0.01" in row]
-    low, high = min(d[0] for d in dots), max(d[0] for d in dots)
+    """Draws what was measured of smoothness and agreement against accuracy, a dot a recipe and figure, as SVG; a ring
+    where the weights count from later than the start. The dot says which recipe it is (`<title>`)."""
+    at = [(row, name, value) for row in rows if "accuracy" in row for name, value in drawn(row).items()]
+    accuracies, lowest = [row["accuracy"] for row, _, _ in at], min(value for _, _, value in at)
+    left, right = min(accuracies), max(accuracies)
+    floor = max(0.0, np.floor(20 * lowest) / 20)  # what is below 0 is drawn at 0
 
     def x(accuracy: float) -> float:
-        return round(60 + 520 * (accuracy - low) / (high - low), 1)
+        return round(70 + 510 * (accuracy - left) / (right - left or 1), 1)
 
     def y(value: float) -> float:
-        return round(20 + 240 * (1 - max(0.0, value)), 1)
+        return round(20 + 240 * (1 - (max(floor, value) - floor) / (1 - floor or 1)), 1)
 
-    marks = [f'<circle cx="{x(a)}" cy="{y(v)}" r="3" fill="{colour}" fill-opacity="0.7"/>' for a, v, colour in dots]
-    marks += [f'<text x="8" y="{y(v) + 4}">{v:.2f}</text>' for v in (0, 0.25, 0.5, 0.75, 1)]
-    marks += [f'<text x="{x(a) - 14}" y="280">{a:.3f}</text>' for a in np.linspace(low, high, 5)]
-    words = "accuracy on test images; blue: metasmoothness, red: LDS with 1 % left out"
+    marks = []
+    for value in np.linspace(floor, 1, 6):
+        marks.append(
+            f'<path d="M60 {y(value)}H590" stroke="#e4e4e4"/><text x="22" y="{y(value) + 4}">{value:.2f}</text>'
+        )
+    marks += [f'<text x="{x(a) - 14}" y="278">{a:.3f}</text>' for a in np.linspace(left, right, 5)]
+    for row, name, value in at:
+        ink, late = INKS[name], row.get("window")
+        how = f'fill="none" stroke="{ink}" stroke-width="1.6"' if late else f'fill="{ink}" fill-opacity="0.75"'
+        title = f"<title>{said(row, rows)}: {name} {value:.3f}, accuracy {row['accuracy']:.3f}</title>"
+        marks.append(f'<circle cx="{x(row["accuracy"])}" cy="{y(value)}" r="3.5" {how}>{title}</circle>')
+    names = [name for name in INKS if any(name == of for _, of, _ in at)]
+    for i, name in enumerate(names):
+        marks.append(f'<circle cx="{66 + 170 * i}" cy="318" r="3.5" fill="{INKS[name]}"/>')
+        marks.append(f'<text x="{75 + 170 * i}" y="322">{name}</text>')
+    words = "accuracy on test images" + (
+        "; rings: with an attribution window" if any(r.get("window") for r in rows) else ""
+    )
     path.write_text(
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 600 310" font-family="sans-serif" font-size="12">'
-        f'<rect width="600" height="310" fill="#fff"/><path d="M60 20V260H590" fill="none" stroke="#888"/>'
-        f'{"".join(marks)}<text x="60" y="302">{words}</text></svg>\n'
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 600 332" font-family="sans-serif" font-size="12">'
+        f'<rect width="600" height="332" fill="#fff"/><path d="M60 20V260H590" fill="none" stroke="#888"/>'
+        f'{"".join(marks)}<text x="60" y="298">{words}</text></svg>\n'
+    )
+
+
+def drawn(row: dict) -> dict[str, float]:
+    """The figures of a recipe that a frontier shows, by their names."""
+    found = {"metasmoothness": row.get("metasmoothness"), "agreement": row.get("agreement")}
+    found["LDS, 1 % left out"] = row.get("lds_0.01", {}).get("lds")
+    return {name: value for name, value in found.items() if value is not None}
+
+
+def said(row: dict, rows: list[dict]) -> str:
+    """What a recipe has of its own beside the others."""
+    return ", ".join(
+        f"{name} {row[name]}" for name in RESNET9 if name in row and len({str(r.get(name)) for r in rows}) > 1
     )
 
 

@@ -1,6 +1,6 @@
 """Several seeds of one recipe: `make seeds`. Do their scores agree, and what foretells a training of another seed?
 
-    python -m tools.seeds [--images I] [--seeds N] [--averaged A --others H --subsets M] [--outputs DIR]
+    python -m tools.seeds [--images I] [--seeds N] [--averaged A --others H --subsets M] [--beside B] [--outputs DIR]
 
 Trains the preset `sample` once a seed and scores each for the first I test images and for all test images together.
 Prints
@@ -10,7 +10,8 @@ Prints
 - of the scores of one seed, and of the means of 2, 4, … up to A seeds, the LDS for retrainings of H other seeds (100
   and on), which are in no mean: each is trained again without M random subsets of 1 % of the images, the same for all,
   and what changes is taken of one such training, and averaged over H. Beside them the gradient dot product and TRAK,
-  of the same models and averaged alike, and retraining itself: what one such training changes, for the others.
+  of the same models (or the first B of them) and averaged alike, and retraining itself: what one such training changes,
+  for the others.
 
 The runs are kept, named `seed-0` and so on, and those that are there are not trained again, nor is any retraining.
 docs/trust.md has the tables.
@@ -200,7 +201,7 @@ def cells(forecasts_GKM: Iterable[np.ndarray], actual_HKM: np.ndarray, averaged:
 def print_foretold(scores: dict[str, np.ndarray], actual_HKM: np.ndarray) -> None:
     """`scores` [S, K, N] by method."""
     first = next(iter(scores.values()))
-    s, h, m = len(first), len(actual_HKM), actual_HKM.shape[-1]
+    h, m = len(actual_HKM), actual_HKM.shape[-1]
     left_out = [lds.subset(first.shape[-1], DROP, 0, i) for i in range(m)]
     print(
         f"| forecast | one test image: one other training | the mean of {h} others | all test images: one other "
@@ -208,8 +209,8 @@ def print_foretold(scores: dict[str, np.ndarray], actual_HKM: np.ndarray) -> Non
     )
     for title, of_SKN in scores.items():
         size = 1
-        while size <= s:
-            forecasts = [lds.predicted(of_SKN[group].mean(0), left_out) for group in groups(size, s)]
+        while size <= len(of_SKN):
+            forecasts = [lds.predicted(of_SKN[group].mean(0), left_out) for group in groups(size, len(of_SKN))]
             who = "one seed" if size == 1 else f"mean of {size} seeds"
             print(f"| {title}, {who} | {cells(forecasts, actual_HKM, size)} |", flush=True)
             size *= 2
@@ -236,6 +237,7 @@ def main() -> None:
     parser.add_argument("--averaged", type=int, default=8, help="seeds that are averaged")
     parser.add_argument("--others", type=int, default=4, help="other seeds, that are retrained; 0: no table of means")
     parser.add_argument("--subsets", type=int, default=50)
+    parser.add_argument("--beside", type=int, help="of them, those that TRAK and gradients are made of; all, or 0")
     parser.add_argument("--outputs")
     call = parser.parse_args()
     root, sample, names = runs.outputs_root(call.outputs), config.preset("sample"), targets_of(call.images)
@@ -254,8 +256,10 @@ def main() -> None:
     if call.others:
         others = [of_seed(OTHERS + i, names[:1]) for i in range(call.others)]
         actual = np.stack([changed(run, names, call.subsets) for run in others])
-        beside = [without_trajectory(run, call.images) for run in of[: call.averaged]]
-        methods = {name: np.stack([each[name] for each in beside]) for name in beside[0]}
+        beside = [
+            without_trajectory(run, call.images) for run in of[: call.averaged if call.beside is None else call.beside]
+        ]
+        methods = {name: np.stack([each[name] for each in beside]) for name in (beside[0] if beside else ())}
         print_foretold({"REPLAY": scores[: call.averaged], **methods}, actual)
 
 

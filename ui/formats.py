@@ -349,7 +349,7 @@ def error_in_words(what_if: dict) -> str:
         return "How far off this may be is not known: no validation of this run says it for this target yet."
     return (
         "± is one standard error, as the run's validation measured it: what happens is within twice that in about 95 "
-        "of 100 random sets. Of many images of the largest effect it is too small."
+        "of 100 sets. Of images that were chosen for their effect it is wider, for they go beyond what was tried."
     )
 
 

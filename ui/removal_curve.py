@@ -151,7 +151,7 @@ def _numbers(report: dict, scale: formats.Scale) -> str:
 def _caption(report: dict) -> str:
     known = [each for each in report["sets"] if each["standard_error"] is not None]
     bars = (
-        f"Its bars are ±{TWICE} standard errors, from the validation's random sets: too short for large chosen ones"
+        f"Its bars are ±{TWICE} standard errors, of the validation's random sets, wider for what goes beyond them"
         if known
         else "How far off a prediction may be is not known until the run is validated"
     )

@@ -17,8 +17,21 @@ scores' squares, r = Σ_D τ² / (S · mean of τ²). Both hold in part, so that
 are few, with large scores. Beyond what was validated (r > 1) the second order, which the scores do not have, grows with
 the square of the weights moved: there the variance grows with r². The validation whose r is nearest to 1 is taken.
 
-±2 se is meant to hold the actual change in 95 of 100 cases; tests/test_certainty.py and docs/trust.md measure it. It is
-no promise where r is far above 1: a targeted removal is another kind of set than those that were tried.
+That holds for sets like those that were tried. A set that was chosen for its effect is foretold to change the target
+many times as much as any of them did, and there the second order leads one way: images that are alike do each other's
+work, and without some the others weigh more. With ν the relative error of what was validated, √(Σ (a − p)² / Σ p²), and
+P the largest |p_m|, a prediction beyond P may be off by a share of itself of standard error
+
+    ρ(D) = κ ν max(0, 1 − P / |p|) max(1, |D| / S)
+
+And a loss is a curved function of the margin, which the first order takes for straight: a prediction of p moves the
+margin m by −p / (1 − e^−φ), and the loss φ of one image by f(p) = log(1 + e^−(m + Δm)) − φ, which is more than p. For
+±2 se to reach both ends of what that leaves, the variance gains the square of
+
+    max |f(p (1 ± 2ρ)) − p| / 2          f(p) = p of any other target
+
+±2 se is meant to hold the actual change in 95 of 100 cases; tests/test_certainty.py measures it, and
+docs/trust.md, where κ is from.
 """
 
 import math
@@ -35,10 +48,17 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
+AMPLIFIED = 2.0  # κ: how many times larger, of itself, the error is where the sets were chosen; docs/trust.md
+
+SMALLEST = 1e-5  # nats: of a smaller loss float32 does not keep the margin
+
+
 @dataclass(frozen=True)
 class Error:
     """Of the predictions for one target, as one validation measured it. `slope` is β, `residual` σ, both of `subsets`
-    sets of `left_out` images; `slope_error` the standard error of β; `square` the mean of τ² over all images."""
+    sets of `left_out` images; `slope_error` the standard error of β; `square` the mean of τ² over all images;
+    `relative` ν, and `reach` P, both in units of the target function but for ν; `loss` φ in nats where the target is
+    the loss of one image, None of another."""
 
     slope: float
     residual: float
@@ -46,10 +66,18 @@ class Error:
     left_out: int
     subsets: int
     square: float
+    relative: float = 0.0
+    reach: float = math.inf
+    loss: float | None = None
 
     @classmethod
     def of(
-        cls, predicted_M: Iterable[float], actual_M: Iterable[float], left_out: int, square: float
+        cls,
+        predicted_M: Iterable[float],
+        actual_M: Iterable[float],
+        left_out: int,
+        square: float,
+        loss: float | None = None,
     ) -> "Error | None":
         """None where the predictions are all 0, or there are fewer subsets than decide."""
         p, a = np.asarray(list(predicted_M), np.float64), np.asarray(list(actual_M), np.float64)
@@ -57,7 +85,9 @@ class Error:
             return None
         slope = float((p * a).sum() / total)
         residual = math.sqrt(float(((a - slope * p) ** 2).sum()) / (len(p) - 1))
-        return cls(slope, residual, residual / math.sqrt(total), left_out, len(p), square)
+        relative = math.sqrt(float(((a - p) ** 2).sum()) / total)
+        reach = float(np.abs(p).max())
+        return cls(slope, residual, residual / math.sqrt(total), left_out, len(p), square, relative, reach, loss)
 
     def more(self, count: int, squares: float) -> float:
         """r of a set of `count` images whose scores' squares add up to `squares`."""
@@ -68,7 +98,22 @@ class Error:
         """se of the predicted `change`, in its units."""
         r = self.more(count, squares)
         variance = self.residual**2 * (r if r <= 1 else r**2)
-        return math.sqrt(variance + change**2 * ((self.slope - 1) ** 2 + self.slope_error**2))
+        variance += change**2 * ((self.slope - 1) ** 2 + self.slope_error**2)
+        return math.sqrt(variance + self.second_order(change, count) ** 2)
+
+    def second_order(self, change: float, count: int) -> float:
+        """What the second order may add, as a standard error: of the shares ±2ρ, and of the loss's own curve."""
+        beyond = max(0.0, 1 - self.reach / abs(change)) if change else 0.0
+        share = 2 * AMPLIFIED * self.relative * beyond * max(1.0, count / self.left_out)
+        return max(abs(self.moved(change * (1 + sign * share)) - change) for sign in (-1, 1)) / 2
+
+    def moved(self, change: float) -> float:
+        """f: the change of the value where the margin moves as much as `change` says that it does."""
+        if self.loss is None or self.loss < SMALLEST:
+            return change
+        margin = -math.log(math.expm1(self.loss)) if self.loss < 30 else -self.loss
+        then = margin + change / math.expm1(-self.loss)
+        return float(np.logaddexp(0.0, -then)) - self.loss
 
 
 Known = Mapping[str, list[Error]]
@@ -84,7 +129,8 @@ def known(record: Manifest) -> Known:
             if (ref := refs.get(target["key"])) is None:
                 continue
             square = float(np.square(record.score_sets.row(ref), dtype=np.float64).mean())
-            error = Error.of(target["predicted"], target["actual"], report["left_out"], square)
+            loss = record.score_sets.loss_of_one(ref)
+            error = Error.of(target["predicted"], target["actual"], report["left_out"], square, loss)
             if error is not None:
                 errors.setdefault(ref.key, []).append(error)
     return errors

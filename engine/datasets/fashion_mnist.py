@@ -54,18 +54,18 @@ def sample() -> Dataset:
     )
 
 
-def noisy_sample() -> Dataset:
-    """The sample with 5 % of its training labels flipped, each to another class, all as likely: for
+def noisy_sample(share: float = FLIPPED, name: str = "fashion-mnist-sample-noisy") -> Dataset:
+    """The sample with a share of its training labels flipped, 5 % of them, each to another class, all as likely: for
     learning how wrong labels look, and for measuring how well they are found."""
     clean = load("fashion-mnist-sample")
     rng, n, classes = np.random.default_rng(0), len(clean.train_labels), len(clean.classes)
-    flipped = rng.choice(n, round(FLIPPED * n), replace=False)
+    flipped = rng.choice(n, round(share * n), replace=False)
     labels = clean.train_labels.copy()
     labels[flipped] = (labels[flipped] + rng.integers(1, classes, len(flipped))) % classes
     return dataclasses.replace(
         clean,
-        name="fashion-mnist-sample-noisy",
-        title=f"Fashion-MNIST sample, {FLIPPED:.0%} of the training labels wrong",
+        name=name,
+        title=f"Fashion-MNIST sample, {share:.0%} of the training labels wrong",
         train_labels=labels,
         true_train_labels=clean.train_labels,
     )

@@ -27,6 +27,8 @@ SIDECAR = {  # what is relied on of a score set's description
         {
             "name": text,
             "title": Absent(text),
+            "value": Absent(finite),
+            "images": Absent(whole),
             "adjoint_growth": Absent(finite),
             "norms": Absent([finite]),
             "logits": Absent([finite]),
@@ -111,6 +113,20 @@ class ScoreSets:
                 f"It has {', '.join(self._targets) or 'none'}.",
             )
         return self._targets[key]
+
+    def loss_of_one(self, target: TargetRef) -> float | None:
+        """The target's value at the trained model, in nats, where that is the loss of one image; None of any other, and
+        where it was not recorded."""
+        said = self._described[target.score_set]["targets"][target.row]
+        return (
+            said.get("value")
+            if target.function == "loss" and said.get("images", said.get("test_images")) == 1
+            else None
+        )
+
+    @cached_property
+    def _described(self) -> dict[str, dict]:
+        return {sidecar["name"]: sidecar for sidecar in self._sidecars}
 
     @cached_property
     def _targets(self) -> dict[str, TargetRef]:
