@@ -22,13 +22,15 @@ many times as much as any of them did, and there the second order leads one way:
 work, and without some the others weigh more. With ν the relative error of what was validated, √(Σ (a − p)² / Σ p²), and
 P the largest |p_m|, a prediction beyond P may be off by a share of itself of standard error
 
-    ρ(D) = κ ν max(0, 1 − P / |p|) max(1, |D| / S)
+    ρ(D) = κ ν max(0, 1 − P / |p|) √max(1, |D| / S)
+
+(The second order's share grows with the number of images, and more slowly where what is alike runs out.)
 
 And a loss is a curved function of the margin, which the first order takes for straight: a prediction of p moves the
 margin m by −p / (1 − e^−φ), and the loss φ of one image by f(p) = log(1 + e^−(m + Δm)) − φ, which is more than p. For
 ±2 se to reach both ends of what that leaves, the variance gains the square of
 
-    max |f(p (1 ± 2ρ)) − p| / 2          f(p) = p of any other target
+    max |f(p (1 ± 2ρ)) − p| / 2          f(p) = p of any other target; 1 − 2ρ is 0 at the least
 
 ±2 se is meant to hold the actual change in 95 of 100 cases; tests/test_certainty.py measures it, and
 docs/trust.md, where κ is from.
@@ -48,7 +50,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
-AMPLIFIED = 2.0  # κ: how many times larger, of itself, the error is where the sets were chosen; docs/trust.md
+AMPLIFIED = 2.5  # κ: how many times larger, of itself, the error is where the sets were chosen; docs/trust.md
 
 SMALLEST = 1e-5  # nats: of a smaller loss float32 does not keep the margin
 
@@ -104,8 +106,9 @@ class Error:
     def second_order(self, change: float, count: int) -> float:
         """What the second order may add, as a standard error: of the shares ±2ρ, and of the loss's own curve."""
         beyond = max(0.0, 1 - self.reach / abs(change)) if change else 0.0
-        share = 2 * AMPLIFIED * self.relative * beyond * max(1.0, count / self.left_out)
-        return max(abs(self.moved(change * (1 + sign * share)) - change) for sign in (-1, 1)) / 2
+        share = 2 * AMPLIFIED * self.relative * beyond * math.sqrt(max(1.0, count / self.left_out))
+        ends = max(0.0, 1 - share), 1 + share
+        return max(abs(self.moved(change * end) - change) for end in ends) / 2
 
     def moved(self, change: float) -> float:
         """f: the change of the value where the margin moves as much as `change` says that it does."""
