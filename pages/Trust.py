@@ -134,7 +134,7 @@ def function_in_words(run: RunView, report: dict) -> str:
 
 def validation_title(run: RunView, report: dict) -> str:
     return (
-        f"{function_in_words(run, report)}, {formats.percent(report['drop'])} left out, {report['subsets']} subsets, "
+        f"{function_in_words(run, report)}, {100 * report['drop']:g} % left out, {report['subsets']} subsets, "
         f"seed {report['seed']}"
     )
 

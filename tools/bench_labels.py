@@ -166,7 +166,7 @@ def memorised(bench: Bench, run: runs.Run, together: int) -> Ranking:
 def own_rankings(bench: Bench, run: runs.Run, together: int) -> list[Ranking]:
     """Those that are made of the training itself."""
     labels = bench.dataset.train_labels
-    found = [replayed(run), memorised(bench, run, together)]
+    found = [replayed(run), *([memorised(bench, run, together)] if together else [])]
     with timed() as cost:
         loss = -logit_maths.log_probabilities(run.manifest().train_logits())[np.arange(len(labels)), labels]
     return [*found, Ranking("training loss at the end", loss, cost())]
@@ -357,7 +357,7 @@ def main() -> None:
     parser.add_argument("--rankings", action="store_true", help="do not train again without what was found")
     parser.add_argument("--own", action="store_true", help="neither cross-validation nor cleanlab")
     parser.add_argument(
-        "--together", type=int, default=TOGETHER, help=f"images a target of self-influence ({TOGETHER})"
+        "--together", type=int, default=TOGETHER, help=f"images a target of self-influence ({TOGETHER}); 0: without"
     )
     parser.add_argument("--quick", action="store_true", help="one epoch, one seed, few resamples: to try the tool")
     call = parser.parse_args()
