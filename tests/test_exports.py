@@ -98,12 +98,14 @@ def test_a_table_has_every_image_with_its_scores_in_their_unit(material, tmp_pat
         shifted = np.exp(logits.astype(np.float64))
         loss = -np.log(shifted[np.arange(len(labels)), labels] / shifted.sum(1))
         assert np.allclose(rows["loss"], loss, rtol=1e-12) and np.allclose(np.exp(-rows["loss"]), rows["probability"])
+        assert np.allclose(rows["confidence"], shifted.max(1) / shifted.sum(1), rtol=1e-12)
         assert rows["prediction"].tolist() == [dataset.classes[c] for c in logits.argmax(1)]
         assert rows["label"].tolist() == [dataset.classes[c] for c in labels]
         suggested = rows["suggested_label"]
         assert (suggested.isna() == (rows["prediction"] == rows["label"])).all()
     assert train["suggested_label"].dropna().to_dict() == {2: "third", 10: "=cmd"}
     assert train["file"].tolist() == list(dataset.train_names) and train["note"][2] == NOTE
+    assert test["file"].tolist() == list(dataset.test_names)
     assert train.index[train["ticked"].astype(bool)].tolist() == [1, 7]
     assert train.index[train["excluded"].astype(bool)].tolist() == [4]
     assert train["corrected_label"].dropna().to_dict() == {0: dataset.classes[1], 9: dataset.classes[0]}
@@ -213,6 +215,7 @@ def test_the_corrected_folder_has_the_files_as_they_are_in_their_new_classes(mat
     out, dataset = written(material, "folder", tmp_path / "out"), material.dataset
     about = json.loads((out / "about.json").read_text())
     names = about["folders"]
+    assert about["corrected"] == {"0": dataset.classes[1], "9": dataset.classes[0]} and about["excluded"] == [4]
     assert len(set(names)) == 3 and not any(set(name) & set('=<>&/"') for name in names)
     source, copied = made_images(material), sorted(p for p in out.rglob("*") if p.is_file() and p.name != "about.json")
     assert len(copied) == 12 + 6 - 1
@@ -284,13 +287,16 @@ def test_fiftyone_samples_have_their_images_and_no_number_that_is_none(material,
     out = written(material, "fiftyone", tmp_path / "out")
     samples = json.loads((out / "samples.json").read_text(), parse_constant=pytest.fail)["samples"]
     assert len(samples) == 18 and samples[4]["tags"] == ["train", "excluded"]
-    for sample in samples:
-        assert (out / sample["filepath"]).resolve().is_relative_to(out.resolve()) and (
-            out / sample["filepath"]
-        ).is_file()
+    table = pd.read_parquet(written(material, "parquet", tmp_path / "table.parquet"))
+    for sample, row in zip(samples, table.itertuples(), strict=True):
+        assert not os.path.isabs(sample["filepath"]) and ".." not in sample["filepath"]
+        assert (out / sample["filepath"]).read_bytes() == (made_images(material) / row.file).read_bytes()
+        assert sample["ground_truth"]["label"] == row.label and sample["prediction"]["label"] == row.prediction
+        assert sample["prediction"]["confidence"] == row.confidence and sample["ground_truth"]["confidence"] is None
     assert samples[0]["corrected"]["label"] == material.dataset.classes[1] and samples[1]["corrected"] is None
-    assert samples[3]["score_test_0_margin"] == pytest.approx(float(material.scores[2][3]), rel=1e-6)
-    assert samples[-1]["score_test_0_margin"] is None
+    for column, field in fields_of(material).items():  # the shortest text of a float32, which is no float64's
+        assert [sample[field] for sample in samples[:12]] == table[column][:12].astype(str).astype(float).tolist()
+        assert all(sample[field] is None for sample in samples[12:])
 
 
 def test_fiftyone_reads_it(material, tmp_path):
@@ -321,10 +327,16 @@ def test_label_studio_tasks_name_choices_and_images_that_are_there(material, tmp
     view = ElementTree.fromstring((out / "config.xml").read_text())
     assert [choice.get("value") for choice in view.iter("Choice")] == list(material.dataset.classes)
     assert len(tasks) == 18 and "<i>" not in (out / "config.xml").read_text()
+    (image,), (choices,) = view.findall("Image"), view.findall("Choices")
+    assert choices.get("toName") == image.get("name") and image.get("value") == "$image"
     for task in tasks:
         (path,) = parse_qs(urlsplit(task["data"]["image"]).query)["d"]
-        assert (out / path).is_file()
+        assert not os.path.isabs(path)
+        assert (out / path).read_bytes() == (made_images(material) / task["data"]["file"]).read_bytes()
         assert task["predictions"][0]["result"][0]["value"]["choices"] == [task["data"]["prediction"]]
+        assert task["predictions"][0]["score"] == task["data"]["confidence"]
+        for result in (each["result"][0] for each in (*task["predictions"], *task.get("annotations", ()))):
+            assert (result["from_name"], result["to_name"]) == (choices.get("name"), image.get("name"))
     assert tasks[9]["annotations"][0]["result"][0]["value"]["choices"] == ["=cmd"] and "annotations" not in tasks[1]
 
 
@@ -364,6 +376,12 @@ def test_the_metadata_of_every_split_has_the_same_types(material, tmp_path):
     assert schemas[0].equals(schemas[1]) and schemas[0].names[:2] == ["file_name", "label"]
     table = pq.read_table(out / "train" / "metadata.parquet").to_pandas()
     assert all((out / "train" / name).is_file() for name in table["file_name"]) and 4 not in set(table["index"])
+    assert table["label"].tolist() == material.labels["train"][table["index"]].tolist()
+    assert table["given_label"].tolist() == [
+        material.dataset.classes[c] for c in material.dataset.train_labels[table["index"]]
+    ]
+    label = json.loads(schemas[0].metadata[b"huggingface"])["info"]["features"]["label"]
+    assert label["names"] == list(material.dataset.classes)
 
 
 # -- what can go wrong
@@ -427,6 +445,8 @@ def test_scores_that_are_no_numbers_are_missing_and_those_of_other_data_are_refu
         out = written(material, name, tmp_path / name)
         text = "".join(path.read_text() for path in out.glob("*.json"))
         assert "NaN" not in text and "Infinity" not in text
+    samples = json.loads((tmp_path / "fiftyone" / "samples.json").read_text())["samples"]
+    assert [sample["score_test_0_loss"] is None for sample in samples] == [True] * 2 + [False] * 10 + [True] * 6
     assert pd.read_csv(written(material, "csv", tmp_path / "t.csv"))["score:test:0.loss"].isna().sum() == 7
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pytest
 import torch
 from PIL import Image
@@ -81,6 +82,8 @@ def held(folder: Path, kind: str, values: np.ndarray):
             np.save(path, values)
         case "npy/fortran":
             np.save(path, np.asfortranarray(values.astype(np.float64)))
+        case "npy/big-endian":
+            np.save(path, values.astype(">f4"))
         case "npz":
             np.savez_compressed(path, scores=values)
         case "safetensors":
@@ -103,12 +106,20 @@ def held(folder: Path, kind: str, values: np.ndarray):
             return values.tolist()
         case "frame":
             return pd.DataFrame(values)
+        case "frame/of one name":
+            return pd.DataFrame(values, columns=["score"] * values.shape[1])
+        case "frame/nullable":
+            return pd.DataFrame(values).astype("Float32")
+        case "table":
+            return pa.Table.from_pandas(pd.DataFrame(values))
+        case "masked nowhere":
+            return np.ma.array(values)
     return path
 
 
 KINDS = (
-    *("npy", "npy/fortran", "npz", "safetensors", "pt", "pth/old", "csv", "csv/pandas", "parquet"),
-    *("array", "tensor", "list", "frame"),
+    *("npy", "npy/fortran", "npy/big-endian", "npz", "safetensors", "pt", "pth/old", "csv", "csv/pandas", "parquet"),
+    *("array", "tensor", "list", "frame", "frame/of one name", "frame/nullable", "table", "masked nowhere"),
 )
 
 
@@ -142,6 +153,10 @@ BAD = {
     "truth": (scores() > 0, "holds bool, and no real numbers"),
     "complex tensor": (torch.from_numpy(scores()) + 1j, "holds complex64"),
     "text": ([["a"] * N] * M, "and no real numbers"),
+    "records": (np.zeros((M, N), [("a", "f4"), ("b", "f4")]), "and no real numbers"),
+    "masked": (np.ma.masked_equal(with_one(7.0), 7.0), "is masked in 1 of 120 places"),
+    "missing in a frame": (pd.DataFrame(with_one(np.nan)).astype("Float64"), "row 3, column 17 is NaN"),
+    "a name that is too long": ("x" * 5000 + ".npy", "There is no file"),
     "ragged": ([[1.0, 2.0], [1.0]], "rows of different lengths"),
     "sparse": (torch.from_numpy(scores()).to_sparse(), "sparse"),
     "three axes": (scores()[None], "is 1 × 5 × 24"),
@@ -200,6 +215,8 @@ def test_what_runs_code_is_never_unpickled(tmp_path):
         ("no.pt", b"no", "without unpickling"),
         ("text.csv", b"1,2\n3,four\n", "text among its numbers"),
         ("blank.csv", b"1,2\n3,\n", "row 1, column 1 is NaN"),
+        ("long.csv", b'"' + b"1" * 200_000 + b'"\n', "no table of numbers"),
+        ("two.csv", b"target,target,a\n0,1,2\n", "has 2 columns «target»"),
         ("no.parquet", b"PAR1", "no Parquet file"),
         ("scores.txt", b"1 2", "no file of a known kind"),
     ],
@@ -235,6 +252,10 @@ WRONG = {
     "no sign": ({"sign": ""}, "not said what a positive score means"),
     "another sign": ({"sign": "plus"}, "'plus'"),
     "a method with HTML": ({"method": HOSTILE}, "cannot be the name of a method"),
+    "a method that is no text": ({"method": 3}, "`method` is a int, and no text"),
+    "targets in a number": ({"targets": 5}, "`targets` is a int"),
+    "classes in one text": ({"classes": "abc"}, "`classes` is a str"),
+    "masked labels": ({"train": (TRAIN[0], np.ma.masked_less(TRAIN[1], 1))}, "is masked|are masked"),
     "no method": ({"method": ""}, "cannot be the name of a method"),
     "a unit with a colon": ({"unit": "a:b"}, "cannot be the name of a unit"),
     "logits of another shape": ({"test_logits": logits(M - 1)}, "is 4 × 3, where test images × classes are 5 × 3"),
@@ -281,7 +302,8 @@ def test_another_order_and_another_sign_are_noticed():
 
 
 def test_a_run_says_whose_scores_it_has_and_claims_no_unit(root):
-    run = kept(scores(), name="Mine", test_logits=logits(M), train_logits=logits(N), targets="0-4")
+    named = f"0-3,{300 * ' '}4"  # longer than a file's name may be
+    run = kept(scores(), name="Mine", test_logits=logits(M), train_logits=logits(N), targets=named)
     record = run.manifest()
     assert (record.method, record.has_model, record.trained, record.scored) == ("TRAK", False, False, True)
     assert record.test_accuracy == float((logits(M).argmax(1) == labels(M)).mean())

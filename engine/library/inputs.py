@@ -94,7 +94,7 @@ def labels_of(labels: Any) -> Any:
             )
         return torch.tensor([_label(each, f"label {i}") for i, each in enumerate(labels)], dtype=torch.int64)
     if isinstance(labels, np.ndarray) and labels.dtype.kind in "iu":
-        return torch.from_numpy(labels.astype(np.int64))
+        return torch.from_numpy(unmasked(labels, "`labels`").astype(np.int64))
     if isinstance(labels, Tensor) and labels.layout == torch.strided and not labels.is_meta and _is_whole(labels.dtype):
         return labels.to(torch.int64)
     return labels
@@ -103,7 +103,7 @@ def labels_of(labels: Any) -> Any:
 def numbers_of(values: Any) -> Any:
     """Weights as a tensor: those of an array or a list too; anything else as it is."""
     if isinstance(values, np.ndarray) and values.dtype.kind in "fiu":
-        return torch.from_numpy(values.astype(np.float64))
+        return torch.from_numpy(unmasked(values, "`weights`").astype(np.float64))
     if isinstance(values, list | tuple) and all(type(each) in (int, float) for each in values):
         return torch.tensor(values, dtype=torch.float64)
     return values
@@ -116,7 +116,20 @@ def _is_whole(dtype: torch.dtype) -> bool:
 # -- arrays
 
 
+def unmasked(array: np.ndarray, what: str) -> np.ndarray:
+    """The array itself. Raises `ConfigError` for one that is masked somewhere: whoever reads it would take what lies
+    below the mask for data."""
+    if isinstance(array, np.ma.MaskedArray) and np.ma.is_masked(array):
+        raise ConfigError(
+            f"{what} is masked in {int(np.ma.count_masked(array)):,} of {array.size:,} places.",
+            "Leave those images or targets out, or say what stands there: array.filled(VALUE).",
+        )
+    return np.asarray(array)
+
+
 def _of_array(inputs: Any, labels: Any, dtype: torch.dtype | None) -> Given:
+    if isinstance(inputs, np.ndarray):
+        inputs = unmasked(inputs, "`inputs`")
     if isinstance(inputs, np.ndarray) and inputs.dtype.kind == "f" and inputs.dtype.itemsize in (4, 8):
         floats = torch.empty(inputs.shape, dtype=torch.float32 if inputs.dtype.itemsize == 4 else torch.float64)
         floats.numpy()[...] = inputs  # also of a map that cannot be written, or in another order of bytes
@@ -231,7 +244,7 @@ def _value(example: Any, i: int) -> Tensor:
     if isinstance(example, Tensor):
         return example.detach()
     if isinstance(example, np.ndarray) and example.dtype.kind in "fiub":
-        return torch.from_numpy(np.array(example, example.dtype.newbyteorder("=")))
+        return torch.from_numpy(np.array(unmasked(example, f"Input {i}"), example.dtype.newbyteorder("=")))
     mode = getattr(example, "mode", None)
     if mode is not None and hasattr(example, "getbands"):  # an image of Pillow's, which need not be loaded here
         if mode not in ("L", "RGB"):

@@ -15,12 +15,14 @@ with numbers (text, objects, complex numbers, truth values, NaN, infinities) is 
 import csv
 import os
 import zipfile
+import zlib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import psutil
 import torch
 from torch import Tensor
@@ -28,6 +30,7 @@ from torch import Tensor
 from engine import files, space
 from engine.datasets.names import printable
 from engine.errors import ConfigError, IntegrityError, StorageError
+from engine.library.inputs import unmasked
 
 PIECE = 16 << 20  # numbers that are read together: 64 MB of float32
 
@@ -58,8 +61,10 @@ def opened(scores: Any, what: str = "scores") -> Matrix:
     memory."""
     if isinstance(scores, str | os.PathLike):
         return _of_file(os.fspath(scores))
-    if hasattr(scores, "to_numpy") and hasattr(scores, "columns"):
+    if isinstance(scores, pd.DataFrame):
         return _of_frame(scores, what)
+    if not isinstance(scores, np.ndarray) and callable(getattr(scores, "to_pandas", None)):  # of pyarrow, polars
+        return opened(scores.to_pandas(), what)
     if isinstance(scores, Tensor):
         return _of_tensor(scores, f"`{what}`")
     if isinstance(scores, dict):
@@ -80,7 +85,8 @@ def opened(scores: Any, what: str = "scores") -> Matrix:
 
 
 def whole(values: Any, what: str, shape: tuple[int, int], axes: str) -> np.ndarray:
-    """All of a small matrix, such as logits, as float32 of this shape. Raises `ConfigError` for any other."""
+    """All of a small matrix, such as logits, as float32 of this shape, which `axes` names. Raises `ConfigError` for any
+    other."""
     matrix = opened(values, what)
     if matrix.shape != shape:
         turned = " They seem to be transposed." if matrix.shape == shape[::-1] else ""
@@ -98,7 +104,7 @@ def whole(values: Any, what: str, shape: tuple[int, int], axes: str) -> np.ndarr
 
 def _of_array(array: np.ndarray, what: str) -> Matrix:
     _check_kind(array.dtype, what)
-    array = _two_axes(array, what)
+    array = _two_axes(unmasked(array, what), what)
     rows, columns = array.shape
 
     def pieces(step: int) -> Iterator[np.ndarray]:
@@ -122,24 +128,37 @@ def _of_tensor(tensor: Tensor, what: str) -> Matrix:
     return Matrix(what, (tensor.shape[0], tensor.shape[1]), pieces)
 
 
-def _of_frame(frame: Any, what: str) -> Matrix:
-    targets = tuple(map(str, frame[TARGET])) if TARGET in frame.columns else None
-    numbers = frame[[name for name in frame.columns if name not in (*NOT_SCORES, TARGET)]]
-    for name, dtype in numbers.dtypes.items():
+def _of_frame(frame: pd.DataFrame, what: str) -> Matrix:
+    names = list(frame.columns)  # two may be the same
+    named = _one_of_targets([i for i, name in enumerate(names) if name == TARGET], f"`{what}`")
+    numbers = frame.iloc[:, [i for i, name in enumerate(names) if name not in (*NOT_SCORES, TARGET)]]
+    for name, dtype in zip(numbers.columns, numbers.dtypes, strict=True):
         if dtype.kind not in "fiu":
             raise ConfigError(
                 f"The column {printable(str(name))!r:.60} of `{what}` holds {dtype}, no numbers.", "Leave it out."
             )
-    matrix = _of_array(numbers.to_numpy(), f"`{what}`")
+    if all(isinstance(dtype, np.dtype) for dtype in numbers.dtypes):
+        array = numbers.to_numpy()
+    else:  # types of pandas, in which what is missing is no NaN yet
+        array = numbers.to_numpy(np.float64, na_value=np.nan)
+    matrix = _of_array(array, f"`{what}`")
+    targets = tuple(map(str, frame.iloc[:, named[0]])) if named else None
     return Matrix(matrix.what, matrix.shape, matrix.pieces, targets)
+
+
+def _one_of_targets(named: list[int], what: str) -> list[int]:
+    """The places of columns «target», of which there is one at most."""
+    if len(named) > 1:
+        raise ConfigError(f"{what} has {len(named)} columns «{TARGET}».", "Leave one, which names each row's target.")
+    return named
 
 
 def _of_file(text: str) -> Matrix:
     path, name = Path(files.expanded(text)), ""
-    if not path.exists() and ":" in path.name:
+    if not os.path.exists(path) and ":" in path.name:
         path, name = Path(str(path).rpartition(":")[0]), text.rpartition(":")[2]
-    what = printable(str(path))
-    if not path.is_file():
+    what = printable(str(path))[:300]
+    if not os.path.isfile(path):  # nor where its name is too long, or holds a NUL
         raise ConfigError(f"There is no file {what}.", f"Name one that is there: {', '.join(SUFFIXES)}.")
     readers: dict[str, Callable[[Path, str, str], Matrix]] = dict(
         zip(SUFFIXES, (_npy, _npz, _safetensors, _torch, _torch, _csv, _parquet), strict=True)
@@ -171,7 +190,7 @@ def _npz(path: Path, what: str, name: str) -> Matrix:
     try:
         with np.load(path, allow_pickle=False) as arrays:
             return _of_array(arrays[name], what)
-    except ValueError as error:
+    except (ValueError, RuntimeError, zlib.error) as error:  # objects; encrypted, or compressed otherwise; damaged
         raise ConfigError(f"{what} cannot be read ({error}).", REMEDY) from None
 
 
@@ -226,15 +245,16 @@ def _torch(path: Path, what: str, name: str) -> Matrix:
 
 
 def _csv(path: Path, what: str, name: str) -> Matrix:
-    import pandas as pd
-
-    with path.open(newline="", encoding="utf-8", errors="replace") as file:
-        first = next(csv.reader(file), [])
+    try:
+        with path.open(newline="", encoding="utf-8", errors="replace") as file:
+            first = next(csv.reader(file), [])
+    except csv.Error as error:  # a cell of more than 128 KiB
+        raise ConfigError(f"{what} is no table of numbers ({error}).", REMEDY) from None
     if not first:
         raise ConfigError(f"{what} is empty.", REMEDY)
     header = not all(map(_is_number, first))
     used = [i for i, each in enumerate(first) if not header or each.strip() not in (*NOT_SCORES, TARGET)]
-    named = [i for i, each in enumerate(first) if header and each.strip() == TARGET]
+    named = _one_of_targets([i for i, each in enumerate(first) if header and each.strip() == TARGET], what)
     with path.open("rb") as file:
         rows = sum(1 for line in file if line.strip()) - header
 
@@ -272,6 +292,8 @@ def _parquet(path: Path, what: str, name: str) -> Matrix:
     except pa.ArrowException as error:
         raise ConfigError(f"{what} is no Parquet file ({printable(str(error))[:120]}).", REMEDY) from None
     schema = table.schema_arrow
+    if twice := next((each for each in schema.names if schema.names.count(each) > 1), None):
+        raise ConfigError(f"{what} has two columns {printable(twice)!r:.60}.", "Give each column a name of its own.")
     used = [each for each in schema.names if each not in (*NOT_SCORES, TARGET, "__index_level_0__")]
     for each in used:
         kind = schema.field(each).type

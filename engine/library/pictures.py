@@ -20,7 +20,7 @@ from engine.datasets import decode, raster
 from engine.datasets.base import PIECE
 from engine.datasets.decode import ImageForm
 from engine.errors import ConfigError, DataError
-from engine.library.inputs import CHANNELS, may_be_channels
+from engine.library.inputs import CHANNELS, may_be_channels, unmasked
 
 ROUNDING = 1e-6  # beyond 0 and 1, of floats that were computed
 
@@ -65,6 +65,8 @@ def rows(tensor: "Tensor | np.ndarray") -> Iterator[np.ndarray]:
 
 
 def _pieces(pictures: Any, what: str, form: ImageForm | None) -> tuple[ImageForm, Iterator[np.ndarray]]:
+    if isinstance(pictures, np.ndarray):
+        pictures = unmasked(pictures, f"`{what}`")
     if isinstance(pictures, Tensor | np.ndarray):
         axis = channel_axis(tuple(pictures.shape[1:]), what)
         first = _channels_last(next(rows(pictures[:1])), axis)
@@ -92,6 +94,8 @@ def _picture(each: Any, what: str, i: int) -> np.ndarray:
     """uint8 [1, H, W, C] of one picture in a list."""
     if hasattr(each, "getbands") and each.mode not in ("L", "RGB"):  # an image of Pillow's
         raise ConfigError(f"`{what}`: picture {i} is of mode {each.mode}.", "Convert it: image.convert('RGB').")
+    if isinstance(each, np.ndarray):
+        each = unmasked(each, f"`{what}`: picture {i}")
     array = each.detach().cpu().numpy() if isinstance(each, Tensor) else np.asarray(each)
     if array.dtype.kind not in "fu" or array.ndim not in (2, 3):
         raise ConfigError(

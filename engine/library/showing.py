@@ -13,7 +13,7 @@ memory.
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -31,7 +31,7 @@ from engine.errors import ConfigError
 from engine.library import matrices, serving, splits
 from engine.library.matrices import Matrix
 from engine.library.saving import filled, versions
-from engine.library.shown import target_name, write_pictures
+from engine.library.shown import class_names, target_name, write_pictures
 from engine.library.splits import Split
 from engine.runs import notes
 from engine.runs.run import Run
@@ -133,6 +133,7 @@ def show(
 def make(given: Imported, place: str | os.PathLike | None = None, on_progress: Progress = nothing) -> Path:
     """Makes the run and returns its folder; see `engine.show`. What can be wrong with small things is looked at first:
     sizes and names before numbers, numbers before pictures."""
+    _check_texts(given)
     if not given.sign:
         raise ConfigError(
             "It is not said what a positive score means.",
@@ -162,6 +163,13 @@ def make(given: Imported, place: str | os.PathLike | None = None, on_progress: P
                 (unfinished / "data").rename(run.path / "data")
         _fill(run, given, function, dataset, names, sha256, logits)
     return path
+
+
+def _check_texts(given: Imported) -> None:
+    for name in ("method", "sign", "unit", "title", "name", "note"):
+        value = getattr(given, name)
+        if not isinstance(value, str):
+            raise ConfigError(f"`{name}` is a {type(value).__name__}, and no text.", f'Write {name}="…".')
 
 
 # -- the data
@@ -194,7 +202,7 @@ def _data(given: Imported, on_progress: Progress) -> Data:
     name = splits.named(given.train, given.test)
     if name is not None:
         dataset = datasets.load(name, on_progress)
-        if given.classes is not None and tuple(given.classes) != dataset.classes:
+        if given.classes is not None and class_names(given.classes) != dataset.classes:
             raise ConfigError(
                 f"The data set has the classes {', '.join(dataset.classes[:12])}.", "Leave `classes` out, it has names."
             )
@@ -215,10 +223,7 @@ def _classes(names: Sequence[str] | None, parts: dict[str, Split]) -> tuple[str,
         names = parts["train"].classes or parts["test"].classes
     if names is None:
         return tuple(map(str, range(1 + max(int(part.labels.max()) for part in parts.values()))))
-    found = tuple(printable(str(name)) for name in names)
-    if len(set(found)) < len(found) or "" in found:
-        raise ConfigError("`classes` names one twice, or not at all.", "Give each class one name of its own, in order.")
-    return found
+    return class_names(names)
 
 
 def _renumbered(part: Split, classes: tuple[str, ...], split: str) -> Split:
@@ -251,6 +256,8 @@ def _targets(given: Imported, matrix: Matrix, dataset: Dataset) -> tuple[str, ..
         return tuple(f"test:{index}" for index in range(len(dataset.test_labels)))
     if isinstance(asked, str | os.PathLike):
         asked = _listed(os.fspath(asked))
+    if not isinstance(asked, Iterable) or isinstance(asked, Mapping | bytes):
+        raise ConfigError(f"`targets` is a {type(asked).__name__}.", "Name one a row: targets=[0, 5, 9], or a text.")
     names: list[str] = []
     for k, each in enumerate(asked):
         if isinstance(each, str):
@@ -268,7 +275,7 @@ def _targets(given: Imported, matrix: Matrix, dataset: Dataset) -> tuple[str, ..
 def _listed(text: str) -> Sequence[Any]:
     """What a text, or a file, lists."""
     path = Path(files.expanded(text))
-    if not path.is_file():
+    if not os.path.isfile(path):  # nor is a list of targets that is too long for a file's name
         return split_targets(text)
     try:
         if path.suffix == ".npy":

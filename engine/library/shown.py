@@ -1,6 +1,6 @@
 """What the app shows of a training from Python: pictures, the model's answers to them, scores beside their targets."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -18,7 +18,7 @@ from engine.datasets.base import SPLITS, Dataset, histogram
 from engine.datasets.decode import ImageForm
 from engine.datasets.names import printable
 from engine.errors import ConfigError
-from engine.library import pictures
+from engine.library import matrices, pictures
 from engine.library.checks import computing, targets_data
 from engine.library.inputs import Inputs, Labels, labels_of, may_be_channels
 from engine.library.trained import Trained
@@ -134,14 +134,28 @@ def _form_of_inputs(trained: Trained) -> ImageForm | None:
 def _class_names(trained: Trained, shown: Shown) -> tuple[str, ...]:
     if shown.classes is None:
         return tuple(map(str, range(trained.classes)))
-    names = tuple(printable(str(name)) for name in shown.classes)
-    if len(names) != trained.classes or len(set(names)) < len(names) or "" in names:
+    names = class_names(shown.classes)
+    if len(names) != trained.classes:
         raise ConfigError(
-            f"`classes` has {len(names)} names, {len(set(names))} of them different, and the model has "
-            f"{trained.classes} classes.",
+            f"`classes` has {len(names)} names, and the model has {trained.classes} classes.",
             "Give each class one name of its own, in the order of the labels.",
         )
     return names
+
+
+def class_names(names: Any) -> tuple[str, ...]:
+    """Names of classes as people give them, texts or numbers in the order of the labels. Raises `ConfigError` for what
+    is no such row: a text would be one of letters, a dict one of its keys."""
+    if isinstance(names, str | bytes | Mapping) or not isinstance(names, Iterable):
+        raise ConfigError(f"`classes` is a {type(names).__name__}.", 'Give a list of names: ["cat", "dog"].')
+    found = tuple(names)
+    for k, name in enumerate(found):
+        if isinstance(name, bool) or not isinstance(name, str | int | np.integer):
+            raise ConfigError(f"The name of class {k} is a {type(name).__name__}.", "Give texts, or whole numbers.")
+    shown = tuple(printable(str(name)) for name in found)
+    if len(set(shown)) < len(shown) or "" in shown:
+        raise ConfigError("`classes` names one twice, or not at all.", "Give each class one name of its own, in order.")
+    return shown
 
 
 def _file_names(given: Any) -> list[str] | None:
@@ -187,13 +201,14 @@ def scores_of(trained: Trained, dataset: Dataset, shown: Shown) -> tuple[tuple[s
         if shown.targets is not None:
             raise ConfigError("`targets` were given without `scores`.", "Give what `attribute` gave for them.")
         return (), None, function
-    scores = np.ascontiguousarray(shown.scores, np.float32)
-    n = trained.stream.data.n
-    if scores.ndim != 2 or scores.shape[1] != n or not np.isfinite(scores).all():
+    matrix, n = matrices.opened(shown.scores), trained.stream.data.n
+    if matrix.shape[1] != n:
         raise ConfigError(
-            f"`scores` are {list(scores.shape)}, or not finite.",
+            f"`scores` are {list(matrix.shape)}, and the model was trained on {n} examples.",
             f"Give finite scores [targets, {n}], as `attribute` gives them.",
         )
+    scores = np.empty(matrix.shape, np.float32)
+    matrices.fill(scores, matrix, "targets")
     targets = range(len(dataset.test_labels)) if shown.targets is None else shown.targets
     if len(targets) != len(scores):
         raise ConfigError(
