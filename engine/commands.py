@@ -314,7 +314,7 @@ def themes(call: argparse.Namespace) -> int:
     if call.csv is not None:
         files.check_writable(Path(call.csv))
     record = run.manifest()
-    target, dataset = removals.named(record, call.target), datasets.load(record.config.dataset)
+    target, dataset = removals.named(record, call.target), _unchanged(record)
     found = theme_finding.find(record, dataset, target, kept_features.read(record), call.top, call.themes)
     left_out = None if call.leave_out is None else found.numbered(call.leave_out)
     for told in theme_finding.lines(found, dataset):
@@ -483,6 +483,7 @@ def config(call: argparse.Namespace) -> int:
 
 def list_suspects(call: argparse.Namespace) -> int:
     record = _opened(call).manifest()
+    _unchanged(record)
     by = call.by or suspects.better_order(suspects.ranked(record, call.target))[0]
     table = suspects.ranked(record, call.target, by)
     _give_images(call, table, f"harm: {record.window_phrase}" if record.window_phrase else "")
@@ -583,7 +584,7 @@ def mean(call: argparse.Namespace) -> int:
     key = call.target or next(iter(averaged))
     if key not in averaged:
         raise ConfigError(f"These runs have no target «{key}» in common.", f"They have {', '.join(averaged)}.")
-    of, dataset = averaged[key], datasets.load(record.config.dataset)
+    of, dataset = averaged[key], _unchanged(record)
     table = seeds.table(of, dataset)
     window = f"; {record.window_phrase}" if record.window_phrase else ""
     print(f"{key}: mean of {len(of.seeds)} trainings, seeds {', '.join(map(str, of.seeds))}{window}")
@@ -714,6 +715,14 @@ def show(call: argparse.Namespace) -> int:
 
 def _opened(call: argparse.Namespace) -> runs.Run:
     return runs.Run.open(runs.outputs_root(call.outputs), call.run)
+
+
+def _unchanged(record: Manifest) -> Dataset:
+    """The run's data set. Raises `DataError` where it is not the one that the run was made with."""
+    dataset = _prepared(record.config.dataset)
+    remedy = "Restore it: scores belong to the images that they were computed for."
+    datasets.require_same(dataset, record.config.dataset, record.data_fingerprint, f"run {record.run_id}", remedy)
+    return dataset
 
 
 def _configured(call: argparse.Namespace) -> configs.RunConfig:

@@ -450,6 +450,26 @@ def test_scores_that_are_no_numbers_are_missing_and_those_of_other_data_are_refu
     assert pd.read_csv(written(material, "csv", tmp_path / "t.csv"))["score:test:0.loss"].isna().sum() == 7
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "call", [*(["export", "--format", name, "--out", "OUT"] for name in exports.FORMATS), ["report", "--out", "OUT"]]
+)
+def test_a_run_on_data_that_have_changed_is_not_handed_over(call, made, material, tmp_path, capsys):
+    path = made_images(material) / material.dataset.test_names[0]
+    content = path.read_bytes()
+    words = [call[0], made.id, *call[1:-1], str(tmp_path / "out"), "--outputs", str(made.root)]
+    try:
+        picture(7).save(path)
+        datasets.clear()
+        assert main(words) == 1 and not list(tmp_path.iterdir())
+        said = capsys.readouterr().err
+        assert "has changed since run made-up was made" in said and "000.png has another content" in said
+    finally:
+        path.write_bytes(content)
+        datasets.clear()
+    assert main(words) == 0
+
+
 def test_corrections_of_images_that_are_not_there_are_named(made, material, tmp_path):
     path = made.path / "corrections.json"
     before = path.read_bytes()

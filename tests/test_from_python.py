@@ -723,7 +723,7 @@ def test_duplicates_are_found_without_the_model(in_app):
     assert found is not None and found.n_train == N and record.status == "finished"
     app = show("pages/Duplicates.py", run=in_app.id)
     assert [radio.options for radio in app.radio if "duplicates" in radio.label]
-    with pytest.raises(ConfigError, match="has no features"):
+    with pytest.raises(ConfigError, match="it has no features of the model"):
         FindDuplicates(duplicates.FEATURES).check(in_app, dataset_registry.load(record.config.dataset))
 
 

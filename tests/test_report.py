@@ -268,7 +268,8 @@ def test_a_run_without_scores_or_with_other_pictures_is_refused(root, run, tmp_p
     out = str(tmp_path / "x.html")
     empty = run_of(root, "empty", {})
     assert main(["report", empty.id, "--out", out]) == 2
-    assert "has no scores yet; it is finished" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "has no scores yet; it is finished" in said and "attribute empty --targets" in said
     run.update_manifest(data_fingerprint="0" * 64)
     assert main(["report", run.id, "--out", out]) == 1
     assert "has changed since run one was made" in capsys.readouterr().err and not Path(out).exists()

@@ -1,6 +1,7 @@
 """Scores of other programs: read from whatever holds them, refused with the place of what is wrong, shown as a run on
 the pages that work without a training, and held against a replay of the same data."""
 
+import json
 import os
 import shutil
 import signal
@@ -16,11 +17,16 @@ import torch
 from PIL import Image
 from playwright.sync_api import expect
 from safetensors.numpy import save_file
+from safetensors.torch import save_file as save_tensors
 
 import engine
-from engine.analysis import compare
+from engine.analysis import compare, duplicates
 from engine.datasets import registry as datasets
-from engine.errors import ConfigError, DataError, ModelError, StorageError
+from engine.errors import ConfigError, DataError, ModelError, ReadOnlyError, StorageError
+from engine.export import write as exports
+from engine.export.material import Material
+from engine.jobs import execute as work
+from engine.jobs.duplicates import FindDuplicates
 from engine.jobs.replay import Replay
 from engine.jobs.what_if import WhatIf
 from engine.library import matrices, serving, splits
@@ -132,10 +138,18 @@ def test_every_kind_is_read_to_the_same_numbers(kind, tmp_path, monkeypatch):
         assert np.array_equal(read(matrix, order), scores())
 
 
-def test_half_precision_is_read_as_it_is(tmp_path):
-    half = torch.from_numpy(scores()).bfloat16()
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float8_e4m3fn])
+def test_half_precision_is_read_as_it_is(dtype, tmp_path):
+    half = torch.from_numpy(scores()).to(dtype)
     torch.save(half, tmp_path / "scores.pt")
-    assert np.array_equal(read(matrices.opened(tmp_path / "scores.pt"), "targets"), half.float().numpy())
+    save_tensors({"scores": half}, tmp_path / "scores.safetensors")
+    for name in ("scores.pt", "scores.safetensors"):
+        assert np.array_equal(read(matrices.opened(tmp_path / name), "targets"), half.float().numpy())
+
+
+def test_a_mark_of_the_order_of_bytes_hides_no_row(tmp_path):
+    pd.DataFrame(scores()).to_csv(tmp_path / "scores.csv", index=False, header=False, encoding="utf-8-sig")
+    assert np.array_equal(read(matrices.opened(tmp_path / "scores.csv"), "targets"), scores())
 
 
 # -- bad input: each a clear message
@@ -159,6 +173,7 @@ BAD = {
     "a name that is too long": ("x" * 5000 + ".npy", "There is no file"),
     "ragged": ([[1.0, 2.0], [1.0]], "rows of different lengths"),
     "sparse": (torch.from_numpy(scores()).to_sparse(), "sparse"),
+    "nested": (torch.nested.nested_tensor([torch.ones(2), torch.ones(3)], layout=torch.jagged), "nested"),
     "three axes": (scores()[None], "is 1 × 5 × 24"),
     "empty": (scores()[:0], "is 0 × 24"),
     "a number": (3.0, "is a float"),
@@ -261,6 +276,7 @@ WRONG = {
     "logits of another shape": ({"test_logits": logits(M - 1)}, "is 4 × 3, where test images × classes are 5 × 3"),
     "transposed logits": ({"test_logits": logits(M).T}, "They seem to be transposed"),
     "logits with NaN": ({"train_logits": np.full((N, C), np.nan)}, "row 0, column 0 is NaN"),
+    "labels that number no classes": ({"train": (TRAIN[0], TRAIN[1] + 10**12)}, "go up to 1,000,000,000,002"),
     "labels beyond classes": ({"classes": ["a", "b"]}, "`train labels` go from 0 to 2"),
     "a class twice": ({"classes": ["a", "b", "a"]}, "names one twice"),
     "fewer images than labels": ({"train": (TRAIN[0][1:], TRAIN[1])}, "has 23 images and 24 labels"),
@@ -331,6 +347,39 @@ def test_what_needs_a_training_is_refused_by_name(root):
         engine.config.check(engine.config.RunConfig(target_function="imported-help:TRAK"))
     with pytest.raises(ConfigError, match="without the model's logits of the test images"):
         run.manifest().test_logits()
+
+
+@pytest.mark.slow
+def test_duplicates_among_imported_pictures_are_found(root):
+    images = TRAIN[0].copy()
+    images[[7, 20]] = images[3]
+    run = kept(scores(), train=(images, TRAIN[1]))
+    with run.lock():
+        for by in (duplicates.EXACT, duplicates.HASH, duplicates.PIXELS):
+            work.execute(run, FindDuplicates(by))
+    found = duplicates.known(run.manifest(), duplicates.EXACT)
+    assert found is not None and found.images.tolist() == [3, 7, 20] and run.status == "finished"
+    with pytest.raises(ConfigError, match="there are no features of a model"):
+        FindDuplicates(duplicates.FEATURES).check(run, datasets.load(run.manifest().config.dataset))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("answers", [False, True])
+def test_imported_scores_are_handed_over_and_say_no_more_than_they_know(answers, root, tmp_path, monkeypatch):
+    run = kept(scores(), **({"train_logits": logits(N), "test_logits": logits(M)} if answers else {}))
+    material = Material.of(run)
+    for name in exports.FORMATS:
+        exports.write(material, name, tmp_path / name)
+    frame = pd.read_parquet(tmp_path / "parquet").set_index(["split", "index"])
+    column = "score:test:1.imported-help:TRAK"
+    assert np.array_equal(frame.loc["train", column], scores()[1]) and frame.loc["test", column].isna().all()
+    assert frame["prediction"].notna().all() == answers == frame["loss"].notna().any()
+    assert "TRAK units" in json.dumps(material.about()) and "nats per" not in json.dumps(material.about())
+    monkeypatch.setenv("REPLAY_READ_ONLY", "1")
+    for name in exports.FORMATS:
+        with pytest.raises(ReadOnlyError):
+            exports.write(material, name, tmp_path / f"{name}-again")
+    assert not list(tmp_path.glob("*-again"))
 
 
 @pytest.mark.slow

@@ -64,7 +64,7 @@ class FindDuplicates(Job):
 
     def check(self, run: Run, dataset: Dataset) -> Self:
         record = run.manifest()
-        if not record.trained:
+        if not record.trained and not record.method:  # the pictures of imported scores are whole
             raise ConfigError(f"Run {run.id} was not trained to its end.", "Resume it first.")
         asked = SENSIBLE.get(self.by, self.at_most) if self.at_most == OPEN else self.at_most
         at_most = kept.check_distance(self.by, asked)
@@ -118,9 +118,12 @@ def _features(record: Manifest):
 
     found = features.read(record)
     if found is None:
+        never, others = features.why_not(record), f"ompare by {kept.HASH} or {kept.PIXELS}."
+        if never:
+            raise ConfigError(never, f"C{others}")
         raise ConfigError(
             f"Run {record.run_id} has no features of its images yet.",
-            f"Compute them: python -m engine features {record.run_id}; or compare by {kept.HASH} or {kept.PIXELS}.",
+            f"Compute them: python -m engine features {record.run_id}; or c{others}",
         )
     return found
 

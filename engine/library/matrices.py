@@ -114,18 +114,27 @@ def _of_array(array: np.ndarray, what: str) -> Matrix:
 
 
 def _of_tensor(tensor: Tensor, what: str) -> Matrix:
-    if tensor.layout != torch.strided or tensor.is_meta or tensor.is_quantized:
-        raise ConfigError(f"{what} is a sparse, quantized or empty tensor.", "Give a dense one: scores.to_dense().")
+    if tensor.layout != torch.strided or tensor.is_nested or tensor.is_meta or tensor.is_quantized:
+        raise ConfigError(
+            f"{what} is a sparse, nested, quantized or empty tensor.", "Give a dense one: scores.to_dense()."
+        )
     if tensor.dtype == torch.bool or tensor.dtype.is_complex:
         raise _not_real(str(tensor.dtype).removeprefix("torch."), what)
     tensor = _two_axes(tensor.detach(), what)
 
     def pieces(step: int) -> Iterator[np.ndarray]:
-        for start in range(0, len(tensor), step):
-            rows = tensor[start : start + step].cpu()
-            yield (rows.float() if rows.dtype in (torch.bfloat16, torch.float16) else rows).numpy()
+        return (_numbers(tensor[start : start + step], what) for start in range(0, len(tensor), step))
 
     return Matrix(what, (tensor.shape[0], tensor.shape[1]), pieces)
+
+
+def _numbers(rows: Tensor, what: str) -> np.ndarray:
+    """On the CPU; what NumPy has no type for, such as bfloat16 and float8, as float32."""
+    try:
+        known = not rows.is_floating_point() or rows.dtype in (torch.float32, torch.float64)
+        return (rows if known else rows.float()).cpu().resolve_neg().numpy()
+    except (TypeError, RuntimeError):
+        raise _not_real(str(rows.dtype).removeprefix("torch."), what) from None
 
 
 def _of_frame(frame: pd.DataFrame, what: str) -> Matrix:
@@ -214,9 +223,7 @@ def _safetensors(path: Path, what: str, name: str) -> Matrix:
     _check_axes(tuple(shape), what)
 
     def pieces(step: int) -> Iterator[np.ndarray]:
-        for start in range(0, shape[0], step):
-            rows = part[start : start + step]
-            yield (rows.float() if rows.dtype in (torch.bfloat16, torch.float16) else rows).numpy()
+        return (_numbers(part[start : start + step], what) for start in range(0, shape[0], step))
 
     return Matrix(what, (shape[0], shape[1]), pieces)
 
@@ -230,10 +237,9 @@ def _torch(path: Path, what: str, name: str) -> Matrix:
             value = torch.load(path, map_location="cpu", weights_only=True)
     except StorageError:
         raise
-    except Exception as error:  # torch refuses a damaged file with any of a dozen kinds
-        said = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
+    except Exception:  # torch has a dozen kinds, and advises to unpickle it all the same
         raise ConfigError(
-            f"{what} holds more than tensors, or is damaged: it is read without unpickling ({printable(said)}).",
+            f"{what} holds more than tensors, or is damaged: it is read without unpickling.",
             "Save the tensor alone: torch.save(scores.cpu(), FILE).",
         ) from None
     if isinstance(value, dict):
@@ -246,7 +252,7 @@ def _torch(path: Path, what: str, name: str) -> Matrix:
 
 def _csv(path: Path, what: str, name: str) -> Matrix:
     try:
-        with path.open(newline="", encoding="utf-8", errors="replace") as file:
+        with path.open(newline="", encoding="utf-8-sig", errors="replace") as file:  # as pandas, without its mark
             first = next(csv.reader(file), [])
     except csv.Error as error:  # a cell of more than 128 KiB
         raise ConfigError(f"{what} is no table of numbers ({error}).", REMEDY) from None

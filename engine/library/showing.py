@@ -45,6 +45,8 @@ OPTIONS = (  # of `Imported`, as the command line has them
     *("train_logits", "test_logits", "title", "name", "note"),
 )
 
+MOST_CLASSES = 1_000_000  # that nobody named
+
 LOOKED_AT = 200  # targets whose scores are held against the labels
 
 SURE = 3.0  # standard errors
@@ -221,9 +223,15 @@ def _data(given: Imported, on_progress: Progress) -> Data:
 def _classes(names: Sequence[str] | None, parts: dict[str, Split]) -> tuple[str, ...]:
     if names is None:
         names = parts["train"].classes or parts["test"].classes
-    if names is None:
-        return tuple(map(str, range(1 + max(int(part.labels.max()) for part in parts.values()))))
-    return class_names(names)
+    if names is not None:
+        return class_names(names)
+    last = max(int(part.labels.max()) for part in parts.values())
+    if last >= MOST_CLASSES:
+        raise ConfigError(
+            f"The labels go up to {last:,}, and classes are numbered from 0.",
+            "Number them: classes, labels = numpy.unique(labels, return_inverse=True).",
+        )
+    return tuple(map(str, range(1 + last)))
 
 
 def _renumbered(part: Split, classes: tuple[str, ...], split: str) -> Split:

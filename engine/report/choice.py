@@ -59,9 +59,13 @@ def targets_of(record: Manifest, dataset: Dataset, texts: Iterable[str] = ()) ->
     """
     refs = record.score_sets.targets()
     if not refs:
+        remedy = f"Wait until it has finished, or resume it: python -m engine resume {record.run_id}"
+        if record.trained:
+            remedy = f"Score targets first: python -m engine attribute {record.run_id} --targets test:0-9"
+        if record.from_python:
+            remedy = "Save it with scores: trained.save(…, scores=engine.attribute(trained, …)) (docs/python.md)."
         raise ConfigError(
-            f"Run {record.run_id} has no scores yet; it is {record.status}. There is nothing to report.",
-            "Wait until it has finished, or resume it: python -m engine resume " + record.run_id,
+            f"Run {record.run_id} has no scores yet; it is {record.status}. There is nothing to report.", remedy
         )
     chosen: dict[str, TargetRef] = {}
     for text in texts:
