@@ -90,6 +90,7 @@ def draw_chosen(form: Form, dataset: Dataset) -> None:
     setup_fields.remarks(form, "targets")
     draw_of_other_data(form)
     others = [text for text, each in zip(targets, parsed, strict=True) if not isinstance(each, TestImage)]
+    others = list(dict.fromkeys(others))  # a file may name one twice, which is said above
     with st.container(horizontal=True):
         st.button(
             "Clear",
@@ -226,7 +227,7 @@ def choose_sets(form: Form, dataset: Dataset) -> None:
 
 
 def take_sets(names: tuple[str, ...]) -> None:
-    choose([*(name for name in chosen() if name not in names), *st.session_state["sets"]])
+    choose([*(name for name in chosen() if name not in names), *dict.fromkeys(st.session_state["sets"])])
 
 
 def type_targets(form: Form, dataset: Dataset) -> None:
