@@ -15,7 +15,7 @@ WHAT = (
 
 
 def stop_untrained(run: RunView) -> None:
-    if not run.manifest.trained:
+    if not run.manifest.trained and not run.manifest.method:  # the pictures of imported scores are whole
         st.info(
             f"This run has not been trained to its end; it is {plain(run.manifest.status)}.", icon=":material/info:"
         )

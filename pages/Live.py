@@ -226,7 +226,7 @@ def draw_unfinished(run: RunView) -> None:
         with shell.guarded():  # where it cannot be resumed, what stands in the way can be discarded below
             shell.queue().resume(run.id)
             st.rerun()
-    if not run.manifest.trained:
+    if not run.manifest.trained and not run.manifest.method:
         return
     for number, job in enumerate(run.manifest.jobs):
         with st.container(horizontal=True, vertical_alignment="center"):
@@ -277,7 +277,8 @@ def draw_ranks(now: Progress) -> None:
 
 def draw_charts(folder: Run, was_in_progress: bool) -> None:
     now = progress.of(folder)
-    draw_curves(now)
+    if not folder.manifest().method:
+        draw_curves(now)
     draw_meters(now)
     with st.expander("Event log", expanded=not was_in_progress):
         events = reversed(progress.log(folder)[-EVENTS:])
@@ -340,6 +341,22 @@ def draw_meter(now: Progress, title: str, lines: dict[str, str], limit: str, pow
     )
 
 
+def worked_on(run: RunView) -> bool:
+    """Whether there is a job to tell of. Imported scores have no training, and may be exported all the same."""
+    progress.of(run.folder)  # reads its log
+    return run.manifest.in_progress or run.manifest.resumable or bool(results.last(progress.log(run.folder)))
+
+
+def describe(run: RunView) -> None:
+    config = run.manifest.config
+    if run.manifest.method:  # which its choice describes; the recipe is nobody's
+        return
+    st.caption(
+        f"{plain(run.manifest.dataset or config.dataset)} · {plain(config.model)} · {config.recipe.epochs} epochs of "
+        f"batches of {config.recipe.batch_size:,} images · {plain(config.replay_mode)} mode"
+    )
+
+
 def guarded(draw, folder: Run, in_progress: bool) -> None:
     with shell.guarded():
         draw(folder, in_progress)
@@ -348,12 +365,9 @@ def guarded(draw, folder: Run, in_progress: bool) -> None:
 with shell.page("Live"):
     # Without a link: the run being worked on, which is not the newest where others wait.
     run = run_choice.chosen("There is no run to watch yet.", first=shell.queue().active()[:1])
-    imported.stop_without(run.manifest)
-    config = run.manifest.config
-    st.caption(
-        f"{plain(run.manifest.dataset or config.dataset)} · {plain(config.model)} · {config.recipe.epochs} epochs of "
-        f"batches of {config.recipe.batch_size:,} images · {plain(config.replay_mode)} mode"
-    )
+    if not worked_on(run):
+        imported.stop_without(run.manifest)
+    describe(run)
     in_progress = run.manifest.in_progress
     if in_progress:
         st.session_state["watched"] = run.id  # until its result is seen, the sidebar of every page leads to it

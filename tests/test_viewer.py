@@ -359,6 +359,9 @@ def test_duplicates_among_imported_pictures_are_found(root):
             work.execute(run, FindDuplicates(by))
     found = duplicates.known(run.manifest(), duplicates.EXACT)
     assert found is not None and found.images.tolist() == [3, 7, 20] and run.status == "finished"
+    live = said(show("pages/Live.py", run=run.id))  # of a job there is something to tell
+    assert "have a twin in training" in live and "needs the training" not in live
+    assert any("Keep one" in each.label for each in show("pages/Duplicates.py", run=run.id).button)
     with pytest.raises(ConfigError, match="there are no features of a model"):
         FindDuplicates(duplicates.FEATURES).check(run, datasets.load(run.manifest().config.dataset))
 

@@ -420,7 +420,8 @@ class JobQueue:
 def discard(run: Run, number: int, seen: JobRecord | None = None) -> JobRecord:
     """Takes the unfinished job `number`, from 0, off a trained run, and returns its record; also of a kind that is not
     known here. `seen`: what the caller saw under that number, so that two who click discard one job, and not two."""
-    if not run.manifest().trained:
+    record = run.manifest()
+    if not record.trained and not record.method:
         raise ConfigError(
             f"Run {run.id} is not trained yet, so that nothing of it can be discarded.", "Delete the run."
         )
