@@ -66,7 +66,8 @@ def made(tmp_path_factory) -> Iterator[Run]:
         name = "model/train_logits.npy"
         run.add_files({name: files.write_npy(run.path / name, logits)})
         notes.tick(run, {1: True, 7: True}, 12)
-        notes.write_note(run, 2, NOTE)
+        for index, note in enumerate((NOTE, "@SUM(1)", "+1+1", "-1+1", "\uff1d1"), 2):  # the last in full width
+            notes.write_note(run, index, note)
         corrected.write(run, Corrections({0: 1, 9: 0}, frozenset({4})))
         yield run
 
@@ -128,7 +129,7 @@ def test_csv_says_the_same_and_a_spreadsheet_runs_nothing_of_it(material, tmp_pa
     with out.open(newline="", encoding="utf-8") as file:
         cells = [cell for row in csv.reader(file) for cell in row]
     numbers = pd.to_numeric(pd.Series(cells), errors="coerce").notna()
-    assert not [c for c, n in zip(cells, numbers, strict=True) if not n and c[:1] in tuple("=+-@\t\r\n")]
+    assert not [c for c, n in zip(cells, numbers, strict=True) if not n and c[:1] in tuple("=+-@\t\r\n\uff1d")]
     assert f"'{NOTE}" in cells and "'=cmd" in cells
     table = pd.read_parquet(written(material, "parquet", tmp_path / "table.parquet"))
     read = files.spreadsheet_plain(pd.read_csv(out))

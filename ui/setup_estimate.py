@@ -100,7 +100,7 @@ def draw_bar(form: Form, expected: Estimate | None, error: ReplayError | None) -
             "TOML",
             config_file.dumps(form.config) if not form.problems else "",
             f"{form.config.preset}.toml",
-            "application/toml",
+            mime="application/toml",
             disabled=bool(form.problems),
             help="Every setting as one file: for python -m engine run --config FILE, or to start from here another "
             "time.",
