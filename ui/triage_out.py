@@ -38,7 +38,7 @@ def draw(run: RunView) -> None:
             "labels.csv",
             lambda: labels_file.text(run.dataset, ticks.corrected(run)),
             f"{run.id}-labels.csv",
-            "text/csv",
+            mime="text/csv",
             disabled=not len(decided),
             help="index, file, old_label, new_label, excluded: one line for each image that is corrected.",
         )
