@@ -18,6 +18,7 @@ import numpy as np
 import pandas as pd
 
 from engine import files
+from engine.analysis.wording import count
 from engine.datasets.base import Dataset
 from engine.errors import ConfigError, IntegrityError
 from engine.runs import fields
@@ -211,7 +212,7 @@ def in_words(found: Duplicates) -> list[str]:
     within = limit_in_words(found.by, found.at_most)
     spare = len(all_but_one(found, range(groups)))
     said = [
-        f"Compared by {found.of}, {within}: {groups:,} groups of {len(found.images):,} images.",
+        f"Compared by {found.of}, {within}: {count(groups, 'groups')} of {count(len(found.images), 'images')}.",
         f"Of {training:,} training images {spare:,} are more than the one that each group needs.",
         f"{len(found.twins):,} of {found.n_test:,} test images have a twin in training.",
     ]
@@ -221,7 +222,8 @@ def in_words(found: Duplicates) -> list[str]:
             "chains."
         )
     if found.without_hash:
-        said.append(f"{found.without_hash:,} images are of one colour alone, and have no hash.")
+        are = "is of one colour alone, and has" if found.without_hash == 1 else "are of one colour alone, and have"
+        said.append(f"{count(found.without_hash, 'images')} {are} no hash.")
     return said
 
 
