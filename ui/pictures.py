@@ -155,64 +155,70 @@ def plain_tiles(dataset: datasets_base.Dataset, split: str, indices: list[int], 
     st.html(f'<div style="display:flex;flex-wrap:wrap;gap:0.3rem">{tiles}</div>')
 
 
+# Figures that are drawn anew at every click are made of one layout: each `update_` of Plotly's takes milliseconds.
+
+
 def histogram(scores_N: np.ndarray, scale: formats.Scale, low: float | None, high: float | None) -> go.Figure:
     """Dragging along it selects a range, in multiples of `scale.one`; that from `low` to `high`, scores, is shaded."""
-    figure, edges = _bars_of_counts(scores_N, scale)
+    bars, edges = _bars_of_counts(scores_N, scale)
+    layout = _of_counts(f"Score ({markup(scale.unit)})")
     if low is not None or high is not None:
-        figure.add_vrect(
-            x0=edges[0] if low is None else low / scale.one,
-            x1=edges[-1] if high is None else high / scale.one,
-            fillcolor=COLOURS[1],
-            opacity=0.2,
-            line_width=0,
-        )
-    figure.update_xaxes(title=f"Score ({markup(scale.unit)})", exponentformat="power")
-    figure.update_layout(dragmode="select", selectdirection="h")
-    return calm(figure, 240)
+        x0 = edges[0] if low is None else low / scale.one
+        x1 = edges[-1] if high is None else high / scale.one
+        look = dict(fillcolor=COLOURS[1], opacity=0.2, line=dict(width=0))
+        layout["shapes"].append(dict(type="rect", x0=x0, x1=x1, y0=0, y1=1, xref="x", yref="y domain", **look))
+    return go.Figure(bars, layout | dict(dragmode="select", selectdirection="h"))
 
 
 def rises(rises_M: np.ndarray, scale: formats.Scale) -> go.Figure:
     """How the self-influence of M images is distributed, in multiples of `scale.one`."""
-    figure, _ = _bars_of_counts(rises_M, scale)
-    figure.update_xaxes(title=f"Self-influence ({markup(scale.unit)})", exponentformat="power", fixedrange=True)
-    figure.update_yaxes(fixedrange=True)
-    return calm(figure, 240)
+    bars, _ = _bars_of_counts(rises_M, scale)
+    layout = _of_counts(f"Self-influence ({markup(scale.unit)})")
+    for axis in ("xaxis", "yaxis"):
+        layout[axis]["fixedrange"] = True
+    return go.Figure(bars, layout)
 
 
-def _bars_of_counts(scores_N: np.ndarray, scale: formats.Scale) -> tuple[go.Figure, np.ndarray]:
+def _bars_of_counts(scores_N: np.ndarray, scale: formats.Scale) -> tuple[go.Bar, np.ndarray]:
     """How many images have scores of each size, and the edges of the bars."""
     counts, edges = np.histogram(np.asarray(scores_N, np.float64) / scale.one, bins=81)
-    centres = (edges[:-1] + edges[1:]) / 2
-    figure = go.Figure(
-        go.Bar(
-            x=centres,
-            y=counts,
-            width=np.diff(edges),
-            marker=dict(line_width=0, color=COLOURS[0]),
-            hovertemplate=f"%{{x:.{scale.decimals}f}} {markup(scale.unit)}<br>%{{y:,}} images<extra></extra>",
-        )
+    bars = go.Bar(
+        x=(edges[:-1] + edges[1:]) / 2,
+        y=counts,
+        width=np.diff(edges),
+        marker=dict(line=dict(width=0), color=COLOURS[0]),
+        hovertemplate=f"%{{x:.{scale.decimals}f}} {markup(scale.unit)}<br>%{{y:,}} images<extra></extra>",
     )
-    figure.add_vline(x=0, line_width=1, line_dash="dot")
-    # Most scores are near zero: on a linear axis the tails, which matter, would not show.
-    figure.update_yaxes(title="Training images", type="log", dtick=1)
-    return figure, edges
+    return bars, edges
+
+
+def _of_counts(title: str) -> dict:
+    """The layout of `_bars_of_counts`, with a line at zero."""
+    zero = dict(type="line", x0=0, x1=0, y0=0, y1=1, xref="x", yref="y domain", line=dict(width=1, dash="dot"))
+    return dict(
+        **_calm(240),
+        shapes=[zero],
+        xaxis=dict(title=dict(text=title), exponentformat="power"),
+        # Most scores are near zero: on a linear axis the tails, which matter, would not show.
+        yaxis=dict(title=dict(text="Training images"), type="log", dtick=1),
+    )
 
 
 def probabilities(shares: np.ndarray, classes: tuple[str, ...]) -> go.Figure:
     """One bar a class, from the first at the top; of many classes the likeliest."""
     classes, shares = formats.likeliest(classes, shares)
-    figure = go.Figure(
-        go.Bar(
-            x=100 * shares,
-            y=list(map(markup, classes)),
-            orientation="h",
-            marker_color=COLOURS[0],
-            hovertemplate="%{y}: %{x:.2f} %<extra></extra>",
-        )
+    bars = go.Bar(
+        x=100 * shares,
+        y=list(map(markup, classes)),
+        orientation="h",
+        marker=dict(color=COLOURS[0]),
+        hovertemplate="%{y}: %{x:.2f} %<extra></extra>",
     )
-    figure.update_xaxes(range=[0, 100], ticksuffix=" %", nticks=3, fixedrange=True)
-    figure.update_yaxes(autorange="reversed", tickfont_size=11, fixedrange=True)
-    return calm(figure, 30 + 16 * len(classes)).update_layout(bargap=0.3)
+    layout = dict(
+        xaxis=dict(range=[0, 100], ticksuffix=" %", nticks=3, fixedrange=True),
+        yaxis=dict(autorange="reversed", tickfont=dict(size=11), fixedrange=True),
+    )
+    return go.Figure(bars, _calm(30 + 16 * len(classes)) | layout | dict(bargap=0.3))
 
 
 def confusion(counts: np.ndarray, classes: tuple[str, ...]) -> go.Figure:
@@ -572,8 +578,12 @@ def _powers(values: list[float]) -> list[int]:
 
 def calm(figure: go.Figure, height: int) -> go.Figure:
     """Without a legend, and with narrow margins."""
-    figure.update_layout(height=height, margin=dict(l=8, r=8, t=12, b=8), showlegend=False, bargap=0)
+    figure.update_layout(**_calm(height))
     return figure
+
+
+def _calm(height: int) -> dict:
+    return dict(height=height, margin=dict(l=8, r=8, t=12, b=8), showlegend=False, bargap=0)
 
 
 def chart(figure: go.Figure, key: str, alt: str, on_select=None, selection_mode=("points",)) -> None:

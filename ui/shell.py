@@ -189,10 +189,15 @@ def _freeze_modules(loaded: threading.Event) -> None:
 
 def _outputs_setting() -> str | None:
     """DIR of `streamlit run app.py -- --outputs DIR`."""
+    return _outputs_of(tuple(sys.argv[1:]))
+
+
+@functools.lru_cache(maxsize=4)  # a page asks some ten times
+def _outputs_of(words: tuple[str, ...]) -> str | None:
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
     parser.add_argument("--outputs")
     try:
-        return parser.parse_known_args(sys.argv[1:])[0].outputs
+        return parser.parse_known_args(words)[0].outputs
     except argparse.ArgumentError:
         raise ConfigError(
             "The setting --outputs names no folder.", "Start the app with `streamlit run app.py -- --outputs DIR`."

@@ -41,7 +41,9 @@ class Scale:
     def of(cls, values: Iterable[float], function: str) -> "Scale":
         """The power that writes the largest of `values` between 1 and 1,000; the unit itself where that is 0.1 or more,
         or where all are 0. Values that are no numbers count for nothing."""
-        sizes = np.abs(np.asarray(list(values), np.float64).ravel())
+        # An array as it is: one that maps a file would be read one number at a time.
+        listed = values if isinstance(values, np.ndarray) else list(values)
+        sizes = np.abs(np.asarray(listed, np.float64).ravel())
         largest = float(sizes[np.isfinite(sizes)].max(initial=0.0))
         thousands = max(SMALLEST, math.floor(math.log10(largest) / 3)) if largest else 0
         if largest / 1000.0**thousands >= (99.95 if thousands == -1 else 999.95):  # as it would be written

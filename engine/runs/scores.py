@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
@@ -35,6 +35,24 @@ SIDECAR = {  # what is relied on of a score set's description
         }
     ],
 }
+
+
+KEPT_BYTES = 1 << 20  # of a sidecar: a larger one, of thousands of norms, would be tens of megabytes as Python has it
+
+
+def _read_sidecar(path: Path, recorded: str, remedy: str) -> dict:
+    sidecar = files.read_json(path, remedy, recorded)
+    try:
+        fields.check(sidecar, SIDECAR)
+    except (TypeError, ValueError, KeyError) as error:
+        raise IntegrityError(f"{path} does not describe a score set ({error}).", remedy) from None
+    return sidecar
+
+
+@lru_cache(maxsize=16)
+def _known_sidecar(path: Path, recorded: str, remedy: str, sha256: str) -> dict:
+    """By content, for a page asks at every click; nobody changes the value."""
+    return _read_sidecar(path, recorded, remedy)
 
 
 @dataclass(frozen=True)
@@ -94,11 +112,11 @@ class ScoreSets:
     def _sidecar(self, name: str) -> dict:
         relative = f"scores/{name}.json"
         path = self._folder / relative
-        sidecar = files.read_json(path, self._remedy, self._recorded[relative])
-        try:
-            fields.check(sidecar, SIDECAR)
-        except (TypeError, ValueError, KeyError) as error:
-            raise IntegrityError(f"{path} does not describe a score set ({error}).", self._remedy) from None
+        if files.size_of(path) > KEPT_BYTES:
+            sidecar = _read_sidecar(path, self._recorded[relative], self._remedy)
+        else:
+            sha256 = files.sha256_of(path, self._remedy)
+            sidecar = _known_sidecar(path, self._recorded[relative], self._remedy, sha256)
         return {**sidecar, "name": name}
 
     def targets(self) -> list[TargetRef]:
