@@ -30,6 +30,7 @@ import shutil
 import stat
 import threading
 import time
+import weakref
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -419,7 +420,7 @@ def read_tail(path: Path, remedy: str, size: int) -> bytes:
 
 
 def read_npy(path: Path, sha256: str | None, remedy: str) -> np.ndarray:
-    """The array, memory-mapped read-only; where `sha256` is given, the file must match it."""
+    """The array, memory-mapped read-only; where `sha256` is given, the file must match it. Callers share one map."""
     with open_regular(path, remedy) as file:
         try:
             shape, fortran, dtype = _npy_header(file)
@@ -431,11 +432,24 @@ def read_npy(path: Path, sha256: str | None, remedy: str) -> np.ndarray:
             order = "F" if fortran else "C"
             if size == 0:  # the system maps no empty file
                 return np.empty(shape, dtype, order)
-            return np.memmap(file, dtype, "r", offset, shape, order)
+            status = os.fstat(file.fileno())
+            with _maps_lock:
+                identity = status.st_dev, status.st_ino, offset, shape, dtype.str, order
+                known = _maps.get(identity)
+                if known is None:
+                    known = _maps[identity] = np.memmap(file, dtype, "r", offset, shape, order)
+            return known
         except OSError as error:
             raise _read_error(path, error, remedy) from error
         except (ValueError, TypeError, OverflowError) as error:
             raise IntegrityError(f"{path} is damaged ({error}).", remedy) from error
+
+
+# While anybody holds them, which keeps their inodes from being given to other files. A page shares the maps of the page
+# before it: each map of a file counts as memory of its own, and its pages would have to be found once more.
+_maps: weakref.WeakValueDictionary[tuple, np.ndarray] = weakref.WeakValueDictionary()
+
+_maps_lock = threading.Lock()
 
 
 def _npy_header(file: io.BufferedReader) -> tuple[tuple[int, ...], bool, np.dtype]:

@@ -180,6 +180,16 @@ def test_an_npy_file_comes_back_read_only_and_verified(array, tmp_path):
 # -- writing
 
 
+def test_a_file_is_mapped_once_and_what_takes_its_place_is_mapped_anew(tmp_path):
+    path = tmp_path / "x.npy"
+    np.save(path, np.arange(6.0))
+    first = files.read_npy(path, None, "")
+    assert files.read_npy(path, None, "") is first
+    np.save(tmp_path / "y.npy", -np.arange(6.0))
+    os.replace(tmp_path / "y.npy", path)
+    assert np.array_equal(files.read_npy(path, None, ""), -np.arange(6.0)) and np.array_equal(first, np.arange(6.0))
+
+
 def test_a_file_is_replaced_whole_and_has_the_mode_that_the_umask_says(tmp_path):
     umask = os.umask(0o027)
     try:
