@@ -7,9 +7,10 @@ from engine.analysis import stability, trust
 from engine.analysis.stability import Place
 from engine.jobs import curvature
 from engine.jobs.curvature import Curvature
+from engine.targets import target_function
 from ui import formats, link, pictures, shell
 from ui.run_choice import RunView
-from ui.text import plain
+from ui.text import line, plain
 
 
 def draw(run: RunView, target: str | None) -> dict:
@@ -41,8 +42,15 @@ def choose_set(run: RunView) -> tuple[dict | None, str | None]:
     if names[1:]:
         asked, key = st.query_params.get("set"), f"norms-{run.id}"  # a set of ticks travels under this name too
         link.follow(key, asked if asked in sets else name)
-        name = st.selectbox("Score set", names, key=key)
+        name = st.selectbox("Score set", names, key=key, format_func=lambda name: line(set_title(run, sets[name])))
     return sets[name], name if names[1:] else None
+
+
+def set_title(run: RunView, sidecar: dict) -> str:
+    """What was asked for together, such as «loss: Test image 1 · Dress, and 7 more (loss-001)»."""
+    first, *more = (target.get("title", target["name"]) for target in sidecar["targets"])
+    words = target_function(sidecar["target_function"]).in_words(run.dataset.classes)
+    return f"{words}: {first}{f', and {len(more):,} more' if more else ''} ({sidecar['name']})"
 
 
 def draw_place(run: RunView, place: Place) -> None:
