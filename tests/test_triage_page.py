@@ -19,7 +19,7 @@ from engine.runs import corrections, notes
 from engine.runs import run as runs
 from engine.runs.corrections import EXCLUDED, Decision
 from tests import quick as quick_data
-from tests.helpers import download, idle, said, settled, show, wait_until
+from tests.helpers import download, idle, said, settled, show, tab_is_sound, wait_until
 from tests.test_browser import violations
 from tools.serve import server
 
@@ -220,7 +220,7 @@ def test_a_whole_queue_with_the_keyboard_alone(page, run, made):
 def test_the_corrections_are_trained_on_and_compared(page, run, made):
     dataset = datasets.load(run.manifest().config.dataset)
     n = len(dataset.train_labels)
-    decided = {i: (int(dataset.train_labels[i]) + 1) % len(CLASSES) for i in range(0, 30, 2)}
+    decided = {int(i): 6 for i in np.flatnonzero(dataset.train_labels == 7)}  # so that answers change
     corrections.decide(run, {**decided, 1: EXCLUDED, n - 1: EXCLUDED}, n, len(CLASSES))
     with server(made / "outputs", page) as (url, _):
         opened(page, url)
@@ -238,6 +238,9 @@ def test_the_corrections_are_trained_on_and_compared(page, run, made):
         before, after = (each.manifest().test_logits().argmax(1) for each in (run, other))
         right = (after == dataset.test_labels) & (before != dataset.test_labels)
         expect(page.locator('[data-testid="stMetric"]', has_text="Wrong → right")).to_contain_text(f"{right.sum()} of")
+        assert (before != after).any(), "there are pictures of what changed"
+        expect(page.locator('[class*="st-key-gallery-corrected-"] li img').first).to_be_attached()
+        tab_is_sound(page)
         page.set_viewport_size({"width": 390, "height": 844})
         idle(page)
         assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")

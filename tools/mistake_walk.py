@@ -27,9 +27,14 @@ from engine.targets import TestImage
 from tools.serve import chromium, server
 from tools.tasks import GUARD, PATIENCE, Person, Task
 
+THEMES = 4  # a side: as many as fit are two here, each a mixture
 NEAREST = 150  # training images that lie the nearest to one of the theme, and are looked at after it
 COLOURS = 160  # of a picture in the docs
 VIEW = {"width": 1280, "height": 860}
+DECIDABLE = """before => {  // another image than the one before stands there, and is no place that is being read
+  const title = document.querySelector('.triage h2')?.innerText
+  return title?.startsWith('train:') && title !== before
+}"""
 DRAWN = "document.querySelector('.st-key-map-plot .js-plotly-plot .nsewdrag')"
 
 
@@ -130,6 +135,10 @@ def see_theme(person: Person, run: Run, dataset: Dataset, image: int, album: Alb
         person.computed(run, page.get_by_role("link", name="Look at the map"))
         person.to_page("Themes")
         assert person.target() == f"test:{image}", person.target()
+        person.click(page.get_by_text("Grouping", exact=True))
+        person.click(page.get_by_role("combobox", name="Themes a side"), then_settled=False)
+        person.click(page.get_by_role("option", name=str(THEMES), exact=True))
+        album.take("story-themes")
     theme, place = of_one_label(run, dataset, image)
     card = page.locator(f".st-key-theme-harmful-{place}")
     with person.task("the theme, left out by a retraining"):
@@ -140,7 +149,9 @@ def see_theme(person: Person, run: Run, dataset: Dataset, image: int, album: Alb
         card.get_by_text(re.compile("Left out. Predicted change")).wait_for()
         person.settled()
         card.locator("li img").first.wait_for()
+        page.set_viewport_size({**VIEW, "height": 1900})  # the whole card, and nothing before it
         album.take("story-theme", card)
+        page.set_viewport_size(VIEW)
     return Walk(theme, place)
 
 
@@ -148,7 +159,7 @@ def of_one_label(run: Run, dataset: Dataset, image: int) -> tuple[themes.Theme, 
     """The strongest harmful theme whose images all have one label, as the page groups them, and its place."""
     record = run.manifest()
     ref = next(ref for ref in record.score_sets.targets() if ref.target == TestImage(image))
-    found = themes.find(record, dataset, ref, features.read(run))
+    found = themes.find(record, dataset, ref, features.read(run), count=THEMES)
     harmful = found.sides["harmful"].themes
     place = next(place for place, theme in enumerate(harmful, 1) if len(theme.labels) == 1)
     print("\n".join(themes.lines(found, dataset)), flush=True)
@@ -176,14 +187,12 @@ class Deciding:
         self.person.settled()
         if name:
             album.take(name)
-        title, count = card.locator("h2"), card.locator(".count")
-        while True:
-            before = title.inner_text()
-            at, of = map(int, re.findall(r"\d+", count.inner_text().replace(",", ""))[:2])
-            self.press(int(before.removeprefix("train:")))
-            if at == of:
-                break
-            page.wait_for_function("before => document.querySelector('.triage h2')?.innerText !== before", arg=before)
+        at, of, title = 0, 1, ""
+        while at < of:
+            page.wait_for_function(DECIDABLE, arg=title)
+            title = card.locator("h2").inner_text()
+            at, of = map(int, re.findall(r"\d+", card.locator(".count").inner_text().replace(",", ""))[:2])
+            self.press(int(title.removeprefix("train:")))
         self.looked_at = of
         page.get_by_text(re.compile(f"{of:,} of {of:,} looked at")).wait_for()
         self.person.settled()

@@ -133,8 +133,8 @@ def _draw_changed(result: Result) -> None:
     for kind, images in of_kind.items():
         if images:
             title = f"{KINDS[kind]}: {formats.count(len(images), 'test images')}"
-            with st.expander(title, key=f"corrected-{kind}-{result.after.id}", expanded=kind != "other"):
-                key = f"corrected-{kind}-{result.after.id}"
+            key = f"corrected-{kind}-{result.after.id}"
+            with st.expander(title, key=f"row-{key}", expanded=kind != "other"):
                 page = paging.choose(len(images), f"{key}-page", outcomes.A_PAGE, name=None)
                 tiles = [_tile(result, each) for each in paging.of_page(images, page, outcomes.A_PAGE)]
                 gallery.show(result.before.dataset, tiles, key, size=84)
