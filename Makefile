@@ -67,7 +67,7 @@ bench-emoji: .venv/test.stamp
 story: .venv/test.stamp browser
 	$(BIN)/python -m tools.story
 
-# From a wrong answer to wrong labels to a better model: the figures of docs/story.md; about five minutes. npm, too.
+# From a wrong answer to wrong labels to a better model, clicked in a browser: the figures of docs/story.md; npm, too.
 mistake-story: .venv/test.stamp browser
 	$(BIN)/python -m tools.mistake_story $(ARGS)
 
