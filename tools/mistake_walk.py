@@ -31,10 +31,6 @@ THEMES = 4  # a side: as many as fit are two here, each a mixture
 NEAREST = 150  # training images that lie the nearest to one of the theme, and are looked at after it
 COLOURS = 160  # of a picture in the docs
 VIEW = {"width": 1280, "height": 860}
-DECIDABLE = """before => {  // another image than the one before stands there, and is no place that is being read
-  const title = document.querySelector('.triage h2')?.innerText
-  return title?.startsWith('train:') && title !== before
-}"""
 DRAWN = "document.querySelector('.st-key-map-plot .js-plotly-plot .nsewdrag')"
 
 
@@ -189,8 +185,10 @@ class Deciding:
             album.take(name)
         at, of, title = 0, 1, ""
         while at < of:
-            page.wait_for_function(DECIDABLE, arg=title)
-            title = card.locator("h2").inner_text()
+            before = title
+            while title == before or not title.startswith("train:"):  # it is being read
+                title = card.locator("h2").inner_text()
+                page.wait_for_timeout(20)
             at, of = map(int, re.findall(r"\d+", card.locator(".count").inner_text().replace(",", ""))[:2])
             self.press(int(title.removeprefix("train:")))
         self.looked_at = of
