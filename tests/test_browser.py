@@ -31,8 +31,8 @@ HEADINGS = {"" if path == "app.py" else Path(path).stem: heading for path, headi
 AXE = Path(axe_playwright_python.__file__).parent / "axe.min.js"
 
 
-@pytest.mark.parametrize("path", HEADINGS)
-def test_every_page_may_be_the_first_request_of_a_fresh_server(path, page, tmp_path):
+@pytest.mark.parametrize("path", ["", "Live", "Influence", "Triage"])
+def test_a_page_may_be_the_first_request_of_a_fresh_server(path, page, tmp_path):
     with server(tmp_path, page) as (url, _):
         page.goto(f"{url}/{path}")
         settled(page, HEADINGS[path])
@@ -171,6 +171,7 @@ def test_own_settings_with_targets_picked_by_looking(page, tmp_path):
         size = page.get_by_role("spinbutton", name="Batch size")
         size.fill("1000")
         size.press("Enter")
+        idle(page)
         epochs = page.get_by_role("spinbutton", name="Epochs")
         epochs.fill("0")
         epochs.press("Enter")

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -18,12 +19,32 @@ from engine.runs import run as runs
 from engine.runs import storage
 from engine.runs.job import JobRecord
 from engine.runs.manifest import ErrorRecord
-from tests.helpers import PAGES, button, said, show, sound, tiles
+from tests.helpers import PAGES, ROOT, button, said, show, sound, tiles
 from tests.made_up import SMALL
 from ui import formats, pictures, run_names
 from ui.text import plain
 
 pytestmark = [pytest.mark.usefixtures("root"), pytest.mark.slow]
+
+
+FIRST = """
+import os, sys
+import pandas, plotly.graph_objects, streamlit  # what the pages share, once
+from tests.helpers import show
+
+for page in sys.argv[1:]:
+    if not (child := os.fork()):
+        show(page)
+        os._exit(0)
+    if os.waitpid(child, 0)[1]:
+        sys.exit(page)
+"""
+
+
+def test_every_page_may_be_the_first_that_a_process_draws():
+    """Each in a process that has loaded nothing of this project yet: it loads by itself all that it needs."""
+    done = subprocess.run([sys.executable, "-c", FIRST, *PAGES], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.parametrize("page", PAGES)
