@@ -38,6 +38,12 @@ bench-ui: .venv/test.stamp browser
 bench-map: .venv/test.stamp browser
 	$(BIN)/python -m tools.bench_map $(if $(APP),--app $(APP)) $(if $(JSON),--json $(JSON))
 
+# Keys on Triage and clicks on Duplicates, of 60,000 images in a browser; about three minutes. ARGS="OUTPUTS RUN" for a run
+# that is there.
+.PHONY: bench-triage
+bench-triage: .venv/test.stamp browser
+	$(BIN)/python -m tools.bench_triage $(ARGS)
+
 # A table of 200 runs, and the lists of 50 of them; under a minute.
 bench-many: .venv/test.stamp
 	$(BIN)/python -m tools.bench_many

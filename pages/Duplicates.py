@@ -37,6 +37,7 @@ def draw_exports(run: RunView, shown: Shown) -> None:
 with shell.page("Duplicates"):
     run = run_choice.chosen("There is no run to look at yet.")
     stop_untrained(run)
+    run_choice.stop_without_images(run)
     st.caption(WHAT, help=formats.help_text("duplicates"))
     ways = duplicates_list.known(run)
     if not ways:

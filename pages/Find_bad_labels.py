@@ -144,6 +144,7 @@ def draw_outcome(run: RunView) -> None:
 with shell.page("Find bad labels"):
     run = run_choice.chosen("There is no run to search for bad labels yet.")
     run_choice.stop_without_scores(run)
+    run_choice.stop_without_images(run)
     with shell.guarded():
         draw_outcome(run)
     with shell.guarded():

@@ -17,6 +17,7 @@ def draw(run: RunView, queue: Queue, asked: int) -> None:
 
 with shell.page("Triage"):
     run = run_choice.chosen("There is no run to go through yet.")
+    run_choice.stop_without_images(run)
     with shell.guarded():
         corrected_result.draw_before(run)
     asked = link.whole("image", 0, len(run.dataset.train_labels) - 1, -1)

@@ -138,6 +138,11 @@ def tiles(app: AppTest, key: str) -> list[dict]:
     return json.loads(shown[0].json)["tiles"] if shown else []
 
 
+def drawn(app: AppTest, component: str) -> list[dict]:
+    """What each component of this kind, such as «triage», is told to draw."""
+    return [json.loads(e.proto.json) for e in app.get("bidi_component") if e.proto.component_name.endswith(component)]
+
+
 def button(app: AppTest, label: str):
     return next(b for b in app.button if b.label.startswith(label))
 

@@ -419,6 +419,12 @@ def test_a_group_is_a_row_with_what_its_images_are_and_do():
     assert kept.classes_in_words(FOUND, DATA, FOUND.members(0)[0]) == [("a", 3), ("=b", 1)]
 
 
+def test_a_row_of_few_images_has_one_of_each_label():
+    shown = {most: [part.tolist() for part in kept.some_of(FOUND, DATA, 0, most)] for most in (1, 2, 3, 9)}
+    assert shown[1] == [[2], [0]] and shown[2] == [[2, 7], [0, 3]] and shown[3] == [[2, 0, 7], [0, 1, 3]]
+    assert shown[9] == [part.tolist() for part in FOUND.members(0)]
+
+
 def test_one_of_each_group_is_kept_and_what_is_tested_on_can_go():
     assert kept.all_but_one(FOUND, [0, 1, 2]).tolist() == [0, 4, 7] and kept.all_but_one(FOUND, [2]).tolist() == [4]
     assert kept.in_test_too(FOUND, [0, 1, 2]).tolist() == [0, 2, 7] and kept.in_test_too(FOUND, [1, 2]).tolist() == []

@@ -737,6 +737,8 @@ MODEL_NEEDED = {
     ],
     "pages/Test_images.py": ["Measure the gradient norms"],
     "pages/Find_bad_labels.py": ["Score all test images"],
+    "pages/Duplicates.py": ["Leave out: train again"],
+    "pages/Triage.py": ["Train again with these corrections"],
     "pages/Runs_and_storage.py": ["Rebuild checkpoints"],
 }
 

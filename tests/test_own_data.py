@@ -22,11 +22,13 @@ from engine.jobs.queue import JobQueue
 from engine.jobs.replay import Replay
 from engine.jobs.session import Session
 from engine.runs import run as runs
-from tests.helpers import ROOT, said, show, tiles
+from tests.helpers import ROOT, drawn, said, show, tiles
 from tests.images import folder
 from tests.test_image_tables import mnist_files
 
 pytestmark = pytest.mark.usefixtures("root")
+
+OF_LABELS = ("Triage", "Duplicates", "Find_bad_labels")  # pages on which labels are decided on
 
 SETTINGS = ["--set", "recipe.epochs=1", "--set", "recipe.batch_size=20", "--targets", "test:0,class:1"]
 
@@ -146,8 +148,10 @@ def test_a_changed_file_is_noticed_before_a_replay_and_named(tmp_path, kind):
     with pytest.raises(DataError, match=f"has changed since run .* was made. .*{path.name} has another content."):
         work.execute(run, Replay(("test:1",), "loss", "disk"))
     assert len(run.scores().targets()) == 2
-    app = show("pages/Influence.py", run=run.id)
-    assert f"{path.name} has another content" in said(app) and not tiles(app, "harmful")
+    for page in ("Influence", *(OF_LABELS if kind == "arrays" else ())):
+        app = show(f"pages/{page}.py", run=run.id)
+        assert said(app).count(f"{path.name} has another content") == said(app).count("Restore its files") == 1, page
+        assert not any(drawn(app, what) for what in ("gallery", "triage")), page
 
 
 @pytest.mark.slow
@@ -206,7 +210,10 @@ def test_pages_of_a_run_whose_prepared_files_were_cut_or_deleted(pets):
     os.truncate(dataset.folder / "train_images.npy", 200)
     assert tiles(show("pages/Influence.py", run=run.id), "harmful"), "made anew"
     assert main(["data", dataset.name, "--delete"]) == 0
-    assert "is not prepared on this machine" in said(show("pages/Influence.py", run=run.id))
+    for page in ("Influence", *OF_LABELS):
+        app = show(f"pages/{page}.py", run=run.id)
+        assert said(app).count("is not prepared on this machine") == 1, page
+        assert not any(drawn(app, what) for what in ("gallery", "triage")), page
 
 
 def test_prepared_files_are_deleted_when_their_source_is_gone(pets, capsys):

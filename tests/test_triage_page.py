@@ -19,9 +19,10 @@ from engine.runs import corrections, notes
 from engine.runs import run as runs
 from engine.runs.corrections import EXCLUDED, Decision
 from tests import quick as quick_data
-from tests.helpers import download, idle, said, settled, show, tab_is_sound, wait_until
+from tests.helpers import download, drawn, idle, said, settled, show, tab_is_sound, wait_until
 from tests.test_browser import violations
 from tools.serve import server
+from ui import shell
 
 CLASSES = ("-rf", "=cmd", *"abcdefgh", "two words")  # eleven: more than there are keys, in the order of their bytes
 EACH = 8
@@ -172,6 +173,7 @@ def test_a_whole_queue_with_the_keyboard_alone(page, run, made):
                 press(page, pressed, "n")
                 break
         wait_until(lambda: pressed.is_kept(run), page)
+        wait_until(lambda: len(corrections.read_record(run).looked_at) == len(pressed.looked), page)
         expect(card.locator(".count")).to_have_text(f"{pressed.at + 1} of 50 · {len(pressed.looked)} of 50 looked at")
         expect(card.locator("h2")).to_have_text(f"train:{pressed.queue[pressed.at]}")
         assert len(corrections.read(run)) > 5 and notes.read(run).ticked
@@ -298,6 +300,13 @@ def test_what_there_is_to_go_through_and_what_is_said_where_there_is_nothing(run
     ]
     assert [item["index"] for item in json.loads(card.json)["items"].values()] == [4, 9]
     notes.tick(run, {9: False, 4: False}, len(dataset.train_labels))
+
+    with monkeypatch.context() as patch:  # guests look, and decide on nothing
+        patch.setenv("REPLAY_READ_ONLY", "1")
+        app = show("pages/Triage.py", run="one")
+        (card,) = drawn(app, "triage")
+        assert card["count"] and not card["acting"] and card["why_not"] == shell.READ_ONLY
+        assert all(each.disabled for each in (*app.button, *app.get("file_uploader")))
 
     kept = {name: sha for name, sha in record.files.items() if name.startswith(("model/test", "config"))}
     run.update_manifest(files=kept)

@@ -35,7 +35,7 @@ from engine.runs import notes
 from engine.runs.run import Run
 from engine.targets import target_function
 from engine.targets.functions import imported
-from tests.helpers import PAGES, ROOT, at_rest, idle, said, settled, show, shown, tiles
+from tests.helpers import PAGES, ROOT, at_rest, drawn, idle, said, settled, show, shown, tiles
 from tests.test_browser import violations
 from tools.serve import server
 
@@ -470,6 +470,9 @@ NEEDS = {
 }
 
 
+QUEUES = {"bare": ["Harm to the target"], "told": ["Loss on the label given", "Harm to the target"]}  # of Triage
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("page", PAGES)
 def test_every_page_works_or_says_what_it_needs(page, shown_runs):
@@ -477,6 +480,18 @@ def test_every_page_works_or_says_what_it_needs(page, shown_runs):
         app = show(page, run=name)
         assert not app.error, said(app)
         text = "\n".join([said(app), *(each.value for each in (*app.caption, *app.markdown))])
+        if page == "pages/Triage.py":
+            (card,) = drawn(app, "triage")
+            assert [button.options for button in app.get("button_group")] == [QUEUES[name]]
+            assert card["count"] == N and card["acting"]
+            assert all((item["model"] is None) == (name == "bare") for item in card["items"].values())
+        if page == "pages/Duplicates.py":
+            assert "Its pixels stand in for them" in text and "Look for duplicates" in {b.label for b in app.button}
+            run = Run.open(shown_runs, name)
+            with run.lock():
+                work.execute(run, FindDuplicates("pixels", 0.5))
+            app = show(page, run=name)
+            assert not app.error and "No two images are alike" in said(app) and run.status == "finished"
         if needs:
             assert needs in text and "What works with imported scores" in text
         elif page.removeprefix("pages/").removesuffix(".py") in ("Influence", "Training_images"):

@@ -206,14 +206,9 @@ def draw(run: RunView, shown: Shown) -> int:
     place = st.container()
     page = paging.choose(len(shown.rows), f"dup-page-{run.id}-{shown.found.by}-{len(shown.rows)}", A_PAGE)
     on_page = paging.of_page(shown.rows, page, A_PAGE)
-    members = {int(group): shown.found.members(int(group)) for group in on_page["group"]}
+    few = {int(group): duplicates.some_of(shown.found, run.dataset, int(group), FIRST) for group in on_page["group"]}
     with place:
-        _draw_rows(
-            run,
-            shown,
-            pd.DataFrame(on_page),
-            {g: (images[:FIRST], far[:FIRST]) for g, (images, far) in members.items()},
-        )
+        _draw_rows(run, shown, pd.DataFrame(on_page), few)
     return page
 
 
@@ -261,16 +256,17 @@ def _draw_head(run: RunView, shown: Shown, row, scale: formats.Scale | None) -> 
     images, _ = shown.found.members(group)
     with st.container(horizontal=True, vertical_alignment="center", gap="small"):
         st.markdown(f"**{formats.count(int(row.images), 'images')}** · {plain(_facts(shown, row, scale))}")
-        spare = duplicates.all_but_one(shown.found, [group])
-        if len(spare):
-            _tick(run, f"Keep the first: tick {len(spare):,}", f"dup-keep-{shown.found.by}-{group}", spare)
-        if shown.group is None and len(images) > FIRST:
-            st.page_link(
-                "pages/Duplicates.py",
-                label=f"All {len(images):,}",
-                icon=":material/open_in_full:",
-                query_params=_address(run, shown, group),
-            )
+        with st.container(horizontal=True, vertical_alignment="center", gap="small", width="content"):  # wrap together
+            spare = duplicates.all_but_one(shown.found, [group])
+            if len(spare):
+                _tick(run, f"Keep the first: tick {len(spare):,}", f"dup-keep-{shown.found.by}-{group}", spare)
+            if shown.group is None and len(images) > FIRST:
+                st.page_link(
+                    "pages/Duplicates.py",
+                    label=f"All {len(images):,}",
+                    icon=":material/open_in_full:",
+                    query_params=_address(run, shown, group),
+                )
     classes = duplicates.classes_in_words(shown.found, run.dataset, images)
     names = ", ".join(f"{plain(name)} {count:,}" for name, count in classes[:MOST_CLASSES])
     more = f" and {len(classes) - MOST_CLASSES:,} more" if len(classes) > MOST_CLASSES else ""

@@ -8,6 +8,7 @@ import streamlit as st
 
 from engine import files
 from engine.datasets.base import Dataset
+from engine.errors import ReplayError
 from engine.runs import notes
 from engine.runs.manifest import Manifest
 from engine.runs.run import Run, Summary, summary
@@ -168,6 +169,16 @@ def stop_without_scores(run: RunView) -> None:
     imported.stop_without(run.manifest)
     if not run.targets:
         say_no_scores(run)
+        st.stop()
+
+
+def stop_without_images(run: RunView) -> None:
+    """Stops a page that is about images, where those of the run are gone, or others by now: says which, once, with what
+    to do, and offers nothing that would fail for the same reason."""
+    try:
+        _ = run.dataset
+    except ReplayError as error:
+        shell.show_error(error.what, error.remedy)
         st.stop()
 
 

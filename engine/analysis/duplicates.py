@@ -302,6 +302,17 @@ def labels_of(found: Duplicates, dataset: Dataset, images: np.ndarray | None = N
     return np.concatenate([dataset.train_labels, dataset.test_labels])[images]
 
 
+def some_of(found: Duplicates, dataset: Dataset, group: int, most: int) -> tuple[np.ndarray, np.ndarray]:
+    """As `Duplicates.members`, the `most` that are nearest to the first; the nearest of each label is among them, where
+    there is room, so that a group whose labels differ is seen to."""
+    images, distances = found.members(group)
+    _, of_labels = np.unique(labels_of(found, dataset, images), return_index=True)
+    places = np.sort(of_labels)[:most]
+    others = np.setdiff1d(np.arange(len(images)), places)[: most - len(places)]
+    chosen = np.sort(np.concatenate([places, others]))
+    return images[chosen], distances[chosen]
+
+
 def classes_in_words(found: Duplicates, dataset: Dataset, images: np.ndarray) -> list[tuple[str, int]]:
     """Names of classes and how many of the images have it, the most frequent first."""
     labels, counts = np.unique(labels_of(found, dataset, images), return_counts=True)
