@@ -194,6 +194,18 @@ def test_a_corrected_data_set_is_the_one_that_is_made_by_hand(base, excluded):
     assert datasets.is_prepared(name) and name in [one.name for one in corrected.all_there()]
 
 
+def test_other_corrections_have_another_name_and_the_first_keeps_its_meaning(base):
+    seven, eight = ({i: (int(base.train_labels[i]) + 1) % 3} for i in (7, 8))
+    others = {7: (int(base.train_labels[7]) + 2) % 3}
+    asked = [(seven, []), (eight, []), (others, []), (seven, [3]), (seven, [4]), (seven | eight, [])]
+    names = [corrected.make(base, labels, excluded) for labels, excluded in asked]
+    assert len({*names}) == len(asked)
+    datasets.clear()
+    for name, (labels, excluded) in zip(names, asked, strict=True):
+        recipe = corrected.read(name)
+        assert (recipe.labels, recipe.excluded) == (labels, tuple(excluded)) and datasets.load(name).name == name
+
+
 def test_its_images_are_mapped_and_the_bases_file_stays_as_it_is(base):
     before = {path: path.read_bytes() for path in base.mapped}
     labels = {0: (int(base.train_labels[0]) + 1) % 3}
