@@ -218,6 +218,23 @@ def test_a_whole_queue_with_the_keyboard_alone(page, run, made):
         }
         assert serious(page) == []
 
+        # The file is chosen, one that does not fit is refused, and one key takes all of it back.
+        corrections.write(run, corrections.Corrections({}, frozenset({pressed.queue[0]})))
+        page.get_by_role("button", name="Read a labels.csv").click()
+        for name, table in (("other.csv", b"index,file,new_label\n0,other.png,a\n"), ("labels.csv", content)):
+            files = page.get_by_test_id("stPopoverBody").locator('input[type="file"]')
+            files.set_input_files({"name": name, "mimeType": "text/csv", "buffer": table})
+            if name == "other.csv":
+                expect(page.get_by_text("the file is of other data")).to_be_visible()
+                expect(page.get_by_role("button", name="Take it")).to_have_count(0)
+        expect(page.get_by_text(f"It decides on {len(decided)} images.")).to_be_visible()
+        page.get_by_role("button", name="Take it").click()
+        expect(card.get_by_role("status")).to_have_text(f"Taken: {len(decided)} images.")
+        assert corrections.read(run).labels == decided.labels and corrections.read(run).excluded >= decided.excluded
+        page.keyboard.press("Escape")
+        page.keyboard.press("u")
+        wait_until(lambda: corrections.read(run).excluded == {pressed.queue[0]}, page)
+
 
 def test_the_corrections_are_trained_on_and_compared(page, run, made):
     dataset = datasets.load(run.manifest().config.dataset)
