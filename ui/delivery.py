@@ -7,29 +7,33 @@ over, Streamlit (1.67) starts another thread, and the loop throws away what is l
 was before the last click, until the next one. That takes a loop that is late, as on a machine with much to do.
 
 Here such a part waits until the loop has taken all. Streamlit offers no place for that, so one method of its
-`AppSession` is wrapped.
+`AppSession` is wrapped; a later Streamlit that has no such method is left as it is, and the server's log says so.
 """
 
 import asyncio
+import logging
 
-from streamlit.runtime.app_session import AppSession, AppSessionState
-from streamlit.runtime.scriptrunner import RerunData
+from streamlit.runtime import app_session
 
 A_LOOK = 0.005  # seconds between two looks at whether the loop has taken all
 
 
 def in_order() -> None:
     """For every page of this process, from now on."""
-    start = AppSession._create_scriptrunner
+    sessions, states = (getattr(app_session, name, None) for name in ("AppSession", "AppSessionState"))
+    start = getattr(sessions, "_create_scriptrunner", None)
+    if start is None or not hasattr(states, "SHUTDOWN_REQUESTED"):
+        logging.getLogger(__name__).warning("This Streamlit draws pages otherwise: ui/delivery.py is not in use.")
+        return
 
-    def start_after(session: AppSession, asked: RerunData) -> None:
+    def start_after(session, asked) -> None:
         """Starts the thread that draws what is `asked` for, once nothing is on its way from the one before."""
-        before = session._scriptrunner  # None once the loop has taken all, and for a whole page at once
-        if session._state is AppSessionState.SHUTDOWN_REQUESTED:
+        before = getattr(session, "_scriptrunner", None)  # once the loop has taken all, and for a whole page at once
+        if getattr(session, "_state", None) is states.SHUTDOWN_REQUESTED:
             return  # the tab has gone meanwhile
         if before is None:
             start(session, asked)
         elif not before.request_rerun(asked):  # that one has ended
             asyncio.get_running_loop().call_later(A_LOOK, start_after, session, asked)
 
-    AppSession._create_scriptrunner = start_after
+    sessions._create_scriptrunner = start_after
