@@ -1,5 +1,7 @@
 """Live: a run as its own events tell it, updated every second while it is in progress."""
 
+import functools
+
 import streamlit as st
 
 from engine import files
@@ -275,9 +277,9 @@ def draw_ranks(now: Progress) -> None:
         )
 
 
-def draw_charts(folder: Run, was_in_progress: bool) -> None:
+def draw_charts(folder: Run, was_in_progress: bool, of_a_training: bool) -> None:
     now = progress.of(folder)
-    if not folder.manifest().method:
+    if of_a_training:
         draw_curves(now)
     draw_meters(now)
     with st.expander("Event log", expanded=not was_in_progress):
@@ -375,5 +377,6 @@ with shell.page("Live"):
         del st.session_state["watched"]
     seed_group.draw_on_live(run)
     # A browser on the same machine takes its share of the cores to draw charts, so they come less often.
-    for draw, every in ((draw_now, "1s"), (draw_charts, "5s")):
+    charts = functools.partial(draw_charts, of_a_training=not run.manifest.method)
+    for draw, every in ((draw_now, "1s"), (charts, "5s")):
         st.fragment(guarded, run_every=every if in_progress else None)(draw, run.folder, in_progress)

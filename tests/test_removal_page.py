@@ -39,6 +39,7 @@ def test_a_curve_is_asked_for_waited_for_and_taken_away(quick, page, url):
     expect(page.get_by_text("Trained again: 9 sets left out.")).to_be_visible()  # on Live, once it is done
     (report,) = removal.reports(quick.manifest(), "test:1.loss")
     assert len(report["sets"]) == 9
+    idle(page)
     page.get_by_role("link", name=re.compile("Removal curve on")).click()
     settled(page, "Influence")
     drawn = page.locator(f'[class*="st-key-removal-change-"] {CURVES}')
