@@ -208,6 +208,26 @@ def download(tab: Page, button: Locator) -> Download:
     return file.value
 
 
+def go(tab: Page, link: Locator, heading: str) -> None:
+    """Follows a link to the page of this heading; once more where the page that has the link is drawn anew under the
+    click, as *Live* is when its work ends."""
+    from playwright.sync_api import TimeoutError
+
+    there = tab.get_by_role("heading", name=heading, exact=True, level=1)
+
+    def arrived() -> bool:
+        if not there.is_visible():
+            idle(tab)
+            if link.is_visible():
+                link.click()
+            with contextlib.suppress(TimeoutError):
+                there.wait_for(timeout=5000)
+        return there.is_visible()
+
+    wait_until(arrived, tab)
+    tab_is_sound(tab)
+
+
 def pick(tab: Page, box: str, option: str) -> None:
     """One of a list."""
     wanted = tab.get_by_role("option", name=option, exact=True)

@@ -14,7 +14,7 @@ from engine.datasets import registry as dataset_registry
 from engine.jobs import execute as work
 from engine.runs import corrections, notes
 from engine.runs import run as runs
-from tests.helpers import at_rest, download, idle, settled, shown, wait_until
+from tests.helpers import at_rest, download, go, idle, settled, shown, wait_until
 from tests.made_up import SAMPLE, SMALL, run_of
 from tools.serve import server
 
@@ -241,8 +241,7 @@ def test_wrong_labels_ticked_by_a_rule_get_the_models_and_a_retraining_is_compar
         idle(page)
         bar(page).get_by_role("button", name="train again").click()
         settled(page, "Live")
-        page.get_by_role("link", name="Back to Find bad labels").click()
-        settled(page, "Find bad labels")
+        go(page, page.get_by_role("link", name="Back to Find bad labels"), "Find bad labels")
         outcome = page.get_by_test_id("stMain")
         (report,) = trust.what_ifs(run.manifest())
         relabelled = {str(i): int(said[i]) for i in sorted(order.tolist()) if said[i] != given[i]}

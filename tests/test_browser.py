@@ -21,7 +21,7 @@ from engine.jobs import execute as work
 from engine.runs import notes
 from engine.runs import run as runs
 from engine.runs.job import JobRecord
-from tests.helpers import PAGES, at_rest, download, idle, offer, pick, settled, shown, steps_done, wait_until
+from tests.helpers import PAGES, at_rest, download, go, idle, offer, pick, settled, shown, steps_done, wait_until
 from tests.images import folder
 from tests.made_up import SMALL
 from tools.hold import Hold
@@ -75,8 +75,7 @@ def test_the_sample_from_the_button_to_the_clean_up(page, tmp_path, finished_sam
         assert run.status == "finished" and len(runs.list_runs(outputs)) == 1
         expect(page.locator(".js-plotly-plot")).to_have_count(5)  # drawn once their code is fetched
 
-        page.get_by_role("link", name="Look at the influence").click()
-        settled(page, "Influence")
+        go(page, page.get_by_role("link", name="Look at the influence"), "Influence")
         tiles = page.locator(".st-key-gallery-helpful .grid img, .st-key-gallery-harmful .grid img")
         expect(tiles).to_have_count(24)  # 2 × k, k = 12
         assert all(width > 0 for width in tiles.evaluate_all("images => images.map(i => i.naturalWidth)"))
@@ -287,8 +286,7 @@ def test_another_data_set_is_proposed_for_and_shown_augmented(page, tmp_path, mo
         pick(page, "Augmentation", "Rotate")
         page.keyboard.press("Escape")
         drawn()
-        page.get_by_role("link", name="Set up a run with it").click()
-        settled(page, "Set up a run")
+        go(page, page.get_by_role("link", name="Set up a run with it"), "Set up a run")
         expect(page.get_by_text("12 × 10 pixels, in colour, 2 classes")).to_be_visible()
         size = page.get_by_role("spinbutton", name="Batch size")
         expect(size).to_have_value(proposed)
@@ -356,8 +354,7 @@ def test_scores_are_checked_by_retraining_from_the_pages(page, tmp_path):
         idle(page)
         page.get_by_role("button", name="Validate", exact=True).click()
         finishes("Checked.")
-        page.get_by_role("link", name="Look at the trust report").click()
-        settled(page, "Trust")
+        go(page, page.get_by_role("link", name="Look at the trust report"), "Trust")
         expect(page.locator('[data-testid="stMetric"]', has_text="LDS, mean")).to_be_visible()
         expect(page.locator(".js-plotly-plot")).to_have_count(2)
         (report,) = trust.reports(run.manifest())
@@ -379,13 +376,11 @@ def test_scores_are_checked_by_retraining_from_the_pages(page, tmp_path):
         expect(row).to_contain_text(re.compile(r"\d\.\d{4}.*\d\.\d{4}.*—"))
         page.get_by_role("button", name="Check by retraining").click()
         finishes("Trained again: 2 images left out.")
-        page.get_by_role("link", name="What if? on All test images").click()  # the target that was asked about
-        settled(page, "Influence")
+        go(page, page.get_by_role("link", name="What if? on All test images"), "Influence")  # that was asked about
         expect(row).to_contain_text(re.compile(r"\d\.\d{4}.*\d\.\d{4}.*\d\.\d{4}"))
         assert len(trust.what_ifs(run.manifest())[0]["left_out"]) == 2
 
-        page.get_by_role("link", name="Find bad labels").click()
-        settled(page, "Find bad labels")
+        go(page, page.get_by_role("link", name="Find bad labels"), "Find bad labels")
         expect(page.get_by_text("of the first 5 % have a wrong label")).to_be_visible()
         expect(page.locator(".st-key-gallery-suspects .grid img")).to_have_count(24)
         file = download(page, page.get_by_role("button", name="All suspects as CSV"))

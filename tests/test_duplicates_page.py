@@ -10,7 +10,7 @@ from engine.jobs import execute as work
 from engine.jobs.duplicates import FindDuplicates
 from engine.runs import notes
 from engine.runs import run as runs
-from tests.helpers import button, idle, pick, said, settled, show, shown, tiles, wait_until
+from tests.helpers import button, go, idle, pick, said, settled, show, shown, tiles, wait_until
 from tests.test_influence_page import AXE, violations
 from tools.serve import server
 
@@ -93,8 +93,7 @@ def test_from_the_form_to_the_ticks_and_the_warning_on_influence(page, copied, r
         idle(page)
         page.get_by_role("button", name="Look for duplicates").click()
         settled(page, "Live")
-        page.get_by_role("link", name="Look at the duplicates").click()
-        settled(page, "Duplicates")
+        go(page, page.get_by_role("link", name="Look at the duplicates"), "Duplicates")
         wait_until(lambda: "by=hash" in page.url, page)
         assert shown(page, "dup-hash-0") == [0, 3, 4] and shown(page, "dup-hash-2") == [8, 9]
 

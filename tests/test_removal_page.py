@@ -8,7 +8,7 @@ from playwright.sync_api import Page, expect
 from engine.analysis import removal
 from engine.datasets import registry as dataset_registry
 from engine.runs.run import Run
-from tests.helpers import download, idle, settled
+from tests.helpers import download, go, idle, settled
 from tests.test_browser import AXE, violations
 from tools.serve import server
 
@@ -40,8 +40,7 @@ def test_a_curve_is_asked_for_waited_for_and_taken_away(quick, page, url):
     (report,) = removal.reports(quick.manifest(), "test:1.loss")
     assert len(report["sets"]) == 9
     idle(page)
-    page.get_by_role("link", name=re.compile("Removal curve on")).click()
-    settled(page, "Influence")
+    go(page, page.get_by_role("link", name=re.compile("Removal curve on")), "Influence")
     drawn = page.locator(f'[class*="st-key-removal-change-"] {CURVES}')
     expect(drawn.locator(".legendtext")).to_have_text(
         ["random", "most helpful, predicted", "most helpful", "most harmful, predicted", "most harmful"]
@@ -74,8 +73,7 @@ def test_gradient_norms_are_measured_from_the_page_and_order_the_images(quick, p
     idle(page)
     page.get_by_role("button", name="Measure the gradient norms").click()
     expect(page.get_by_text("Measured: the gradient norms of 60 test images")).to_be_visible()
-    page.get_by_role("link", name="Test images by how much there is to explain").click()
-    settled(page, "Test images")
+    go(page, page.get_by_role("link", name="Test images by how much there is to explain"), "Test images")
     norms = quick.manifest().gradient_norms()
     first = page.locator(".st-key-gallery-tests .grid img").first
     expect(first).to_be_visible()

@@ -18,7 +18,7 @@ from engine.jobs.validation import Validate
 from engine.runs import notes
 from engine.runs.notes import SeedGroup
 from engine.runs.run import Run, summaries
-from tests.helpers import button, download, idle, said, settled, show, shown, sound, steps_done, tiles, wait_until
+from tests.helpers import button, download, go, idle, said, settled, show, shown, sound, steps_done, tiles, wait_until
 from tests.test_browser import AXE, violations
 from tests.test_seeds import made_up, scores_of
 from tools.hold import Hold
@@ -131,8 +131,7 @@ def test_a_group_from_its_start_over_a_killed_server_to_its_mean(page, quick, ro
         for seed in (1, 2):
             expect(main.get_by_role("link", name=f"Seed {seed}: finished")).to_be_visible()
         assert sorted(run.id for run in summaries(root)) == sorted([quick.id, *made])
-        main.get_by_role("link", name="Mean over 3 seeds", exact=True).click()
-        settled(page, "Compare runs")
+        go(page, main.get_by_role("link", name="Mean over 3 seeds", exact=True), "Compare runs")
         expect(main.get_by_text(re.compile("the mean of the other 2 ordered what happened"))).to_be_visible()
         (of, _) = seeds.over_seeds(seeds.alike(quick.manifest(), [Run(root, run_id) for run_id in made]))
         everywhere = overlap(of, "helpful", 50).images("all").tolist()

@@ -12,7 +12,7 @@ from engine.analysis import suspects
 from engine.datasets import registry as dataset_registry
 from engine.runs import notes
 from engine.runs import run as runs
-from tests.helpers import button, idle, said, settled, show, shown, sound, tiles, wait_until
+from tests.helpers import button, go, idle, said, settled, show, shown, sound, tiles, wait_until
 from tests.made_up import SAMPLE, run_of
 from tests.test_influence_page import AXE, violations
 from tools.serve import server
@@ -139,16 +139,14 @@ def test_asked_for_computed_and_looked_at(page, quick):
         idle(page)
         page.get_by_role("button", name="Compute self-influence").click()
         settled(page, "Live")
-        page.get_by_role("link", name="See the most memorised").click()
-        settled(page, "Self-influence")
+        go(page, page.get_by_role("link", name="See the most memorised"), "Self-influence")
         known = kept.known(quick.manifest())
         assert known is not None and len(known.images) == 20 and not known.error_N[known.images].any()
         assert shown(page, "self") == known.images.tolist()
         page.locator(".st-key-gallery-self .grid input").first.click()
         wait_until(lambda: notes.read(quick).ticked == (int(known.images[0]),), page)
         idle(page)
-        page.get_by_role("link", name="Judge their labels, in this order").click()
-        settled(page, "Find bad labels")
+        go(page, page.get_by_role("link", name="Judge their labels, in this order"), "Find bad labels")
         expect(page).to_have_url(re.compile("order=self-influence"))
         assert shown(page, "suspects") == known.images.tolist()
 

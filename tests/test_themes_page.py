@@ -13,7 +13,7 @@ from engine.datasets import registry as dataset_registry
 from engine.runs import notes
 from engine.runs import run as runs
 from engine.runs.notes import SeedGroup
-from tests.helpers import at_rest, button, download, idle, said, settled, show, shown, sound, tiles, wait_until
+from tests.helpers import at_rest, button, download, go, idle, said, settled, show, shown, sound, tiles, wait_until
 from tests.made_up import SAMPLE, run_of
 from tests.test_browser import AXE, violations
 from tools.serve import server
@@ -168,8 +168,7 @@ def test_a_theme_is_named_ticked_and_left_out_and_the_result_comes_back_to_it(qu
     expect(page.locator(".st-key-ticks-count")).to_contain_text(f"{len(theme.images)} images ticked")
     idle(page)
     card.get_by_role("button", name="Leave this theme out").click()
-    page.get_by_role("link", name=re.compile("Back to the theme")).click()  # on Live, once it is done
-    settled(page, "Themes")
+    go(page, page.get_by_role("link", name=re.compile("Back to the theme")), "Themes")  # on Live, once it is done
     idle(page)
     (report,) = trust.what_ifs(quick.manifest())
     assert report["left_out"] == sorted(theme.images.tolist())
