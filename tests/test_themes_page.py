@@ -168,6 +168,7 @@ def test_a_theme_is_named_ticked_and_left_out_and_the_result_comes_back_to_it(qu
     expect(page.locator(".st-key-ticks-count")).to_contain_text(f"{len(theme.images)} images ticked")
     idle(page)
     card.get_by_role("button", name="Leave this theme out").click()
+    settled(page, "Live")
     go(page, page.get_by_role("link", name=re.compile("Back to the theme")), "Themes")  # on Live, once it is done
     idle(page)
     (report,) = trust.what_ifs(quick.manifest())
