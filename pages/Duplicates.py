@@ -30,7 +30,7 @@ def draw_exports(run: RunView, shown: Shown) -> None:
         return formats.csv(duplicates.listed(shown.found, run.dataset, scores_N, groups))
 
     with st.container(horizontal=True):
-        download.button("Groups as CSV", table, f"{run.id}-duplicates-{shown.found.by}.csv", icon=":material/download:")
+        download.button("Groups as CSV", table, f"{run.id}-duplicates-{shown.found.by}.csv")
         link.copy()
 
 

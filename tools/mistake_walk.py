@@ -113,11 +113,7 @@ def see_mistake(person: Person, run: Run, image: int, album: Album) -> None:
         album.take("story-mistake")
         person.click(box)
         person.click(person.button(re.compile("^Explain 1 test image")))
-        person.start(person.button("Explain these"), run)
-        look = page.get_by_role("link", name="Look at the influence")
-        person.computed(run, look)
-        person.click(look.first, then_settled=False)
-        person.sees_influence()
+        person.explains(run)
         assert person.target() == f"test:{image}", person.target()
         album.take("story-influence")
 

@@ -137,6 +137,14 @@ class Person:
         self.page.locator(".st-key-gallery-harmful img").first.wait_for()
         self.settled()
 
+    def explains(self, run: Run) -> None:
+        """The images that are ticked on *Test images*, up to their pictures on *Influence*."""
+        self.start(self.button("Explain these"), run)
+        look = self.page.get_by_role("link", name="Look at the influence")
+        self.computed(run, look)
+        self.click(look.first, then_settled=False)
+        self.sees_influence()
+
     def choose_target(self, run: Run, text: str) -> None:
         """On *Influence*: by its picture where there is a strip of them, else from the list."""
         title = Target.parse(text).title(dataset_registry.load(run.manifest().config.dataset))
@@ -219,11 +227,7 @@ def two_mistakes(person: Person, run: Run) -> None:
             person.click(page.locator(f".st-key-gallery-tests li[data-index='{index}'] input"))
         if not person.has(person.button("Explain these")):
             person.click(person.button(re.compile("^Explain 2 test images")))
-        person.start(person.button("Explain these"), run)
-        look = page.get_by_role("link", name="Look at the influence")
-        person.computed(run, look)
-        person.click(look.first, then_settled=False)
-        person.sees_influence()
+        person.explains(run)
         for index in two:
             if person.target() != f"test:{index}":
                 person.choose_target(run, f"test:{index}")
