@@ -27,7 +27,7 @@ from pathlib import Path
 import numpy as np
 
 from engine import device
-from tools.serve import ROOT, chromium, server
+from tools.serve import ROOT, chromium, drawn, server
 
 LIMIT = 2e9  # bytes beside what few images take
 
@@ -117,8 +117,6 @@ def compare(_: argparse.Namespace) -> None:
 
 STAGES = {"make": make, "load": load, "compare": compare}
 
-WHOLE = """() => document.querySelector('[data-testid="stApp"]')?.dataset.testScriptState === 'notRunning'
-  && document.querySelector('h1')"""
 
 # -- the pipeline
 
@@ -238,7 +236,7 @@ class Pipeline:
                 for path, _, _ in PAGES:
                     name = "" if path == "app.py" else Path(path).stem
                     page.goto(f"{url}/{name}?run={run}&other={other}&data={data}")
-                    page.wait_for_function(WHOLE)
+                    drawn(page)
                     if page.get_by_text("This page stopped").count():
                         raise SystemExit(f"The page {name} stopped.")
         self.add(Row("every page in a browser: the server", time.monotonic() - began, usage.peak, usage.own))

@@ -32,18 +32,18 @@ from engine import device
 from engine.jobs import execute as work
 from engine.jobs.features import Features
 from engine.runs import run as runs
-from tools.bench_ui import CONTENT, STATE, TARGETS, make_run
-from tools.serve import ROOT, chromium, server
+from tools.bench_ui import CONTENT, TARGETS, make_run
+from tools.serve import NOT_RUNNING, ROOT, chromium, server
 
 ROUNDS = 5
 LASSOS = {"some hundred points": 0.12, "about half of all": 0.7}  # sides, as shares of the chart's
 LIMIT = 1.0  # seconds from the lasso to the gallery
 DRAWN = (
     "() => document.querySelector('.st-key-map-plot .js-plotly-plot .nsewdrag') && "
-    f"{STATE} === 'notRunning' && performance.now() / 1000"
+    f"{NOT_RUNNING} && performance.now() / 1000"
 )
 GALLERY = (
-    f"(before) => {STATE} === 'notRunning' && "
+    f"(before) => {NOT_RUNNING} && "
     "[...document.querySelectorAll('.st-key-gallery-map *')].some(e => (e.shadowRoot ?? e).querySelector('li img')) && "
     "window.letGo && [...document.querySelectorAll('p')].map(e => e.innerText).find("
     "t => t.includes('drawn around') && t !== before) && (performance.now() - window.letGo) / 1000"

@@ -26,7 +26,7 @@ from engine.jobs.duplicates import FindDuplicates
 from engine.runs import corrections
 from engine.runs.run import Run, outputs_root
 from tools import bench_ui
-from tools.serve import chromium, server
+from tools.serve import chromium, idle, server
 
 KEYS = ("1", "2", "n", "x", "Space", "n", "p", "x", "u", "go on")  # of a round: «go on» is n where it saves nothing
 SAVE_NOTHING = ("p", "go on")
@@ -52,7 +52,7 @@ def opened(page: Page, url: str, run: Run, source: str) -> float:
     page.goto(f"{url}/Triage?run={run.id}&queue={source}&most=1000")
     page.locator(".triage .picture img").wait_for()
     seconds = time.monotonic() - began
-    page.locator('[data-testid="stApp"][data-test-script-state="notRunning"]').wait_for()
+    idle(page)
     page.locator(".triage").element_handle().evaluate(WATCH)
     return seconds
 

@@ -38,7 +38,7 @@ from engine.jobs import execute as work
 from engine.runs import run as runs
 from engine.runs.manifest import IN_PROGRESS
 from engine.targets import Target
-from tools.serve import ROOT, chromium, server
+from tools.serve import NOT_RUNNING, ROOT, chromium, server
 from ui.navigation import PAGES
 
 TARGETS = (*(f"test:{i}" for i in range(49)), "test:all")
@@ -53,8 +53,7 @@ CONTENT = """() => {
   const drawn = main && [...main.querySelectorAll('[data-testid="stElementContainer"]')].filter(e => e.offsetHeight > 0)
   return drawn && main.querySelector('h1') && drawn.length > 1 && performance.now() / 1000
 }"""
-STATE = "document.querySelector('[data-testid=\"stApp\"]')?.dataset.testScriptState"
-WHOLE = f"() => {STATE} === 'notRunning' && ({CONTENT})()"
+WHOLE = f"() => {NOT_RUNNING} && ({CONTENT})()"
 WATCH = """() => {  // from the next click on: when it was, and whether a script has run since
   window.clicked = window.ran = 0
   const app = document.querySelector('[data-testid="stApp"]')
@@ -65,9 +64,7 @@ WATCH = """() => {  // from the next click on: when it was, and whether a script
     window.watching.observe(app, {attributes: true, attributeFilter: ['data-test-script-state']})
   }, {capture: true, once: true})
 }"""
-ANSWERED = (
-    f"(effect) => window.ran && {STATE} === 'notRunning' && EFFECT && (performance.now() - window.clicked) / 1000"
-)
+ANSWERED = f"(effect) => window.ran && {NOT_RUNNING} && EFFECT && (performance.now() - window.clicked) / 1000"
 
 
 @dataclass

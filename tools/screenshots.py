@@ -23,10 +23,7 @@ from engine.runs import notes
 from engine.runs import run as runs
 from engine.runs.run import Run
 from tools import drawings
-from tools.serve import ROOT, chromium, server
-
-DRAWN = """() => document.querySelector('h1') && !document.querySelector('[data-testid="stSkeleton"]')
-  && document.querySelector('[data-testid="stApp"]').dataset.testScriptState === 'notRunning'"""
+from tools.serve import ROOT, chromium, drawn, server
 
 DARK = "matchMedia('(prefers-color-scheme: dark)').matches ? 'dark' : 'light'"
 
@@ -88,7 +85,7 @@ def show(page: Page, url: str, shot: Shot, run: Run, height: int) -> None:
     page.set_viewport_size({"width": page.viewport_size["width"], "height": height})  # type: ignore[index]
     of_data = f"&data={run.manifest().config.dataset}&dataset={run.manifest().config.dataset}"
     page.goto(f"{url}/{shot.page}?run={run.id}{of_data if shot.of == 'folder' else ''}&{shot.query}")
-    page.wait_for_function(DRAWN, timeout=120_000)
+    drawn(page)
     page.wait_for_timeout(2000)  # charts move into their place
 
 

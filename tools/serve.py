@@ -16,6 +16,11 @@ from playwright.sync_api import Page, sync_playwright
 from tools.hold import Hold
 
 ROOT = Path(__file__).parents[1]
+PATIENCE = 600_000  # milliseconds for what computes: a guard against hangs, and no measure of speed
+# JavaScript, true while no script of a page is running: what is there then is whole. For conditions that say more, too.
+NOT_RUNNING = "document.querySelector('[data-testid=\"stApp\"]')?.dataset.testScriptState === 'notRunning'"
+DRAWN = f"""() => {NOT_RUNNING} && document.querySelector('h1')
+  && !document.querySelector('[data-testid="stSkeleton"]')"""
 
 
 @contextmanager
@@ -71,6 +76,18 @@ def _answers(url: str) -> bool:
         return True
     except OSError:
         return False
+
+
+def idle(page: Page) -> None:
+    """Waits until no script of the page is running: what is clicked now is not drawn anew under the pointer, and a file
+    that is given to a form is not lost with it."""
+    page.wait_for_function(f"() => {NOT_RUNNING}", timeout=PATIENCE)
+
+
+def drawn(page: Page) -> None:
+    """Waits for a page that was just gone to: its title stands, nothing is left of its placeholders, and its script has
+    ended."""
+    page.wait_for_function(DRAWN, timeout=PATIENCE)
 
 
 @contextmanager

@@ -161,8 +161,7 @@ def row(exact: Manifest, record: Manifest, what: str, shape: tuple[int, int], to
 
 def draw(exact: Run, runs: dict[str, Run], folder: Path) -> None:
     """The pages in a real browser."""
-    from tools.screenshots import DRAWN
-    from tools.serve import chromium, server
+    from tools.serve import chromium, drawn, server
 
     target = exact.manifest().config.targets[0]
     with chromium() as browser:
@@ -175,7 +174,7 @@ def draw(exact: Run, runs: dict[str, Run], folder: Path) -> None:
                     ("Compare runs", f"Compare_runs?run={exact.id}&other={run.id}"),
                 ):
                     page.goto(f"{url}/{address}")
-                    page.wait_for_function(DRAWN, timeout=120_000)
+                    drawn(page)
                     page.wait_for_timeout(2000)  # charts move into their place
                     page.screenshot(path=folder / f"{name}-{heading.lower().replace(' ', '-')}.png")
 

@@ -22,9 +22,7 @@ from playwright.sync_api import Page, expect
 
 from engine import device
 from tools import emoji
-from tools.serve import chromium, server
-
-PATIENCE = 600_000  # milliseconds for what computes
+from tools.serve import PATIENCE, chromium, idle, server
 
 
 def metrics(page: Page) -> dict[str, str]:
@@ -33,12 +31,6 @@ def metrics(page: Page) -> dict[str, str]:
     texts = [text.split("\n") for text in shown.evaluate_all("all => all.map(one => one.innerText)")]
     lines = [[part for part in text if part.strip()] for text in texts]
     return {line[0]: line[-1] for line in lines if line}
-
-
-def at_rest(page: Page) -> None:
-    expect(page.locator('[data-testid="stApp"]')).to_have_attribute(
-        "data-test-script-state", "notRunning", timeout=PATIENCE
-    )
 
 
 def files_of(page: Page, key: str) -> list[str]:
@@ -55,9 +47,9 @@ def files_of(page: Page, key: str) -> list[str]:
 def add_archive(page: Page, url: str, archive: Path, side: str = "") -> None:
     """`side` as the form has it; empty: chosen from the files."""
     page.goto(f"{url}/Data")
-    at_rest(page)
+    idle(page)
     page.get_by_text("An archive from yours").click()
-    at_rest(page)  # a file that is given to a form while it is drawn is lost with it
+    idle(page)  # a file that is given to a form while it is drawn is lost with it
     page.locator('input[type="file"]').set_input_files(archive)
     expect(page.get_by_role("button", name=f"Remove {Path(archive).name}")).to_be_visible(timeout=PATIENCE)
     _set_side(page, side)
@@ -66,7 +58,7 @@ def add_archive(page: Page, url: str, archive: Path, side: str = "") -> None:
 
 def add_folder(page: Page, url: str, folder: Path, side: str = "") -> None:
     page.goto(f"{url}/Data")
-    at_rest(page)
+    idle(page)
     opener = page.get_by_text("Add a data set", exact=True)
     place = page.get_by_role("textbox", name="Folder", exact=True)
     if not place.is_visible():
@@ -79,7 +71,7 @@ def add_folder(page: Page, url: str, folder: Path, side: str = "") -> None:
 
 def _set_side(page: Page, side: str) -> None:
     if side:
-        at_rest(page)
+        idle(page)
         page.get_by_text("How files become images").click()
         field = page.get_by_role("textbox", name="Side in pixels")
         field.fill(side)
@@ -89,12 +81,12 @@ def _set_side(page: Page, side: str) -> None:
 def _add(page: Page) -> None:
     button = page.get_by_role("button", name="Add", exact=True)
     expect(button).to_be_enabled(timeout=PATIENCE)
-    at_rest(page)
+    idle(page)
     before = page.url  # that of another data set, perhaps, which is a folder, too
     button.click()
     expect(page).not_to_have_url(before, timeout=PATIENCE)
     expect(page).to_have_url(re.compile("data=folder"), timeout=PATIENCE)
-    at_rest(page)
+    idle(page)
 
 
 def problems(page: Page) -> dict[str, int]:
@@ -110,7 +102,7 @@ def start_proposed(page: Page) -> str:
     expect(page.get_by_role("heading", name="Set up a run", level=1)).to_be_visible()
     start = page.get_by_role("button", name="Start the run")
     expect(start).to_be_enabled(timeout=PATIENCE)
-    at_rest(page)
+    idle(page)
     start.click()
     expect(page.get_by_role("heading", name="Live", level=1)).to_be_visible()
     expect(page).to_have_url(re.compile("run="))
@@ -132,7 +124,7 @@ def suspects(page: Page, url: str, run: str) -> list[str]:
     files_of(page, "suspects")
     page.get_by_text("Loss on the label given").click()
     expect(page.get_by_text("the lowest probability")).to_be_visible()
-    at_rest(page)
+    idle(page)
     return files_of(page, "suspects")
 
 
@@ -186,7 +178,7 @@ def main() -> None:
 
         with server(folder / "outputs", page, REPLAY_DATA_DIR=str(folder / "data")) as (url, process):
             page.goto(url)
-            at_rest(page)
+            idle(page)
             clock = Clock(process.pid)
             with clock.step("*Data*: the zip is uploaded, unpacked and decoded"):
                 add_archive(page, url, archive)

@@ -34,7 +34,7 @@ from engine.datasets import registry as dataset_registry
 from engine.runs import run as runs
 from engine.runs.run import Run
 from engine.targets import Target, TestImage
-from tools.serve import ROOT, chromium, server
+from tools.serve import ROOT, chromium, idle, server
 
 NOISY = "fashion-mnist-sample-noisy"
 WRONG_LABELS = 300  # in the noisy sample, and as many are ticked
@@ -83,7 +83,7 @@ class Person:
     def settled(self) -> None:
         """The script has ended, twice in a row: a click that is on its way would begin it."""
         for _ in range(2):
-            self.page.locator('[data-testid="stApp"][data-test-script-state="notRunning"]').wait_for()
+            idle(self.page)
             self.page.wait_for_timeout(50)
 
     def to_page(self, title: str) -> None:
