@@ -206,10 +206,18 @@ def _sync(handle: int) -> None:
             raise
 
 
-def append(path: Path, content: bytes) -> None:
-    """Adds to the end of a file, which is made where it is missing; see `open_to_append`."""
+def append(path: Path, content: bytes, end: int | None = None) -> None:
+    """Adds to the end of a file, which is made where it is missing; see `open_to_append`. With `end`, where what was
+    written whole ends: anything behind it, which a writer that died has left, is cut off first, and what is added is
+    on the disk afterwards."""
     with disk_errors(path), os.fdopen(open_to_append(path), "ab") as file:
+        if end is not None and os.fstat(file.fileno()).st_size > end:
+            os.ftruncate(file.fileno(), end)
         file.write(content)
+        if end is not None:
+            file.flush()
+            _sync(file.fileno())
+    io_counters.add(written=len(content))
 
 
 def open_to_append(path: Path) -> int:

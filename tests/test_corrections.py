@@ -16,7 +16,7 @@ from engine.datasets import registry as datasets
 from engine.datasets.base import Dataset
 from engine.datasets.names import printable
 from engine.errors import ConfigError, DataError, IntegrityError, ReadOnlyError, StorageError
-from engine.runs import corrections, notes
+from engine.runs import corrections, corrections_file, notes
 from engine.runs import run as runs
 from engine.runs.corrections import EXCLUDED, Corrections
 from tests import quick as quick_data
@@ -128,8 +128,11 @@ def test_an_image_or_a_class_that_is_not_there_is_refused_and_nothing_written(em
         corrections.decide(empty, {1: 1}, *SIZES)
 
 
-def test_a_damaged_file_says_what_is_wrong(empty):
-    sound = {"labels": {"17": 3}, "excluded": [5], "looked_at": ["17"], "history": []}
+SOUND = {"labels": {"17": 3}, "excluded": [5], "looked_at": ["17"], "history": []}
+
+
+@pytest.mark.parametrize("name", [corrections.NAME, corrections_file.BEFORE])
+def test_a_damaged_file_says_what_is_wrong(empty, name):
     for change in (
         {"labels": {"017": 3}},
         {"labels": {"17": "cat"}},
@@ -143,13 +146,97 @@ def test_a_damaged_file_says_what_is_wrong(empty):
         {"history": [{"deleted": []}]},
         {"more": 1},
     ):
-        (empty.path / corrections.NAME).write_text(json.dumps(sound | change))
+        (empty.path / name).write_text(json.dumps(SOUND | change) + "\n")
         with pytest.raises(IntegrityError, match="does not hold corrections"):
             corrections.read(empty)
         with pytest.raises(IntegrityError):
             corrections.decide(empty, {1: 1}, *SIZES)
-    (empty.path / corrections.NAME).write_text(json.dumps(sound))
+    (empty.path / name).write_text(json.dumps(SOUND) + "\n")
     assert corrections.read(empty) == Corrections({17: 3}, frozenset({5}))
+
+
+def test_a_damaged_line_is_named_and_one_that_was_not_finished_counts_as_not_written(empty):
+    path, step = empty.path / corrections.NAME, '{"decided": [[17, 3, 4]], "looked_at": ["5"]}\n'
+    first = json.dumps(SOUND) + "\n"
+    for line in ("{", "[]", '{"undone": true}', '{"passed": [17]}', '{"decided": [[1, 2]]}', '{"more": 1}'):
+        path.write_text(f"{first}{line}\n{step}")
+        with pytest.raises(IntegrityError, match=r"corrections\.jsonl, line 2"):
+            corrections.read(empty)
+    path.write_text(first[:-1])
+    with pytest.raises(IntegrityError, match="has no first line"):
+        corrections.read(empty)
+    # What another process writes is seen, also what it has half written, and what it leaves half written is cut off.
+    path.write_text(first)
+    assert corrections.read(empty).labels == {17: 3}
+    with path.open("a") as other:
+        other.write(step[:-7])
+        other.flush()
+        assert corrections.read(empty).labels == {17: 3}
+        other.write(step[-7:] + step[:9])
+    assert corrections.read(empty).labels == {17: 4}
+    corrections.decide(empty, {6: 1}, *SIZES)
+    corrections_file._known.clear()
+    assert corrections.read(empty).labels == {17: 4, 6: 1} and history(empty) == 2
+    path.write_text(path.read_text().replace("[17, 3, 4]", "[17, 3, 5]"))  # by hand, of the same length
+    assert corrections.read(empty).labels == {17: 5, 6: 1}
+
+
+def test_the_file_of_earlier_versions_is_gone_on_with_and_undone_to_its_first_step(empty):
+    steps = [{"decided": [[17, None, 3]], "looked_at": ["17"]}, {"decided": [[5, 2, "excluded"]]}]
+    before = empty.path / corrections_file.BEFORE
+    before.write_text(json.dumps(SOUND | {"history": steps}, indent=1))
+    assert corrections.read(empty) == Corrections({17: 3}, frozenset({5})) and history(empty) == 2
+    corrections.decide(empty, {8: 1}, *SIZES)
+    assert not before.exists() and history(empty) == 3
+    while corrections.undo(empty, SIZES[0]):
+        pass
+    assert corrections.read_record(empty) == corrections.Record(Corrections({5: 2}))
+
+
+def test_a_save_costs_the_same_after_5000_steps_as_after_none(empty):
+    """Bytes written and read by this process, as the system counts them."""
+    path = empty.path / corrections.NAME
+
+    def of_this_process() -> tuple[int, int]:
+        counts = dict(line.split(": ") for line in Path("/proc/self/io").read_text().splitlines())
+        return int(counts["rchar"]), int(counts["wchar"])
+
+    def cost(*, steps: int) -> list[tuple[int, int, int]]:
+        first = {"labels": {}, "excluded": [], "looked_at": [], "history": []}
+        lines = [first, *({"decided": [[i % 2, None, 1]], "looked_at": [str(100 + i)]} for i in range(steps))]
+        path.write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+        corrections.read(empty)
+        costs = []
+        for do in (
+            lambda: corrections.decide(empty, {50: 7}, *SIZES, looked_at=("50",)),
+            lambda: corrections.look(empty, ["51"]),
+            lambda: corrections.tick(empty, {52: True}, SIZES[0]),
+            lambda: corrections.undo(empty, SIZES[0]),
+        ):
+            size, (read, written) = path.stat().st_size, of_this_process()
+            do()
+            costs.append((path.stat().st_size - size, *np.subtract(of_this_process(), (read, written)).tolist()))
+        assert history(empty) == steps + 1 and corrections.read(empty).labels[50] == 7
+        return costs
+
+    few, many = cost(steps=3), cost(steps=5000)
+    for (grown, read, written), (grown_of_few, read_of_few, written_of_few) in zip(many, few, strict=True):
+        assert 0 < grown == grown_of_few < 100
+        assert abs(read - read_of_few) < 2000 and abs(written - written_of_few) < 200
+
+
+def test_a_file_that_grew_too_long_is_begun_again_with_the_last_steps(empty, monkeypatch):
+    monkeypatch.setattr(corrections_file, "BEGUN_AGAIN", 1000)
+    sizes, path = [], empty.path / corrections.NAME
+    for number in range(60):
+        corrections.decide(empty, {number: number % 10}, *SIZES)
+        sizes.append(path.stat().st_size)
+    assert max(sizes) < 2500 and any(np.diff(sizes) < 0)
+    steps = corrections.read_record(empty).history
+    assert 8 < len(steps) < 60 and [step.decided[0][0] for step in steps] == [*range(60 - len(steps), 60)]
+    for stays in range(59, 59 - 8, -1):
+        assert corrections.read(empty).labels == {i: i % 10 for i in range(stays + 1)}
+        assert corrections.undo(empty, SIZES[0]).decided == ((stays, None, stays % 10),)
 
 
 # -- the data set

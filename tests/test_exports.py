@@ -472,10 +472,10 @@ def test_a_run_on_data_that_have_changed_is_not_handed_over(call, made, material
 
 
 def test_corrections_of_images_that_are_not_there_are_named(made, material, tmp_path):
-    path = made.path / "corrections.json"
+    path = made.path / corrected.NAME
     before = path.read_bytes()
     try:
-        path.write_bytes(before.replace(b'"excluded": [\n  4', b'"excluded": [\n  400'))
+        path.write_bytes(before + b'{"decided": [[400, null, "excluded"]]}\n')
         with pytest.raises(IntegrityError):
             Material.of(made)
     finally:

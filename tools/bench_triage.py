@@ -23,7 +23,7 @@ from engine import device
 from engine.analysis import duplicates as kept
 from engine.jobs import execute as work
 from engine.jobs.duplicates import FindDuplicates
-from engine.runs import corrections
+from engine.runs import corrections, corrections_file
 from engine.runs.run import Run, outputs_root
 from tools import bench_ui
 from tools.serve import chromium, idle, server
@@ -57,10 +57,10 @@ def opened(page: Page, url: str, run: Run, source: str) -> float:
     return seconds
 
 
-def on_disk(run: Run) -> list[tuple[int, int]]:
+def on_disk(run: Run) -> list[tuple[int, ...]]:
     """Tells a state of the files that keys write to from every other one."""
     paths = [run.path / name for name in (corrections.NAME, "notes.json")]
-    return [(path.stat().st_ino, path.stat().st_mtime_ns) if path.exists() else (0, 0) for path in paths]
+    return [(s.st_ino, s.st_size, s.st_mtime_ns) for path in paths if path.exists() for s in (path.stat(),)]
 
 
 def measure(page: Page, run: Run) -> tuple[dict[str, list[float]], dict[str, list[float]]]:
@@ -144,7 +144,7 @@ def main() -> None:
                 steps = tuple(corrections.Step(((i % 2, None, 1),), (), ()) for i in range(HISTORY))
                 for source, history in (("loss", ()), ("harm", ()), ("loss", steps)):
                     (run.path / corrections.NAME).unlink(missing_ok=True)
-                    corrections._write(run, corrections.Record(history=history))
+                    corrections_file.begin(run.path, corrections.Record(history=history))
                     title = f"{source}, {HISTORY:,} steps of history" if history else source
                     first = opened(page, url, run, source)
                     print(row(title, first, *measure(page, run), burst(page, run)), flush=True)

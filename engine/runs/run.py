@@ -15,7 +15,7 @@
       features/         penultimate features and maps, see `engine.analysis.features`; made again at any time
       duplicates/       images that are alike, see `engine.analysis.duplicates`; looked for again at any time
       notes.json        what a person says of it, see `engine.runs.notes`
-      corrections.json  what a person decided on its labels, see `engine.runs.corrections`
+      corrections.jsonl what a person decided on its labels, see `engine.runs.corrections`
       .lock             held (flock) by the process that works on the run, and freed by its death
 
 A run's status is what its manifest says, except that a run which says that it is in progress
