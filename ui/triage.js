@@ -160,9 +160,14 @@ export default function ({ data, parentElement, setTriggerValue }) {
   const COMMANDS = {
     x: exclude, " ": tick, u: undo, n: next, p: () => go(-1), a: accept, k: () => decide(item().given),
     "?": () => { here.keys = !here.keys },
-    0: () => { if (classes.length > KEYS && may()) here.choosing = { text: "", at: 0 } },
+    0: () => {
+      if (classes.length <= KEYS) here.said = noClass(0)
+      else if (may()) here.choosing = { text: "", at: 0 }
+    },
     ArrowRight: next, ArrowLeft: () => go(-1),
   }
+
+  const noClass = (key) => `There is no class ${key}: there are ${classes.length}.`
 
   // Whether a key means something here.
   function press(key) {
@@ -175,7 +180,7 @@ export default function ({ data, parentElement, setTriggerValue }) {
     here.said = ""
     if (number === null) COMMANDS[key]()
     else if (number < classes.length) decide(number)
-    else here.said = `There is no class ${key}: there are ${classes.length}.`
+    else here.said = noClass(key)
     return true
   }
 

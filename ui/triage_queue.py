@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import streamlit as st
 
+from engine.analysis import duplicates, suspects
 from engine.analysis import self_influence as self_influences
-from engine.analysis import suspects
 from engine.analysis.suspects import DUPLICATES, SELF, UNREADABLE, Suspect
 from engine.errors import IntegrityError
 from ui import folding, link, shell, ticks
@@ -110,4 +110,11 @@ def _content(run: RunView, source: str, target: str | None) -> tuple:
     record = run.manifest
     own = record.files.get(self_influences.recorded_name(record) or "", "")
     scores = "" if target is None else record.score_sets.sha256(run.targets[target].score_set)
-    return run.dataset.fingerprint, record.files.get(suspects.LOGITS, ""), own if source == SELF else "", scores
+    alike = tuple(record.files[duplicates.path_of(by)] for by in duplicates.ways(record))
+    return (
+        run.dataset.fingerprint,
+        record.files.get(suspects.LOGITS, ""),
+        own if source == SELF else "",
+        alike if source == DUPLICATES else (),
+        scores,
+    )
