@@ -26,9 +26,9 @@ from ui.themes import AS_FIT
 
 WHAT = (
     "The training images that moved a target most, grouped by what the model sees in them and by what they did. A "
-    "theme is what they have in common to the model; what it means is for you to say, and a retraining without it "
-    "shows what it did."
+    "theme is what they have in common to the model; what it means is for you to say"
 )
+CHECKED = ", and a retraining without it shows what it did"  # where there is a training
 
 
 @st.cache_data(max_entries=64, show_spinner="Grouping the images …")
@@ -60,7 +60,7 @@ def draw_exports(run: RunView, ref: TargetRef, of_target: Themes) -> None:
 with shell.page("Themes") as panel:
     run = run_choice.chosen("There is no run to look at yet.")
     run_choice.stop_without_scores(run)
-    st.caption(WHAT)
+    st.caption(f"{WHAT}{'' if run.manifest.method else CHECKED}.")
     ref = target_choice.by_looking(run, lambda: None)
     run_choice.hold(run=run.id, target=ref.key)
     view = target_view.view(run.manifest, run.dataset, ref.target, ref.function)

@@ -35,7 +35,7 @@ from engine.runs import notes
 from engine.runs.run import Run
 from engine.targets import target_function
 from engine.targets.functions import imported
-from tests.helpers import PAGES, ROOT, at_rest, drawn, idle, said, settled, show, shown, tiles
+from tests.helpers import PAGES, ROOT, at_rest, drawn, idle, said, settled, show, shown, sound, tiles
 from tests.test_browser import violations
 from tools.serve import server
 
@@ -470,18 +470,26 @@ NEEDS = {
 }
 
 
-QUEUES = {"bare": ["Harm to the target"], "told": ["Loss on the label given", "Harm to the target"]}  # of Triage
+QUEUES = {
+    "bare": ["Harm to the target", "What is ticked"],
+    "told": ["Loss on the label given", "Harm to the target", "What is ticked"],
+}  # of Triage
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("page", PAGES)
 def test_every_page_works_or_says_what_it_needs(page, shown_runs):
     for name, needs in zip(("bare", "told"), NEEDS.get(page, ("", "")), strict=True):
+        notes.tick(Run.open(shown_runs, name), {3: True}, N)
         app = show(page, run=name)
         assert not app.error, said(app)
+        assert not [each.label for each in app.button if "needs the training" in each.help]  # off, and always would be
         text = "\n".join([said(app), *(each.value for each in (*app.caption, *app.markdown))])
+        if page == "pages/Map.py":
+            assert "features" not in [option for group in app.get("button_group") for option in group.options]
         if page == "pages/Triage.py":
             (card,) = drawn(app, "triage")
+            assert "What if they had not been there" not in str(app.get("page_link"))
             assert [button.options for button in app.get("button_group")] == [QUEUES[name]]
             assert card["count"] == N and card["acting"]
             assert all((item["model"] is None) == (name == "bare") for item in card["items"].values())
@@ -498,6 +506,13 @@ def test_every_page_works_or_says_what_it_needs(page, shown_runs):
             assert "TRAK" in text and "would have a" not in text and "would be worse" not in text
             if name == "bare":
                 assert "nats" not in text
+    if (
+        page == "pages/Triage.py"
+    ):  # another run is chosen on the page: that its address is of the run before is no link's
+        app = show(page, run="told", queue="loss")
+        app.selectbox(key="run").set_value("bare").run()
+        assert sound(app).selectbox(key="run").value == "bare" and "asks for" not in said(app)
+        assert "asks for queue «loss»" in said(show(page, run="bare", queue="loss"))
     if page == "pages/Influence.py":
         order = np.argsort(-scores()[0], kind="stable")
         assert [tile["index"] for tile in tiles(app, "helpful")] == order[: len(tiles(app, "helpful"))].tolist()

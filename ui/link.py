@@ -118,6 +118,8 @@ def copy() -> None:
 
 
 def _refused(name: str, asked: str) -> None:
+    if st.session_state.get("run changed"):  # by a person, on the page: what the address says is of the run before
+        return
     # Below the page's title, where the shell keeps a place: a row of filters would break.
     st.session_state.get("remarks", st).warning(
         f"The link asks for {name} «{plain(asked[:60])}», which does not exist here.", icon=":material/warning:"

@@ -57,7 +57,7 @@ def choose(run: RunView) -> Choices:
         view = _segments(run, "Images", "view", list(VIEWS) if ref is not None else ["all"], VIEWS, "all")
         count = _count(run) if view == "near" else maps.NEAREST
     with st.container(horizontal=True, vertical_alignment="bottom"):
-        source = _segments(run, "Near each other by", "source", list(SOURCES), SOURCES, first_source(run))
+        source = _segments(run, "Near each other by", "source", sources(run), SOURCES, first_source(run))
         methods = list(METHODS) if view == "all" else ["pca"]
         method = _segments(run, "Drawn with", "method", methods, METHODS, "pca")
         colour = _colour(run, ref)
@@ -72,6 +72,11 @@ def choose(run: RunView) -> Choices:
         colour=formats.unless(colour, "class"),
     )
     return choices
+
+
+def sources(run: RunView) -> list[str]:
+    """What a map can be made of. Of imported scores there is no model that could see the images."""
+    return [source for source in SOURCES if source != "features" or not run.manifest.method]
 
 
 def first_source(run: RunView) -> str:

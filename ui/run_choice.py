@@ -78,6 +78,7 @@ def chosen(empty: str, first: Collection[str] = (), label: str = "Run") -> RunVi
         badge = st.container(key="run-badge", width="content", gap=None)
         if not files.read_only():
             _rename(runs[run_id])
+    st.session_state["run changed"] = asked in runs and run_id != asked
     if run_id != asked:
         st.query_params["run"] = run_id
     hold(run=run_id)

@@ -73,7 +73,7 @@ def page(title: str):
                 with st.container(key="read-only"):
                     st.caption(READ_ONLY)
         st.title(title)
-        st.session_state.update({"page": title, "remarks": st.container(), "errors shown": set()})
+        st.session_state.update({"page": title, "remarks": st.container(), "errors shown": set(), "run changed": False})
         queue()  # here, where its error is shown: a fragment's would be a bare traceback
         all_runs(fresh=True)  # for all of this page
         with st.sidebar:

@@ -210,7 +210,8 @@ def _draw_actions(shown: Shown, theme: Theme, own_name: str) -> None:
             args=(run, images),
             **shell.acting(),
         )
-        if not isinstance(shown.ref.target, UploadedImage) and st.button(
+        offered = not run.manifest.method and not isinstance(shown.ref.target, UploadedImage)
+        if offered and st.button(
             "Leave this theme out",
             key=f"leave-{theme.key}",
             icon=":material/science:",

@@ -214,7 +214,7 @@ def _in_words(ticked: list[int], job: WhatIf) -> str:
 
 
 def _draw_actions(run: RunView, set_name: str, ticked: list[int], job: WhatIf, see) -> None:
-    if st.button(
+    if not run.manifest.method and st.button(
         "Train again with both" if job.left_out and job.relabelled else f"{_doing(job)}: train again",
         key=f"ticks-train-{set_name}",
         type="primary",
@@ -244,7 +244,9 @@ def _doing(job: WhatIf) -> str:
 
 
 def _draw_relabelling(run: RunView, set_name: str, ticked: list[int], job: WhatIf) -> None:
-    st.caption("For all ticked images. A retraining shows what the new labels do; the data stay as they are.")
+    shows = "" if run.manifest.method else "A retraining shows what the new labels do; "
+    stay = "the data stay as they are."
+    st.caption(f"For all ticked images. {shows}{stay if shows else stay.capitalize()}")
     st.button(
         "Accept the model's labels",
         key=f"ticks-accept-{set_name}",

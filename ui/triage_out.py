@@ -26,7 +26,7 @@ def draw(run: RunView) -> None:
     decided = ticks.corrected(run)
     st.markdown(f"**Corrections:** {plain(in_words(decided))}")
     with st.container(horizontal=True):
-        if st.button(
+        if not run.manifest.method and st.button(
             "Train again with these corrections",
             type="primary",
             icon=":material/model_training:",
@@ -49,7 +49,8 @@ def draw(run: RunView) -> None:
     if ticked := len(ticks.of(run)):
         st.page_link(
             "pages/Influence.py",
-            label=f"Ticked for all pages: {formats.count(ticked, 'images')}. What if they had not been there?",
+            label=f"Ticked for all pages: {formats.count(ticked, 'images')}. "
+            f"{'See them on Influence' if run.manifest.method else 'What if they had not been there?'}",
             icon=":material/check_box:",
             query_params={"run": run.id},
         )
