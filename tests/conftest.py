@@ -82,8 +82,12 @@ def root(own_outputs) -> Path:
 
 @pytest.fixture(scope="session")
 def finished_sample(tmp_path_factory) -> Path:
-    """An outputs folder that holds the run of the sample's preset, once a test has made one: it takes a minute."""
-    return tmp_path_factory.mktemp("sample")
+    """An outputs folder that holds the run of the sample's preset, once a test has made one: it takes a minute. All
+    workers of pytest-xdist have the same."""
+    session = tmp_path_factory.getbasetemp()
+    folder = (session.parent if "PYTEST_XDIST_WORKER" in os.environ else session) / "finished-sample"
+    folder.mkdir(exist_ok=True)
+    return folder
 
 
 @pytest.fixture(scope="session")

@@ -165,6 +165,12 @@ def settled(tab: Page, heading: str) -> None:
     tab_is_sound(tab)
 
 
+def turn(tab: Page, address: str) -> None:
+    """The page of this address in a tab that shows another one of the app, as the browser's «back» leads there: what
+    takes a second, the app's own code, stays loaded. `settled` and `idle` wait for it."""
+    tab.evaluate("address => { history.pushState(null, '', address); dispatchEvent(new Event('popstate')); }", address)
+
+
 def idle(tab: Page) -> None:
     """The script has run to its end: what is clicked now is not drawn anew under the pointer."""
     from playwright.sync_api import expect

@@ -10,16 +10,16 @@ from tools import faults
 pytestmark = pytest.mark.slow
 
 
-def test_five_kills_leave_bitwise_the_same_scores(tmp_path):
-    rows = faults.kills(5, 3, tmp_path)
-    assert len(rows) == 5 and {"train", "replay"} <= {row["phase"] for row in rows}
+def test_three_kills_leave_bitwise_the_same_scores(tmp_path):
+    rows = faults.kills(3, 3, tmp_path)
+    assert len(rows) == 3 and {"train", "replay"} <= {row["phase"] for row in rows}
 
 
-def test_twenty_corruptions_are_detected_or_harmless(tmp_path, monkeypatch):
+def test_twelve_corruptions_are_detected_or_harmless(tmp_path, monkeypatch):
     monkeypatch.setenv("REPLAY_OUTPUTS_DIR", str(tmp_path))  # `draw_pages` sets it for each run
-    rows = faults.corruptions(20, 4, tmp_path, faults.draw_pages)
-    assert len(rows) == 20 and {row["how"] for row in rows} >= {"flip", "cut", "delete"}
-    assert sum(not row["outcome"].startswith("harmless") for row in rows) >= 10
+    rows = faults.corruptions(12, 4, tmp_path, faults.draw_pages)
+    assert len(rows) == 12 and {row["how"] for row in rows} >= {"flip", "cut", "delete"}
+    assert sum(not row["outcome"].startswith("harmless") for row in rows) >= 6
 
 
 def test_files_of_other_kinds_hang_nothing_and_change_no_score(tmp_path, monkeypatch):
@@ -65,4 +65,4 @@ def test_a_run_on_a_full_disk_ends_with_the_same_scores(tmp_path):
     "which, phase, mode", [(signal.SIGTERM, "train", "disk"), (signal.SIGINT, "replay", "memory")], ids=str
 )
 def test_a_run_of_the_real_server_is_interrupted_and_ends_with_the_same_scores(which, phase, mode, tmp_path):
-    assert "same scores" in faults.stopped_server(tmp_path, which, phase, mode, faults.whole(tmp_path))
+    assert "same scores" in faults.stopped_server(tmp_path, which, phase, mode)

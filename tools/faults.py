@@ -4,6 +4,7 @@ must not change.
 A short form is part of the tests (`tests/test_faults.py`); this module does the harm.
 """
 
+import functools
 import itertools
 import os
 import random
@@ -36,7 +37,9 @@ from tools.hold import Hold, every_step_told
 
 ROOT = Path(__file__).parents[1]
 # Long enough to be killed in the middle: 96 steps of training, then as many of replay, in segments of 10.
-KILLED = configs.preset("sample").replace(targets=("test:0",), width=0.5, **{"recipe.epochs": 4})
+KILLED = configs.preset("sample").replace(
+    targets=("test:0",), width=0.25, **{"recipe.epochs": 2, "recipe.batch_size": 125}
+)
 SHORT = configs.preset("sample").replace(
     targets=("test:0",), width=0.25, **{"recipe.epochs": 1, "recipe.batch_size": 500}
 )
@@ -49,6 +52,19 @@ def new_run(root: Path, config: configs.RunConfig) -> runs.Run:
     with run.lock():
         work.execute(run)
     return run
+
+
+def finish(run: runs.Run) -> None:
+    """Resumes a run that another process left, in this one."""
+    with run.lock():
+        work.execute(run)
+
+
+@functools.cache
+def whole(config: configs.RunConfig) -> np.ndarray:
+    """The scores of a run of `config`, made once and without a fault."""
+    with tempfile.TemporaryDirectory() as folder:
+        return new_run(runs.outputs_root(Path(folder)), config).scores().matrix("loss-000").copy()
 
 
 def settings(config: configs.RunConfig) -> list[str]:
@@ -110,7 +126,7 @@ def kills(count: int, seed: int, folder: Path, say=print) -> list[dict]:
     """SIGKILL at `count` random moments of training and replay, over all modes, each followed by a
     resume which may be killed again. Returns a row a kill; raises where a score differs."""
     dice, rows = random.Random(seed), []
-    expected = new_run(runs.outputs_root(folder / "whole"), KILLED).scores().matrix("loss-000").copy()
+    expected = whole(KILLED)
     for number in itertools.count():
         if len(rows) >= count:
             return rows
@@ -138,9 +154,7 @@ def kills(count: int, seed: int, folder: Path, say=print) -> list[dict]:
             say(f"kill {len(rows):3}: {mode:9} {phase:8} step {step}")
             words = ("resume", run.id)
         if run.status != "finished":
-            with engine(root, *words) as process:
-                said, _ = process.communicate()
-                assert process.returncode == 0, said
+            finish(run)
         assert run.status == "finished" and np.array_equal(run.scores().matrix("loss-000"), expected), mode
         _check_lost(run, mode)
 
@@ -467,7 +481,7 @@ def two_processes(folder: Path) -> str:
         assert all("error:" in text and "Traceback" not in text for text in said), said
         words, _ = first.communicate()
         assert first.returncode == 0, words
-    assert np.array_equal(run.scores().matrix("loss-000"), whole(folder)), "another process changed the scores"
+    assert np.array_equal(run.scores().matrix("loss-000"), whole(KILLED)), "another process changed the scores"
     return f"{len(others)} other processes were refused while one worked on the run"
 
 
@@ -491,8 +505,7 @@ def refused_calls(cases, folder: Path, say=print) -> list[str]:
     or with one sentence that names the path; no folder without a manifest stays, and what was begun is resumed."""
     if shutil.which("strace") is None:
         return ["skipped: strace is not installed"]
-    original, outcomes = new_run(runs.outputs_root(folder / "whole-calls"), SHORT), []
-    expected = original.scores().matrix("loss-000").copy()
+    expected, outcomes = whole(SHORT), []
     for number, (calls, code, first, works) in enumerate(cases):
         root = runs.outputs_root(folder / f"refused-{number}")
         inject = ("strace", "-f", "-qq", "--seccomp-bpf", "-o", os.devnull, "-e", f"trace={calls}", "-e")
@@ -509,9 +522,7 @@ def refused_calls(cases, folder: Path, say=print) -> list[str]:
             assert not list(root.rglob(".tmp-*")), name
         for run in runs.list_runs(root):
             if run.status != "finished":
-                with engine(root, "resume", run.id) as process:
-                    words, _ = process.communicate()
-                    assert process.returncode == 0, (name, words)
+                finish(run)
             assert np.array_equal(run.scores().matrix("loss-000"), expected), name
         outcomes.append(f"{name}: {'works' if works else [s for s in said.splitlines() if 'error:' in s][-1][:150]}")
         say(outcomes[-1])
@@ -542,8 +553,7 @@ def small_disk(folder: Path, size: int):
 def full_disk(folder: Path) -> str:
     """A disk that fills up while the run writes, and is freed: the run pauses and goes on. Where no
     disk can be mounted, a limit on file sizes: the run fails, and is resumed without it."""
-    root = runs.outputs_root(folder / "whole-disk")
-    expected = new_run(root, SHORT).scores().matrix("loss-000").copy()
+    expected = whole(SHORT)
     with small_disk(folder / "small", space.RESERVE + 40_000_000) as disk:
         if disk is not None:
             ballast = disk / "ballast"
@@ -566,13 +576,12 @@ def full_disk(folder: Path) -> str:
         said, _ = process.communicate()
         assert process.returncode == 1 and "No space left" in said, said
     (run,) = runs.list_runs(root)
-    with run.lock():
-        work.execute(run)
+    finish(run)
     assert np.array_equal(run.scores().matrix("loss-000"), expected)
     return "no disk can be mounted here; a limit on file sizes: failed with its remedy, resumed, same scores"
 
 
-def stopped_server(folder: Path, which: signal.Signals, phase: str, mode: str, expected: np.ndarray) -> str:
+def stopped_server(folder: Path, which: signal.Signals, phase: str, mode: str) -> str:
     """The app's real server, asked to stop by a signal while it works on a run that a person resumed in a real
     browser: the run is interrupted and not failed, the process ends without a traceback or an abort, and the run is
     resumed to the same scores. `phase` is "train" or "replay"."""
@@ -598,17 +607,10 @@ def stopped_server(folder: Path, which: signal.Signals, phase: str, mode: str, e
     assert "Traceback" not in said and "terminate called" not in said and "Error" not in said, said
     assert run.status == "interrupted" and not run.manifest().error, (run.status, run.manifest().error)
     assert not {"failed", "cancelled"} & {e["kind"] for e in run.events()[0]} and not (run.path / "log.txt").exists()
-    with engine(root, "resume", run.id) as process:
-        words, _ = process.communicate()
-        assert process.returncode == 0, words
-    assert run.status == "finished" and np.array_equal(run.scores().matrix("loss-000"), expected)
+    finish(run)
+    assert run.status == "finished" and np.array_equal(run.scores().matrix("loss-000"), whole(KILLED))
     _check_lost(run, mode)
     return f"a server stopped by {which.name} at {phase} step {step} in {mode} mode: exit code {code}, same scores"
-
-
-def whole(folder: Path) -> np.ndarray:
-    """The scores of `KILLED`, made without a fault."""
-    return new_run(runs.outputs_root(folder / "whole"), KILLED).scores().matrix("loss-000").copy()
 
 
 def peak_memory(folder: Path, steps: int, mode: str = "disk") -> int:
@@ -660,11 +662,10 @@ def main() -> None:
         print(two_processes(folder / "two"))
         refused_calls(REFUSALS, folder / "calls")
         print(full_disk(folder / "disk"))
-        expected = whole(folder)
         for which, phase, mode in itertools.product(
             (signal.SIGTERM, signal.SIGINT), ("train", "replay"), configs.REPLAY_MODES
         ):
-            print(stopped_server(folder, which, phase, mode, expected))
+            print(stopped_server(folder, which, phase, mode))
         short, long = (peak_memory(folder / "peak", steps) for steps in (100, 1600))
         held = peak_memory(folder / "peak", 1600, "memory")
         print(
