@@ -22,7 +22,7 @@ from engine import config as configs
 from engine import config_file, files, proposal, space
 from engine.analysis import duplicates as duplicate_images
 from engine.analysis import features as kept_features
-from engine.analysis import maps, overlap, seeds, stability, suspects, trust
+from engine.analysis import maps, overlap, seeds, stability, suspects, trust, wording
 from engine.analysis import removal as removals
 from engine.analysis import self_influence as self_influences
 from engine.analysis import themes as theme_finding
@@ -210,7 +210,7 @@ def self_influence(call: argparse.Namespace) -> int:
     targets = job.replays(run, dataset)
     took = replay_seconds(run.manifest(), targets)
     about = "" if took is None else f", about {in_words(took)}, as replays of this run went"
-    print(f"{job.doing()}: {targets:,} targets to replay{about}", flush=True)
+    print(f"{job.doing()}: {wording.count(targets, 'targets')} to replay{about}", flush=True)
     if targets:
         _execute(run, job)
     record = run.manifest()
@@ -301,7 +301,7 @@ def duplicates(call: argparse.Namespace) -> int:
     if call.out is not None:
         table = duplicate_images.listed(found, dataset, scores_N)
         _write_csv(Path(call.out), table, "--out")
-        print(f"{call.out}: {len(table):,} images")
+        print(f"{call.out}: {wording.count(len(table), 'images')}")
     if call.count and len(found.starts):
         print(duplicate_images.table(found, dataset, scores_N).head(call.count).to_string(index=False))
         if target is not None:
@@ -423,7 +423,7 @@ def estimate(call: argparse.Namespace) -> int:
         print(f"weights count from step {start + 1:,} on, and {costs.counted:,} steps are replayed: {phrase}")
     print(
         f"{costs.steps:,} steps of {costs.parameters:,} parameters and {costs.buffers:,} buffers; "
-        f"{len(config.targets)} targets; {costs.device_name}\n"
+        f"{wording.count(len(config.targets), 'targets')}; {costs.device_name}\n"
         f"training {costs.train_seconds:.1f} s; a segment is {costs.segment:,} steps\n"
         f"free: disk {costs.disk_free / 1e9:.1f} GB, RAM {costs.ram_free / 1e9:.1f} GB"
         + (f", GPU {costs.gpu_free / 1e9:.1f} GB" if costs.gpu_free else "")
@@ -546,7 +546,7 @@ def export(call: argparse.Namespace) -> int:
         out, report = Path(call.out), _shown("Exporting")
         exports.write(material, call.format, out, call.pixels, lambda done, of: report(done, of, None))
     print(
-        f"{out}: {material.rows:,} images, {len(material.targets):,} targets; "
+        f"{out}: {wording.count(material.rows, 'images')}, {wording.count(len(material.targets), 'targets')}; "
         f"{files.size_of(out):,} bytes{_effect(material.record)}"
     )
     return 0
@@ -605,7 +605,7 @@ def compare(call: argparse.Namespace) -> int:
     table, images = comparing.compare(runs.outputs_root(call.outputs), call)
     if call.csv is not None:
         _write_csv(Path(call.csv), table)
-        print(f"{call.csv}: {len(table):,} runs")
+        print(f"{call.csv}: {wording.count(len(table), 'runs')}")
     if images is not None and call.images_csv is not None:
         _write_csv(Path(call.images_csv), images)
         print(f"{call.images_csv}: {len(images):,} training images")
@@ -619,7 +619,7 @@ def list_runs(call: argparse.Namespace) -> int:
         print(f"no runs in {root}; start one with: python -m engine run --preset sample")
     for run in summaries:
         accuracy = "" if run.test_accuracy is None else f"{run.test_accuracy:.1%}"
-        targets = "" if run.targets_scored is None else f"{run.targets_scored} targets"
+        targets = "" if run.targets_scored is None else wording.count(run.targets_scored, "targets")
         used = sum(runs.Run(root, run.id).storage().sizes().values())
         facts = f"{run.id:40} {run.status:12} {used / 1e6:9.1f} MB {accuracy:>6} {run.remark or targets:12}"
         name = "" if run.remark else notes.name_of(runs.Run(root, run.id))

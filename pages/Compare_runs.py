@@ -49,7 +49,7 @@ def choose_second(a: RunView) -> RunView | None:
     """The run of `?other=`, or the newest of the same data, else of other data."""
     others = {run.id: run for run in compare.scored(a.manifest, shell.all_runs())}
     asked = st.query_params.get("other")
-    if asked is not None and asked not in others:
+    if asked is not None and asked not in others and not st.session_state.get("run changed"):
         with shell.guarded():
             compare.check(a.manifest, Run.open(shell.root(), asked).manifest())  # raises what is wrong with it
     if not others:
@@ -88,15 +88,15 @@ def draw_meaning(differ: list[compare.Setting], shared: compare.SharedImages, fo
 def draw_facts(a: RunView, b: RunView, differ: list[compare.Setting]) -> None:
     st.header("Recipes and results")
     rows = [
-        (formats.LABELS.get(name, name), formats.setting(first), formats.setting(second))
-        for name, first, second in differ
+        (label[:1].upper() + label[1:], formats.setting(first), formats.setting(second))
+        for label, first, second in ((formats.LABELS.get(name, name), *values) for name, *values in differ)
     ]
     manifests = (a.manifest, b.manifest)
-    verdicts = [trust.verdict(m) for m in manifests]
+    verdicts = [None if m.method else trust.verdict(m) for m in manifests]  # imported scores cannot be checked here
     rows += [
         ("Test accuracy", *(formats.percent(m.test_accuracy) for m in manifests)),
-        ("Agreement with retraining (LDS)", *(formats.figure(verdict.lds) for verdict in verdicts)),
-        ("How far to rely on it", *(verdict.level for verdict in verdicts)),
+        ("Agreement with retraining (LDS)", *(formats.figure(verdict and verdict.lds) for verdict in verdicts)),
+        ("How far to rely on it", *("—" if verdict is None else verdict.level for verdict in verdicts)),
         ("Training time", *(formats.duration(m.timings.get("train_seconds")) for m in manifests)),
     ]
     names = names_of(a.id, b.id)

@@ -294,11 +294,11 @@ def draw_curves(now: Progress) -> None:
         st.caption("The curves of the training appear with its first steps." if now.phase != "done" else "")
         return
     curves = [("Training loss", "loss", pictures.curve(now.losses, "Batch loss", "nats"))]
-    words = [f"Training loss over {len(now.losses)} steps, now {now.losses[-1]:.3f} nats"]
+    words = [f"Training loss over {formats.count(len(now.losses), 'steps')}, now {now.losses[-1]:.3f} nats"]
     if now.accuracies:
         curves.append(("Accuracy on test images", "accuracy", pictures.accuracies(now.accuracies)))
         last = formats.percent(now.accuracies[-1][1])
-        words.append(f"Accuracy on test images at {len(now.accuracies)} epochs, now {last}")
+        words.append(f"Accuracy on test images at {formats.count(len(now.accuracies), 'epochs')}, now {last}")
     if now.rates:
         curves.append(("Learning rate", "rate", pictures.curve(now.rates, "Learning rate", "a step")))
         words.append(f"Learning rate, now {formats.rounded(now.rates[-1])} a step")
@@ -354,8 +354,9 @@ def describe(run: RunView) -> None:
     if run.manifest.method:  # which its choice describes; the recipe is nobody's
         return
     st.caption(
-        f"{plain(run.manifest.dataset or config.dataset)} · {plain(config.model)} · {config.recipe.epochs} epochs of "
-        f"batches of {config.recipe.batch_size:,} images · {plain(config.replay_mode)} mode"
+        f"{plain(run.manifest.dataset or config.dataset)} · {plain(config.model)} · "
+        f"{formats.count(config.recipe.epochs, 'epochs')} of batches of {config.recipe.batch_size:,} images · "
+        f"{plain(config.replay_mode)} mode"
     )
 
 

@@ -569,7 +569,7 @@ def test_the_command_line_tries_reads_copies_and_moves(photos, root, call, tmp_p
     for words in (["--copy-to", to], ["--copy-to", to, "--dry-run"], ["--apply"], ["--dataset"], ["--train"]):
         assert "no corrections yet" in call(*words, refused=True)
     corrections.decide(run, {0: 1 - int(photos.train_labels[0]), 1: EXCLUDED}, len(photos.train_labels), 2)
-    assert "2 corrections" in call("--csv", table) and "1 other labels, 1 images left out" in call()
+    assert "2 corrections" in call("--csv", table) and "1 other label, 1 image left out" in call()
     expected = corrections.read(run)
     corrections.write(run, Corrections())
     assert "2 images would be decided on" in call("--read", table, "--dry-run") and not len(decided(root))

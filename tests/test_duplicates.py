@@ -441,7 +441,7 @@ def test_what_was_found_in_words():
         "Compared by hashes, at most 4 of 64 bits apart: 3 groups of 8 images.",
         "Of 10 training images 3 are more than the one that each group needs.",
         "1 of 6 test images have a twin in training.",
-        "1 images are near one that stands in another's group, and are in none: groups are no chains.",
+        "1 image is near one that stands in another's group, and is in none: groups are no chains.",
         "2 images are of one colour alone, and have no hash.",
     ]
     assert kept.distance_in_words(kept.FEATURES, 0.0123) == "cosine 0.988"

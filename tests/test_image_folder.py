@@ -288,7 +288,7 @@ def test_what_is_no_folder_of_classes_is_said(tmp_path, data):
         "nowhere": "There is no folder",
         "file": "is a file, not a folder",
         "empty": "has no class folders",
-        "loose": "only 1 images in none",
+        "loose": "only 1 image in none",
         "one": "only one class, «cat»",
         "none": "hold no images",
         "singles": "no class has two images",

@@ -65,7 +65,7 @@ def of_kind(run: runs.Run, kind: str) -> list[dict]:
             TrainAndReplay(tuple(f"test:{i}" for i in range(6)), "loss", "disk"),
             "Training, and replaying for 6 targets: test 0, test 1, test 2, test 3 and 2 more",
         ),
-        (WhatIf.of([3, 4], {7: 1}), "What if? Training again without 2 of the images and with 1 other labels"),
+        (WhatIf.of([3, 4], {7: 1}), "What if? Training again without 2 of the images and with 1 other label"),
         (Validate(8, (0.01, 0.05)), "Validating: 16 retrainings, each without 1 %, 5 % of the images"),
         (Rebuild("disk"), "Rebuilding the checkpoints for disk mode, by training once more"),
         (Smoothness(2), "Measuring the smoothness, by 4 trainings"),

@@ -11,7 +11,7 @@ import pytest
 
 from engine import files
 from engine.__main__ import main
-from engine.analysis import compare, many, overlap, trust
+from engine.analysis import compare, many, overlap, trust, wording
 from engine.analysis.many import Entry, Filter, Group
 from engine.config import preset
 from engine.datasets import registry as datasets
@@ -163,6 +163,12 @@ def test_what_differs_has_columns_and_what_is_equal_is_said_once():
 
 
 def test_a_recipe_in_words_says_what_is_not_as_it_always_was():
+    assert many.in_words({"recipe.epochs": 1, "recipe.batch_size": 1000}) == "1 epoch, batches of 1,000"
+    assert [wording.count(1, words) for words in ("entries", "other classes", "runs")] == [
+        "1 entry",
+        "1 other class",
+        "1 run",
+    ]
     record = Manifest("run", "finished")
     record.__dict__["config"] = preset("resnet9-window")
     words = many.in_words(compare.settings(record))

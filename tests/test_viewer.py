@@ -513,6 +513,12 @@ def test_every_page_works_or_says_what_it_needs(page, shown_runs):
         app.selectbox(key="run").set_value("bare").run()
         assert sound(app).selectbox(key="run").value == "bare" and "asks for" not in said(app)
         assert "asks for queue «loss»" in said(show(page, run="bare", queue="loss"))
+    if page == "pages/Compare_runs.py":
+        assert "check" not in app.table[0].value.to_string()  # before they are relied on: nothing here can
+        app.selectbox(key="run").set_value("bare").run()  # what was B becomes A: no link compares it with itself
+        assert not sound(app).error and app.query_params["other"] in ("told", ["told"]), said(app)
+        app = show(page, run="bare", other="bare")
+        assert "with itself" in said(app)
     if page == "pages/Influence.py":
         order = np.argsort(-scores()[0], kind="stable")
         assert [tile["index"] for tile in tiles(app, "helpful")] == order[: len(tiles(app, "helpful"))].tolist()

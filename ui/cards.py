@@ -272,7 +272,7 @@ def removal(run: RunView, scores_N, ranking, function: str, panel) -> None:
                 change = lists.without(scores_N, indices)
                 scale = formats.Scale.of([change], function)
                 st.caption(
-                    f"Without the {len(indices)} {side} images shown, predicted change of the "
+                    f"Without the {formats.count(len(indices), f'{side} images')} shown, predicted change of the "
                     f"{plain(target_function(function).in_words(run.dataset.classes))}: "
                     f"{scale.number(change)} {scale.unit}"
                 )

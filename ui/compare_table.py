@@ -44,7 +44,7 @@ def draw(a: RunView) -> dict:
         "agree": 1 if agree else None,
     }
     if not shown:
-        st.info(f"None of the {len(listed):,} runs passes these filters.", icon=":material/filter_alt:")
+        st.info(f"These filters let none of {formats.count(len(listed), 'runs')} pass.", icon=":material/filter_alt:")
         draw_actions(a, [], [])
         return said
     groups = many.grouped(shown) if folded else [Group((entry,)) for entry in shown]
@@ -289,7 +289,7 @@ def figures_of(group: Group, spread: bool) -> dict:
         "95 % interval": f"{formats.figure(min(lows), 3)} to {formats.figure(max(highs), 3)}"
         if lows and highs
         else None,
-        "How far to rely on it": ", ".join(said) or UNKNOWN,
+        "How far to rely on it": ", ".join(said) or (None if compare.METHOD in group.first.settings else UNKNOWN),
         "Training (s)": group.mean("train_seconds"),
         "Replay (s)": group.mean("replay_seconds"),
         "Disk (MB)": _times(group.total("bytes"), 1e-6),

@@ -13,6 +13,7 @@ from ui.navigation import LOGITS, PageLink
 from ui.text import plain
 
 DOCS = "docs/viewer.md"
+REMEDY = "A run that is trained here on the same data has both; *Compare runs* holds its scores against these."
 
 
 def phrase(record: Manifest, what: str) -> str:
@@ -53,7 +54,7 @@ def stop_without(record: Manifest) -> None:
             icon=":material/info:",
         )
     else:
-        st.info(plain(phrase(record, f"the page {page.label}")), icon=":material/info:")
+        st.info(f"{plain(phrase(record, f'the page {page.label}'))} {REMEDY}", icon=":material/info:")
     lead(record)
     st.stop()
 

@@ -217,9 +217,10 @@ def in_words(found: Duplicates) -> list[str]:
         f"{len(found.twins):,} of {found.n_test:,} test images have a twin in training.",
     ]
     if found.left_over:
+        are, in_none = ("is", "is in none") if found.left_over == 1 else ("are", "are in none")
         said.append(
-            f"{found.left_over:,} images are near one that stands in another's group, and are in none: groups are no "
-            "chains."
+            f"{count(found.left_over, 'images')} {are} near one that stands in another's group, and {in_none}: groups "
+            "are no chains."
         )
     if found.without_hash:
         are = "is of one colour alone, and has" if found.without_hash == 1 else "are of one colour alone, and have"

@@ -14,7 +14,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
-from engine.analysis import compare, trust
+from engine.analysis import compare, trust, wording
 from engine.config import Recipe, RunConfig
 from engine.errors import ReplayError
 from engine.runs import notes
@@ -30,16 +30,16 @@ OWN_COLUMNS = (SEED, DATASET)  # settings that stand in columns of their own, wh
 
 WORDS = re.compile(r'"([^"]+)"|([^\s"]+)')  # of what is looked for: a phrase, or a word
 
-SAID = {  # settings that `in_words` says, those that are there; how each is written
-    "model": "{}",
-    "width": "width {:g}",
-    "recipe.optimizer": "{}",
-    "recipe.epochs": "{:,} epochs",
-    "recipe.batch_size": "batches of {:,}",
-    "recipe.schedule": "{}",
-    "recipe.peak_lr": "rate {:g}",
-    "recipe.momentum": "momentum {:g}",
-    "recipe.weight_decay": "weight decay {:g}",
+SAID = {  # settings that `in_words` says, those that are there; what writes each
+    "model": "{}".format,
+    "width": "width {:g}".format,
+    "recipe.optimizer": "{}".format,
+    "recipe.epochs": lambda epochs: wording.count(epochs, "epochs"),
+    "recipe.batch_size": "batches of {:,}".format,
+    "recipe.schedule": "{}".format,
+    "recipe.peak_lr": "rate {:g}".format,
+    "recipe.momentum": "momentum {:g}".format,
+    "recipe.weight_decay": "weight decay {:g}".format,
 }
 
 
@@ -172,7 +172,7 @@ def in_words(settings: Mapping[str, object]) -> str:
     """A recipe, or what several have in common of it, in a line: «small-cnn, sgd, 8 epochs, batches of 500, …». What
     came to the configuration later is said where it is not as it was before."""
     words = [f"scores of {settings[compare.METHOD]}"] if compare.METHOD in settings else []
-    words += [form.format(settings[name]) for name, form in SAID.items() if name in settings]
+    words += [written(settings[name]) for name, written in SAID.items() if name in settings]
     for holder, prefix in ((Recipe, "recipe."), (RunConfig, "")):
         for each in fields(holder):
             name = f"{prefix}{each.name}"

@@ -43,7 +43,11 @@ def signed(value: float, digits: int = 3) -> str:
 
 
 def count(number: int, what: str) -> str:
-    return f"{number:,} {what}" if number != 1 else f"1 {what.removesuffix('s')}"
+    """«3 entries», «1 entry»: `what` ends with a plural."""
+    if number != 1:
+        return f"{number:,} {what}"
+    plural, singular = next(each for each in (("ies", "y"), ("sses", "ss"), ("s", "")) if what.endswith(each[0]))
+    return f"1 {what.removesuffix(plural)}{singular}"
 
 
 def between(low: float | None, high: float | None) -> str:

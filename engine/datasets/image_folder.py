@@ -151,7 +151,7 @@ def _no_classes(root: Path, look: "_Look", loose: Sequence[str], classes: bool) 
             f"The class folders of {shown} hold no images{said}.",
             f"Put images there: files that end in {', '.join(sorted(EXTENSIONS))}.",
         )
-    images = f", only {len(loose):,} images in none" if loose else ""
+    images = f", only {len(loose):,} image{'' if len(loose) == 1 else 's'} in none" if loose else ""
     return DataError(
         f"{shown} has no class folders{images}.", "Make one folder for each class, and put its images there."
     )

@@ -21,6 +21,7 @@ import numpy as np
 
 from engine import files
 from engine.analysis import duplicates as kept
+from engine.analysis.wording import count
 from engine.datasets import duplicates as exact
 from engine.datasets import perceptual
 from engine.datasets.base import SPLITS, Dataset
@@ -107,8 +108,8 @@ class FindDuplicates(Job):
         journal.add_files({relative: journal.save(size, lambda: files.write_json(path, content))})
         journal.timing("duplicates_seconds", found.seconds)
         journal.note(
-            f"{len(found.starts):,} groups of {len(found.images):,} images that are alike by {found.of}, and "
-            f"{len(found.twins):,} test images with a twin in training, in {found.seconds:.1f} s."
+            f"{count(len(found.starts), 'groups')} of {len(found.images):,} images that are alike by {found.of}, and "
+            f"{count(len(found.twins), 'test images')} with a twin in training, in {found.seconds:.1f} s."
         )
         return Result()
 

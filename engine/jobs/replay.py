@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 import numpy as np
 
 from engine import files
-from engine.analysis import cost
+from engine.analysis import cost, wording
 from engine.config import window_phrase
 from engine.datasets.base import Dataset
 from engine.errors import ConfigError, IntegrityError
@@ -389,8 +389,8 @@ class Scoring:
         phrase = window_phrase(self.session.start, self.session.steps)
         said, begin = (f": {phrase}", "the window's") if phrase else ("", "its")
         journal.note(
-            f"Wrote scores/{name}.npy, {scores.shape[0]} targets × {scores.shape[1]:,} training images{said}. From the "
-            f"end of training to {begin} start the adjoint's norm grew × {growth:.3g} at most."
+            f"Wrote scores/{name}.npy, {wording.count(scores.shape[0], 'targets')} × {scores.shape[1]:,} training "
+            f"images{said}. From the end of training to {begin} start the adjoint's norm grew × {growth:.3g} at most."
         )
         return name
 

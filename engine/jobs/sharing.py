@@ -73,7 +73,8 @@ class Merging(Sharing):
     def share(self, kind: str, items: Sequence[Any], lacking: Collection[Any], **about: Any) -> list[Any]:
         if lacking:
             raise IntegrityError(
-                f"{len(lacking)} parts are missing, and merging computes nothing.", "Do the shards that are missing."
+                f"Parts that are missing: {len(lacking)}. Merging computes nothing.",
+                "Do the shards that are missing.",
             )
         return []
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 import numpy as np
 
 from engine import files
-from engine.analysis import lds, target_view, trust
+from engine.analysis import lds, target_view, trust, wording
 from engine.core.schedule import plan_for
 from engine.datasets.base import Dataset
 from engine.errors import ConfigError, IntegrityError
@@ -251,10 +251,11 @@ def _report(
 
 
 def _sentence(report: dict) -> str:
-    count, varied, subsets = len(report["targets"]), report["targets_that_vary"], report["subsets"]
+    varied, subsets = report["targets_that_vary"], report["subsets"]
+    targets = wording.count(len(report["targets"]), "targets")
     if not varied:
-        return f"none of {count} targets varied over {subsets} retrainings, so that there is no rank correlation."
-    of = f"{count} targets" if varied == count else f"{varied} of {count} targets, for the others did not vary"
+        return f"none of {targets} varied over {subsets} retrainings, so that there is no rank correlation."
+    of = targets if varied == len(report["targets"]) else f"{varied} of {targets}, for the others did not vary"
     interval = "no interval"
     if report["lds_mean_low"] is not None:
         interval = f"95 % interval {report['lds_mean_low']:.3f} to {report['lds_mean_high']:.3f}"

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, ClassVar, Self
 import numpy as np
 
 from engine import files
-from engine.analysis import lds, target_view
+from engine.analysis import lds, target_view, wording
 from engine.analysis import what_if as what_ifs
 from engine.core.schedule import plan_for
 from engine.datasets.base import Dataset
@@ -50,7 +50,7 @@ class WhatIf(Job):
     def doing(self) -> str:
         changes = [f"without {len(self.left_out):,} of the images"] if self.left_out else []
         if self.relabelled:
-            changes.append(f"with {len(self.relabelled):,} other labels")
+            changes.append(f"with {wording.count(len(self.relabelled), 'other labels')}")
         return f"What if? Training again {' and '.join(changes)}"
 
     def ahead(self, run: Run, dataset: Dataset) -> tuple[Phase, ...]:
@@ -95,8 +95,8 @@ class WhatIf(Job):
         }
         write_report(session, name, report)
         journal.note(
-            f"Wrote validation/{name}.json: retrained without {len(left_out):,} images"
-            + (f" and with {len(self.relabelled):,} other labels" if self.relabelled else "")
+            f"Wrote validation/{name}.json: retrained without {wording.count(len(left_out), 'images')}"
+            + (f" and with {wording.count(len(self.relabelled), 'other labels')}" if self.relabelled else "")
             + f"; test accuracy {accuracy:.1%}."
         )
         journal.timing("validate_seconds", time.monotonic() - began)

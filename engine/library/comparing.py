@@ -9,6 +9,7 @@ import pandas as pd
 from engine import config_file
 from engine.analysis import many, overlap
 from engine.analysis.many import Entry, Filter, Group
+from engine.analysis.wording import count
 from engine.datasets import registry as datasets
 from engine.errors import ConfigError
 from engine.runs import run as runs
@@ -93,7 +94,7 @@ def _images(root: Path, shown: Sequence[Entry], key: str, top: int) -> pd.DataFr
     scored = [entry for entry in shown if entry.scored]
     same = [entry for entry in scored if entry.fingerprint == scored[0].fingerprint]
     if len(same) < len(shown):
-        print(f"{len(shown) - len(same)} runs without scores, or of other data, are left out of the lists")
+        print(f"left out of the lists, without scores or of other data: {count(len(shown) - len(same), 'runs')}")
     records = [runs.Run.open(root, entry.id).manifest() for entry in same]
     having = [record for record in records if key in {ref.key for ref in record.score_sets.targets()}]
     found = {each.target.key: each for each in overlap.over_runs(having)} if len(having) > 1 else {}

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from engine import files
 from engine.analysis import labels_file
+from engine.analysis.wording import count
 from engine.config import RunConfig
 from engine.datasets import corrected_folder
 from engine.datasets import registry as datasets
@@ -31,7 +32,8 @@ def shown(run: Run) -> Iterator[str]:
     """The corrections as lines."""
     dataset = dataset_of(run)
     decided = _of(run, dataset)
-    yield f"run {run.id}: {len(decided.labels):,} other labels, {len(decided.excluded):,} images left out"
+    relabelled, left_out = count(len(decided.labels), "other labels"), count(len(decided.excluded), "images")
+    yield f"run {run.id}: {relabelled}, {left_out} left out"
     table = labels_file.table(dataset, decided)
     if len(table):
         yield table.head(SHOWN).to_string(index=False)
@@ -51,7 +53,7 @@ def write(run: Run, path: Path) -> str:
             f"--csv {path} cannot be written ({error.strerror or error}).",
             "Name a file in a folder that is there and that you may write.",
         ) from error
-    return f"{path}: {len(decided):,} corrections"
+    return f"{path}: {count(len(decided), 'corrections')}"
 
 
 def take(run: Run, path: Path, dry_run: bool) -> str:
@@ -64,7 +66,7 @@ def take(run: Run, path: Path, dry_run: bool) -> str:
     decisions = labels_file.read(content, dataset, str(path))
     if not dry_run:
         corrections.decide(run, decisions, len(dataset.train_labels), len(dataset.classes))
-    return f"{path}: {len(decisions):,} images {'would be ' if dry_run else ''}decided on"
+    return f"{path}: {count(len(decisions), 'images')} {'would be ' if dry_run else ''}decided on"
 
 
 def copy(run: Run, to: Path, dry_run: bool) -> Iterator[str]:
@@ -75,9 +77,9 @@ def copy(run: Run, to: Path, dry_run: bool) -> Iterator[str]:
     if dry_run:
         yield from (change.line() for change in plan.changes)
         copied = sum(change.to is not None for change in plan.changes)
-        yield f"would copy {copied:,} files to {to}; {len(plan.corrected):,} of all are relabelled or left out"
+        yield f"would copy {count(copied, 'files')} to {to}; {len(plan.corrected):,} of all are relabelled or left out"
         return
-    yield f"copied {corrected_folder.copy(plan, to):,} files to {to}"
+    yield f"copied {count(corrected_folder.copy(plan, to), 'files')} to {to}"
 
 
 def move(run: Run, dry_run: bool) -> Iterator[str]:
@@ -87,11 +89,11 @@ def move(run: Run, dry_run: bool) -> Iterator[str]:
     yield from (change.line() for change in plan.changes)
     if dry_run:
         yield (
-            f"would move {len(plan.changes):,} files in {plan.root}. Runs on this folder, this one too, could then be "
-            "neither shown nor replayed: --copy-to DIR leaves it as it is."
+            f"would move {count(len(plan.changes), 'files')} in {plan.root}. Runs on this folder, this one too, could "
+            "then be neither shown nor replayed: --copy-to DIR leaves it as it is."
         )
         return
-    yield f"moved {len(plan.changes):,} files in {plan.root}; the list is {corrected_folder.move(plan)}"
+    yield f"moved {count(len(plan.changes), 'files')} in {plan.root}; the list is {corrected_folder.move(plan)}"
 
 
 def dataset_name(run: Run) -> str:

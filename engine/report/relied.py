@@ -128,7 +128,9 @@ def _validation(dataset: Dataset, report: dict, keys: set[str]) -> Validation:
         f"{words[:1].upper()}{words[1:]}: {report['subsets']} retrainings, each without {100 * report['drop']:g} %"
     )
     lines = [(title, t["lds"], t["low"], t["high"]) for title, t in zip(titles, targets, strict=True)]
-    drawing = drawings.agreements(lines[:MOST_DRAWN], f"Agreement (LDS) of {len(lines)} targets") if lines else None
+    drawing = (
+        drawings.agreements(lines[:MOST_DRAWN], f"Agreement (LDS) of {count(len(lines), 'targets')}") if lines else None
+    )
     return Validation(heading, _validated(dataset, report), cells, drawing)
 
 
