@@ -44,7 +44,7 @@ def draw(a: RunView) -> dict:
         "agree": 1 if agree else None,
     }
     if not shown:
-        st.info(f"These filters let none of {formats.count(len(listed), 'runs')} pass.", icon=":material/filter_alt:")
+        st.info(f"None of the {len(listed):,} runs passes these filters.", icon=":material/filter_alt:")
         draw_actions(a, [], [])
         return said
     groups = many.grouped(shown) if folded else [Group((entry,)) for entry in shown]
