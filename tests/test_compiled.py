@@ -248,7 +248,7 @@ def notes(run: Run) -> str:
 def test_compiled_runs_have_the_same_bits_in_every_mode_and_in_other_processes(tmp_path, monkeypatch):
     root = outputs_root(tmp_path / "outputs")
     scores, digests = {}, set()
-    for mode in ("memory", "recompute"):
+    for mode in ("memory", "recompute", "disk"):
         run = run_of(root, replay_mode=mode)
         manifest = run.manifest()
         assert manifest.compiled and "were compiled in" in notes(run)
@@ -256,18 +256,19 @@ def test_compiled_runs_have_the_same_bits_in_every_mode_and_in_other_processes(t
         scores[mode] = run.scores().matrix("loss-000")
         digests.add((run.path / "model" / "digests.json").read_text())
     assert len(digests) == 1 and np.abs(scores["memory"]).max() > 1e-3
-    assert np.array_equal(scores["memory"], scores["recompute"])
+    assert np.array_equal(scores["memory"], scores["recompute"]) and np.array_equal(scores["memory"], scores["disk"])
     assert (tmp_path / code_cache.FOLDER).is_dir() and not list(root.glob(".*compiled*"))
     uncompiled = run_of(root, compile="off", replay_mode="memory")
     plain = uncompiled.scores().matrix("loss-000")
     assert not uncompiled.manifest().compiled and relative_error(scores["memory"], plain) < 1e-3
     assert not np.array_equal(scores["memory"], plain)
-    # Another process, which finds the compiled code in its folder, replays to the same bits.
+    # Another process, which finds the compiled code in its folder, replays to the same bits from what training left.
     command = [sys.executable, "-m", "engine", "attribute", run.id, "--outputs", str(root)]
     command += ["--targets", ",".join(CONFIG.targets)]
     environment = {k: v for k, v in os.environ.items() if k != "TORCHINDUCTOR_CACHE_DIR"}
     subprocess.run(command, check=True, env=environment, capture_output=True, timeout=540)
     assert np.array_equal(run.scores().matrix("loss-001"), scores["memory"])
+    assert run.manifest().steps_recomputed == 0 and "again" not in notes(run), notes(run)
 
 
 @pytest.mark.slow

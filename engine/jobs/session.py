@@ -182,8 +182,8 @@ class Session(DataSession):
         return EveryState(store, *rest)
 
     def _disk(self, full: bool = False) -> DiskStore:
+        # Whether steps are compiled is no part of it: that is one thing for all of a run (`engine.jobs.compiling`).
         folder, on = self.run.path / "trajectory", devices.computed_on(self.device, torch.get_num_threads())
-        on += ", compiled" if self.run.manifest().compiled else ""
         return DiskStore(folder, self.training, self.device, self.writer, self.optimizer, full, on)
 
     def _forward(self, segment: int):
