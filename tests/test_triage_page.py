@@ -4,6 +4,7 @@ import csv
 import dataclasses
 import json
 import random
+from collections.abc import Sequence
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from PIL import Image
 from playwright.sync_api import Page, expect
 
 from engine.analysis import duplicates, labels_file, suspects
-from engine.datasets import corrected
+from engine.datasets import corrected, store
 from engine.datasets import registry as datasets
 from engine.jobs import execute as work
 from engine.jobs.duplicates import FindDuplicates
@@ -20,12 +21,14 @@ from engine.runs import run as runs
 from engine.runs.corrections import EXCLUDED, Decision
 from tests import quick as quick_data
 from tests.helpers import download, drawn, idle, said, settled, show, tab_is_sound, wait_until
+from tests.made_up import run_of
 from tests.test_browser import violations
 from tools.serve import server
 from ui import shell
 
 CLASSES = ("-rf", "=cmd", *"abcdefgh", "two words")  # eleven: more than there are keys, in the order of their bytes
 EACH = 8
+MADE = "one", "few"  # the runs of the fixture
 
 
 @pytest.fixture(scope="module")
@@ -48,6 +51,8 @@ def made(tmp_path_factory):
         run = runs.Run.create(runs.outputs_root(root / "outputs"), quick_data.CONFIG.replace(dataset=name), "one")
         with run.lock():
             work.execute(run)
+        few = datasets.canonical(quick_data.arrays(root / "few.npz"))
+        run_of(run.root, "few", {}, quick_data.CONFIG.replace(dataset=few))
     return root
 
 
@@ -131,8 +136,8 @@ class Pressed:
         )
 
 
-def opened(tab: Page, url: str, query: str = "") -> None:
-    tab.goto(f"{url}/Triage?run=one{query}")
+def opened(tab: Page, url: str, query: str = "", run: str = "one") -> None:
+    tab.goto(f"{url}/Triage?run={run}{query}")
     settled(tab, "Triage")
     idle(tab)
     expect(tab.locator(".triage .facts")).to_be_visible()
@@ -235,18 +240,33 @@ def test_a_whole_queue_with_the_keyboard_alone(page, run, made):
         page.keyboard.press("u")
         wait_until(lambda: corrections.read(run).excluded == {pressed.queue[0]}, page)
 
+        # Of three classes, the keys beyond them say so and decide on nothing.
+        few = runs.Run.open(run.root, "few")
+        opened(page, url, "&queue=loss&most=50", run="few")
+        first, labels = card.locator("h2").inner_text(), datasets.load(few.manifest().config.dataset).train_labels
+        for key in "490":
+            page.keyboard.press(key)
+            expect(card.get_by_role("status")).to_have_text(f"There is no class {key}: there are 3.")
+            expect(card.locator("h2")).to_have_text(first)
+        page.keyboard.press("3")
+        image = int(first.removeprefix("train:"))
+        wait_until(lambda: corrections.read_record(few).looked_at == {str(image)}, page)
+        assert corrections.read(few).labels == {image: 2 for image in [image] if labels[image] != 2}
+
 
 def test_the_corrections_are_trained_on_and_compared(page, run, made):
     dataset = datasets.load(run.manifest().config.dataset)
     n = len(dataset.train_labels)
     decided = {int(i): 6 for i in np.flatnonzero(dataset.train_labels == 7)}  # so that answers change
     corrections.decide(run, {**decided, 1: EXCLUDED, n - 1: EXCLUDED}, n, len(CLASSES))
+    notes.write_name(run, "n" * notes.LONGEST_NAME)
     with server(made / "outputs", page) as (url, _):
         opened(page, url)
         page.get_by_role("button", name="Train again with these corrections").click()
         settled(page, "Live")
         wait_until(lambda: any(_is_new(other) for other in runs.list_runs(run.root)), page)
-        (other,) = [each for each in runs.list_runs(run.root) if each.id != "one"]
+        (other,) = [each for each in runs.list_runs(run.root) if each.id not in MADE]
+        assert notes.name_of(other) == "n" * (notes.LONGEST_NAME - len(", corrected")) + ", corrected"
         opened(page, url)
         result = page.get_by_test_id("stMain")
         expect(result.get_by_role("heading", name="Trained again with corrections")).to_be_visible()
@@ -277,13 +297,40 @@ def test_the_corrections_are_trained_on_and_compared(page, run, made):
     assert labels.tolist() == expected[: n - 2].tolist()
     assert record.data_fingerprint == datasets.load(record.config.dataset).fingerprint
     assert corrected.read(record.config.dataset).of == dataset.fingerprint
+    assert datasets.load(record.config.dataset).title.endswith(f"corrected: {len(decided)} other labels, 2 left out")
 
 
 def _is_new(run: runs.Run) -> bool:
-    return run.id != "one" and run.status == "finished"
+    return run.id not in MADE and run.status == "finished"
 
 
 # -- without a browser
+
+
+Place = tuple[str, int]  # an image by its split and number
+
+
+def groups_of(run: runs.Run) -> list[list[Place]]:
+    """Of the images that are alike by pixels, as the file says it."""
+    found = json.loads((run.path / duplicates.path_of("pixels")).read_text())
+    images, n_train = iter(found["groups"]["images"]), found["images"][0]
+    groups = [[next(images) for _ in range(size)] for size in found["groups"]["sizes"]]
+    return [[("train", i) if i < n_train else ("test", i - n_train) for i in group] for group in groups]
+
+
+def by_hand(dataset, groups: list[tuple[Sequence[Place], bool]]) -> list[tuple[int, set[Place], bool]]:
+    """Training images of groups to look at, with their twins and whether they are near: of a group in training alone
+    whose labels are one, the first needs no look. Groups of two labels come first, and an image comes once."""
+    labels = {"train": dataset.train_labels, "test": dataset.test_labels}
+    queue: dict[int, tuple[int, set[Place], bool]] = {}
+    for two_labels in (True, False):
+        for group, near in groups:
+            if (len({labels[split][i] for split, i in group}) > 1) == two_labels:
+                in_test = [place for place in group if place[0] == "test"]
+                train = [i for split, i in group if split == "train"]
+                for i in train if two_labels or in_test else train[1:]:
+                    queue.setdefault(i, (i, {*group} - {("train", i)}, near))
+    return [*queue.values()]
 
 
 @pytest.mark.slow
@@ -292,16 +339,23 @@ def test_what_there_is_to_go_through_and_what_is_said_where_there_is_nothing(run
     assert suspects.sources(record, dataset) == ("loss", "harm", "duplicates", "unreadable")
     (unread,) = suspects.queue(record, dataset, "unreadable", None, 10)
     assert unread.item == "file:a/broken.png" and unread.index is None and unread.detail
+    show("pages/Triage.py", run="one", queue="duplicates")
     twins = suspects.queue(record, dataset, "duplicates", None, 10)
     assert {dataset.file_name("train", s.index) for s in twins} <= {"a/7.png", "b/again.png"} and twins
     with run.lock():
         work.execute(run, FindDuplicates("pixels", 0.2))
     nearer = suspects.queue(run.manifest(), dataset, "duplicates", None, 10_000)
-    found = duplicates.known(run.manifest(), "pixels")
-    assert {s.index for s in twins} < {s.index for s in nearer} and len({s.index for s in nearer}) == len(nearer)
-    assert {i for s in nearer for split, i in [("train", s.index), *s.twins] if split == "train" and s.detail} <= {
-        int(i) for i in found.images if i < found.n_train
-    }
+    before = [
+        (tuple((image["split"], image["index"]) for image in p["images"]), False)
+        for p in store.problems(dataset)
+        if p["kind"] == "duplicate"
+    ]
+    assert [(s.index, set(s.twins), bool(s.detail)) for s in nearer] == by_hand(
+        dataset, before + [(group, True) for group in groups_of(run)]
+    )
+    assert any(s.detail and split == "test" for s in nearer for split, _ in s.twins)
+    (card,) = drawn(show("pages/Triage.py", run="one", queue="duplicates"), "triage")
+    assert card["count"] == len(nearer) > len(twins), "the queue is that of the last search"
     harm = suspects.queue(record, dataset, "harm", None, 5)
     scores = record.score_sets.row(record.score_sets.target(suspects.target_key(record)))
     assert [s.index for s in harm] == np.argsort(-scores, kind="stable")[:5].tolist()
