@@ -2,6 +2,7 @@
 
 import csv
 import dataclasses
+import itertools
 import json
 import random
 from collections.abc import Sequence
@@ -9,7 +10,9 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 from PIL import Image
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Page, WebSocketRoute, expect
+from streamlit.proto.BackMsg_pb2 import BackMsg
+from streamlit.proto.ForwardMsg_pb2 import ForwardMsg
 
 from engine import files
 from engine.analysis import duplicates, labels_file, suspects
@@ -144,6 +147,50 @@ def opened(tab: Page, url: str, query: str = "", run: str = "one") -> None:
     expect(tab.locator(".triage .facts")).to_be_visible()
 
 
+class Late:
+    """A browser that hears of another page late. From `begin` on, what the server says waits until it has drawn
+    another page, and the browser, which does not know it, has asked twice for a part of the one that it shows."""
+
+    def __init__(self, tab: Page):
+        self.waiting: list[bytes] = []
+        self.pages: list[str] = []  # of each page, or part of one, that the server began to draw meanwhile
+        self.on, self.asked = False, 0
+        tab.route_web_socket(lambda url: url.startswith("ws"), self._between)
+
+    def begin(self) -> None:
+        self.on = True
+
+    def _between(self, browser: WebSocketRoute) -> None:
+        server = browser.connect_to_server()
+        drawn = False  # the other page, whole
+
+        def ask(message: str | bytes) -> None:
+            by_itself = isinstance(message, bytes) and BackMsg.FromString(message).rerun_script.is_auto_rerun
+            if not self.on or not by_itself:
+                server.send(message)
+            elif drawn:
+                self.asked += 1
+                server.send(message)
+                if self.asked == 2:
+                    self.on = False
+                    for each in self.waiting:
+                        browser.send(each)
+
+        def say(message: str | bytes) -> None:
+            nonlocal drawn
+            if not self.on or not isinstance(message, bytes):
+                browser.send(message)
+                return
+            self.waiting.append(message)
+            said = ForwardMsg.FromString(message)
+            if said.WhichOneof("type") == "new_session":
+                self.pages.append(said.new_session.page_script_hash)
+            drawn = drawn or said.WhichOneof("type") == "script_finished" and len({*self.pages}) > 1
+
+        browser.on_message(ask)
+        server.on_message(say)
+
+
 def serious(tab: Page) -> list[str]:
     return [each for theme in ("light", "dark") for each in violations(tab, theme)]
 
@@ -261,9 +308,13 @@ def test_the_corrections_are_trained_on_and_compared(page, run, made):
     decided = {int(i): 6 for i in np.flatnonzero(dataset.train_labels == 7)}  # so that answers change
     corrections.decide(run, {**decided, 1: EXCLUDED, n - 1: EXCLUDED}, n, len(CLASSES))
     notes.write_name(run, "n" * notes.LONGEST_NAME)
+    late = Late(page)
     with server(made / "outputs", page) as (url, _):
         opened(page, url)
+        late.begin()
         page.get_by_role("button", name="Train again with these corrections").click()
+        wait_until(lambda: late.asked == 2 and not late.on, page)
+        assert len([*itertools.groupby(late.pages)]) == 2, "all of *Triage*, then all of *Live* (ui/delivery.py)"
         settled(page, "Live")
         wait_until(lambda: any(_is_new(other) for other in runs.list_runs(run.root)), page)
         (other,) = [each for each in runs.list_runs(run.root) if each.id not in MADE]
