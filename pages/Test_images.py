@@ -284,9 +284,7 @@ def ask_about(run: RunView, image, key: str) -> None:
     """What the model says of the image, and the label whose loss or margin is to be explained."""
     classes = run.dataset.classes
     shares = predicted_shares(run, image)
-    pictures.chart(
-        pictures.probabilities(shares, classes), "own-probabilities", formats.shares_in_words(classes, shares)
-    )
+    st.html(pictures.probabilities(shares, classes))
     label = st.selectbox(
         "Label to ask about",
         classes,

@@ -220,11 +220,7 @@ def target(run: RunView, view: target_view.TargetView, panel) -> None:
                 "and the model gives them more than half of its confidence."
             )
         shares = target_view.probabilities(run.manifest, run.dataset, view.target)
-        pictures.chart(
-            pictures.probabilities(shares, run.dataset.classes),
-            "probabilities",
-            formats.shares_in_words(run.dataset.classes, shares),
-        )
+        st.html(pictures.probabilities(shares, run.dataset.classes))
 
 
 def _target_pictures(run: RunView, view: target_view.TargetView):

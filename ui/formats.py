@@ -214,12 +214,9 @@ def likeliest(classes: Sequence[str], shares: np.ndarray) -> tuple[tuple[str, ..
     return tuple(classes[i] for i in first), shares[first]
 
 
-def shares_in_words(classes, shares) -> str:
+def of_which_probabilities(classes: Sequence[str]) -> str:
     which = "each class" if len(classes) <= CLASSES else f"the {CLASSES} likeliest classes"
-    classes, shares = likeliest(classes, shares)
-    return f"Probability of {which}: " + ", ".join(
-        f"{name} {percent(p)}" for name, p in zip(classes, shares, strict=True)
-    )
+    return f"Probability of {which}"
 
 
 def place_of(place: int | None, of: int) -> str:

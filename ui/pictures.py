@@ -204,21 +204,18 @@ def _of_counts(title: str) -> dict:
     )
 
 
-def probabilities(shares: np.ndarray, classes: tuple[str, ...]) -> go.Figure:
-    """One bar a class, from the first at the top; of many classes the likeliest."""
+def probabilities(shares: np.ndarray, classes: tuple[str, ...]) -> str:
+    """A table in HTML, with a bar a class, from the first at the top; of many classes the likeliest. No chart of
+    Plotly's: the target's panel has it, and each click on another target would wait for that to be drawn."""
+    name = formats.of_which_probabilities(classes)
     classes, shares = formats.likeliest(classes, shares)
-    bars = go.Bar(
-        x=100 * shares,
-        y=list(map(markup, classes)),
-        orientation="h",
-        marker=dict(color=COLOURS[0]),
-        hovertemplate="%{y}: %{x:.2f} %<extra></extra>",
+    rows = (
+        f'<tr><th scope="row">{markup(label)}</th>'
+        f'<td class="share"><div style="width:{100 * share:.2f}%;background:{COLOURS[0]}"></div></td>'
+        f"<td>{formats.percent(share)}</td></tr>"
+        for label, share in zip(classes, shares.tolist(), strict=True)
     )
-    layout = dict(
-        xaxis=dict(range=[0, 100], ticksuffix=" %", nticks=3, fixedrange=True),
-        yaxis=dict(autorange="reversed", tickfont=dict(size=11), fixedrange=True),
-    )
-    return go.Figure(bars, _calm(30 + 16 * len(classes)) | layout | dict(bargap=0.3))
+    return f'<table class="probabilities" aria-label="{name}"><tbody>{"".join(rows)}</tbody></table>'
 
 
 def confusion(counts: np.ndarray, classes: tuple[str, ...]) -> go.Figure:

@@ -25,12 +25,13 @@ import streamlit as st
 
 from engine import __version__, files, space
 from engine.errors import ConfigError, ReplayError
+from engine.jobs import giving_way
 from engine.jobs.job import Job
 from engine.jobs.queue import JobQueue
 from engine.runs import notes
 from engine.runs.manifest import IN_PROGRESS, Manifest
 from engine.runs.run import Run, Summary, outputs_root, summaries
-from ui import formats, imported, progress, run_names
+from ui import formats, imported, progress, run_names, trim
 from ui.navigation import NAVIGATION
 from ui.text import line, plain
 
@@ -50,9 +51,19 @@ A_LOOK = 2.0  # seconds for which a look at all runs holds for the lists of othe
 
 @contextlib.contextmanager
 def page(title: str):
-    """Draws the frame, then the page's own body, then any error of that body as a message.
+    """Draws the frame, then the page's own body, then any error of that body as a message; jobs wait meanwhile, for a
+    moment (`engine.jobs.giving_way`).
 
     Yields a place in the sidebar, which stays in view while the page scrolls."""
+    try:
+        with giving_way.drawing(), _framed(title) as panel:
+            yield panel
+    finally:
+        trim.soon()
+
+
+@contextlib.contextmanager
+def _framed(title: str):
     st.set_page_config(
         page_title=f"{title} · Replay Explorer" if title != "Replay Explorer" else title,
         page_icon="🔁",

@@ -29,7 +29,8 @@ FOLDER = "features"
 TRAIN, TEST, ABOUT = (f"{FOLDER}/{name}" for name in ("train.npy", "test.npy", "features.json"))
 STATE = "model/state.safetensors"
 REMEDY = "Compute the features again."
-PIECE = 1 << 24  # pixels that are scaled at a time
+PIECE = 1 << 22  # pixels that are scaled at a time
+SIDE = 16  # pixels of a scaled image
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,7 +88,13 @@ def why_not(record: Manifest) -> str:
 # -- of pixels
 
 
-def of_pixels(dataset: Dataset, side: int = 16) -> Features:
+def some_pixels(dataset: Dataset, images: np.ndarray, side: int = SIDE) -> np.ndarray:
+    """The rows of `of_pixels` of these training images alone, float32 [M, D]: for who needs a few hundred of them, and
+    not tens of megabytes."""
+    return _scaled(dataset.train_images[images], side)
+
+
+def of_pixels(dataset: Dataset, side: int = SIDE) -> Features:
     """The images themselves, each channel scaled to `side` × `side` by the mean over areas, from 0 to 1:
     D = side² × channels. The last ones asked for are kept in memory."""
     key = dataset.fingerprint, side
@@ -95,8 +102,11 @@ def of_pixels(dataset: Dataset, side: int = 16) -> Features:
 
 
 def _of_pixels(dataset: Dataset, side: int) -> Features:
-    words = f"pixels, scaled to {side} × {side}; no model has a say in them"
-    return Features(_scaled(dataset.train_images, side), _scaled(dataset.test_images, side), words)
+    return Features(_scaled(dataset.train_images, side), _scaled(dataset.test_images, side), pixels_in_words(side))
+
+
+def pixels_in_words(side: int = SIDE) -> str:
+    return f"pixels, scaled to {side} × {side}; no model has a say in them"
 
 
 def _scaled(images: np.ndarray, side: int) -> np.ndarray:
@@ -123,7 +133,7 @@ def _areas(pixels: int, side: int) -> np.ndarray:
 
 _lock = threading.Lock()
 _last: OrderedDict[tuple[str, int], Features] = OrderedDict()
-KEPT = 2  # data sets whose pixels stay in memory: 60,000 images of 16 × 16 are 60 megabytes
+KEPT = 1  # data set whose pixels stay in memory: 60,000 images of 16 × 16 are 60 megabytes
 
 
 def _kept(key: tuple[str, int], make: Callable[[], Features]) -> Features:

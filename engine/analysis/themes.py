@@ -134,12 +134,11 @@ def find(
     scores_N = record.score_sets.row(target)
     ranking = rank(scores_N, target.function, top)
     harm_N = target_function(target.function).harmful_sign * np.asarray(scores_N, np.float64)
-    features = feature_files.of_pixels(dataset) if known is None else known
     doubts, looks = _Doubts.of(record, dataset), _Looks.of(known, dataset)
     sides, by = {}, ()
     for side, of_side_N in (("harmful", harm_N), ("helpful", -harm_N)):
         images = np.sort(getattr(ranking, side))
-        points_MD, made_of = _points(record, images, features)
+        points_MD, made_of = _points(record, dataset, images, known)
         groups, total = clusters.grouped(points_MD, count, AUTOMATIC), float(of_side_N[of_side_N > 0].sum())
         themes = []
         for group in np.unique(groups.of_point).tolist():
@@ -171,10 +170,16 @@ def _by_number(labels: Counter) -> tuple[tuple[int, int], ...]:
 # -- points
 
 
-def _points(record: Manifest, images: np.ndarray, features: Features) -> tuple[np.ndarray, tuple[str, ...]]:
+def _points(
+    record: Manifest, dataset: Dataset, images: np.ndarray, known: Features | None
+) -> tuple[np.ndarray, tuple[str, ...]]:
     """float64 [M, D + K] of images in the order of their numbers, and what they are made of: blocks in which the
     images differ."""
-    blocks, targets = {features.of: scaled(features.train[images])}, record.score_sets.targets()
+    if known is None:
+        blocks = {feature_files.pixels_in_words(): scaled(feature_files.some_pixels(dataset, images))}
+    else:
+        blocks = {known.of: scaled(known.train[images])}
+    targets = record.score_sets.targets()
     if len(targets) > 1 and len(images):
         influence_MK = np.stack([row_N[images] for row_N in record.score_sets.rows(targets)], axis=1)
         sizes_K = np.sqrt(np.square(influence_MK, dtype=np.float64).mean(0))

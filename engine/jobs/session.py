@@ -22,6 +22,7 @@ from engine.datasets import registry as dataset_registry
 from engine.datasets import store as prepared_data
 from engine.datasets.base import Dataset
 from engine.errors import CancelledError, IntegrityError
+from engine.jobs import giving_way
 from engine.jobs.cancel import process_ends
 from engine.jobs.journal import Journal
 from engine.jobs.resume import ResumePoint
@@ -54,9 +55,17 @@ class DataSession:
     cancel: threading.Event
     sharing: Sharing = ALONE  # with which other processes, if any
 
+    @property
+    def gives_way(self) -> bool:
+        """Whether its steps wait while a page is drawn: where they take the cores that pages are drawn with."""
+        return True
+
     def check_cancelled(self, t: int) -> None:
-        """Before each step t: raises `CancelledError` where the job shall stop, or the process is on its way out."""
+        """Before each step t: lets pages go first (`engine.jobs.giving_way`), and raises `CancelledError` where the job
+        shall stop, or the process is on its way out."""
         self.sharing.check()
+        if self.gives_way:
+            giving_way.give()
         if self.cancel.is_set() or process_ends():
             raise CancelledError(f"Cancelled {self.journal.stopped()}.", "What was trained and scored before is kept.")
 
@@ -79,6 +88,10 @@ class Session(DataSession):
     training: str
     writer: Writer
     trunk: Trunk | None = None  # its features are what stream and test hold, where there is one
+
+    @property
+    def gives_way(self) -> bool:
+        return self.device.type == "cpu"
 
     @property
     def steps(self) -> int:
