@@ -1,5 +1,5 @@
-"""Pages first: a job's step waits while a page is drawn, no longer than its bound, and computes the same; what pages are
-done with goes back to the system."""
+"""Pages first: a job's step waits while a page is drawn, no longer than its bound, and computes the same; memory that
+pages are done with goes back to the system."""
 
 import ctypes
 import math
