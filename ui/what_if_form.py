@@ -50,7 +50,8 @@ def draw(run: RunView, ref: TargetRef) -> None:
 
 
 def draw_targets(run: RunView, key: str, targets: list[dict]) -> None:
-    """Tables of what a what-if did: of the target `key` in full, of the run's others folded away."""
+    """Tables of what a what-if did: of the target `key` in full, of the run's others behind a row, which draws nothing
+    while it is closed: a run has fifty targets, and a click would wait for fifty tables."""
     others = [outcome for outcome in targets if outcome["key"] != key]
     for outcome in targets:
         if outcome["key"] == key:
@@ -59,8 +60,8 @@ def draw_targets(run: RunView, key: str, targets: list[dict]) -> None:
             if told := formats.error_in_words(outcome):
                 st.caption(plain(told))
     if others:
-        with st.expander("The run's other targets"):
-            for outcome in others:
+        with st.expander("The run's other targets", key=f"what-if-others-{run.id}", on_change="rerun") as row:
+            for outcome in others if row.open else ():
                 title = plain(Target.parse(outcome["name"]).title(run.dataset))
                 words = target_function(outcome["function"]).in_words(run.dataset.classes)
                 st.markdown(f"**{title}** · {plain(words)}")
