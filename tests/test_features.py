@@ -279,6 +279,7 @@ def test_pixels_are_means_over_areas():
     assert found.train.shape == (6000, 49) and found.test.shape[1] == 49 and "7 × 7" in found.of
     image = dataset.train_images[5, :, :, 0] / 255
     np.testing.assert_allclose(found.train[5].reshape(7, 7), image.reshape(7, 4, 7, 4).mean((1, 3)), atol=1e-6)
+    np.testing.assert_allclose(kept.some_pixels(dataset, np.array([9, 5]), 7), found.train[[9, 5]], atol=1e-6)
     colours = np.random.default_rng(0).integers(0, 256, (3, 5, 10, 2), np.uint8)  # 2 pixels a part, and 1 for 2 parts
     scaled = kept._scaled(colours, 5).reshape(3, 5, 5, 2)
     np.testing.assert_allclose(scaled, colours.reshape(3, 5, 5, 2, 2).mean(3) / 255, atol=1e-6)

@@ -17,7 +17,7 @@ from tests.helpers import at_rest, idle, pick, said, settled, show, shown, sound
 from tests.made_up import run_of
 from tests.test_browser import AXE, violations
 from tools.serve import server
-from ui import target_strip
+from ui import formats, target_strip
 
 INFLUENCE = "pages/Influence.py"
 DATASET = dataset_registry.load("fashion-mnist-sample")
@@ -61,6 +61,16 @@ def test_the_strip_has_every_target_once_with_what_the_model_made_of_it(run):
     assert {one["right"] for one in data["targets"][: len(IMAGES)]} == {True, False}, "both are seen"
     assert images["class:4"]["right"] is None and len(images["class:4"]["images"]) == 4
     assert images["train:17"]["words"] == DATASET.classes[LABELS[17]] and images["train:17"]["right"] is not None
+    # The panel beside it says the probability of every class, and draws no chart for it.
+    (table,) = [each.body for each in app.sidebar.get("html") if 'class="probabilities"' in each.body]
+    logits = run.manifest().test_logits()[1]
+    shares = np.exp(logits - logits.max()) / np.exp(logits - logits.max()).sum()
+    rows = re.findall(r"<th[^>]*>(.*?)</th>.*?width:([\d.]+)%.*?<td>(.*?)</td>", table)
+    assert rows == [
+        (label, f"{100 * share:.2f}", formats.percent(share))
+        for label, share in zip(DATASET.classes, shares.tolist(), strict=True)
+    ]
+    assert not app.sidebar.get("plotly_chart")
 
 
 @pytest.mark.slow
