@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from playwright.sync_api import expect
 
 from engine import config_file
 from engine.__main__ import main
@@ -152,6 +153,14 @@ def test_what_the_model_says_is_what_its_logits_say(run):
 
 
 # -- the file
+
+
+def test_each_target_is_told_before_it_is_made(run):
+    record, told = run.manifest(), []
+    dataset = choice.dataset_of(record)
+    refs = choice.targets_of(record, dataset)
+    content.build(run, record, dataset, refs, choice.Choice(), on_target=told.append)
+    assert told == [1, 2, 3, 4, 5]
 
 
 def test_the_same_run_gives_the_same_bytes_with_all_that_makes_them_again(run):
@@ -415,6 +424,7 @@ def axe(page) -> list[str]:
 def test_a_report_from_the_app_asks_for_nothing_and_shows_hostile_text_as_text(
     hostile, root, own_data, page, browser, tmp_path
 ):
+    n = datasets.load(hostile.manifest().config.dataset).sizes.n_train
     with server(root, page, REPLAY_DATA_DIR=str(own_data)) as (url, _):
         page.goto(f"{url}/Influence?run=hostile&target=test:1.loss")
         settled(page, "Influence")
@@ -427,12 +437,21 @@ def test_a_report_from_the_app_asks_for_nothing_and_shows_hostile_text_as_text(
                 idle(page)
             asked_for(page, f"python -m engine report hostile {' '.join([*words, '--notes'])}")
             form = page.locator(".st-key-report-form")
-            file = download(page, form.get_by_role("button", name="Make and download"))
+            idle(page)
+            form.get_by_role("button", name="Make the report").click()
+            made = form.get_by_role("button", name="Download the report")
             got.append(tmp_path / f"{len(got)}.html")
-            file.save_as(got[-1])
             out = tmp_path / "same.html"
-            command.write(hostile, str(out), words[1:], notes=True, force=True)
-            assert got[-1].read_bytes() == out.read_bytes(), "the command that is shown makes the same"
+            for said in ("<b>noted before</b>", "<b>noted since it was made</b>"):
+                download(page, made).save_as(got[-1])
+                command.write(hostile, str(out), words[1:], notes=True, force=True)
+                assert got[-1].read_bytes() == out.read_bytes(), "the command that is shown makes the same"
+                notes.write_note(hostile, 1, said, n)
+            # What was chosen otherwise is not what was made.
+            form.get_by_label("Images of each side").fill("3")
+            form.get_by_label("Images of each side").press("Enter")
+            expect(form.get_by_role("button", name="Make the report")).to_be_visible()
+            expect(made).to_have_count(0)
     dataset = datasets.load(hostile.manifest().config.dataset)
     assert set(EVIL[:3]) < set(dataset.classes)
     for width, theme in ((1440, "light"), (390, "dark")):

@@ -1,6 +1,8 @@
 """A report to be mailed, of the target that a page shows or of a whole run: a row that folds away."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 
 import streamlit as st
 
@@ -14,6 +16,7 @@ from ui.run_choice import RunView
 from ui.text import line
 
 LABEL = "Report: one file to send"
+MADE = "report-made"  # of the session: the last one
 
 
 def draw(run: RunView, refs: Sequence[TargetRef]) -> None:
@@ -64,13 +67,8 @@ def _draw_choices(run: RunView, refs: tuple[TargetRef, ...]) -> None:
             "run does.",
         )
         chosen = Choice(int(images), notes)
-        download.button(
-            "Make and download",
-            lambda: make(run, refs, chosen),
-            file_name(run, refs),
-            mime="text/html",
-            key=f"report-{run.id}",
-        )
+        with st.empty():
+            _draw_making(run, refs, chosen)
     foretold = choice.foretold_bytes(run.dataset, len(refs), chosen.images)
     mail = (
         " That is too large for most mail servers: fewer images make it smaller." if foretold > choice.FOR_MAIL else ""
@@ -81,9 +79,80 @@ def _draw_choices(run: RunView, refs: tuple[TargetRef, ...]) -> None:
         st.caption("The same from the command line; with `--pdf FILE.pdf` it is printed, too.")
 
 
-def make(run: RunView, refs: tuple[TargetRef, ...], chosen: Choice) -> bytes:
-    """The file, made when it is asked for: of 50 targets it takes seconds."""
-    return writing.html(content.build(run.folder, run.manifest, run.dataset, refs, chosen)).encode()
+@dataclass(frozen=True)
+class Made:
+    """A report that a session has made, and what it is of: it is given to nobody once that is otherwise."""
+
+    of: tuple
+    html: bytes
+
+
+def _draw_making(run: RunView, refs: tuple[TargetRef, ...], chosen: Choice) -> None:
+    """The button that makes the file; how far it is; and, once it is made, the button that takes it away."""
+    made: Made | None = st.session_state.get(MADE)
+    if made is None or made.of != what_it_is_of(run.folder, refs, chosen):
+        if not st.button("Make the report", icon=":material/description:", key=f"report-make-{run.id}"):
+            return
+        made = _made(run, refs, chosen)
+        st.session_state[MADE] = made
+    whole = made
+    download.button(
+        f"Download the report · {formats.size(len(made.html))}",
+        lambda: as_it_is_now(whole, run.folder, refs, chosen),
+        file_name(run, refs),
+        mime="text/html",
+        key=f"report-{run.id}",
+        type="primary",
+    )
+
+
+def _made(run: RunView, refs: tuple[TargetRef, ...], chosen: Choice) -> Made:
+    """Of 50 targets it takes seconds: a bar says how far it is."""
+    count = len(refs)
+    with st.container(width=320):
+        bar = st.progress(0.0, text="Making the report …")
+
+    def say(number: int) -> None:
+        bar.progress((number - 1) / count, text=f"Making the report: target {number:,} of {count:,}")
+
+    of = what_it_is_of(run.folder, refs, chosen)  # before it is read: what changes meanwhile is not in it
+    return Made(of, make(run, refs, chosen, say))
+
+
+def make(
+    run: RunView,
+    refs: tuple[TargetRef, ...],
+    chosen: Choice,
+    on_target: Callable[[int], None] = lambda number: None,
+) -> bytes:
+    return writing.html(
+        content.build(run.folder, run.manifest, run.dataset, refs, chosen, on_target=on_target)
+    ).encode()
+
+
+def as_it_is_now(made: Made, folder: Run, refs: tuple[TargetRef, ...], chosen: Choice) -> bytes:
+    """The file that was made, or one that is made now, where the run or its notes have changed since: a page that was
+    left open does not know."""
+    if made.of == what_it_is_of(folder, refs, chosen):
+        return made.html
+    run = RunView.of(Run.open(folder.root, folder.id))
+    return make(run, choice.targets_of(run.manifest, run.dataset, [ref.key for ref in refs]), chosen)
+
+
+def what_it_is_of(folder: Run, refs: tuple[TargetRef, ...], chosen: Choice) -> tuple:
+    """Tells a report from every other one: what was chosen, and the state of the files that it is made of. Of the log
+    it tells whether it is there: what a report has of it was written before there were scores."""
+    states = [_status(folder.path / name) for name in ("manifest.json", "notes.json", "events.jsonl")]
+    return folder.path, tuple(ref.key for ref in refs), chosen, *states
+
+
+def _status(path: Path) -> tuple[int, ...]:
+    try:
+        status = path.stat()
+    except OSError:
+        return ()
+    whole = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
+    return whole[:2] if path.name == "events.jsonl" else whole
 
 
 def file_name(run: RunView, refs: tuple[TargetRef, ...]) -> str:

@@ -4,6 +4,7 @@ All texts are plain: names of classes and files, notes and names of runs are in 
 HTML in `engine.report.writing` alone.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from engine.analysis import certainty, trust
@@ -36,14 +37,25 @@ class Report:
     origin: origin.Origin
 
 
-def build(run: Run, record: Manifest, dataset: Dataset, refs: tuple[TargetRef, ...], choice: Choice) -> Report:
+def build(
+    run: Run,
+    record: Manifest,
+    dataset: Dataset,
+    refs: tuple[TargetRef, ...],
+    choice: Choice,
+    on_target: Callable[[int], None] = lambda number: None,
+) -> Report:
     """Reads what there is of a run. What is not known (of runs of older versions, from Python, or of scores that came
-    from elsewhere) is said in words; what is damaged raises `IntegrityError`."""
+    from elsewhere) is said in words; what is damaged raises `IntegrityError`. `on_target` is told the number of each
+    target, from 1, before its turn: nearly all of the time goes into their pictures."""
     images, said = Pictures(dataset), notes.read(run, len(dataset.train_labels))
     evidence = trust.evidence(record, len(dataset.train_labels))
     known = relied.Known(trust.judge(evidence), evidence.reports, certainty.known(record) if evidence.reports else {})
     source = asked.Source(record, dataset, images, known, choice, said if choice.notes else notes.Notes(), run)
-    targets = tuple(asked.of(source, ref, number) for number, ref in enumerate(refs, 1))
+    targets = []
+    for number, ref in enumerate(refs, 1):
+        on_target(number)
+        targets.append(asked.of(source, ref, number))
     return Report(
         title=targets[0].title if len(targets) == 1 else said.name or f"Run {run.id}",
         name=said.name,
@@ -54,7 +66,7 @@ def build(run: Run, record: Manifest, dataset: Dataset, refs: tuple[TargetRef, .
         meanings=tuple(
             target_function(name).meaning(dataset.classes) for name in dict.fromkeys(r.function for r in refs)
         ),
-        targets=targets,
+        targets=tuple(targets),
         relied=relied.of(record, dataset, refs, known, evidence),
         training=training.of(run),
         origin=origin.of(run.id, record, dataset, refs, choice),
