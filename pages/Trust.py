@@ -87,13 +87,17 @@ def draw_validation_form(run: RunView) -> None:
     )
     typed = others.text_input("Other shares, with ; between them", placeholder="2 %; 0.03")
     fractions = [*usual, *filter(None, map(str.strip, typed.split(";")))]
-    takes = formats.retraining_time(trust.retraining_seconds(run.manifest), subsets, len(fractions))
-    st.caption(
-        f"This takes {takes}. Retrainings that were done before are kept." if takes else "Name at least one share."
-    )
+    drops = ()
+    with shell.guarded():  # says which share is none
+        drops = tuple(dict.fromkeys(map(formats.fraction, fractions)))
+        lacking = trust.lacking(run.manifest, subsets, drops, seed)
+        takes = formats.retraining_time(trust.retraining_seconds(run.manifest), lacking, subsets * len(drops))
+        st.caption(takes if drops else "Name at least one share.")
     with shell.guarded():
-        if st.button("Validate", icon=":material/play_arrow:", **shell.acting(not fractions, model_of=run.manifest)):
-            drops = tuple(dict.fromkeys(map(formats.fraction, fractions)))
+        if (
+            st.button("Validate", icon=":material/play_arrow:", **shell.acting(not fractions, model_of=run.manifest))
+            and drops
+        ):
             shell.submit(run.id, Validate(subsets, drops, seed))
 
 

@@ -13,6 +13,7 @@ from engine.runs.corrections import Corrections
 from tests.helpers import download, idle, pick, settled, show, sound, wait_until
 from tests.test_browser import violations
 from tools.serve import server
+from ui.run_choice import RunView
 
 pytestmark = pytest.mark.slow
 
@@ -45,6 +46,15 @@ def test_a_run_is_exported_downloaded_and_its_space_freed(quick, page):
         assert len(frame) == 180 and frame["score:test:0.loss"].notna().sum() == 120
         assert list(frame["corrected_label"].dropna()) == ["b"] and frame["excluded"].sum() == 1
 
+        page.goto(f"{url}/Runs_and_storage")
+        settled(page, "Runs and storage")
+        open_row(page)
+        pick(page, "Scores of", next(iter(RunView.of(quick).titles.values())))
+        page.keyboard.press("Escape")
+        expect(page.get_by_text("--targets test:0.loss")).to_be_visible()
+        quick.storage().clean(("scores",))  # by another person
+        page.get_by_role("button", name="Export", exact=True).click()
+        expect(page.get_by_text("1 target that was chosen has no scores any more: test:0.loss")).to_be_visible()
         page.goto(f"{url}/Runs_and_storage")
         settled(page, "Runs and storage")
         pick(page, "Runs to clean", quick_label(page))

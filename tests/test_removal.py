@@ -161,7 +161,7 @@ def test_the_command_says_its_cost_prints_the_curve_and_writes_it(quick, tmp_pat
     call = ["removal", quick.id, "--target", "test:1", "--share", "0.05", "--random", "1", "--csv", str(csv)]
     assert main(call) == 0
     out = capsys.readouterr().out
-    assert out.startswith("3 retrainings at most, about ") and "removal-000.json; test:1.loss" in out
+    assert out.startswith("3 of 3 retrainings to be done, about ") and "removal-000.json; test:1.loss" in out
     rows = csv.read_text().splitlines()
     assert len(rows) == 4 and rows[1].startswith("test:1.loss,helpful,,0.05,6,")
     (report,) = removal.reports(quick.manifest(), "test:1.loss")
@@ -187,6 +187,7 @@ def test_the_form_says_number_and_time_and_the_page_shows_the_newest_curve(quick
     assert button(sound(app), "Draw the curve").disabled
     do(quick, JOB)
     app = show("pages/Influence.py", run=quick.id, target="test:0.loss")
+    assert "were done before" in " ".join(caption.value for caption in app.caption)
     (report,) = removal.reports(quick.manifest(), "test:0.loss")
     assert any("Without the 6 most helpful images the loss changed by" in each.value for each in app.markdown)
     assert [len(table.value) for table in app.table if "Retrained" in " ".join(table.value)] == [len(report["sets"])]

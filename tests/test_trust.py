@@ -20,9 +20,10 @@ from engine.core.stream import Stream, examples
 from engine.core.training import train
 from engine.datasets import registry as dataset_registry
 from engine.errors import CancelledError, ConfigError, DivergedError, IntegrityError
+from engine.jobs import ahead, registry
 from engine.jobs import execute as work
-from engine.jobs import registry
 from engine.jobs.replay import Replay
+from engine.jobs.validation import Validate
 from engine.models import functional as functional_models
 from engine.models import registry as model_registry
 from engine.runs import run as runs
@@ -281,8 +282,10 @@ def test_finished_retrainings_are_never_trained_twice(run, monkeypatch):
     )  # the run's own weights, and three
     execute(run)  # resume
     assert sum(trained) == 7 and trust.reports(run.manifest())[0]["subsets"] == 6
+    dataset = dataset_registry.load(run.manifest().config.dataset)
+    assert Validate(8).ahead(run, dataset) == ahead.retraining(run, dataset, 2)  # what is left to do
     validated(run, 8)  # more subsets: only the new ones
-    assert sum(trained) == 9
+    assert sum(trained) == 9 and Validate(8).ahead(run, dataset) == ahead.retraining(run, dataset, 0)
     timings = run.manifest().timings  # of the retrainings of both jobs that ended
     assert timings["retrainings"] == 5 and 0 < trust.retraining_seconds(run.manifest()) < timings["retrain_seconds"]
     # A kept retraining that is damaged is found, and trained again.

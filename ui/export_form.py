@@ -10,7 +10,7 @@ from engine.export import write as exports
 from engine.export.material import ALL, Material
 from engine.jobs import export as jobs
 from engine.jobs.export import Export
-from ui import download, formats, shell
+from ui import download, formats, link, shell
 from ui.run_choice import RunView
 from ui.text import line, plain
 
@@ -33,6 +33,7 @@ def draw(which: Callable[[], RunView], where: str) -> None:
 def _draw_form(run: RunView, where: str) -> None:
     titles = {name: format.title for name, format in exports.FORMATS.items()}
     name = _one_of("For", titles, f"export-format-{where}")
+    gone = _no_longer_scored(run, f"export-targets-{where}-{run.id}")
     format = exports.FORMATS[name]
     st.caption(format.says)
     split_side, target_side = st.columns(2)
@@ -42,7 +43,7 @@ def _draw_form(run: RunView, where: str) -> None:
         "Scores of",
         list(run.targets),
         key=f"export-targets-{where}-{run.id}",
-        format_func=lambda key: run.titles.get(key, ""),
+        format_func=run.titles.__getitem__,
         placeholder="All targets" if run.targets else "This run has no scores",
         disabled=not run.targets,
     )
@@ -51,27 +52,40 @@ def _draw_form(run: RunView, where: str) -> None:
         key=f"export-pixels-{where}",
         help="Needed where the source files are gone. Images that have no file of their own become PNG in any case.",
     )
-    job = Export(name, tuple(key for key in chosen if key in run.titles), split, bool(pixels))
+    job = Export(name, tuple(chosen), split, bool(pixels))
     material = Material.of(run.folder, job.targets, split, run.dataset)
     size = exports.size(material, name, job.pixels)
     _say(material, name, size)
-    if st.button(
+    if gone:
+        was, has = ("was", "has") if len(gone) == 1 else ("were", "have")
+        st.warning(
+            f"{formats.count(len(gone), 'targets')} that {was} chosen {has} no scores any more: "
+            f"{plain(', '.join(gone))}. Nothing has been exported; «Export» now writes what this form says.",
+            icon=":material/warning:",
+        )
+    pressed = st.button(
         "Export",
         type="primary",
         icon=":material/output:",
         key=f"export-start-{where}",
         **shell.acting(help="Written in the background, below the run's folder; then it can be downloaded."),
-    ):
+    )
+    if pressed and not gone:
         shell.submit(run.id, job)
     st.code(command(run, job), language=None, wrap_lines=True)
     draw_files(run, where)
 
 
 def _one_of(label: str, words: dict[str, str], key: str) -> str:
-    """One of the keys of `words`, the first where the browser has not said which yet: a list that is drawn anew while
-    it is open can answer with nothing."""
-    chosen = st.selectbox(label, list(words), key=key, format_func=lambda name: words.get(name, ""))
-    return chosen if chosen in words else next(iter(words))
+    """One of the keys of `words`, the first of them to begin with."""
+    link.needed(key, next(iter(words)))
+    return st.selectbox(label, list(words), key=key, format_func=words.__getitem__)
+
+
+def _no_longer_scored(run: RunView, key: str) -> list[str]:
+    """Targets that were chosen in the widget of this key, and whose scores were deleted meanwhile: the widget drops
+    them, and of none chosen all would be exported."""
+    return [target for target in st.session_state.get(key, ()) if target not in run.targets]
 
 
 def _say(material: Material, name: str, size: int) -> None:

@@ -287,14 +287,17 @@ def times(value: float | None) -> str:
     return "—" if value is None else f"× {value:.3g}"
 
 
-def retraining_time(seconds: float | None, subsets: int, fractions: int) -> str:
-    """What a validation takes, from what one retraining took on this run."""
-    if not fractions:
-        return ""
-    trainings = count(subsets * fractions, "retrainings")
+def retraining_time(seconds: float | None, lacking: int, of: int) -> str:
+    """What so many retrainings take that are still to be done, `of` all that are asked for, as a sentence: from what
+    one took on this run."""
+    done = of - lacking
+    if not lacking:
+        return f"{count(of, 'retrainings')} {'was' if of == 1 else 'were all'} done before: this takes a moment."
+    before = f" {done:,} of {of:,} were done before." if done else ""
+    trainings = count(lacking, "retrainings")
     if seconds is None:
-        return f"{trainings}, each as long as the training"
-    return f"about {duration(seconds * subsets * fractions)}: {trainings} of {duration(seconds)}"
+        return f"This takes {trainings}, each as long as the training.{before}"
+    return f"This takes about {duration(seconds * lacking)}: {trainings} of {duration(seconds)}.{before}"
 
 
 def validate_button(step: Step) -> str:

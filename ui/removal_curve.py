@@ -82,10 +82,12 @@ def _draw_form(run: RunView, ref: TargetRef) -> None:
         help="More of them make the band of chance surer.",
     )
     count = removal.retrainings(shares, sides, draws)
-    takes = formats.retraining_time(trust.retraining_seconds(run.manifest), count, 1)
-    st.caption(
-        f"This takes {takes}. Retrainings that were done before are kept." if count else "Choose what to leave out."
-    )
+    if count:
+        sets = removal.sets(run.manifest.score_sets.row(ref), ref.function, shares, sides, int(draws))
+        lacking = removal.lacking(run.manifest, ref, sets, seed=0)
+        st.caption(formats.retraining_time(trust.retraining_seconds(run.manifest), lacking, len(sets)))
+    else:
+        st.caption("Choose what to leave out.")
     if st.button(
         "Draw the curve",
         icon=":material/show_chart:",

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from engine import files
 from engine.analysis import lds, lists, ranking, trust
 from engine.errors import ConfigError
 from engine.runs.manifest import Manifest
@@ -88,6 +89,22 @@ def check_choice(fractions: tuple[float, ...], sides: tuple[str, ...], draws: in
 def retrainings(fractions: Iterable[float], sides: Iterable[str], draws: int) -> int:
     """How many a curve takes at most."""
     return len(list(fractions)) * (len(list(sides)) + draws)
+
+
+def key(removed: Removed, seed: int, width: int, n: int) -> str:
+    """What the retraining is called on disk. One at a time, a random set is the very retraining that a validation of
+    this seed and fraction makes, and is shared with it; side by side, last bits depend on the others."""
+    if removed.side == RANDOM and width == 1 and round(removed.fraction * n):
+        return lds.key(removed.fraction, seed, removed.draw)
+    return f"removal-{width}-{files.json_digest(removed.left_out.tolist())[:16]}"
+
+
+def lacking(record: Manifest, ref: TargetRef, removed: Iterable[Removed], seed: int) -> int:
+    """How many retrainings of a curve are still to be done: those of these sets that were done neither alone, nor side
+    by side as others of the run were."""
+    done, n = trust.retrained(record), len(record.score_sets.row(ref))
+    widths = {1, *(int(name.split("-")[1]) for name in done if name.startswith("removal-"))}
+    return sum(not any(key(each, seed, width, n) in done for width in widths) for each in removed)
 
 
 def target_of(record: Manifest, text: str) -> TargetRef:

@@ -13,7 +13,7 @@ Each report is listed, with its checksum, in the manifest, and names the trainin
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -304,10 +304,20 @@ def evidence(record: Manifest, images: int | None = None) -> Evidence:
         next((report["mean"] for report in smooth), None),
         tuple(reports),
         (*no_reports, *no_smoothness),
-        frozenset(path.stem for path in (record.folder / "validation" / "retrained").glob("*.safetensors")),
+        retrained(record),
         retraining_seconds(record),
         images,
     )
+
+
+def retrained(record: Manifest) -> frozenset[str]:
+    """Names of the retrainings that are on disk, whatever they were done for."""
+    return frozenset(path.stem for path in (record.folder / "validation" / "retrained").glob("*.safetensors"))
+
+
+def lacking(record: Manifest, subsets: int, drops: Iterable[float], seed: int) -> int:
+    """How many retrainings of a validation are still to be done, without those of the run's own weights."""
+    return len({lds.key(drop, seed, m) for drop in drops for m in range(subsets)} - retrained(record))
 
 
 def retraining_seconds(record: Manifest) -> float | None:

@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
 
-from engine import files
 from engine.analysis import certainty, lds, removal, target_view, trust
 from engine.analysis import what_if as what_ifs
 from engine.analysis.removal import RANDOM, Removed
@@ -60,7 +59,10 @@ class Removal(Job):
         return f"Removal curve of {self.target}: {count:,} retrainings, without {shares} % of the images ({which})"
 
     def ahead(self, run: Run, dataset: Dataset) -> tuple[Phase, ...]:
-        return ahead.retraining(run, dataset, removal.retrainings(self.fractions, self.sides, self.draws))
+        record = run.manifest()
+        ref = removal.target_of(record, self.target)
+        sets = self.sets(record.score_sets.row(ref), ref)
+        return ahead.retraining(run, dataset, removal.lacking(record, ref, sets, self.seed))
 
     def do(self, session: "Session") -> Result:
         from engine.jobs.reopen import reopen
@@ -74,7 +76,7 @@ class Removal(Job):
         ref, width = removal.target_of(record, self.target), side_by_side(session)
         scores_N = record.score_sets.row(ref)
         removed = self.sets(scores_N, ref)
-        keys = [_key(each, self.seed, width, len(scores_N)) for each in removed]
+        keys = [removal.key(each, self.seed, width, len(scores_N)) for each in removed]
         changes = {key: Change(each.left_out) for key, each in zip(keys, removed, strict=True)}
         logits = retrained(session, changes, width, train_rows(record.score_sets.targets()), ALONE)
         report = {
@@ -92,14 +94,6 @@ class Removal(Job):
         journal.note(f"Wrote validation/{name}.json: {ref.key}, {len(removed)} sets left out.")
         journal.timing("validate_seconds", time.monotonic() - began)
         return Result(reports=(name,))
-
-
-def _key(removed: Removed, seed: int, width: int, n: int) -> str:
-    """What the retraining is called on disk. One at a time, a random set is the very retraining that a validation of
-    this seed and fraction makes, and is shared with it; side by side, last bits depend on the others."""
-    if removed.side == RANDOM and width == 1 and round(removed.fraction * n):
-        return lds.key(removed.fraction, seed, removed.draw)
-    return f"removal-{width}-{files.json_digest(removed.left_out.tolist())[:16]}"
 
 
 def _outcomes(

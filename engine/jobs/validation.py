@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from engine.jobs.retrained import Change, Logits
     from engine.jobs.session import Session
 
+OWN = "all-"  # begins the names of retrainings with the run's own weights
+
 PLAN = "plan-{}.json"  # in `validation/`, where shards do the retrainings
 
 REPEATS = 4  # retrainings of the run's own weights, where the arithmetic may differ
@@ -74,14 +76,16 @@ class Validate(Job):
         return {key: Change(rows) for key, rows in (unchanged | self.left_out(n)).items()}
 
     def unchanged(self, width: int, repeats: int) -> list[str]:
-        return [f"all-{width}-{r}" for r in range(repeats)]
+        return [f"{OWN}{width}-{r}" for r in range(repeats)]
 
     def doing(self) -> str:
         shares = ", ".join(f"{100 * drop:g} %" for drop in self.drops)
         return f"Validating: {self.subsets * len(self.drops):,} retrainings, each without {shares} of the images"
 
     def ahead(self, run: Run, dataset: Dataset) -> tuple[Phase, ...]:
-        return ahead.retraining(run, dataset, self.subsets * len(self.drops) + 1)
+        record = run.manifest()
+        own = not any(name.startswith(OWN) for name in trust.retrained(record))  # those of the run's own weights
+        return ahead.retraining(run, dataset, trust.lacking(record, self.subsets, self.drops, self.seed) + own)
 
     def do(self, session: "Session") -> Result:
         from engine.jobs.reopen import reopen

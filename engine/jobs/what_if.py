@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, ClassVar, Self
 import numpy as np
 
 from engine import files
-from engine.analysis import lds, target_view, wording
+from engine.analysis import lds, target_view, trust, wording
 from engine.analysis import what_if as what_ifs
 from engine.core.schedule import plan_for
 from engine.datasets.base import Dataset
@@ -47,6 +47,11 @@ class WhatIf(Job):
         lds.check_left_out(left_out, labels, plan_for(run.manifest().config.recipe, len(labels)), "This choice")
         return self.of(left_out.tolist(), relabelled)
 
+    @property
+    def key(self) -> str:
+        """What the retraining is called on disk."""
+        return "what-if-" + files.json_digest([list(self.left_out), sorted(self.relabelled)])[:16]
+
     def doing(self) -> str:
         changes = [f"without {len(self.left_out):,} of the images"] if self.left_out else []
         if self.relabelled:
@@ -54,7 +59,7 @@ class WhatIf(Job):
         return f"What if? Training again {' and '.join(changes)}"
 
     def ahead(self, run: Run, dataset: Dataset) -> tuple[Phase, ...]:
-        return ahead.retraining(run, dataset, 1)
+        return ahead.retraining(run, dataset, self.key not in trust.retrained(run.manifest()))
 
     def do(self, session: "Session") -> Result:
         from engine.jobs.reopen import reopen
@@ -68,10 +73,9 @@ class WhatIf(Job):
         name = next_name(record.files, "validation", "what-if", among="what-if-")
         left_out = np.array(self.left_out, np.int64)
         predicted = what_ifs.predict(record, dataset, left_out)
-        key = "what-if-" + files.json_digest([left_out.tolist(), sorted(self.relabelled)])[:16]
         rows = train_rows(record.score_sets.targets())
-        change = {key: Change(left_out, self.relabelled)}
-        logits = retrained(session, change, 1, rows, ALONE)[key]  # one training: there is nothing to share out
+        change = {self.key: Change(left_out, self.relabelled)}
+        logits = retrained(session, change, 1, rows, ALONE)[self.key]  # one training: there is nothing to share out
         targets = []
         for target in predicted:
             asked = Target.parse(target.name)
