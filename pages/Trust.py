@@ -225,15 +225,22 @@ def draw_what_ifs(run: RunView) -> None:
             f"{plain(formats.changed(report))}: test accuracy {formats.percent(report['test_accuracy_before'])} "
             f"before, {formats.percent(report['test_accuracy'])} retrained",
             icon=":material/science:",
-        ):
-            images = [*report["left_out"], *map(int, report["relabelled"])]
-            pictures.plain_tiles(run.dataset, "train", images[:SMALL_TILES])
-            for target in certainty.with_errors(report, run.manifest, errors):
-                title = plain(Target.parse(target["name"]).title(run.dataset))
-                words = target_function(target["function"]).in_words(run.dataset.classes)
-                st.markdown(f"**{title}** · {plain(words)}")
-                st.markdown(plain(formats.what_if_change(target, run.dataset.classes)))
-                st.table(formats.what_if_table(target, run.dataset.classes))
+            key=f"tried-{run.id}-{report['name']}",
+            on_change="rerun",
+        ) as row:
+            if row.open:  # a closed row draws nothing: fifty targets are fifty tables, of each that was tried
+                draw_tried(run, report, certainty.with_errors(report, run.manifest, errors))
+
+
+def draw_tried(run: RunView, report: dict, targets: list[dict]) -> None:
+    images = [*report["left_out"], *map(int, report["relabelled"])]
+    pictures.plain_tiles(run.dataset, "train", images[:SMALL_TILES])
+    for target in targets:
+        title = plain(Target.parse(target["name"]).title(run.dataset))
+        words = target_function(target["function"]).in_words(run.dataset.classes)
+        st.markdown(f"**{title}** · {plain(words)}")
+        st.markdown(plain(formats.what_if_change(target, run.dataset.classes)))
+        st.table(formats.what_if_table(target, run.dataset.classes))
 
 
 with shell.page("Trust"):

@@ -58,6 +58,12 @@ def test_trust_shows_the_verdict_the_figures_and_what_was_tried(run):
     rows = app.dataframe[0].value
     assert list(rows["LDS"]) == [formats.figure(t["lds"], 3) for t in report["targets"]]
     assert "2 images left out: test accuracy" in "".join(e.label for e in app.expander)
+    (tried,) = trust.what_ifs(run.manifest())
+    # Behind a row, which draws nothing while it is closed.
+    assert not [table for table in app.table if "Retrained" in table.value]
+    app.session_state[f"tried-{run.id}-{tried['name']}"] = True
+    tables = [table for table in sound(app.run()).table if "Retrained" in table.value]
+    assert len(tables) == len(tried["targets"]) > 1
 
 
 def shares(app):
