@@ -190,6 +190,40 @@ def test_a_file_is_mapped_once_and_what_takes_its_place_is_mapped_anew(tmp_path)
     assert np.array_equal(files.read_npy(path, None, ""), -np.arange(6.0)) and np.array_equal(first, np.arange(6.0))
 
 
+def test_a_mapped_file_that_is_damaged_moved_or_gone_is_told_and_a_map_that_nobody_holds_is_freed(tmp_path):
+    path, other = tmp_path / "x.npy", tmp_path / "of-another-run.npy"
+    mapped = lambda: str(path) in Path("/proc/self/maps").read_text()  # noqa: E731
+    sha = files.write_npy(path, np.arange(6.0))
+    first = files.read_npy(path, sha, "")
+    os.link(path, other)  # as a run that shares a file has it
+    assert files.read_npy(other, sha, "") is first and mapped()
+    other.write_bytes(path.read_bytes())  # in place: both are this
+    assert files.read_npy(path, sha, "") is first
+    with path.open("r+b") as file:
+        file.seek(-8, os.SEEK_END)
+        file.write(np.float64(7).tobytes())
+    assert first[5] == 7, "what is mapped is the file"
+    with pytest.raises(IntegrityError, match="has changed since it was written"):
+        files.read_npy(path, sha, "")
+    reshaped = np.lib.format.header_data_from_array_1_0(np.zeros((2, 3)))
+    with path.open("r+b") as file:
+        np.lib.format.write_array_header_1_0(file, reshaped)
+    assert files.read_npy(path, None, "").shape == (2, 3), "another header is another map"
+    with path.open("ab") as file:
+        file.write(b"more")
+    with pytest.raises(IntegrityError, match="its header says"):
+        files.read_npy(path, None, "")
+    path.unlink()
+    with pytest.raises(IntegrityError, match="is missing"):
+        files.read_npy(path, None, "")
+    assert first.tolist() == [0, 1, 2, 3, 4, 7] and mapped(), "who holds it reads on"
+    part = first[2:]
+    del first
+    assert mapped() and part[0] == 2
+    del part
+    assert not mapped()
+
+
 def test_a_file_is_replaced_whole_and_has_the_mode_that_the_umask_says(tmp_path):
     umask = os.umask(0o027)
     try:
