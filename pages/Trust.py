@@ -12,13 +12,14 @@ from engine.analysis import certainty, trust
 from engine.jobs.smoothness import Smoothness
 from engine.jobs.validation import Validate
 from engine.targets import Target, target_function
-from ui import docs, download, formats, link, pictures, run_choice, seed_group, shell, smoothness
+from ui import docs, download, formats, link, paging, pictures, run_choice, seed_group, shell, smoothness
 from ui.run_choice import RunView
 from ui.text import line, plain
 
 BOXES = dict(zip(trust.LEVELS, (st.success, st.warning, st.error)))
 ICONS = dict(zip(trust.LEVELS, (":material/verified:", ":material/help:", ":material/dangerous:")))
 SMALL_TILES = 24  # of the images that a what-if changed
+A_PAGE = 10  # what-ifs
 
 
 def draw_verdict(run: RunView, known: trust.Evidence, verdict: trust.Verdict) -> None:
@@ -220,7 +221,8 @@ def draw_what_ifs(run: RunView) -> None:
                     query_params={"run": run.id},
                 )
     errors = certainty.known(run.manifest) if reports else {}
-    for report in reversed(reports):
+    page = paging.choose(len(reports), f"what-ifs-{run.id}-{len(reports)}", A_PAGE, name=None)
+    for report in paging.of_page(reports[::-1], page, A_PAGE):  # the newest first
         with st.expander(
             f"{plain(formats.changed(report))}: test accuracy {formats.percent(report['test_accuracy_before'])} "
             f"before, {formats.percent(report['test_accuracy'])} retrained",
