@@ -11,6 +11,9 @@ SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 WORKERS ?= 2
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
+# Where it is set, as images of containers do, each process that a test starts would compile the whole project anew.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: run check test bench bench-scaling bench-ui bench-map tasks bench-storage bench-data bench-duplicates story mistake-story bench-emoji bench-trust bench-trust-removal bench-labels memorised trust trust-gpu trust-grid window seeds faults data screenshots browser clean bench-many
 
 run: .venv/app.stamp

@@ -31,7 +31,7 @@ HEADINGS = {"" if path == "app.py" else Path(path).stem: heading for path, headi
 AXE = Path(axe_playwright_python.__file__).parent / "axe.min.js"
 
 
-@pytest.mark.parametrize("path", ["", "Live", "Influence", "Triage"])
+@pytest.mark.parametrize("path", ["", "Influence"])
 def test_a_page_may_be_the_first_request_of_a_fresh_server(path, page, tmp_path):
     with server(tmp_path, page) as (url, _):
         page.goto(f"{url}/{path}")
@@ -335,6 +335,7 @@ def test_scores_are_checked_by_retraining_from_the_pages(page, tmp_path):
         configs.preset("sample").replace(
             dataset="fashion-mnist-sample-noisy",
             targets=("test:0", "test:all"),
+            width=0.5,
             **{"recipe.epochs": 1, "recipe.batch_size": 1000},
         ),
     )
@@ -392,14 +393,11 @@ def test_scores_are_checked_by_retraining_from_the_pages(page, tmp_path):
         assert lines[0].startswith("rank,index,given_label,model_label") and len(lines) == 6001
 
 
-def test_one_refused_deletion_does_not_hide_what_the_others_freed(page, tmp_path):
+def test_one_refused_deletion_does_not_hide_what_the_others_freed(page, explored, tmp_path):
     """One run is in use and one was deleted in another tab while the confirmation was open."""
-    small = configs.preset("sample").replace(**{"recipe.epochs": 1, "recipe.batch_size": 1000, "targets": ("test:0",)})
-    made = runs.Run.create(tmp_path, small)
-    with made.lock():
-        work.execute(made)
-    for name in ("busy", "gone"):
-        shutil.copytree(made.path, tmp_path / name)
+    for name in ("made", "busy", "gone"):
+        shutil.copytree(explored / "seed-0", tmp_path / name)
+    made = runs.Run.open(tmp_path, "made")
     with server(tmp_path, page) as (url, _):
         page.goto(f"{url}/Runs_and_storage")
         settled(page, "Runs and storage")
@@ -578,21 +576,13 @@ def violations(tab: Page, theme: str) -> list[str]:
     return found
 
 
-def test_axe_finds_nothing_serious_on_any_page_in_either_theme(page, tmp_path):
-    run = runs.Run.create(
-        tmp_path,
-        configs.preset("sample").replace(
-            **{"recipe.epochs": 1, "recipe.batch_size": 1000, "targets": ("test:0", "class:2")}
-        ),
-    )
-    with run.lock():
-        work.execute(run)
-    shutil.copytree(run.path, tmp_path / "another")
+def test_axe_finds_nothing_serious_on_any_page_in_either_theme(page, root):
+    run = runs.Run.open(root, "seed-0")
     run.update_manifest(
         jobs=(JobRecord("replay", {"mode": "disk", "targets": ["test:5"], "function": "loss"}),)
     )  # to be resumed
     found = []
-    with server(tmp_path, page) as (url, _):
+    with server(root, page) as (url, _):
         page.goto(url)
         themes = ["light", "dark"]
         for path, heading in HEADINGS.items():

@@ -4,6 +4,8 @@ goes through."""
 import base64
 import json
 import re
+from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,7 +18,7 @@ from engine.runs import run as runs
 from tests.helpers import at_rest, idle, pick, said, settled, show, shown, sound, tiles, wait_until
 from tests.made_up import run_of
 from tests.test_browser import AXE, violations
-from tools.serve import server
+from tools.serve import serving
 from ui import formats, target_strip
 
 INFLUENCE = "pages/Influence.py"
@@ -28,10 +30,14 @@ SCORES = 1e-3 * np.random.default_rng(4).standard_t(3, size=(len(NAMES) + 1, N))
 PHONE = {"width": 390, "height": 844}
 
 
-@pytest.fixture
-def run(root) -> runs.Run:
+def made_up_in(root: Path) -> runs.Run:
     """Fifteen targets with scores of their loss, one of them of its margin too; logits are made up."""
     return run_of(root, "one", {NAMES: ("loss", SCORES[:-1]), ("test:1",): ("margin", SCORES[-1:])})
+
+
+@pytest.fixture
+def run(root) -> runs.Run:
+    return made_up_in(root)
 
 
 def strongest(row: int, page: int = 1, k: int = 12, among=slice(None)) -> list[int]:
@@ -195,6 +201,15 @@ def test_the_ticked_images_have_pages_of_their_own(run):
 # -- in a browser
 
 
+@pytest.fixture(scope="module")
+def address(tmp_path_factory) -> Iterator[str]:
+    """The page and the run of a server for all of these tests: they change nothing of the run."""
+    root = runs.outputs_root(tmp_path_factory.mktemp("served"))
+    run = made_up_in(root)
+    with serving(root) as (url, _):
+        yield f"{url}/Influence?run={run.id}"
+
+
 def option(page: Page, title: str):
     return page.get_by_role("option", name=re.compile(f"^{title}"))
 
@@ -203,132 +218,127 @@ def steps_of_history(page: Page) -> int:
     return page.evaluate("history.length")
 
 
-def test_back_and_forward_go_through_all_that_the_address_says(page, run, root):
+def test_back_and_forward_go_through_all_that_the_address_says(page, address):
     harmful = lambda: shown(page, "harmful")  # noqa: E731
-    with server(root, page) as (url, _):
-        page.goto(f"{url}/Influence?run={run.id}&target=test:0.loss")
-        settled(page, "Influence")
-        assert harmful() == strongest(0)
-        before = steps_of_history(page)
+    page.goto(f"{address}&target=test:0.loss")
+    settled(page, "Influence")
+    assert harmful() == strongest(0)
+    before = steps_of_history(page)
 
-        seen = [page.url]
-        option(page, "Test image 2 ").click()
-        wait_until(lambda: harmful() == strongest(2), page)
-        idle(page)  # the address is written at the end of a drawing, and a click in the middle of one may be lost
-        seen.append(page.url)
-        page.get_by_role("button", name="Next page").click()
-        wait_until(lambda: harmful() == strongest(2, 2), page)
+    seen = [page.url]
+    option(page, "Test image 2 ").click()
+    wait_until(lambda: harmful() == strongest(2), page)
+    idle(page)  # the address is written at the end of a drawing, and a click in the middle of one may be lost
+    seen.append(page.url)
+    page.get_by_role("button", name="Next page").click()
+    wait_until(lambda: harmful() == strongest(2, 2), page)
+    idle(page)
+    seen.append(page.url)
+    page.get_by_text("Filters and view").click()
+    expect(page.get_by_role("combobox", name="Label", exact=True)).to_be_visible()
+    at_rest(page)
+    pick(page, "Label", "Coat")
+    wait_until(lambda: harmful() == strongest(2, 1, among=LABELS == 4), page)
+    idle(page)
+    seen.append(page.url)
+    page.get_by_text("Harmful", exact=True).first.click()  # the row is open still
+    wait_until(lambda: "side=harmful" in page.url, page)
+    expect(page.locator(".st-key-gallery-helpful")).to_have_count(0)
+    idle(page)
+    seen.append(page.url)
+    assert len(set(seen)) == 5 and steps_of_history(page) == before + 4, "one step for each click"
+
+    lists = [strongest(0), strongest(2), strongest(2, 2), strongest(2, 1, among=LABELS == 4)]
+    for place, expected in zip(seen[-2::-1], lists[::-1], strict=True):
+        page.go_back()
+        wait_until(lambda expected=expected: harmful() == expected, page)
         idle(page)
-        seen.append(page.url)
-        page.get_by_text("Filters and view").click()
-        expect(page.get_by_role("combobox", name="Label", exact=True)).to_be_visible()
-        at_rest(page)
-        pick(page, "Label", "Coat")
-        wait_until(lambda: harmful() == strongest(2, 1, among=LABELS == 4), page)
+        assert page.url == place
+    expect(option(page, "Test image 0 ")).to_have_attribute("aria-selected", "true")
+    expect(page.locator('[data-testid="stSidebar"]').get_by_text("Test image 0").first).to_be_visible()
+    for place, expected in zip(seen[1:4], lists[1:], strict=True):
+        page.go_forward()
+        wait_until(lambda expected=expected: harmful() == expected, page)
         idle(page)
-        seen.append(page.url)
-        page.get_by_text("Harmful", exact=True).first.click()  # the row is open still
-        wait_until(lambda: "side=harmful" in page.url, page)
-        expect(page.locator(".st-key-gallery-helpful")).to_have_count(0)
-        idle(page)
-        seen.append(page.url)
-        assert len(set(seen)) == 5 and steps_of_history(page) == before + 4, "one step for each click"
-
-        lists = [strongest(0), strongest(2), strongest(2, 2), strongest(2, 1, among=LABELS == 4)]
-        for address, expected in zip(seen[-2::-1], lists[::-1], strict=True):
-            page.go_back()
-            wait_until(lambda expected=expected: harmful() == expected, page)
-            idle(page)
-            assert page.url == address
-        expect(option(page, "Test image 0 ")).to_have_attribute("aria-selected", "true")
-        expect(page.locator('[data-testid="stSidebar"]').get_by_text("Test image 0").first).to_be_visible()
-        for address, expected in zip(seen[1:4], lists[1:], strict=True):
-            page.go_forward()
-            wait_until(lambda expected=expected: harmful() == expected, page)
-            idle(page)
-            assert page.url == address
+        assert page.url == place
 
 
-def test_the_strip_by_the_keyboard(page, run, root):
-    with server(root, page) as (url, _):
-        page.goto(f"{url}/Influence?run={run.id}&target=test:0.loss")
-        settled(page, "Influence")
-        assert shown(page, "harmful") == strongest(0)
-        targets = page.get_by_role("listbox", name="Target").get_by_role("option")
-        expect(targets).to_have_count(len(NAMES))
-        expect(targets.first).to_have_accessible_name(re.compile(r"Test image 0 · \w.*, predicted .*, (right|wrong)"))
-        assert targets.evaluate_all("them => them.filter(one => one.tabIndex === 0).length") == 1
-        targets.first.focus()
-        page.keyboard.press("End")
-        expect(targets.last).to_be_focused()
-        expect(targets.last).to_be_in_viewport()  # the strip scrolls sideways to it
-        page.keyboard.press("Home")
-        page.keyboard.press("ArrowRight")
-        page.keyboard.press("Enter")
-        wait_until(lambda: shown(page, "harmful") == strongest(1), page)
-        expect(targets.nth(1)).to_be_focused()
-        expect(targets.nth(1)).to_have_attribute("aria-selected", "true")
+def test_the_strip_by_the_keyboard(page, address):
+    page.goto(f"{address}&target=test:0.loss")
+    settled(page, "Influence")
+    assert shown(page, "harmful") == strongest(0)
+    targets = page.get_by_role("listbox", name="Target").get_by_role("option")
+    expect(targets).to_have_count(len(NAMES))
+    expect(targets.first).to_have_accessible_name(re.compile(r"Test image 0 · \w.*, predicted .*, (right|wrong)"))
+    assert targets.evaluate_all("them => them.filter(one => one.tabIndex === 0).length") == 1
+    targets.first.focus()
+    page.keyboard.press("End")
+    expect(targets.last).to_be_focused()
+    expect(targets.last).to_be_in_viewport()  # the strip scrolls sideways to it
+    page.keyboard.press("Home")
+    page.keyboard.press("ArrowRight")
+    page.keyboard.press("Enter")
+    wait_until(lambda: shown(page, "harmful") == strongest(1), page)
+    expect(targets.nth(1)).to_be_focused()
+    expect(targets.nth(1)).to_have_attribute("aria-selected", "true")
 
 
-def test_what_is_explained_stays_in_view_at_every_width(page, run, root):
+def test_what_is_explained_stays_in_view_at_every_width(page, address):
     card, sidebar = page.get_by_role("region", name="What is explained"), page.locator('[data-testid="stSidebar"]')
-    with server(root, page) as (url, _):
-        page.goto(f"{url}/Influence?run={run.id}&target=test:2.loss")
-        settled(page, "Influence")
-        shown(page, "harmful")
-        image = sidebar.get_by_role("img", name=re.compile("^Test image 2,"))
-        expect(image).to_be_in_viewport()
-        expect(card).to_be_hidden()  # never twice
-        rows = page.locator(".st-key-gallery-helpful li, .st-key-gallery-harmful li")
-        bottoms = [box["y"] + box["height"] for box in map(lambda li: li.bounding_box(), rows.all())]
-        bar = page.locator('[data-testid="stBottom"]').bounding_box()["y"]
-        # Two rows of medium tiles in each list are whole on the first screen of a laptop.
-        assert len({bottom for bottom in bottoms if bottom <= bar}) >= 2
+    page.goto(f"{address}&target=test:2.loss")
+    settled(page, "Influence")
+    shown(page, "harmful")
+    image = sidebar.get_by_role("img", name=re.compile("^Test image 2,"))
+    expect(image).to_be_in_viewport()
+    expect(card).to_be_hidden()  # never twice
+    rows = page.locator(".st-key-gallery-helpful li, .st-key-gallery-harmful li")
+    bottoms = [box["y"] + box["height"] for box in map(lambda li: li.bounding_box(), rows.all())]
+    bar = page.locator('[data-testid="stBottom"]').bounding_box()["y"]
+    # Two rows of medium tiles in each list are whole on the first screen of a laptop.
+    assert len({bottom for bottom in bottoms if bottom <= bar}) >= 2
 
-        page.set_viewport_size(PHONE)
-        page.reload()
-        settled(page, "Influence")
-        shown(page, "helpful")
-        expect(card).to_be_in_viewport()
-        for words in ("Test image 2", "loss", "nats"):
-            expect(card).to_contain_text(words)
-        expect(card).to_contain_text(re.compile("✓ right|✗ wrong"))
-        expect(page.locator(".st-key-gallery-helpful .grid img").first).to_be_in_viewport(ratio=0.9)
-        page.locator(".st-key-gallery-harmful li").last.scroll_into_view_if_needed()
-        expect(page.locator("h1")).not_to_be_in_viewport()
-        expect(card).to_be_in_viewport(ratio=1)
-        assert page.evaluate("document.documentElement.scrollWidth") == PHONE["width"]
-
-        page.set_viewport_size({"width": 1024, "height": 768})
-        page.reload()
-        settled(page, "Influence")
-        shown(page, "harmful")
-        expect(card).to_be_hidden()
-        sidebar.hover()
-        page.locator('[data-testid="stSidebarCollapseButton"] button').click()
-        expect(card).to_be_visible()
-
-
-def test_axe_finds_nothing_serious_on_a_phone_with_all_open(page, run, root):
     page.set_viewport_size(PHONE)
-    with server(root, page) as (url, _):
-        page.goto(f"{url}/Influence?run={run.id}&target=test:1.loss&pin=test:2.loss")
-        settled(page, "Influence")
-        page.get_by_text("Filters and view").click()
-        expect(page.get_by_role("combobox", name="Pin targets to compare")).to_be_visible()
-        idle(page)
-        page.add_script_tag(content=AXE.read_text(encoding="utf-8"))
-        found = [problem for theme in ("light", "dark") for problem in violations(page, theme)]
+    page.reload()
+    settled(page, "Influence")
+    shown(page, "helpful")
+    expect(card).to_be_in_viewport()
+    for words in ("Test image 2", "loss", "nats"):
+        expect(card).to_contain_text(words)
+    expect(card).to_contain_text(re.compile("✓ right|✗ wrong"))
+    expect(page.locator(".st-key-gallery-helpful .grid img").first).to_be_in_viewport(ratio=0.9)
+    page.locator(".st-key-gallery-harmful li").last.scroll_into_view_if_needed()
+    expect(page.locator("h1")).not_to_be_in_viewport()
+    expect(card).to_be_in_viewport(ratio=1)
+    assert page.evaluate("document.documentElement.scrollWidth") == PHONE["width"]
+
+    page.set_viewport_size({"width": 1024, "height": 768})
+    page.reload()
+    settled(page, "Influence")
+    shown(page, "harmful")
+    expect(card).to_be_hidden()
+    sidebar.hover()
+    page.locator('[data-testid="stSidebarCollapseButton"] button').click()
+    expect(card).to_be_visible()
+
+
+def test_axe_finds_nothing_serious_on_a_phone_with_all_open(page, address):
+    page.set_viewport_size(PHONE)
+    page.goto(f"{address}&target=test:1.loss&pin=test:2.loss")
+    settled(page, "Influence")
+    page.get_by_text("Filters and view").click()
+    expect(page.get_by_role("combobox", name="Pin targets to compare")).to_be_visible()
+    idle(page)
+    page.add_script_tag(content=AXE.read_text(encoding="utf-8"))
+    found = [problem for theme in ("light", "dark") for problem in violations(page, theme)]
     assert not found, "\n\n".join(found)
 
 
-def test_the_explained_image_stands_beside_the_enlarged_one(page, run, root):
-    with server(root, page) as (url, _):
-        page.goto(f"{url}/Influence?run={run.id}&target=test:1.loss")
-        settled(page, "Influence")
-        shown(page, "harmful")
-        page.locator(".st-key-gallery-harmful .open").first.click()
-        dialog = page.locator(".st-key-gallery-harmful dialog")
-        expect(dialog.get_by_role("img")).to_have_count(2)
-        expect(dialog.get_by_role("img").last).to_have_attribute("alt", re.compile("^Test image 1,"))
-        expect(dialog).to_contain_text("Without it the loss would")
+def test_the_explained_image_stands_beside_the_enlarged_one(page, address):
+    page.goto(f"{address}&target=test:1.loss")
+    settled(page, "Influence")
+    shown(page, "harmful")
+    page.locator(".st-key-gallery-harmful .open").first.click()
+    dialog = page.locator(".st-key-gallery-harmful dialog")
+    expect(dialog.get_by_role("img")).to_have_count(2)
+    expect(dialog.get_by_role("img").last).to_have_attribute("alt", re.compile("^Test image 1,"))
+    expect(dialog).to_contain_text("Without it the loss would")

@@ -11,7 +11,7 @@ from engine import config as configs
 from engine.datasets import registry
 from engine.jobs import execute as work
 from engine.runs import run as runs
-from tests.helpers import PAGES, download, idle, tab_is_sound
+from tests.helpers import PAGES, download, idle, settled, tab_is_sound, turn
 from tests.images import picture
 from tools.serve import server
 from ui.text import line
@@ -71,10 +71,11 @@ def test_every_page_shows_odd_names_as_the_text_that_they_are(odd, page, tmp_pat
         "Find_bad_labels": "suspects",
     }
     with server(odd.root, page) as (url, _):
-        for path in PAGES:
+        page.goto(url)
+        for path, heading in PAGES.items():
             name = "" if path == "app.py" else Path(path).stem
-            page.goto(f"{url}/{name}?run={odd.id}")
-            expect(page.locator("h1")).to_be_visible()
+            turn(page, f"{url}/{name}?run={odd.id}")
+            settled(page, heading)
             idle(page)
             tab_is_sound(page)
             if name in galleries:

@@ -378,16 +378,13 @@ def test_behind_a_proxys_path_every_link_leads_below_it(page, two):
             assert all(f"{each}/".startswith(f"{url}/") for each in inside), (path, inside)
 
 
-@pytest.mark.parametrize("width", [390, 1024])
-def test_nothing_of_the_overview_is_cut(width, page, two):
-    page.set_viewport_size({"width": width, "height": 900})
+def test_nothing_of_the_overview_is_cut(page, two):
+    widths = "them => them.map(p => [p.innerText, p.scrollWidth > p.clientWidth])"
     with server(two[0].root, page) as (url, _):
-        page.goto(url)
-        settled(page, "Replay Explorer")
-        names = page.locator('[data-testid="stMain"] [data-testid="stPageLink"] p')
-        expect(names.get_by_text("Influence")).to_have_count(2)
-        assert not [
-            text
-            for text, cut in names.evaluate_all("them => them.map(p => [p.innerText, p.scrollWidth > p.clientWidth])")
-            if cut
-        ]
+        for width in (390, 1024):
+            page.set_viewport_size({"width": width, "height": 900})
+            page.goto(url)
+            settled(page, "Replay Explorer")
+            names = page.locator('[data-testid="stMain"] [data-testid="stPageLink"] p')
+            expect(names.get_by_text("Influence")).to_have_count(2)
+            assert not [(width, text) for text, cut in names.evaluate_all(widths) if cut]
