@@ -54,6 +54,11 @@ def test_the_bar_stays_in_view_and_says_what_is_ticked(page, tmp_path):
         assert element.evaluate("e => e.isConnected"), "a screen reader hears what changes in an element that stays"
         assert notes.read(run).ticked == (first,) and not len(corrections.read(run))
         expect(bar(page)).to_be_in_viewport(ratio=1)
+        buttons = bar(page).get_by_role("button").filter(visible=True)
+        rows = "all => new Set(all.map(each => each.getBoundingClientRect().top)).size"
+        for width in (1024, 641, 390):
+            page.set_viewport_size({"width": width, "height": 844})
+            wait_until(lambda: buttons.evaluate_all(rows) == 1, page)
 
         # It covers nothing at the page's end, and nothing that the keyboard goes to.
         idle(page)
