@@ -230,7 +230,7 @@ def test_the_checkpoints_go_by_themselves_where_that_was_asked(root):
 
 @pytest.mark.slow
 def test_a_given_space_is_kept_to(root):
-    config = SMALL.replace(replay_mode="recompute", checkpoint_mb=0.4, **{"recipe.epochs": 2})
+    config = SMALL.replace(width=1, replay_mode="recompute", checkpoint_mb=0.4, **{"recipe.epochs": 2})
     run = execute(root, config)
     assert run.manifest().trajectory.every == 6 and 0 < run.storage().sizes()["trajectory"] <= 400_000
     with pytest.raises(ConfigError, match="Not one checkpoint"):
