@@ -152,7 +152,7 @@ def test_results_are_printed_in_every_encoding(run):
     done = engine("validate", run.id, "--subsets", "5", **environment)
     assert done.returncode == 0, done.stderr
     assert b"R?" in done.stdout and b"verdict: " in done.stdout
-    for call in (["list"], ["info", run.id], ["estimate"]):
+    for call in (["list"], ["info", run.id], ["estimate", "--set", "width=0.25"]):
         done = engine(*call, **environment)
         assert done.returncode == 0, done.stderr
 
@@ -176,10 +176,11 @@ def test_a_reader_that_leaves_is_no_error(call, buffered, run):
 
 @pytest.mark.slow
 def test_a_run_goes_on_when_nobody_reads_its_progress(root):
+    small = ("--set", "recipe.epochs=1", "--set", "recipe.batch_size=1000", "--set", "width=0.25")
     reading, writing = os.pipe()
     os.close(reading)
     done = subprocess.run(
-        [*CALL, "run", "--set", "recipe.epochs=1", "--set", "recipe.batch_size=1000", "--targets", "test:0"],
+        [*CALL, "run", *small, "--targets", "test:0"],
         cwd=ROOT,
         stdout=subprocess.PIPE,
         stderr=writing,
