@@ -64,7 +64,7 @@ from engine.runs.events import EventLog
 from engine.runs.run import Run
 from tools.hold import every_step_told
 
-every_step_told().start()
+every_step_told()
 append = EventLog.append
 def last_words(self, kind, **fields):
     said = append(self, kind, **fields)

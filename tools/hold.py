@@ -8,6 +8,7 @@ fast the machine and its disk are decides nothing: the log tells every step, and
 written as often as it can be.
 """
 
+import contextlib
 import math
 import runpy
 import sys
@@ -16,6 +17,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 from unittest import mock
 
+from engine.core import training
 from engine.jobs import journal, resume
 from engine.jobs.cancel import process_ends
 
@@ -36,14 +38,18 @@ class Hold(NamedTuple):
         self.gate.touch()
 
 
-def every_step_told() -> Any:
-    """`with every_step_told():` every step of a job is an event of its own, however fast the machine is."""
-    return mock.patch.multiple(journal, REPORT_EVERY=(0.0, 0.0), METER_SHARE=math.inf)
+def every_step_told() -> contextlib.ExitStack:
+    """From now on, or within `with every_step_told():`, every step of a job is an event of its own, however fast the
+    machine is."""
+    told = contextlib.ExitStack()
+    told.enter_context(mock.patch.multiple(journal, REPORT_EVERY=(0.0, 0.0), METER_SHARE=math.inf))
+    told.enter_context(mock.patch.object(training, "LOSS_EVERY", 0.0))
+    return told
 
 
 def install(hold: Hold) -> None:
     """Makes the jobs of this process wait."""
-    every_step_told().start()
+    every_step_told()
     resume.RESUME_SHARE = math.inf
     exact = journal.Meter.report
 
