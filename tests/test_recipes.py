@@ -103,9 +103,10 @@ def test_the_command_line_says_the_same_recipe(expected, root, capsys):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("mode", ["memory", "disk", "recompute"])
-@pytest.mark.parametrize("phase", ["train", "replay"])
-def test_a_killed_run_goes_on_to_the_same_bits(expected, root, mode, phase):
+@pytest.mark.parametrize(
+    "phase, mode", [("train", "memory"), ("train", "disk"), ("replay", "disk"), ("replay", "recompute")]
+)
+def test_a_killed_run_goes_on_to_the_same_bits(expected, root, phase, mode):
     run = Run.create(root, CONFIG.replace(replay_mode=mode, segment=3 if mode == "recompute" else 0))
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     killed = subprocess.run(
