@@ -251,10 +251,11 @@ def test_the_wrong_shape_is_refused_before_training(tmp_path):
 
 
 def test_what_a_file_prints_spoils_no_output(tmp_path, capsys):
-    done = []
+    done, elsewhere = [], tmp_path / "elsewhere"  # `build_of` writes the file that it builds from
+    elsewhere.mkdir()
 
     def builds():
-        done.append(build_of("print('hello')\n" + NET + "    print('there')\n", tmp_path))
+        done.append(build_of("print('hello')\n" + NET + "    print('there')\n", elsewhere))
 
     before = sys.stdout
     thread = threading.Thread(target=builds)
