@@ -262,11 +262,9 @@ def removal(call: argparse.Namespace) -> int:
     job = Removal(call.target, call.share, sides, call.random, call.seed)
     record, seconds = run.manifest(), trust.retraining_seconds(run.manifest())
     removals.check_choice(job.fractions, sides, job.draws, job.seed)
-    ref = removals.target_of(record, call.target)
-    sets = job.sets(record.score_sets.row(ref), ref)
-    lacking = removals.lacking(record, ref, sets, job.seed)
+    lacking, of = job.lacking(record)
     takes = "each as long as the training" if seconds is None else f"about {lacking * seconds:.0f} s"
-    print(f"{lacking:,} of {wording.count(len(sets), 'retrainings')} to be done, {takes}", flush=True)
+    print(f"{lacking:,} of {wording.count(of, 'retrainings')} to be done, {takes}", flush=True)
     written, record = _execute(run, job).reports, run.manifest()
     target = removals.target_of(record, call.target).key
     (report,) = [each for each in removals.reports(record, target) if each["name"] in written]

@@ -65,7 +65,7 @@ def draw_verdict(run: RunView, known: trust.Evidence, verdict: trust.Verdict) ->
     docs.show("trust.md", "The verdict", "Where the limits come from")
 
 
-def draw_validation_form(run: RunView) -> None:
+def draw_validation_form(run: RunView, known: trust.Evidence) -> None:
     st.header("Validate by retraining")
     st.markdown(
         "Random subsets of the training images are left out, one retraining each, and what happens to every target is "
@@ -91,7 +91,7 @@ def draw_validation_form(run: RunView) -> None:
     drops = ()
     with shell.guarded():  # says which share is none
         drops = tuple(dict.fromkeys(map(formats.fraction, fractions)))
-        lacking = trust.lacking(run.manifest, subsets, drops, seed)
+        lacking = trust.lacking(known.retrained, subsets, drops, seed)
         takes = formats.retraining_time(trust.retraining_seconds(run.manifest), lacking, subsets * len(drops))
         st.caption(takes if drops else "Name at least one share.")
     with shell.guarded():
@@ -256,7 +256,7 @@ with shell.page("Trust"):
     with shell.guarded():
         shown |= draw_comparison(run, known, verdict)
     with shell.guarded():
-        draw_validation_form(run)
+        draw_validation_form(run, known)
     seed_group.draw_form(run)
     with shell.guarded():
         shown |= smoothness.draw(run, shown.get("target"))

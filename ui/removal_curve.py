@@ -81,11 +81,9 @@ def _draw_form(run: RunView, ref: TargetRef) -> None:
         key=f"removal-draws-{run.id}",
         help="More of them make the band of chance surer.",
     )
-    count = removal.retrainings(shares, sides, draws)
+    count, job = removal.retrainings(shares, sides, draws), Removal(ref.key, tuple(shares), tuple(sides), int(draws))
     if count:
-        sets = removal.sets(run.manifest.score_sets.row(ref), ref.function, shares, sides, int(draws))
-        lacking = removal.lacking(run.manifest, ref, sets, seed=0)
-        st.caption(formats.retraining_time(trust.retraining_seconds(run.manifest), lacking, len(sets)))
+        st.caption(formats.retraining_time(trust.retraining_seconds(run.manifest), *job.lacking(run.manifest)))
     else:
         st.caption("Choose what to leave out.")
     if st.button(
@@ -94,7 +92,7 @@ def _draw_form(run: RunView, ref: TargetRef) -> None:
         key="removal-start",
         **shell.acting(not count, model_of=run.manifest),
     ):
-        shell.submit(run.id, Removal(ref.key, tuple(shares), tuple(sides), int(draws)))
+        shell.submit(run.id, job)
 
 
 # -- what came of it

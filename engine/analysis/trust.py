@@ -315,9 +315,10 @@ def retrained(record: Manifest) -> frozenset[str]:
     return frozenset(path.stem for path in (record.folder / "validation" / "retrained").glob("*.safetensors"))
 
 
-def lacking(record: Manifest, subsets: int, drops: Iterable[float], seed: int) -> int:
-    """How many retrainings of a validation are still to be done, without those of the run's own weights."""
-    return len({lds.key(drop, seed, m) for drop in drops for m in range(subsets)} - retrained(record))
+def lacking(done: frozenset[str], subsets: int, drops: Iterable[float], seed: int) -> int:
+    """How many retrainings of a validation are still to be done where those `done` are on disk, without those of the
+    run's own weights."""
+    return len({lds.key(drop, seed, m) for drop in drops for m in range(subsets)} - done)
 
 
 def retraining_seconds(record: Manifest) -> float | None:
@@ -459,7 +460,7 @@ def _validation(known: Evidence, why: str, drop: float | None, seed: int = 0, su
     """None where no fraction leaves out an image, or there is nothing to ask about."""
     if drop is None or not known.targets:
         return None
-    missing = len({lds.key(drop, seed, m) for m in range(subsets)} - known.retrained)
+    missing = lacking(known.retrained, subsets, (drop,), seed)
     return Step(why, subsets, drop, seed, missing, None if known.seconds is None else missing * known.seconds)
 
 

@@ -15,6 +15,7 @@ from engine.jobs import ahead
 from engine.jobs.job import Job, Phase, Result, next_name, require_trained
 from engine.jobs.reports import write_report
 from engine.jobs.sharing import ALONE
+from engine.runs.manifest import Manifest
 from engine.runs.run import Run
 from engine.runs.scores import TargetRef
 from engine.targets import target_function
@@ -58,11 +59,14 @@ class Removal(Job):
         count = removal.retrainings(self.fractions, self.sides, self.draws)
         return f"Removal curve of {self.target}: {count:,} retrainings, without {shares} % of the images ({which})"
 
-    def ahead(self, run: Run, dataset: Dataset) -> tuple[Phase, ...]:
-        record = run.manifest()
+    def lacking(self, record: Manifest) -> tuple[int, int]:
+        """How many of its retrainings are still to be done, and how many there are."""
         ref = removal.target_of(record, self.target)
         sets = self.sets(record.score_sets.row(ref), ref)
-        return ahead.retraining(run, dataset, removal.lacking(record, ref, sets, self.seed))
+        return removal.lacking(record, ref, sets, self.seed), len(sets)
+
+    def ahead(self, run: Run, dataset: Dataset) -> tuple[Phase, ...]:
+        return ahead.retraining(run, dataset, self.lacking(run.manifest())[0])
 
     def do(self, session: "Session") -> Result:
         from engine.jobs.reopen import reopen

@@ -83,9 +83,9 @@ class Validate(Job):
         return f"Validating: {self.subsets * len(self.drops):,} retrainings, each without {shares} of the images"
 
     def ahead(self, run: Run, dataset: Dataset) -> tuple[Phase, ...]:
-        record = run.manifest()
-        own = not any(name.startswith(OWN) for name in trust.retrained(record))  # those of the run's own weights
-        return ahead.retraining(run, dataset, trust.lacking(record, self.subsets, self.drops, self.seed) + own)
+        done = trust.retrained(run.manifest())
+        own = not any(name.startswith(OWN) for name in done)  # those of the run's own weights
+        return ahead.retraining(run, dataset, trust.lacking(done, self.subsets, self.drops, self.seed) + own)
 
     def do(self, session: "Session") -> Result:
         from engine.jobs.reopen import reopen
