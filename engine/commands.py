@@ -14,9 +14,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import NamedTuple
-
-import pandas as pd
+from typing import TYPE_CHECKING, NamedTuple
 
 from engine import config as configs
 from engine import config_file, files, proposal, space
@@ -56,6 +54,9 @@ from engine.runs import notes
 from engine.runs import run as runs
 from engine.runs import storage as storages
 from engine.runs.manifest import Manifest
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 logger = logging.getLogger(__name__)
 
@@ -492,7 +493,7 @@ def list_suspects(call: argparse.Namespace) -> int:
     return 0
 
 
-def _give_images(call: argparse.Namespace, table: pd.DataFrame, remark: str = "") -> None:
+def _give_images(call: argparse.Namespace, table: "pd.DataFrame", remark: str = "") -> None:
     """A table of training images, as `--csv` and `--count` ask for it; the remark below what is printed."""
     if call.csv is not None:
         _write_csv(Path(call.csv), table)
@@ -503,7 +504,7 @@ def _give_images(call: argparse.Namespace, table: pd.DataFrame, remark: str = ""
             print(remark)
 
 
-def _write_csv(path: Path, table: pd.DataFrame, option: str = "--csv") -> None:
+def _write_csv(path: Path, table: "pd.DataFrame", option: str = "--csv") -> None:
     files.check_writable(path)
     try:
         files.spreadsheet_safe(table).to_csv(path, index=False)

@@ -25,7 +25,7 @@ from tests.helpers import PAGES, at_rest, download, go, idle, offer, pick, settl
 from tests.images import folder
 from tests.made_up import SMALL
 from tools.hold import Hold
-from tools.serve import server
+from tools.serve import NOT_RUNNING, server
 
 HEADINGS = {"" if path == "app.py" else Path(path).stem: heading for path, heading in PAGES.items()}
 AXE = Path(axe_playwright_python.__file__).parent / "axe.min.js"
@@ -138,7 +138,7 @@ def test_cancel_and_a_run_deleted_elsewhere(page, tmp_path):
 
 
 def test_a_run_of_a_killed_server_is_resumed_on_live_and_finishes(page, tmp_path):
-    config = configs.preset("sample").replace(**{"recipe.epochs": 2, "targets": ("test:0", "class:2")})
+    config = configs.preset("sample").replace(width=0.5, targets=("test:0", "class:2"), **{"recipe.epochs": 2})
     outputs, hold = runs.outputs_root(tmp_path / "runs"), Hold("replay", 13, tmp_path / "never")
     run = runs.Run.create(outputs, config)  # queued, and its process is gone: to be resumed too
 
@@ -171,6 +171,11 @@ def test_own_settings_with_targets_picked_by_looking(page, tmp_path):
         size = page.get_by_role("spinbutton", name="Batch size")
         size.fill("1000")
         size.press("Enter")
+        idle(page)
+        page.locator("summary", has_text="Advanced").first.click()  # of the model
+        width = page.get_by_role("spinbutton", name="Width (× channels)")
+        width.fill("0.25")
+        width.press("Enter")
         idle(page)
         epochs = page.get_by_role("spinbutton", name="Epochs")
         epochs.fill("0")
@@ -307,8 +312,8 @@ def test_another_data_set_is_proposed_for_and_shown_augmented(page, tmp_path, mo
 
 
 def test_deleted_checkpoints_are_rebuilt_from_the_storage_page(page, tmp_path):
-    small = configs.preset("sample").replace(**{"recipe.epochs": 1, "recipe.batch_size": 1000, "targets": ("test:0",)})
-    run = runs.Run.create(tmp_path, small)
+    small = {"width": 0.25, "targets": ("test:0",), "recipe.epochs": 1, "recipe.batch_size": 1000}
+    run = runs.Run.create(tmp_path, configs.preset("sample").replace(**small))
     with run.lock():
         work.execute(run)
     before = run.storage().sizes()["trajectory"]
@@ -335,7 +340,7 @@ def test_scores_are_checked_by_retraining_from_the_pages(page, tmp_path):
         configs.preset("sample").replace(
             dataset="fashion-mnist-sample-noisy",
             targets=("test:0", "test:all"),
-            width=0.5,
+            width=0.25,
             **{"recipe.epochs": 1, "recipe.batch_size": 1000},
         ),
     )
@@ -557,6 +562,19 @@ def test_an_image_of_ones_own_is_uploaded_explained_and_shown(page, root, tmp_pa
         assert len(shown(page, "harmful")) == 12
 
 
+# What axe-core finds; null where the page was drawn anew in the meantime, when parts of it are faded or gone.
+LOOK_AT_REST = f"""async options => {{
+  const still = () => {NOT_RUNNING} && !document.querySelector('[data-stale="true"], [data-testid="stSkeleton"]');
+  if (!still()) return null;
+  let drawn = false;
+  const watch = new MutationObserver(() => drawn = true);
+  watch.observe(document.querySelector('[data-testid="stApp"]'), {{attributeFilter: ["data-test-script-state"]}});
+  const {{violations}} = await axe.run(document, options);
+  watch.disconnect();
+  return drawn || !still() ? null : violations;
+}}"""
+
+
 def violations(tab: Page, theme: str) -> list[str]:
     """What axe-core finds of impact serious or critical: rule, node and why."""
     if not tab.evaluate("!!window.axe"):
@@ -566,11 +584,13 @@ def violations(tab: Page, theme: str) -> list[str]:
     tab.emulate_media(color_scheme=theme, reduced_motion="reduce")
     dark = "getComputedStyle(document.querySelector('.stApp')).backgroundColor.match(/\\d+/)[0] < 128"
     tab.wait_for_function(dark if theme == "dark" else f"!({dark})")
-    idle(tab)  # what is opened or changed before has been drawn again, and is not faded
-    at_rest(tab)
     found = []
-    only = ", runOnly: ['color-contrast']" if theme == "dark" else ""  # the one thing that a theme changes
-    for violation in tab.evaluate(f"axe.run(document, {{resultTypes: ['violations']{only}}})")["violations"]:
+    only = {"runOnly": ["color-contrast"]} if theme == "dark" else {}  # the one thing that a theme changes
+    at_rest(tab)
+    while (seen := tab.evaluate(LOOK_AT_REST, {"resultTypes": ["violations"], **only})) is None:
+        idle(tab)  # what was opened or changed before is drawn again
+        at_rest(tab)
+    for violation in seen:
         for node in violation["nodes"] if violation["impact"] in ("serious", "critical") else []:
             found.append(f"{theme}: {violation['id']} {node['target']} {node['html'][:200]}\n{node['failureSummary']}")
     return found

@@ -82,6 +82,13 @@ def test_pages_draw_without_loading_torch():
     assert done.returncode == 0, done.stderr
 
 
+def test_the_engine_loads_pandas_only_for_who_asks_for_a_table():
+    """0.3 s of each start: of every command, every rank and every process that works."""
+    for path in ENGINE:
+        heads = [node for node in ast.parse(path.read_text()).body if isinstance(node, (ast.Import, ast.ImportFrom))]
+        assert not any("pandas" in ast.unparse(head) for head in heads), path.relative_to(ROOT)
+
+
 def test_nothing_pickles_evaluates_or_calls_a_shell():
     for path in [*ENGINE, *UI, *PAGES]:
         names = imported(path)

@@ -12,10 +12,9 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
 
 from engine import files
 from engine.analysis.wording import count
@@ -23,6 +22,9 @@ from engine.datasets.base import Dataset
 from engine.errors import ConfigError, IntegrityError
 from engine.runs import fields
 from engine.runs.manifest import Manifest
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 FOLDER = "duplicates"
 
@@ -275,10 +277,12 @@ def twin_of(record: Manifest, test: int) -> Twin | None:
 # -- groups as rows
 
 
-def table(found: Duplicates, dataset: Dataset, scores_N: np.ndarray | None = None) -> pd.DataFrame:
+def table(found: Duplicates, dataset: Dataset, scores_N: np.ndarray | None = None) -> "pd.DataFrame":
     """A row a group, [G]: `group`, its number; `images`, and of them `training` and `test`; `labels`, how many
     different ones; `farthest`, the largest distance to the first; with scores, `influence`, Σ τ of its training images.
     """
+    import pandas as pd
+
     groups, of = len(found.starts), found.group_of
     training = found.images < found.n_train
     labels = labels_of(found, dataset)
@@ -338,7 +342,7 @@ WHERE = {
 }
 
 
-def filtered(rows: pd.DataFrame, where: str, labels_differ: bool) -> pd.DataFrame:
+def filtered(rows: "pd.DataFrame", where: str, labels_differ: bool) -> "pd.DataFrame":
     """The groups with two or more images in a split, or with images in both; of them those whose labels differ."""
     kept = {
         "all": rows["images"] > 1,
@@ -349,7 +353,7 @@ def filtered(rows: pd.DataFrame, where: str, labels_differ: bool) -> pd.DataFram
     return rows.loc[kept & (rows["labels"] > 1)] if labels_differ else rows.loc[kept]
 
 
-def in_order(rows: pd.DataFrame, order: str, harmful_sign: int = 1) -> pd.DataFrame:
+def in_order(rows: "pd.DataFrame", order: str, harmful_sign: int = 1) -> "pd.DataFrame":
     """By one of `ORDERS`; by influence where the rows have it. `harmful_sign` of the target function."""
     if order in BY_INFLUENCE:
         harm = harmful_sign * rows["influence"].to_numpy()
@@ -381,9 +385,11 @@ def in_test_too(found: Duplicates, groups: Collection[int]) -> np.ndarray:
 
 def listed(
     found: Duplicates, dataset: Dataset, scores_N: np.ndarray | None = None, groups: Sequence[int] | None = None
-) -> pd.DataFrame:
+) -> "pd.DataFrame":
     """A row an image, group by group: group, keep, split, index, file where the data set has files, label, distance to
     the first, and with scores the influence of a training image. Of these groups in their order, or all."""
+    import pandas as pd
+
     groups = list(range(len(found.starts))) if groups is None else list(groups)
     entries = np.concatenate(
         [np.arange(found.starts[g], found.starts[g] + found.sizes[g]) for g in groups] or [np.zeros(0, np.int64)]

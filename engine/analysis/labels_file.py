@@ -13,13 +13,15 @@ otherwise be a correction.
 import csv
 import io
 from collections.abc import Callable, Mapping
-
-import pandas as pd
+from typing import TYPE_CHECKING
 
 from engine import files
 from engine.datasets.base import Dataset
 from engine.errors import ConfigError
 from engine.runs.corrections import EXCLUDED, Corrections, Decision
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 COLUMNS = ("index", "file", "old_label", "new_label", "excluded")
 
@@ -34,8 +36,10 @@ NAMED = 5  # lines at fault that an error names
 REMEDY = "Correct the file; docs/triage.md says what stands in each column. Nothing of it was taken."
 
 
-def table(dataset: Dataset, corrections: Corrections) -> pd.DataFrame:
+def table(dataset: Dataset, corrections: Corrections) -> "pd.DataFrame":
     """A row for each image that is corrected, in the order of the images."""
+    import pandas as pd
+
     images = sorted({*corrections.labels, *corrections.excluded})
     classes, labels = dataset.classes, dataset.train_labels
     return pd.DataFrame(

@@ -4,9 +4,9 @@ Top lists are found by partition on the memory-mapped scores; nothing here sorts
 """
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
-import pandas as pd
 
 from engine import files
 from engine.datasets.base import Dataset
@@ -15,6 +15,9 @@ from engine.runs.manifest import Manifest
 from engine.runs.notes import Notes
 from engine.runs.scores import TargetRef
 from engine.targets import target_function
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 RELATIONS = ("any", "same", "other")
 
@@ -49,8 +52,10 @@ class Filter:
 
 def table(
     record: Manifest, dataset: Dataset, target: TargetRef, chosen: Filter, true_label: int | None, notes: Notes
-) -> pd.DataFrame:
+) -> "pd.DataFrame":
     """Every training image that the filter keeps, the most harmful first, with its ticks and notes."""
+    import pandas as pd
+
     scores_N = record.score_sets.row(target)
     indices = np.flatnonzero(chosen.among(scores_N, dataset.train_labels, true_label))
     indices = indices[np.argsort(-target_function(target.function).harmful_sign * scores_N[indices], kind="stable")]
@@ -69,7 +74,7 @@ def table(
     )
 
 
-def as_csv(frame: pd.DataFrame) -> str:
+def as_csv(frame: "pd.DataFrame") -> str:
     """A table as text for other tools, quoted for spreadsheets: notes and names of classes are other people's text."""
     return files.spreadsheet_safe(frame).to_csv(index=False)
 

@@ -14,9 +14,9 @@ derivative foretells.
 import re
 from dataclasses import dataclass
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 import numpy as np
-import pandas as pd
 
 from engine import files
 from engine.analysis.lists import files_of
@@ -26,6 +26,9 @@ from engine.errors import ConfigError, IntegrityError
 from engine.runs.manifest import Manifest
 from engine.targets import split_targets
 from engine.targets.classes import class_named
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 PREFIX = "self-influence"
 FILE = re.compile(rf"scores/{PREFIX}-(\d+)\.npy")
@@ -203,11 +206,13 @@ def known(record: Manifest) -> Known | None:
 # -- rankings
 
 
-def ranked(record: Manifest, dataset: Dataset, known: Known) -> pd.DataFrame:
+def ranked(record: Manifest, dataset: Dataset, known: Known) -> "pd.DataFrame":
     """The images of which it is known, the most memorised first. Columns: rank, index, file where the data set has
     files, given_label, self_influence (the rise of the own loss without the image, nats), standard_error (0: exact);
     where the run has the model's answers to its training images, model_label, probability (of the label given) and
     loss (its −log); and, where the data set knows it, true_label."""
+    import pandas as pd
+
     images, names = known.images, np.array(dataset.classes)
     columns = {
         "rank": np.arange(1, len(images) + 1),

@@ -10,9 +10,9 @@ fewer than loss (average precision 0.60 against 0.82 on a smaller training, docs
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
-import pandas as pd
 
 from engine.analysis import duplicates, self_influence
 from engine.analysis.lists import files_of
@@ -23,6 +23,9 @@ from engine.datasets.base import Dataset
 from engine.errors import ConfigError
 from engine.runs.manifest import Manifest
 from engine.targets import FUNCTIONS, AllTests, ClassOfTests, target_function
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 ORDERS = ("harm", "loss")
 SELF = "self-influence"  # a third order, where it was computed
@@ -52,13 +55,15 @@ def target_key(record: Manifest, key: str | None = None) -> str:
     return first.key
 
 
-def ranked(record: Manifest, key: str | None = None, by: str = "harm") -> pd.DataFrame:
+def ranked(record: Manifest, key: str | None = None, by: str = "harm") -> "pd.DataFrame":
     """Training images, the most suspicious first, in one of `ORDERS`; or by `SELF`, those that it was computed for.
 
     Columns: rank, index, given_label, model_label, probability (of the given label, of the trained
     model), loss (its −log, nats), harm (of the target function: positive is harmful, whatever the function; its score
     or minus that), by `SELF` also self_influence (nats), and, where the data set knows it, true_label.
     """
+    import pandas as pd
+
     if by not in (*ORDERS, SELF):
         raise ConfigError(f"Suspects are not ordered by «{by}».", f"Choose one of {', '.join((*ORDERS, SELF))}.")
     known = self_influence.known(record) if by == SELF else None
@@ -90,7 +95,7 @@ def ranked(record: Manifest, key: str | None = None, by: str = "harm") -> pd.Dat
     return pd.DataFrame(columns)
 
 
-def better_order(by_harm: pd.DataFrame) -> tuple[str, dict[str, float]]:
+def better_order(by_harm: "pd.DataFrame") -> tuple[str, dict[str, float]]:
     """The order of `ORDERS` that finds the wrong labels of this run better, and the average precision of each, where
     the data set knows its true labels; of `ranked`, in any order. Where nothing is known: "loss", and no figures."""
     wrong_N = wrong_of(by_harm)
@@ -100,7 +105,7 @@ def better_order(by_harm: pd.DataFrame) -> tuple[str, dict[str, float]]:
     return max(reversed(ORDERS), key=lambda order: precision[order]), precision
 
 
-def known_orders(images: pd.DataFrame) -> dict[str, float]:
+def known_orders(images: "pd.DataFrame") -> dict[str, float]:
     """Of some of `ranked`, the average precision of each order that they have, where an error is known."""
     wrong_N = wrong_of(images)
     if wrong_N is None:
@@ -113,7 +118,7 @@ def known_orders(images: pd.DataFrame) -> dict[str, float]:
     }
 
 
-def wrong_of(images: pd.DataFrame) -> np.ndarray | None:
+def wrong_of(images: "pd.DataFrame") -> np.ndarray | None:
     """bool [M]: which labels are wrong; None where that is not known, or none is."""
     if "true_label" not in images:
         return None
@@ -121,7 +126,9 @@ def wrong_of(images: pd.DataFrame) -> np.ndarray | None:
     return wrong_N if wrong_N.any() else None
 
 
-def decided(images: pd.DataFrame, dataset: Dataset, left_out: Sequence[int], labels: Mapping[int, int]) -> pd.DataFrame:
+def decided(
+    images: "pd.DataFrame", dataset: Dataset, left_out: Sequence[int], labels: Mapping[int, int]
+) -> "pd.DataFrame":
     """`ranked` with what a person decided, for other tools: `ticked` (left out, or with a new label), and `new_label`,
     empty where the image keeps the one given."""
     named = {index: dataset.classes[label] for index, label in labels.items()}
@@ -136,7 +143,7 @@ def precision_at(suspicion_N: np.ndarray, wrong_N: np.ndarray, share: float) -> 
     return float(wrong_N[np.argsort(-suspicion_N, kind="stable")[:k]].mean())
 
 
-def known_precision(images: pd.DataFrame, share: float = 0.05) -> tuple[float, float] | None:
+def known_precision(images: "pd.DataFrame", share: float = 0.05) -> tuple[float, float] | None:
     """Of `ranked`: the share of wrong labels among the first `share`, and among all; None where the true labels are
     not known."""
     if "true_label" not in images:

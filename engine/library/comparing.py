@@ -3,8 +3,7 @@
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
-
-import pandas as pd
+from typing import TYPE_CHECKING
 
 from engine import config_file
 from engine.analysis import many, overlap
@@ -14,8 +13,11 @@ from engine.datasets import registry as datasets
 from engine.errors import ConfigError
 from engine.runs import run as runs
 
+if TYPE_CHECKING:
+    import pandas as pd
 
-def compare(root: Path, call: argparse.Namespace) -> tuple[pd.DataFrame, pd.DataFrame | None]:
+
+def compare(root: Path, call: argparse.Namespace) -> "tuple[pd.DataFrame, pd.DataFrame | None]":
     """Prints what `call` asks for, and returns it for files: a row a run, and, with `target`, a row an image.
 
     Raises `RunNotFoundError` for a run that is not there, `ConfigError` where none is left, or where fewer than two
@@ -41,6 +43,8 @@ def compare(root: Path, call: argparse.Namespace) -> tuple[pd.DataFrame, pd.Data
 
 def _print_table(shown: Sequence[Entry], groups: Sequence[Group]) -> None:
     """What is the same in all first, then a line for each group, with a column for each setting that differs."""
+    import pandas as pd
+
     equal, differ = many.equal(shown), many.differing(shown)
     data = {entry.data for entry in shown}
     same = [*([str(equal[many.DATASET])] if len(data) == 1 and many.DATASET in equal else []), many.in_words(equal)]
@@ -89,7 +93,7 @@ def _interval(group: Group) -> str:
 # -- the images
 
 
-def _images(root: Path, shown: Sequence[Entry], key: str, top: int) -> pd.DataFrame:
+def _images(root: Path, shown: Sequence[Entry], key: str, top: int) -> "pd.DataFrame":
     """The lists of one target over the runs that have scores on the data of the first that has."""
     scored = [entry for entry in shown if entry.scored]
     same = [entry for entry in scored if entry.fingerprint == scored[0].fingerprint]

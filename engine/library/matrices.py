@@ -19,10 +19,9 @@ import zlib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
 import psutil
 import torch
 from torch import Tensor
@@ -31,6 +30,9 @@ from engine import files, space
 from engine.datasets.names import printable
 from engine.errors import ConfigError, IntegrityError, StorageError
 from engine.library.inputs import unmasked
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 PIECE = 16 << 20  # numbers that are read together: 64 MB of float32
 
@@ -59,6 +61,8 @@ class Matrix:
 def opened(scores: Any, what: str = "scores") -> Matrix:
     """Raises `ConfigError` for what is no matrix of real numbers, and `StorageError` where it does not fit into
     memory."""
+    import pandas as pd
+
     if isinstance(scores, str | os.PathLike):
         return _of_file(os.fspath(scores))
     if isinstance(scores, pd.DataFrame):
@@ -137,7 +141,7 @@ def _numbers(rows: Tensor, what: str) -> np.ndarray:
         raise _not_real(str(rows.dtype).removeprefix("torch."), what) from None
 
 
-def _of_frame(frame: pd.DataFrame, what: str) -> Matrix:
+def _of_frame(frame: "pd.DataFrame", what: str) -> Matrix:
     names = list(frame.columns)  # two may be the same
     named = _one_of_targets([i for i, name in enumerate(names) if name == TARGET], f"`{what}`")
     numbers = frame.iloc[:, [i for i, name in enumerate(names) if name not in (*NOT_SCORES, TARGET)]]
@@ -265,6 +269,8 @@ def _csv(path: Path, what: str, name: str) -> Matrix:
         rows = sum(1 for line in file if line.strip()) - header
 
     def read(columns: list[int], step: int, kind: Any) -> Iterator[Any]:
+        import pandas as pd
+
         chosen = {"header": 0 if header else None, "usecols": columns, "chunksize": step}
         with pd.read_csv(path, **chosen, dtype=kind, encoding_errors="replace") as parts:
             yield from parts
