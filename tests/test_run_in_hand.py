@@ -268,6 +268,15 @@ def test_back_leads_to_what_was_seen_and_every_link_to_the_run_in_hand(page, two
         assert page.evaluate("history.length") == entries + 2
         page.evaluate("history.forward()")
         page.wait_for_url(second)
+        settled(page, "Influence")
+        idle(page)
+
+        # A busy browser writes what the next page is asked under the address of this one, and then the right one.
+        page.keyboard.press("Shift")  # somebody does something
+        page.evaluate("for (const to of ['?wrong=1', 'Test_images?wrong=1']) history.pushState({}, '', to)")
+        assert page.url == f"{url}/Test_images?wrong=1" and page.evaluate("history.length") == entries + 2
+        back(page)
+        page.wait_for_url(second)
 
 
 def test_a_link_is_copied_by_a_click_and_by_the_keyboard(page, quick):
