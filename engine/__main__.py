@@ -41,6 +41,8 @@ def main(arguments: list[str] | None = None, on_loaded: Callable[[], None] = lam
         command = commands.COMMANDS[call.command]
         if command.trains:
             commands.load_torch()
+        if command.tables:
+            commands.load_pandas()
         on_loaded()
         return commands.do(call)
     except ReplayError as error:

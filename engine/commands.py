@@ -71,6 +71,11 @@ def load_torch() -> None:
     import engine.jobs.execute  # noqa: F401  (for its effect)
 
 
+def load_pandas() -> None:
+    """Loads what makes tables: likewise, a third of a second."""
+    import pandas  # noqa: F401  (for its effect)
+
+
 # -- work
 
 
@@ -882,11 +887,12 @@ def do(call: argparse.Namespace) -> int:
 
 
 class Command(NamedTuple):
-    """`do(call)` returns the exit code; `trains` says whether torch is loaded first, `shared` whether several ranks of
-    torchrun can do it together."""
+    """`do(call)` returns the exit code; `trains` says whether torch is loaded first, `tables` whether pandas is,
+    `shared` whether several ranks of torchrun can do it together."""
 
     do: Callable[[argparse.Namespace], int]
     trains: bool = False
+    tables: bool = False
     shared: bool = False
 
 
@@ -903,23 +909,23 @@ COMMANDS = {
     "merge": Command(merge, trains=True),
     "smoothness": Command(smoothness, trains=True),
     "what-if": Command(what_if, trains=True),
-    "removal": Command(removal, trains=True),
-    "themes": Command(themes, trains=True),
-    "self-influence": Command(self_influence, trains=True),
+    "removal": Command(removal, trains=True, tables=True),
+    "themes": Command(themes, trains=True, tables=True),
+    "self-influence": Command(self_influence, trains=True, tables=True),
     "features": Command(features, trains=True),
     "umap": Command(umap, trains=True),
-    "duplicates": Command(duplicates, trains=True),
-    "suspects": Command(list_suspects),
-    "corrections": Command(corrections),
-    "export": Command(export),
+    "duplicates": Command(duplicates, trains=True, tables=True),
+    "suspects": Command(list_suspects, tables=True),
+    "corrections": Command(corrections, tables=True),
+    "export": Command(export, tables=True),
     "repeat": Command(repeat, trains=True),
-    "mean": Command(mean),
+    "mean": Command(mean, tables=True),
     "report": Command(report),
-    "compare": Command(compare),
+    "compare": Command(compare, tables=True),
     "list": Command(list_runs),
     "info": Command(info),
     "storage": Command(storage),
     "clean": Command(clean),
-    "show": Command(show, trains=True),
+    "show": Command(show, trains=True, tables=True),
     "app": Command(app),
 }

@@ -219,7 +219,7 @@ def test_closed_streams_are_no_error(run):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("library, call", [("numpy", ["list"]), ("torch", ["run"]), ("pandas", ["list"])])
+@pytest.mark.parametrize("library, call", [("numpy", ["list"]), ("torch", ["run"]), ("pandas", ["suspects", "x"])])
 @pytest.mark.parametrize("swallowed", [False, True], ids=["", "and the library swallows the exception"])
 def test_ctrl_c_while_libraries_are_imported_is_one_line(library, call, swallowed, tmp_path, root):
     """A library that interrupts the process at its import, at the moment when it is half loaded."""

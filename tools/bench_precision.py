@@ -71,6 +71,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=str(__doc__).partition("\n")[0])
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--preset", default="sample")
+    parser.add_argument("--data", default="", help="a data set; none: the preset's")
     parser.add_argument("--epochs", type=int, default=0, help="0: the preset's")
     parser.add_argument("--targets", type=int, default=8)
     parser.add_argument("--compiled", action="store_true")
@@ -78,7 +79,9 @@ def main() -> None:
     parser.add_argument("--json", type=Path, required=True)
     options = parser.parse_args()
     where, preset = device.choose(options.device), config.preset(options.preset)
-    preset = preset.replace(**{"recipe.epochs": options.epochs or preset.recipe.epochs})
+    preset = preset.replace(
+        dataset=options.data or preset.dataset, **{"recipe.epochs": options.epochs or preset.recipe.epochs}
+    )
     dataset = dataset_registry.load(preset.dataset)
     model = model_registry.build(preset, dataset, where)
     learnt, test = (examples(dataset, split, where, torch.float32) for split in ("train", "test"))
@@ -94,7 +97,12 @@ def main() -> None:
             exact = scores if exact is None else exact
             result[precision] = {**compare(scores, exact), "seconds": time.perf_counter() - began}
             print(precision, {name: float(f"{value:.6g}") for name, value in result[precision].items()}, flush=True)
-    about = {"device": device.describe(where), "torch": torch.__version__, "preset": preset.preset}
+    about = {
+        "device": device.describe(where),
+        "torch": torch.__version__,
+        "preset": preset.preset,
+        "data": preset.dataset,
+    }
     about |= {"steps": stream.steps, "targets": options.targets, "compiled": options.compiled}
     options.json.write_text(json.dumps({**about, "by_precision": result}, indent=1))
 
