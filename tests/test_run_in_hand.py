@@ -323,6 +323,9 @@ def test_a_page_notices_that_its_run_has_changed_and_waits_while_something_is_ty
         expect(badge).to_contain_text("Finished")
         expect(page.get_by_text("Validate", exact=True).first).to_be_visible()
 
+        page.reload()  # the scores and the end of the work are two changes: no drawing of one is still to come
+        settled(page, "Trust")
+        expect(page.get_by_text("Validate", exact=True).first).to_be_visible()
         idle(page)
         page.get_by_role("button", name="Name").click()
         field = page.get_by_role("textbox", name="Name of this run")
