@@ -36,6 +36,13 @@ def imported(path: Path) -> set[str]:
     return names
 
 
+def heads(path: Path) -> list[str]:
+    """The imports at the head of a file, as they stand there: what loading it loads."""
+    module, *_ = parsed(path)
+    assert isinstance(module, ast.Module)
+    return [ast.unparse(node) for node in module.body if isinstance(node, (ast.Import, ast.ImportFrom))]
+
+
 def room_of(module: str) -> str:
     """The room of `core.schedule.learning_rate`: a module of its own where the picture names it, else its folder."""
     parts = module.split(".")
@@ -72,12 +79,8 @@ def test_the_tools_stand_without_the_tests():
 
 def test_pages_draw_without_loading_torch():
     """All that the pages import at their head, in one fresh process."""
-    heads = []
-    for path in [*PAGES, *UI]:
-        for node in ast.parse(path.read_text()).body:
-            if isinstance(node, (ast.Import, ast.ImportFrom)):
-                heads.append(ast.unparse(node))
-    code = "\n".join([*heads, "import sys", "assert 'torch' not in sys.modules, 'torch was loaded'"])
+    loaded = [head for path in [*PAGES, *UI] for head in heads(path)]
+    code = "\n".join([*loaded, "import sys", "assert 'torch' not in sys.modules, 'torch was loaded'"])
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
 
@@ -85,8 +88,7 @@ def test_pages_draw_without_loading_torch():
 def test_the_engine_loads_pandas_only_for_who_asks_for_a_table():
     """0.3 s of each start: of every command, every rank and every process that works."""
     for path in ENGINE:
-        heads = [node for node in ast.parse(path.read_text()).body if isinstance(node, (ast.Import, ast.ImportFrom))]
-        assert not any("pandas" in ast.unparse(head) for head in heads), path.relative_to(ROOT)
+        assert not any("pandas" in head for head in heads(path)), path.relative_to(ROOT)
 
 
 def test_nothing_pickles_evaluates_or_calls_a_shell():
