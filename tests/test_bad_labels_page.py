@@ -219,6 +219,35 @@ def test_images_are_ticked_by_range_rule_and_key_and_get_labels_one_by_one(page,
         assert shown(page, "suspects") == ticked[:24]
 
 
+def test_what_is_decided_while_what_came_before_is_being_written_is_what_is_kept(page, tmp_path):
+    """Keys are quicker than a slow disk: the last one decides, whatever is still being written for those before it."""
+    run, dataset = made_up(tmp_path), dataset_registry.load(NOISY)
+    given, said = dataset.train_labels, run.manifest().train_logits().argmax(1)
+    order = [int(i) for i in np.argsort(-losses(run), kind="stable") if said[i] != given[i]]
+    gallery = page.locator(".st-key-gallery-suspects")
+    with server(tmp_path, page, inside="tests.late_disk") as (url, _):
+        page.goto(f"{url}/Find_bad_labels?run=one&order=loss&disagree=yes")
+        settled(page, "Find bad labels")
+        boxes, what = gallery.locator(".grid input"), gallery.locator("dialog").get_by_role("combobox")
+        boxes.nth(4).click()
+        boxes.nth(2).click(modifiers=["Shift"])
+        gallery.locator(".open").nth(2).click()
+        for choice in ("leave out", "keep", str(said[order[2]])):
+            what.select_option(choice)
+        page.keyboard.press("ArrowRight")
+        page.keyboard.press("a")
+        page.keyboard.press("ArrowLeft")
+        another = next(c for c in range(10) if c not in (given[order[3]], said[order[3]]))
+        what.select_option(str(another))
+        page.keyboard.press("Escape")
+        status = bar(page).get_by_role("status")
+        expect(status).to_have_text("3 images ticked: 1 to leave out, 2 to relabel")
+        page.wait_for_timeout(2000)  # for what comes late
+        assert decided(run) == set(order[2:5])
+        assert corrections.read(run).labels == {order[2]: int(said[order[2]]), order[3]: another}
+        expect(status).to_have_text("3 images ticked: 1 to leave out, 2 to relabel")
+
+
 def test_wrong_labels_ticked_by_a_rule_get_the_models_and_a_retraining_is_compared(page, tmp_path):
     """The whole task: three clicks decide on 300 images, one trains again, one leads back to what that did."""
     config = SMALL.replace(dataset=NOISY, targets=("test:all",))

@@ -80,6 +80,22 @@ def test_a_tick_is_that_of_the_runs_one_selection_and_is_undone_by_the_same_key(
     assert notes.read(empty).ticked == (4,)
 
 
+def test_a_mark_leaves_a_new_label_that_another_writes_at_the_same_time(empty):
+    corrections.decide(empty, {0: 1}, *SIZES)
+    corrections.mark(empty, {0: True, 1: True, 2: False}, *SIZES)
+    assert corrections.read(empty) == Corrections({0: 1}, frozenset({1}))
+    corrections.mark(empty, {0: False, 1: False}, *SIZES)
+    assert corrections.read(empty) == Corrections() and history(empty) == 3
+
+    images = range(200)
+    marks = threading.Thread(target=lambda: [corrections.mark(empty, {i: True}, *SIZES) for i in images])
+    marks.start()
+    for index in images:
+        corrections.decide(empty, {index: index % 10}, *SIZES)
+    marks.join()
+    assert corrections.read(empty) == Corrections({i: i % 10 for i in images})
+
+
 def test_what_another_tab_decided_is_not_overwritten(empty):
     corrections.decide(empty, {17: EXCLUDED}, *SIZES)
     with pytest.raises(ConfigError, match="17 was decided on in another tab"):

@@ -1,59 +1,203 @@
-"""What a page has drawn reaches the browser, also where a part of it is asked for at that very moment.
+"""What a person does is done whole, and what a page has drawn reaches the browser, also on a machine with much to do.
 
-Streamlit draws a page in a thread, which hands each element over to the server's loop and then ends. A part that is
-drawn by itself (a fragment; those with `run_every` are asked for every two seconds) waits for that thread, and is then
-drawn by it. But where it is asked for when the thread has ended, and the loop has not yet taken all that was handed
-over, Streamlit (1.67) starts another thread, and the loop throws away what is left of the first: the page stays as it
-was before the last click, until the next one. That takes a loop that is late, as on a machine with much to do.
+Streamlit (1.67) runs a page in a thread, and all that its buttons do. It is made for pages where nothing is lost when a
+click is; here each of these was seen to lose something:
 
-Here such a part waits until the loop has taken all.
+*Two clicks in a row.* By default the second is given to another thread at once, so what the first does (`on_click`) and
+what the second does run side by side, and the one that was clicked first may write last. With `runner.fastReruns =
+false` (.streamlit/config.toml) there is one thread, which looks for a next click wherever it draws something or reads a
+value, and leaves what it is doing for it: an `on_click` that has done half, or a click that the page has not come to
+(`if st.button(…)`); and clicks that wait for it are made one, in whatever order. Here they wait in a row, and it does
+not look before it has done the one that it has.
 
-A part with `run_every` is also asked for by a browser that has not heard yet that the page is another one by now
-(`st.switch_page`). Where both pages have that part, Streamlit draws it and says that it is of the page before; so the
-browser, which shows the new page by then, clears that away, and has no place for whatever comes after («Bad delta
-path»): a page without content until it is loaded again. Here nothing is drawn of a page that is not there any more.
+*A part that is drawn by itself* (a fragment; those with `run_every` are asked for every two seconds) waits for that
+thread, and is then drawn by it. But where it is asked for when the thread has ended, and the server's loop has not yet
+taken all that was handed over, another thread is started, and the loop throws away what is left of the first: the page
+stays as it was before the last click, until the next one. That takes a loop that is late. Here whatever is asked for
+then waits until the loop has taken all.
 
-Streamlit offers no place for either, so one method of its `AppSession` and one of its `ScriptRunner` are wrapped; a
-later Streamlit that has no such methods is left as it is, and the server's log says so.
+*A part of the page before.* A part with `run_every` is also asked for by a browser that has not heard yet that the page
+is another one by now (`st.switch_page`). Where both pages have that part, Streamlit draws it and says that it is of the
+page before; so the browser, which shows the new page by then, clears that away, and has no place for whatever comes
+after («Bad delta path»): a page without content until it is loaded again. Here nothing is drawn of a page that is not
+there any more.
+
+*A file that is made when it is asked for.* Each drawing gives it another name and forgets the one before; a browser
+that has not been told yet asks for what is not there any more, and nothing comes. Here the names of before hold on for
+`KEPT` seconds.
+
+Streamlit offers no place for any of these, so methods of its classes are wrapped; a later Streamlit that has no such
+methods is left as it is, and the server's log says so.
 """
 
-import asyncio
 import logging
-
-from streamlit.runtime import app_session
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+from weakref import WeakKeyDictionary, WeakSet
 
 A_LOOK = 0.005  # seconds between two looks at whether the loop has taken all
+
+KEPT = 30.0  # seconds that the name of a file holds on after the page has been drawn again without it
+
+_HELD = "held"  # beside the sessions, which have longer names: the names that hold on
+
+_log = logging.getLogger(__name__)
+
+_doing = threading.local()  # .clicks: whether this thread still has to do what was clicked
 
 
 def in_order() -> None:
     """For every page of this process, from now on."""
-    sessions, states = (getattr(app_session, name, None) for name in ("AppSession", "AppSessionState"))
-    runners = getattr(app_session, "ScriptRunner", None)
-    start, run = getattr(sessions, "_create_scriptrunner", None), getattr(runners, "_run_script", None)
-    if sessions is None or runners is None or start is None or run is None or not hasattr(states, "SHUTDOWN_REQUESTED"):
-        logging.getLogger(__name__).warning("This Streamlit draws pages otherwise: ui/delivery.py is not in use.")
-        return
+    for mend in (_clicks_whole, _drawings_in_order, _names_that_hold):
+        try:
+            mend()
+        except (AttributeError, ImportError) as error:
+            _log.warning("This Streamlit works otherwise (%s): not all of ui/delivery.py is in use.", error)
+
+
+def _clicks_whole() -> None:
+    from streamlit.runtime.scriptrunner import ScriptRunner
+    from streamlit.runtime.state.safe_session_state import SafeSessionState
+
+    runners: Any = ScriptRunner
+    states: Any = SafeSessionState
+    look, do = runners._maybe_handle_execution_control_request, states.on_script_will_rerun
+
+    def look_between_clicks(runner) -> None:
+        if not getattr(_doing, "clicks", False):
+            look(runner)
+
+    def do_whole(state, asked, **more) -> None:
+        _doing.clicks = True
+        try:
+            do(state, asked, **more)
+        finally:
+            _doing.clicks = any(_is_left_to_the_page(state, each) for each in (asked.widgets if asked else ()))
+
+    runners._maybe_handle_execution_control_request, states.on_script_will_rerun = look_between_clicks, do_whole
+
+
+def _is_left_to_the_page(state, widget) -> bool:
+    """Whether this is a click that no `on_click` has answered, so that the page does (`if st.button(…)`)."""
+    if not widget.trigger_value:
+        return False
+    known = state._state._new_widget_state.widget_metadata.get(widget.id)
+    return known is not None and known.callback is None and not known.callbacks
+
+
+def _drawings_in_order() -> None:
+    from streamlit.runtime.app_session import AppSession, AppSessionState
+    from streamlit.runtime.scriptrunner import ScriptRunner
+
+    sessions: Any = AppSession
+    runners: Any = ScriptRunner
+    ask, start, run = sessions.request_rerun, sessions._create_scriptrunner, runners._run_script
+    rows: WeakKeyDictionary[AppSession, deque[Callable[[], bool]]] = WeakKeyDictionary()  # what waits, of each tab
+    looking: WeakSet[AppSession] = WeakSet()  # tabs for which `go_on` is to be called in a moment
+
+    # Each of these is called in the server's loop.
+
+    def go_on(session) -> None:
+        """Does what waits, until something has to wait on."""
+        looking.discard(session)
+        row = rows.setdefault(session, deque())
+        while row and session._state is not AppSessionState.SHUTDOWN_REQUESTED:
+            first = row.popleft()
+            if not first():
+                wait(session, first)
+                return
+        row.clear()
+
+    def wait(session, first) -> None:
+        rows.setdefault(session, deque()).appendleft(first)
+        if session not in looking:
+            looking.add(session)
+            session._event_loop.call_later(A_LOOK, go_on, session)
+
+    def ask_in_turn(session, asked) -> None:
+        """What a person does waits for what they did before; a timer's question goes with whatever is next."""
+        if asked is not None and asked.is_auto_rerun:
+            ask(session, asked)
+            return
+
+        def first() -> bool:
+            if _waits(session._scriptrunner):
+                return False
+            ask(session, asked)
+            return True
+
+        row = rows.setdefault(session, deque())
+        row.append(first)
+        if len(row) == 1:
+            go_on(session)
 
     def start_after(session, asked) -> None:
         """Starts the thread that draws what is `asked` for, once nothing is on its way from the one before."""
-        before = getattr(session, "_scriptrunner", None)  # once the loop has taken all, and for a whole page at once
-        if getattr(session, "_state", None) is states.SHUTDOWN_REQUESTED:
-            return  # the tab has gone meanwhile
-        if before is None:
+
+        def first() -> bool:
+            before = session._scriptrunner
+            if before is not None:
+                return before.request_rerun(asked)  # not where it has ended
             if not _is_of_the_page_before(asked, session):
                 start(session, asked)
-        elif not before.request_rerun(asked):  # that one has ended
-            asyncio.get_running_loop().call_later(A_LOOK, start_after, session, asked)
+            return True
+
+        if not first():
+            wait(session, first)
 
     def run_unless_gone(runner, asked) -> None:
         if not _is_of_the_page_before(asked, runner):
             run(runner, asked)
 
-    sessions._create_scriptrunner = start_after
-    runners._run_script = run_unless_gone
+    sessions.request_rerun, sessions._create_scriptrunner, runners._run_script = (
+        ask_in_turn,
+        start_after,
+        run_unless_gone,
+    )
+
+
+def _waits(runner) -> bool:
+    """Whether a thread has yet to begin with what a person has asked it for."""
+    requests = getattr(runner, "_requests", None)
+    if requests is None or requests._state.value != "RERUN":
+        return False
+    asked = requests._rerun_data
+    return not asked.fragment_id_queue or any(
+        map(_is_click, asked.widget_states.widgets if asked.widget_states else ())
+    )
+
+
+def _is_click(widget) -> bool:
+    return (widget.WhichOneof("value") or "").endswith("trigger_value")
 
 
 def _is_of_the_page_before(asked, drawer) -> bool:
     """Whether a part is `asked` for of another page than the session, or its thread, has drawn last."""
     page = getattr(getattr(drawer, "_pages_manager", None), "current_page_script_hash", "")
     return bool(asked.fragment_id or asked.fragment_id_queue) and page not in ("", asked.page_script_hash)
+
+
+def _names_that_hold() -> None:
+    from streamlit.runtime.media_file_manager import MediaFileManager
+
+    managers: Any = MediaFileManager
+    forget = managers._remove_orphaned_deferred_callables
+    seen: dict[str, float] = {}  # by name, when a page had it last: seconds of `time.monotonic`
+
+    def forget_later(manager) -> None:
+        """For who holds the manager's lock."""
+        now, known, by_session = time.monotonic(), manager._deferred_callables, manager._files_by_session_and_coord
+        drawn = {name for names in by_session.values() for name in names.values()}
+        before = {name: now if name in drawn else seen.get(name, now) for name in known}
+        seen.clear()
+        seen.update(before)
+        by_session[_HELD] = {name: name for name, at in before.items() if now - at < KEPT}
+        try:
+            forget(manager)
+        finally:
+            del by_session[_HELD]
+
+    managers._remove_orphaned_deferred_callables = forget_later

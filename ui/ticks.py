@@ -46,7 +46,7 @@ def read(run: RunView) -> notes.Notes:
 def corrected(run: RunView) -> Corrections:
     """What was decided on the run's labels; nothing, said once on the page, where the file is damaged."""
     try:
-        return corrections.read(run.folder, len(run.dataset.train_labels), len(run.dataset.classes))
+        return corrections.read(run.folder, *_how_many(run))
     except IntegrityError as error:
         shell.show_error_once(error.what, error.remedy)
         return Corrections()
@@ -64,7 +64,7 @@ def new_labels(run: RunView, set_name: str = INFLUENCE) -> dict[int, int]:
     """Other labels, by image, of those that are ticked."""
     if set_name == LABELS:
         return dict(corrected(run).labels)
-    images, classes = len(run.dataset.train_labels), len(run.dataset.classes)
+    images, classes = _how_many(run)
     labels = read(run).labels_in(set_name)
     return {index: label for index, label in labels.items() if index < images and label < classes}
 
@@ -78,21 +78,14 @@ def what_if(run: RunView, set_name: str = INFLUENCE) -> WhatIf:
 def change(run: RunView, changes: dict[int, bool], set_name: str = INFLUENCE) -> None:
     with shell.guarded():
         if set_name == LABELS:
-            decided = corrections.read(run.folder)
-            # What is ticked and has a new label keeps it.
-            _decide(
-                run,
-                {
-                    i: (decided.of(i) if decided.of(i) is not None else EXCLUDED) if on else None
-                    for i, on in changes.items()
-                },
-            )
+            corrections.mark(run.folder, changes, *_how_many(run))
         else:
             notes.tick(run.folder, changes, len(run.dataset.train_labels), set_name)
 
 
-def _decide(run: RunView, decisions: Mapping[int, corrections.Decision]) -> None:
-    corrections.decide(run.folder, decisions, len(run.dataset.train_labels), len(run.dataset.classes))
+def _how_many(run: RunView) -> tuple[int, int]:
+    """Training images, and classes."""
+    return len(run.dataset.train_labels), len(run.dataset.classes)
 
 
 def add(run: RunView, indices: Iterable[int], set_name: str = INFLUENCE) -> None:
@@ -107,9 +100,10 @@ def relabel(run: RunView, labels: Mapping[int, int | None], set_name: str = INFL
     """Gives images other labels and ticks them; with None an image stays ticked, to be left out."""
     with shell.guarded():
         if set_name == LABELS:
-            _decide(run, {i: EXCLUDED if label is None else label for i, label in labels.items()})
-            return
-        notes.relabel(run.folder, labels, len(run.dataset.train_labels), len(run.dataset.classes), set_name)
+            decisions = {i: EXCLUDED if label is None else label for i, label in labels.items()}
+            corrections.decide(run.folder, decisions, *_how_many(run))
+        else:
+            notes.relabel(run.folder, labels, *_how_many(run), set_name)
 
 
 def note_field(run: RunView, what: int | str, label: str, placeholder: str) -> None:

@@ -99,6 +99,16 @@ def decide(
         _decide(run, before, decisions, looked_at, images, classes)
 
 
+def mark(run: Run, changes: Mapping[int, bool], images: int, classes: int) -> None:
+    """Says of some training images, as one step, that their label is wrong (True), so that each is left out unless it
+    has another label by now, which it keeps; or that it is right (False)."""
+    with _lock(run):
+        before = read_record(run)
+        now = {i: before.corrections.of(i) for i in changes}
+        decisions = {i: (EXCLUDED if now[i] is None else now[i]) if on else None for i, on in changes.items()}
+        _decide(run, before, decisions, (), images, classes)
+
+
 def look(run: Run, items: Iterable[str]) -> None:
     """Remembers what a person has gone through: numbers of training images as texts, `file:NAME`."""
     with _lock(run):
