@@ -3,12 +3,10 @@
 Streamlit (1.67) runs a page in a thread, and all that its buttons do. It is made for pages where nothing is lost when a
 click is; here each of these was seen to lose something:
 
-*Two clicks in a row.* By default the second is given to another thread at once, so what the first does (`on_click`) and
-what the second does run side by side, and the one that was clicked first may write last. With `runner.fastReruns =
-false` (.streamlit/config.toml) there is one thread, which looks for a next click wherever it draws something or reads a
-value, and leaves what it is doing for it: an `on_click` that has done half, or a click that the page has not come to
-(`if st.button(…)`); and clicks that wait for it are made one, in whatever order. Here they wait in a row, and it does
-not look before it has done the one that it has.
+*Two clicks in a row.* The second is given to another thread at once, and the first thread leaves what it is doing where
+it draws something or reads a value next, or never begins. So what the first click does (`on_click`) runs beside what
+the second does, and may write last; or it is done by half; or a click that the page has not come to (`if st.button(…)`)
+is lost. Here a click waits until the one before is done.
 
 *A part that is drawn by itself* (a fragment; those with `run_every` are asked for every two seconds) waits for that
 thread, and is then drawn by it. But where it is asked for when the thread has ended, and the server's loop has not yet
@@ -46,59 +44,33 @@ _HELD = "held"  # beside the sessions, which have longer names: the names that h
 
 _log = logging.getLogger(__name__)
 
-_doing = threading.local()  # .clicks: whether this thread still has to do what was clicked
-
 
 def in_order() -> None:
     """For every page of this process, from now on."""
-    for mend in (_clicks_whole, _drawings_in_order, _names_that_hold):
+    for mend in (_in_turn, _names_that_hold):
         try:
             mend()
         except (AttributeError, ImportError) as error:
             _log.warning("This Streamlit works otherwise (%s): not all of ui/delivery.py is in use.", error)
 
 
-def _clicks_whole() -> None:
-    from streamlit.runtime.scriptrunner import ScriptRunner
-    from streamlit.runtime.state.safe_session_state import SafeSessionState
-
-    runners: Any = ScriptRunner
-    states: Any = SafeSessionState
-    look, do = runners._maybe_handle_execution_control_request, states.on_script_will_rerun
-
-    def look_between_clicks(runner) -> None:
-        if not getattr(_doing, "clicks", False):
-            look(runner)
-
-    def do_whole(state, asked, **more) -> None:
-        _doing.clicks = True
-        try:
-            do(state, asked, **more)
-        finally:
-            _doing.clicks = any(_is_left_to_the_page(state, each) for each in (asked.widgets if asked else ()))
-
-    runners._maybe_handle_execution_control_request, states.on_script_will_rerun = look_between_clicks, do_whole
-
-
-def _is_left_to_the_page(state, widget) -> bool:
-    """Whether this is a click that no `on_click` has answered, so that the page does (`if st.button(…)`)."""
-    if not widget.trigger_value:
-        return False
-    known = state._state._new_widget_state.widget_metadata.get(widget.id)
-    return known is not None and known.callback is None and not known.callbacks
-
-
-def _drawings_in_order() -> None:
+def _in_turn() -> None:
     from streamlit.runtime.app_session import AppSession, AppSessionState
     from streamlit.runtime.scriptrunner import ScriptRunner
+    from streamlit.runtime.scriptrunner_utils.script_requests import ScriptRequests
+    from streamlit.runtime.state.safe_session_state import SafeSessionState
 
     sessions: Any = AppSession
     runners: Any = ScriptRunner
+    requests: Any = ScriptRequests
+    states: Any = SafeSessionState
     ask, start, run = sessions.request_rerun, sessions._create_scriptrunner, runners._run_script
+    begin, do = requests.on_scriptrunner_ready, states.on_script_will_rerun
     rows: WeakKeyDictionary[AppSession, deque[Callable[[], bool]]] = WeakKeyDictionary()  # what waits, of each tab
     looking: WeakSet[AppSession] = WeakSet()  # tabs for which `go_on` is to be called in a moment
+    here = threading.local()  # .requests: those of the runner whose thread this is
 
-    # Each of these is called in the server's loop.
+    # In the server's loop.
 
     def go_on(session) -> None:
         """Does what waits, until something has to wait on."""
@@ -118,13 +90,15 @@ def _drawings_in_order() -> None:
             session._event_loop.call_later(A_LOOK, go_on, session)
 
     def ask_in_turn(session, asked) -> None:
-        """What a person does waits for what they did before; a timer's question goes with whatever is next."""
+        """What a person does waits for what they did before; what a timer asks for does not."""
         if asked is not None and asked.is_auto_rerun:
             ask(session, asked)
             return
 
         def first() -> bool:
-            if _waits(session._scriptrunner):
+            if _has_clicks_to_do(session._scriptrunner):
+                if asked is not None:
+                    del asked.cached_message_hashes[:]  # the browser may have other messages by then
                 return False
             ask(session, asked)
             return True
@@ -138,7 +112,7 @@ def _drawings_in_order() -> None:
         """Starts the thread that draws what is `asked` for, once nothing is on its way from the one before."""
 
         def first() -> bool:
-            before = session._scriptrunner
+            before = session._scriptrunner  # None at once for a whole page: it was told to stop
             if before is not None:
                 return before.request_rerun(asked)  # not where it has ended
             if not _is_of_the_page_before(asked, session):
@@ -148,30 +122,57 @@ def _drawings_in_order() -> None:
         if not first():
             wait(session, first)
 
+    # In a runner's thread.
+
+    def begin_with(requests):
+        requests.clicks_to_do = True
+        request = begin(requests)
+        asked = request.rerun_data if request.type.value == "RERUN" else None
+        requests.clicks_to_do = asked is not None and _is_by_a_person(asked)
+        return request
+
     def run_unless_gone(runner, asked) -> None:
-        if not _is_of_the_page_before(asked, runner):
-            run(runner, asked)
+        here.requests = runner._requests
+        try:
+            if not _is_of_the_page_before(asked, runner):
+                run(runner, asked)
+        finally:
+            here.requests.clicks_to_do = False
 
-    sessions.request_rerun, sessions._create_scriptrunner, runners._run_script = (
-        ask_in_turn,
-        start_after,
-        run_unless_gone,
-    )
+    def do(state, asked, *, exact=do, **more) -> None:
+        try:
+            exact(state, asked, **more)
+        finally:
+            clicks = asked.widgets if asked is not None else ()
+            here.requests.clicks_to_do = any(_is_left_to_the_page(state, each) for each in clicks)
+
+    sessions.request_rerun, sessions._create_scriptrunner = ask_in_turn, start_after
+    requests.on_scriptrunner_ready, runners._run_script, states.on_script_will_rerun = begin_with, run_unless_gone, do
 
 
-def _waits(runner) -> bool:
-    """Whether a thread has yet to begin with what a person has asked it for."""
-    requests = getattr(runner, "_requests", None)
-    if requests is None or requests._state.value != "RERUN":
+def _has_clicks_to_do(runner) -> bool:
+    """Whether what a person has asked this thread for is still to be done, but for the drawing."""
+    if runner is None:
         return False
-    asked = requests._rerun_data
+    requests = runner._requests
+    to_begin = requests._state.value == "RERUN" and _is_by_a_person(requests._rerun_data)
+    return to_begin or getattr(requests, "clicks_to_do", False)
+
+
+def _is_by_a_person(asked) -> bool:
+    """Whether more than what a timer asks for: a whole page, or a part with a click in it."""
+    clicks = asked.widget_states.widgets if asked.widget_states is not None else ()
     return not asked.fragment_id_queue or any(
-        map(_is_click, asked.widget_states.widgets if asked.widget_states else ())
+        (each.WhichOneof("value") or "").endswith("trigger_value") for each in clicks
     )
 
 
-def _is_click(widget) -> bool:
-    return (widget.WhichOneof("value") or "").endswith("trigger_value")
+def _is_left_to_the_page(state, widget) -> bool:
+    """Whether this is a click that no `on_click` has answered, so that the page does (`if st.button(…)`)."""
+    if not widget.trigger_value:
+        return False
+    known = state._state._new_widget_state.widget_metadata.get(widget.id)
+    return known is not None and known.callback is None and not known.callbacks
 
 
 def _is_of_the_page_before(asked, drawer) -> bool:
