@@ -121,8 +121,8 @@ def tick(run: Run, changes: Mapping[int, bool], images: int) -> None:
     """Ticks (True) and unticks training images in the run's one selection, that of its notes, as a step that can be
     undone."""
     with _lock(run):
-        before, ticked = read_record(run), set(notes.read(run).ticked)
-        notes.tick(run, changes, images)
+        before = read_record(run)
+        ticked = notes.tick(run, changes, images)
         step = Step(ticked=tuple((i, i in ticked, on) for i, on in changes.items() if (i in ticked) != on))
         if step != Step():
             file.add(run.path, before, step)

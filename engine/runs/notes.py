@@ -209,14 +209,16 @@ def _is_index_text(name: str) -> bool:
     return name.isascii() and name.isdecimal() and name == str(int(name[:18]))
 
 
-def tick(run: Run, changes: Mapping[int, bool], images: int, set_name: str = INFLUENCE) -> None:
+def tick(run: Run, changes: Mapping[int, bool], images: int, set_name: str = INFLUENCE) -> frozenset[int]:
     """Ticks (True) and unticks training images of a set, each an index below `images`; what is unticked loses its new
-    label."""
+    label. Returns those that were ticked before."""
     _check_index(changes, images)
     with _lock(run):
         old = read(run)
-        ticked = set(old.ticked_in(set_name)) - changes.keys() | {i for i, on in changes.items() if on}
+        before = frozenset(old.ticked_in(set_name))
+        ticked = {*before - changes.keys(), *(i for i, on in changes.items() if on)}
         _write(run, _with(old, set_name, ticked, old.labels_in(set_name)))
+    return before
 
 
 def relabel(run: Run, labels: Mapping[int, int | None], images: int, classes: int, set_name: str = INFLUENCE) -> None:
