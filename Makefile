@@ -5,12 +5,11 @@
 PYTHON ?= python3
 BIN := .venv/bin
 SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
-# Each test on one core: on two cores two at a time are faster than one on both, and where browsers wait now and then, three.
-# Tests of a file stay together, since they share what is trained for them; files come in the order that tests/conftest.py
-# gives them. WORKERS=0 runs one after the other, with all output.
-check: WORKERS ?= 2
-test: WORKERS ?= 3
-PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
+# Two tests at a time, each on one core: on two cores that is faster than one test on both. Tests of a file stay together,
+# since they share what is trained for them; files come in the order that tests/conftest.py gives them. WORKERS=0 runs one
+# after the other, with all output.
+WORKERS ?= 2
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 # Where it is set, as images of containers do, each process that a test starts would compile the whole project anew.
 unexport PYTHONDONTWRITEBYTECODE
