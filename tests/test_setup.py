@@ -374,8 +374,12 @@ def test_the_three_modes_are_compared_and_measured_where_asked():
 
 def finish(probing) -> None:
     """Until the worker is done with it."""
+    wait_until(lambda: probing.ends)
+
+
+def wait_until(condition) -> None:
     deadline = time.monotonic() + 120
-    while not probing.ends:
+    while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.01)
 
@@ -427,12 +431,20 @@ def test_a_probe_is_cancelled_and_told(monkeypatch):
     begin = held_probes(monkeypatch)
     sound(app.button(key="probe").click().run())
     probing = app.session_state["probing"]
+    wait_until(lambda: probing.state == "working")  # one that is queued ends at once, and that page says so
     app.button(key="cancel-probe").click().run()
     begin.set()
     finish(probing)
     app = sound(app.run())
     assert "was cancelled" in said(app) and probe.known(shell.root(), settings(app)) is None
     assert "was cancelled" not in said(sound(app.run())) and not app.button(key="probe").disabled
+
+
+def test_a_probe_that_is_cancelled_before_it_begins_is_told_too():
+    probing = probe.Probing(shell.root(), configs.preset("sample"))
+    probing.cancel()
+    probing.work()
+    assert probing.state == "cancelled" and "was cancelled" in probing.error.what
 
 
 def test_a_mode_that_does_not_fit_is_refused_with_its_numbers(monkeypatch):

@@ -69,6 +69,8 @@ GOOD, POOR = 0.9, 0.5
 
 TIMED = 3  # steps, for the cost; the first ones, which allocate, are not among them
 
+CANCELLED = "The probe was cancelled.", "Nothing of it is kept; start it again."
+
 OnProgress = Callable[[int, int, float | None], None]
 """Called with (steps done, steps in all, seconds left)."""
 
@@ -303,7 +305,7 @@ class _Watch:
 
     def check(self) -> None:
         if self.cancel.is_set() or process_ends():
-            raise CancelledError("The probe was cancelled.", "Nothing of it is kept; start it again.")
+            raise CancelledError(*CANCELLED)
 
     def __call__(self, t: int) -> None:
         self.check()
@@ -362,12 +364,12 @@ class Probing:
         """Asks it to stop before its next step; one that is queued never begins. Nothing of it is kept."""
         self.asked_to_stop.set()
         if self.state == "queued":
-            self.state = "cancelled"
+            self._end_cancelled()
 
     def work(self) -> None:
         """Measures; whatever happens is told by `state`, `report` and `error`. For the worker alone."""
         if self.asked_to_stop.is_set():
-            self.state = "cancelled"
+            self._end_cancelled()
             return
         self.state = "working"
         try:
@@ -380,6 +382,10 @@ class Probing:
         except BaseException as error:
             self.fail(f"{type(error).__name__}: {error}")
             raise
+
+    def _end_cancelled(self) -> None:
+        self.error = CancelledError(*CANCELLED)
+        self.state = "cancelled"
 
     def fail(self, what: str) -> None:
         self.error = ReplayError(what, "This was not foreseen. The server's log has the traceback.")
