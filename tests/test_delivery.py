@@ -33,7 +33,7 @@ st.text(f"Drawn {st.session_state.drawn}")
 st.download_button("File", lambda: "what it holds", "file.txt", on_click="ignore")
 for name in "ab":
     st.button(name, on_click=slowly, args=(name,))
-for _ in range(5):
+for _ in range(3):
     time.sleep(0.1)
     st.text("Here it looks, too.")
 if st.button("c"):

@@ -6,7 +6,8 @@ click is; here each of these was seen to lose something:
 *Two clicks in a row.* The second is given to another thread at once, and the first thread leaves what it is doing where
 it draws something or reads a value next, or never begins. So what the first click does (`on_click`) runs beside what
 the second does, and may write last; or it is done by half; or a click that the page has not come to (`if st.button(…)`)
-is lost. Here a click waits until the one before is done.
+is lost. Here a click waits until the one before is done; for what a page does itself no longer than `PATIENCE`, so that
+one can leave a page that computes.
 
 *A part that is drawn by itself* (a fragment; those with `run_every` are asked for every two seconds) waits for that
 thread, and is then drawn by it. But where it is asked for when the thread has ended, and the server's loop has not yet
@@ -29,6 +30,7 @@ methods is left as it is, and the server's log says so.
 """
 
 import logging
+import math
 import threading
 import time
 from collections import deque
@@ -37,6 +39,8 @@ from typing import Any
 from weakref import WeakKeyDictionary, WeakSet
 
 A_LOOK = 0.005  # seconds between two looks at whether the loop has taken all
+
+PATIENCE = 3.0  # seconds, at most, that a click waits for one that the page itself answers
 
 KEPT = 30.0  # seconds that the name of a file holds on after the page has been drawn again without it
 
@@ -125,10 +129,10 @@ def _in_turn() -> None:
     # In a runner's thread.
 
     def begin_with(requests):
-        requests.clicks_to_do = True
+        requests.busy_until = math.inf
         request = begin(requests)
         asked = request.rerun_data if request.type.value == "RERUN" else None
-        requests.clicks_to_do = asked is not None and _is_by_a_person(asked)
+        requests.busy_until = math.inf if asked is not None and _is_by_a_person(asked) else 0.0
         return request
 
     def run_unless_gone(runner, asked) -> None:
@@ -137,14 +141,15 @@ def _in_turn() -> None:
             if not _is_of_the_page_before(asked, runner):
                 run(runner, asked)
         finally:
-            here.requests.clicks_to_do = False
+            here.requests.busy_until = 0.0
 
     def do(state, asked, *, exact=do, **more) -> None:
         try:
             exact(state, asked, **more)
         finally:
             clicks = asked.widgets if asked is not None else ()
-            here.requests.clicks_to_do = any(_is_left_to_the_page(state, each) for each in clicks)
+            more_to_do = any(_is_left_to_the_page(state, each) for each in clicks)
+            here.requests.busy_until = time.monotonic() + PATIENCE if more_to_do else 0.0
 
     sessions.request_rerun, sessions._create_scriptrunner = ask_in_turn, start_after
     requests.on_scriptrunner_ready, runners._run_script, states.on_script_will_rerun = begin_with, run_unless_gone, do
@@ -156,7 +161,7 @@ def _has_clicks_to_do(runner) -> bool:
         return False
     requests = runner._requests
     to_begin = requests._state.value == "RERUN" and _is_by_a_person(requests._rerun_data)
-    return to_begin or getattr(requests, "clicks_to_do", False)
+    return to_begin or time.monotonic() < getattr(requests, "busy_until", 0.0)
 
 
 def _is_by_a_person(asked) -> bool:
