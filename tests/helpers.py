@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -104,6 +105,15 @@ def wait_for(queue: JobQueue) -> None:
     for held in module._worker.held(queue.root):
         while not held.released.wait(0.1):
             assert module._worker._thread is None or module._worker._thread.is_alive(), "the worker has died"
+
+
+def until(condition: Callable[[], object]) -> None:
+    """Waits for what another thread does; the limit guards against hangs."""
+    for _ in range(2400):
+        if condition():
+            return
+        time.sleep(0.05)
+    raise AssertionError("it did not come to that")
 
 
 # -- pages without a browser

@@ -7,7 +7,6 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -27,7 +26,7 @@ from engine.jobs import probe
 from engine.jobs.queue import JobQueue
 from engine.models import registry as models
 from engine.runs.run import Run
-from tests.helpers import ROOT
+from tests.helpers import ROOT, until
 
 
 @pytest.fixture(autouse=True)
@@ -213,15 +212,6 @@ def ended(probing: probe.Probing, queue: JobQueue) -> probe.Probing:
     """Once the worker no longer has it."""
     until(lambda: probing.ends and probing not in queue.probes())
     return probing
-
-
-def until(so: Callable[[], object]) -> None:
-    never = threading.Event()
-    for _ in range(600):
-        if so():
-            return
-        never.wait(0.1)
-    raise AssertionError("it did not come to that")
 
 
 def test_the_worker_measures_and_the_page_sees_how_far_it_is(root, stopped_at_first, config):

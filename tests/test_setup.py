@@ -5,7 +5,6 @@ import dataclasses
 import re
 import shutil
 import threading
-import time
 
 import numpy as np
 import pytest
@@ -20,7 +19,7 @@ from engine.datasets import registry
 from engine.jobs import probe
 from engine.jobs.queue import JobQueue
 from engine.runs import run as runs
-from tests.helpers import button, said, show, sound
+from tests.helpers import button, said, show, sound, until
 from tests.images import folder
 from ui import setup_draft, setup_recipe, shell
 
@@ -374,14 +373,7 @@ def test_the_three_modes_are_compared_and_measured_where_asked():
 
 def finish(probing) -> None:
     """Until the worker is done with it."""
-    wait_until(lambda: probing.ends)
-
-
-def wait_until(condition) -> None:
-    deadline = time.monotonic() + 120
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+    until(lambda: probing.ends)
 
 
 def held_probes(monkeypatch) -> threading.Event:
@@ -431,7 +423,7 @@ def test_a_probe_is_cancelled_and_told(monkeypatch):
     begin = held_probes(monkeypatch)
     sound(app.button(key="probe").click().run())
     probing = app.session_state["probing"]
-    wait_until(lambda: probing.state == "working")  # one that is queued ends at once, and that page says so
+    until(lambda: probing.state == "working")  # one that is queued ends at once, and that page says so
     app.button(key="cancel-probe").click().run()
     begin.set()
     finish(probing)

@@ -38,7 +38,7 @@ from collections.abc import Callable
 from typing import Any
 from weakref import WeakKeyDictionary, WeakSet
 
-A_LOOK = 0.005  # seconds between two looks at whether the loop has taken all
+A_LOOK = 0.005  # seconds between two looks at whether what waits can go on
 
 PATIENCE = 3.0  # seconds, at most, that a click waits for one that the page itself answers
 
