@@ -5,8 +5,10 @@ import threading
 from pathlib import Path
 
 import pytest
+from playwright.sync_api import expect
 
 from tests.helpers import idle, wait_until
+from tests.late_end import LATE
 from tools.serve import ROOT, drawn, serving
 
 APP = """
@@ -40,14 +42,36 @@ if st.button("c"):
     done("c")
 st.button("d", on_click=slowly, args=("d",))
 st.button("e")
+def ticked():
+    if st.session_state["f"].get("ticked"):
+        done("f")
+
+TICK = st.components.v2.component("tick", html="<button>f</button>", js=JS)
+if st.toggle("More"):
+    TICK(key="f", on_ticked_change=ticked)
+    for _ in range(20):
+        time.sleep(0.1)
+        st.text("It looks for long.")
+    if st.button("g"):
+        done("g")
+st.text(f"Whole {st.session_state.drawn}")
 """
+
+JS = """export default ({ parentElement, setTriggerValue }) => {
+  parentElement.querySelector("button").onclick = () => setTriggerValue("ticked", true)
+}"""
 
 
 @pytest.fixture
-def url(tmp_path):
+def inside() -> str:
+    return ""
+
+
+@pytest.fixture
+def url(tmp_path, inside):
     shutil.copytree(ROOT / ".streamlit", tmp_path / ".streamlit")
-    (tmp_path / "app.py").write_text(APP.replace("FILE", repr(str(tmp_path / "done"))))
-    with serving(tmp_path, app=tmp_path, PYTHONPATH=str(ROOT)) as (url, _):
+    (tmp_path / "app.py").write_text(APP.replace("FILE", repr(str(tmp_path / "done"))).replace("JS", repr(JS)))
+    with serving(tmp_path, app=tmp_path, inside=inside, PYTHONPATH=str(ROOT)) as (url, _):
         yield url
 
 
@@ -63,6 +87,29 @@ def test_all_that_is_clicked_is_done_in_its_order(url, page, tmp_path):
         wait_until(lambda: len(done(tmp_path)) >= 4, page)
         idle(page)
         assert done(tmp_path) == [*clicks]
+
+
+@pytest.mark.parametrize("inside", ["tests.late_end"])
+def test_what_a_page_draws_is_there_also_where_the_thread_before_ends_late(url, page, tmp_path):
+    """What that one clears away is what it has not drawn itself, and each click that was not there when it began."""
+    page.goto(url)
+    drawn(page)
+    for name in "fgfg":
+        idle(page)
+        before, drawings = done(tmp_path), int(page.get_by_text("Drawn").inner_text().split()[1])
+        page.get_by_role("button", name="e", exact=True).click()
+        expect(page.get_by_text(f"Whole {drawings + 1}")).to_be_visible()  # its thread is about to end
+        button = page.get_by_role("button", name=name, exact=True)
+        if name == "f":
+            page.get_by_text("More").click()
+            expect(button).to_be_visible()
+            page.wait_for_timeout(1000 * LATE)  # it has ended
+        button.click()
+        wait_until(lambda before=before: len(done(tmp_path)) > len(before), page)
+        assert done(tmp_path) == [*before, name]
+        if name == "g":
+            page.get_by_text("More").click()
+            expect(button).to_have_count(0)
 
 
 def done(folder: Path) -> list[str]:

@@ -9,6 +9,12 @@ the second does, and may write last; or it is done by half; or a click that the 
 is lost. Here a click waits until the one before is done; for what a page does itself no longer than `PATIENCE`, so that
 one can leave a page that computes.
 
+*A thread that ends.* When it has drawn the page it clears away what no page has any more: values of widgets, parts,
+files. If the next thread has begun by then, that takes away what the next has just drawn, and what is clicked there
+does nothing, or the page fails over a value that it has itself written. Here a thread begins when the one that clears
+away has ended, and one in whose place another draws clears nothing away. Each thread of a tab also has a lock of its
+own on the values that they share; here all have one.
+
 *A part that is drawn by itself* (a fragment; those with `run_every` are asked for every two seconds) waits for that
 thread, and is then drawn by it. But where it is asked for when the thread has ended, and the server's loop has not yet
 taken all that was handed over, another thread is started, and the loop throws away what is left of the first: the page
@@ -35,8 +41,9 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
-from weakref import WeakKeyDictionary, WeakSet
+from weakref import WeakKeyDictionary, WeakSet, WeakValueDictionary
 
 A_LOOK = 0.005  # seconds between two looks at whether what waits can go on
 
@@ -60,6 +67,7 @@ def in_order() -> None:
 
 def _in_turn() -> None:
     from streamlit.runtime.app_session import AppSession, AppSessionState
+    from streamlit.runtime.fragment import MemoryFragmentStorage
     from streamlit.runtime.scriptrunner import ScriptRunner
     from streamlit.runtime.scriptrunner_utils.script_requests import ScriptRequests
     from streamlit.runtime.state.safe_session_state import SafeSessionState
@@ -68,10 +76,14 @@ def _in_turn() -> None:
     runners: Any = ScriptRunner
     requests: Any = ScriptRequests
     states: Any = SafeSessionState
+    parts: Any = MemoryFragmentStorage
     ask, start, run = sessions.request_rerun, sessions._create_scriptrunner, runners._run_script
     begin, do = requests.on_scriptrunner_ready, states.on_script_will_rerun
+    end, forget, make = runners._on_script_finished, parts.clear, runners.__init__
     rows: WeakKeyDictionary[AppSession, deque[Callable[[], bool]]] = WeakKeyDictionary()  # what waits, of each tab
     looking: WeakSet[AppSession] = WeakSet()  # tabs for which `go_on` is to be called in a moment
+    drawers: WeakKeyDictionary[AppSession, ScriptRunner] = WeakKeyDictionary()  # the last of each tab, ended or not
+    locks: WeakValueDictionary[str, Any] = WeakValueDictionary()  # by the session's id
     here = threading.local()  # .requests: those of the runner whose thread this is
 
     # In the server's loop.
@@ -113,14 +125,18 @@ def _in_turn() -> None:
             go_on(session)
 
     def start_after(session, asked) -> None:
-        """Starts the thread that draws what is `asked` for, once nothing is on its way from the one before."""
+        """Starts the thread that draws what is `asked` for, once nothing is on its way from the one before, and that
+        clears nothing away any more."""
 
         def first() -> bool:
             before = session._scriptrunner  # None at once for a whole page: it was told to stop
             if before is not None:
                 return before.request_rerun(asked)  # not where it has ended
+            if _clears_away(drawers.get(session)):
+                return False
             if not _is_of_the_page_before(asked, session):
                 start(session, asked)
+                drawers[session] = session._scriptrunner
             return True
 
         if not first():
@@ -144,6 +160,7 @@ def _in_turn() -> None:
             here.requests.busy_until = 0.0
 
     def do(state, asked, *, exact=do, **more) -> None:
+        here.requests.ends = False
         try:
             exact(state, asked, **more)
         finally:
@@ -151,8 +168,24 @@ def _in_turn() -> None:
             more_to_do = any(_is_left_to_the_page(state, each) for each in clicks)
             here.requests.busy_until = time.monotonic() + PATIENCE if more_to_do else 0.0
 
+    def forget_unless_replaced(storage, new_fragment_ids=None) -> None:
+        if _may_clear_away(here.requests):
+            forget(storage, new_fragment_ids)
+
+    def end_unless_replaced(runner, ctx, event, premature_stop, run_descriptor) -> None:
+        if not _may_clear_away(runner._requests):
+            ctx, premature_stop = SimpleNamespace(has_script_started=False), True
+        end(runner, ctx, event, premature_stop, run_descriptor)
+
+    def make_with_one_lock(runner, session_id, *args, **more) -> None:
+        make(runner, session_id, *args, **more)
+        lock = runner._session_state._lock
+        object.__setattr__(runner._session_state, "_lock", locks.setdefault(session_id, lock))
+
     sessions.request_rerun, sessions._create_scriptrunner = ask_in_turn, start_after
     requests.on_scriptrunner_ready, runners._run_script, states.on_script_will_rerun = begin_with, run_unless_gone, do
+    runners._on_script_finished, parts.clear = end_unless_replaced, forget_unless_replaced
+    runners.__init__ = make_with_one_lock
 
 
 def _has_clicks_to_do(runner) -> bool:
@@ -162,6 +195,19 @@ def _has_clicks_to_do(runner) -> bool:
     requests = runner._requests
     to_begin = requests._state.value == "RERUN" and _is_by_a_person(requests._rerun_data)
     return to_begin or time.monotonic() < getattr(requests, "busy_until", 0.0)
+
+
+def _may_clear_away(requests) -> bool:
+    """For a runner's thread: whether it was not told to stop, which it is where another begins in its place. From then
+    on `_clears_away`, until it has ended or begins anew."""
+    with requests._lock:
+        requests.ends = requests._state.value != "STOP"
+        return requests.ends
+
+
+def _clears_away(runner) -> bool:
+    """Whether the thread has drawn all, and what it clears away would be what another draws."""
+    return runner is not None and getattr(runner._requests, "ends", False) and runner._script_thread.is_alive()
 
 
 def _is_by_a_person(asked) -> bool:
