@@ -299,19 +299,21 @@ def main() -> None:
         bench = Bench(preset, where, options.synthetic, options.batch, max(KS))
         measured = measure(bench, precisions, options.rounds, Path(folder))
         keys = summary(measured, precisions)
-        whole = end_to_end(preset, keys["precision"], options.synthetic, Path(folder)) if options.whole else {}
-    result = {
-        "device": device.describe(where),
-        "torch": torch.__version__,
-        "threads": torch.get_num_threads(),
-        "preset": preset.preset,
-        "batch": bench.stream.plan.batch_size,
-        "parameters": bench.model.parameters,
-        **keys,
-        **({"end_to_end": whole, "trainings_for_50": whole["trainings_for_50"]} if whole else {}),
-        "measured": measured,
-    }
-    options.json.write_text(json.dumps(result, indent=1))
+        result = {
+            "device": device.describe(where),
+            "torch": torch.__version__,
+            "threads": torch.get_num_threads(),
+            "preset": preset.preset,
+            "batch": bench.stream.plan.batch_size,
+            "parameters": bench.model.parameters,
+            **keys,
+            "measured": measured,
+        }
+        options.json.write_text(json.dumps(result, indent=1))  # a whole run takes minutes more
+        if options.whole:
+            whole = end_to_end(preset, keys["precision"], options.synthetic, Path(folder))
+            result |= {"end_to_end": whole, "trainings_for_50": whole["trainings_for_50"]}
+            options.json.write_text(json.dumps(result, indent=1))
     for name, value in result.items():
         if isinstance(value, int | float | str):
             print(f"{name:32} {value:.4g}" if isinstance(value, float) else f"{name:32} {value}")
