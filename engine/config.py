@@ -669,7 +669,6 @@ PRESETS = {
         targets=tuple(f"test:{i}" for i in range(16)),
         replay_mode="disk",
         precision="tf32",
-        replay_precision="fast",
     ),
     # Accuracy 0.871, LDS 0.996, in a fifth of the steps: what docs/performance.md measures.
     "resnet9-short": RunConfig(
@@ -680,7 +679,7 @@ PRESETS = {
         recipe=Recipe(epochs=8, batch_size=1000, peak_lr=0.03),
         targets=tuple(f"test:{i}" for i in range(16)),
         replay_mode="disk",
-        replay_precision="fast",
+        replay_precision="tf32",
     ),
     # At an accuracy of 0.9355, the effect of the last fifth of training: LDS 0.996 with 1 % left out, 0.993 with 5 %.
     # From half of training on its metasmoothness is 0.94, from 0.6 on 0.975 (docs/trust.md).
@@ -696,7 +695,6 @@ PRESETS = {
         targets=tuple(f"test:{i}" for i in range(16)),
         replay_mode="disk",
         precision="tf32",
-        replay_precision="fast",
         window=0.8,
     ),
 }
