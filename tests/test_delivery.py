@@ -94,7 +94,7 @@ def test_what_a_page_draws_is_there_also_where_the_thread_before_ends_late(url, 
     """What that one clears away is what it has not drawn itself, and each click that was not there when it began."""
     page.goto(url)
     drawn(page)
-    for name in "fgfg":
+    for name in "fg":
         idle(page)
         before, drawings = done(tmp_path), int(page.get_by_text("Drawn").inner_text().split()[1])
         page.get_by_role("button", name="e", exact=True).click()

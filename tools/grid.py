@@ -90,7 +90,7 @@ RESNET9: Settings = {
     "model": "resnet9",
     "width": 0.5,
     "precision": "tf32",
-    "replay_precision": "fast",
+    "replay_precision": "same",
     "epochs": 16,
     "batch_size": 500,
     "peak_lr": 0.015,
