@@ -1,11 +1,11 @@
 """The app in a process whose disk is slow: `python -m tests.late_disk streamlit …`. What a person decides takes a while
 to be kept; so what is clicked next comes while that is being done."""
 
-import runpy
 import sys
 import time
 
 from engine import files
+from tools import as_main
 
 LATE = 0.3  # seconds that each writing takes more
 
@@ -24,5 +24,4 @@ def install() -> None:
 
 if __name__ == "__main__":
     install()
-    sys.argv = sys.argv[1:]
-    runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
+    as_main.run(*sys.argv[1:])

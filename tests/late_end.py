@@ -1,11 +1,12 @@
 """The app in a process whose threads end late: `python -m tests.late_end streamlit …`. A thread that has drawn a page
 takes a while to end, as any may on a machine with much to do; so what is clicked next comes before that."""
 
-import runpy
 import sys
 import time
 
 from streamlit.runtime.scriptrunner import ScriptRunner
+
+from tools import as_main
 
 LATE = 1.0  # seconds
 
@@ -22,5 +23,4 @@ def install() -> None:
 
 if __name__ == "__main__":
     install()
-    sys.argv = sys.argv[1:]
-    runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
+    as_main.run(*sys.argv[1:])

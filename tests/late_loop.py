@@ -4,12 +4,13 @@ Each time that a page is drawn, a part of it is asked for when the thread that d
 has taken what it drew: what the browser's timers do on a busy machine, now and then.
 """
 
-import runpy
 import sys
 from typing import Any
 
 from streamlit.proto.ClientState_pb2 import ClientState
 from streamlit.runtime.app_session import AppSession
+
+from tools import as_main
 
 
 def install() -> None:
@@ -45,5 +46,4 @@ def _of_part(asked: ClientState, part: str) -> ClientState:
 
 if __name__ == "__main__":
     install()
-    sys.argv = sys.argv[1:]
-    runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
+    as_main.run(*sys.argv[1:])

@@ -10,7 +10,6 @@ written as often as it can be.
 
 import contextlib
 import math
-import runpy
 import sys
 import time
 from pathlib import Path
@@ -20,6 +19,7 @@ from unittest import mock
 from engine.core import training
 from engine.jobs import journal, resume
 from engine.jobs.cancel import process_ends
+from tools import as_main
 
 
 class Hold(NamedTuple):
@@ -69,5 +69,4 @@ def install(hold: Hold) -> None:
 if __name__ == "__main__":
     phase, step, gate, module, *words = sys.argv[1:]
     install(Hold(phase, int(step), Path(gate)))
-    sys.argv = [module, *words]
-    runpy.run_module(module, run_name="__main__", alter_sys=True)
+    as_main.run(module, *words)
