@@ -216,6 +216,36 @@ def wait_until(condition: Callable[[], bool], tab: Page) -> None:
         tab.wait_for_timeout(100)
 
 
+class Held:
+    """What the server says reaches the browser `begin` to `end` not at all, and then all at once, as it does a browser
+    that has much to do; already from a message with `first` in it on, where that is given."""
+
+    def __init__(self, tab: Page, first: bytes | None = None):
+        self.waiting: list[bytes] = []
+        self.on, self._first, self._browser = False, first, None
+        tab.route_web_socket("**/_stcore/stream", self._between)
+
+    def begin(self) -> None:
+        self.on = True
+
+    def end(self) -> None:
+        self.on, self._first = False, None
+        for each in self.waiting:
+            self._browser.send(each)
+        self.waiting.clear()
+
+    def has(self, text: bytes) -> bool:
+        return text in b"".join(self.waiting)
+
+    def _between(self, browser) -> None:
+        def say(message) -> None:
+            self.on = self.on or (self._first is not None and self._first in message)
+            self.waiting.append(message) if self.on else browser.send(message)
+
+        self._browser = browser
+        browser.connect_to_server().on_message(say)
+
+
 def download(tab: Page, button: Locator) -> Download:
     """What the button gives, once the page is drawn whole."""
     idle(tab)

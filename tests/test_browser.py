@@ -21,7 +21,21 @@ from engine.jobs import execute as work
 from engine.runs import notes
 from engine.runs import run as runs
 from engine.runs.job import JobRecord
-from tests.helpers import PAGES, at_rest, download, go, idle, offer, pick, settled, shown, steps_done, turn, wait_until
+from tests.helpers import (
+    PAGES,
+    Held,
+    at_rest,
+    download,
+    go,
+    idle,
+    offer,
+    pick,
+    settled,
+    shown,
+    steps_done,
+    turn,
+    wait_until,
+)
 from tests.images import folder
 from tests.made_up import SMALL
 from tools.hold import Hold
@@ -162,6 +176,28 @@ def test_a_run_of_a_killed_server_is_resumed_on_live_and_finishes(page, tmp_path
         expect(page.get_by_text(re.compile(r"Resumes the replay after \d+ of 48 steps"))).to_be_visible()
     phases = [e["phase"] for e in run.events()[0] if e["kind"] == "phase"]
     assert phases.count("train") == 1 and run.status == "finished" and len(run.scores().targets()) == 2
+
+
+def test_a_late_browser_changes_no_setting_but_the_one_that_a_person_does(page, tmp_path):
+    """It shows the form as it is after the first edit, and nothing of how it was drawn before."""
+    held = Held(page, b"Sets, which are averaged over")
+    with server(tmp_path, page) as (url, _):
+        page.goto(f"{url}/Set_up_a_run")
+        wait_until(lambda: held.has(b"Start the run"), page)
+        size = page.get_by_role("spinbutton", name="Batch size")
+        size.fill("1000")
+        size.press("Enter")
+        wait_until(lambda: held.has(b"36 steps of"), page)
+        held.end()
+        idle(page)
+        epochs = page.get_by_role("spinbutton", name="Epochs")
+        epochs.fill("1")
+        epochs.press("Enter")
+        expect(page.get_by_text("6 steps of")).to_be_visible()
+        idle(page)
+        expect(page.get_by_role("radio", name="Disk")).to_be_checked()
+        expect(page.get_by_text("8 targets chosen")).to_be_visible()
+        expect(page.get_by_text("Yours; proposed:")).to_have_count(2)
 
 
 def test_own_settings_with_targets_picked_by_looking(page, tmp_path):

@@ -1,13 +1,12 @@
 """What is clicked is done, whole and in its order, and what a page offers can be had: `ui.delivery`, on a small one."""
 
 import shutil
-import threading
 from pathlib import Path
 
 import pytest
 from playwright.sync_api import expect
 
-from tests.helpers import idle, wait_until
+from tests.helpers import Held, idle, wait_until
 from tests.late_end import LATE
 from tools.serve import ROOT, drawn, serving
 
@@ -118,26 +117,15 @@ def done(folder: Path) -> list[str]:
 
 
 def test_a_file_is_given_that_was_drawn_anew_before_the_browser_was_told(url, page):
-    held: list = []  # what the server has said since `late`
-    late = threading.Event()
-
-    def pass_on(browser) -> None:
-        server = browser.connect_to_server()
-        server.on_message(lambda message: held.append(message) if late.is_set() else browser.send(message))
-        sockets.append(browser)
-
-    sockets: list = []
-    page.route_web_socket("**/_stcore/stream", pass_on)
+    held = Held(page)
     page.goto(url)
     drawn(page)
-    late.set()
+    held.begin()
     page.get_by_role("button", name="e", exact=True).click()
-    wait_until(lambda: b"Drawn 2" in b"".join(held), page)
+    wait_until(lambda: held.has(b"Drawn 2"), page)
     page.wait_for_timeout(1500)  # until it has ended
     with page.expect_download() as file:
         page.get_by_role("button", name="File").click()
         page.wait_for_timeout(1000)
-        late.clear()
-        for message in held:
-            sockets[-1].send(message)
+        held.end()
     assert Path(file.value.path()).read_text() == "what it holds"

@@ -31,6 +31,8 @@ there any more.
 that has not been told yet asks for what is not there any more, and nothing comes. Here the names of before hold on for
 `KEPT` seconds.
 
+*A value that the app gives a widget* may be replaced by what a late browser still says of it: `ui.given_values`.
+
 Streamlit offers no place for any of these, so methods of its classes are wrapped; a later Streamlit that has no such
 methods is left as it is, and the server's log says so.
 """
@@ -45,6 +47,8 @@ from types import SimpleNamespace
 from typing import Any
 from weakref import WeakKeyDictionary, WeakSet, WeakValueDictionary
 
+from ui import given_values
+
 A_LOOK = 0.005  # seconds between two looks at whether what waits can go on
 
 PATIENCE = 3.0  # seconds, at most, that a click waits for one that the page itself answers
@@ -58,7 +62,7 @@ _log = logging.getLogger(__name__)
 
 def in_order() -> None:
     """For every page of this process, from now on."""
-    for mend in (_in_turn, _names_that_hold):
+    for mend in (_in_turn, _names_that_hold, given_values.count):
         try:
             mend()
         except (AttributeError, ImportError) as error:
@@ -214,7 +218,7 @@ def _is_by_a_person(asked) -> bool:
     """Whether more than what a timer asks for: a whole page, or a part with a click in it."""
     clicks = asked.widget_states.widgets if asked.widget_states is not None else ()
     return not asked.fragment_id_queue or any(
-        (each.WhichOneof("value") or "").endswith("trigger_value") for each in clicks
+        (each.WhichOneof("value") or "").endswith("trigger_value") for each in clicks if each.id != given_values.ASKED
     )
 
 
