@@ -193,11 +193,10 @@ def test_a_late_browser_changes_no_setting_but_the_one_that_a_person_does(page, 
         epochs = page.get_by_role("spinbutton", name="Epochs")
         epochs.fill("1")
         epochs.press("Enter")
-        expect(page.get_by_text("6 steps of")).to_be_visible()
-        idle(page)
+        expect(page.get_by_text(re.compile(r"\b6 steps of"))).to_be_visible()
+        expect(page.get_by_text("Yours; proposed:")).to_have_count(2)
         expect(page.get_by_role("radio", name="Disk")).to_be_checked()
         expect(page.get_by_text("8 targets chosen")).to_be_visible()
-        expect(page.get_by_text("Yours; proposed:")).to_have_count(2)
 
 
 def test_own_settings_with_targets_picked_by_looking(page, tmp_path):

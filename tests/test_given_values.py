@@ -102,6 +102,15 @@ def click(page, name: str) -> None:
     page.get_by_role("button", name=name, exact=True).click()
 
 
+def click_and_see(page, name: str) -> None:
+    """Until the drawing after it is there, whole."""
+    last = page.get_by_text("Whole")
+    before = last.inner_text()
+    click(page, name)
+    expect(last).not_to_have_text(before)
+    idle(page)
+
+
 def shows(page, radio: str, text: str, number: str) -> None:
     """What the widgets of the browser themselves have, not what the page says that they have."""
     expect(page.get_by_role("radio", name=radio, exact=True).first).to_be_checked()
@@ -120,11 +129,10 @@ def test_a_browser_that_shows_the_second_drawing_alone_has_the_values_of_the_fir
     click(page, "nothing")
     wait_until(lambda: held.has(b"Whole 2"), page)
     held.end()
-    idle(page)
+    expect(page.get_by_text("Whole 2")).to_be_visible()
     shows(page, "one", "one", "5")
     for _ in range(2):
-        click(page, "nothing")
-        idle(page)
+        click_and_see(page, "nothing")
     expect(page.get_by_text(FIRST)).to_be_visible()
     shows(page, "one", "one", "5")
     assert done() == ["nothing"] * 3
@@ -144,10 +152,9 @@ def test_a_click_on_a_page_that_was_given_other_values_takes_none_of_them_back(u
     wait_until(lambda: held.has(b"Whole 3"), page)
     page.wait_for_timeout(1000)  # timers ask, too
     held.end()
-    idle(page)
+    expect(page.get_by_text("Whole 3")).to_be_visible()
     shows(page, "other", "other", "7")
-    click(page, "nothing")
-    idle(page)
+    click_and_see(page, "nothing")
     expect(page.get_by_text(SECOND)).to_be_visible()
     shows(page, "other", "other", "7")
     assert done() == ["given second", "nothing", "nothing"]
@@ -156,7 +163,7 @@ def test_a_click_on_a_page_that_was_given_other_values_takes_none_of_them_back(u
 def test_a_value_that_was_given_can_be_set_back_and_every_other_chosen(url, page, done):
     page.goto(url)
     drawn(page)
-    click(page, "second")
+    click_and_see(page, "second")
     shows(page, "other", "other", "7")
     page.get_by_text("one", exact=True).first.click()  # the radio's
     wait_until(lambda: "chosen radio one" in done(), page)
@@ -185,9 +192,8 @@ def test_what_a_person_chooses_in_a_page_that_was_not_told_of_other_values_count
     page.get_by_text("none", exact=True).first.click()  # the radio's: neither what it was nor what it was given
     wait_until(lambda: held.has(b"Whole 3"), page)
     held.end()
-    idle(page)
-    click(page, "nothing")
-    idle(page)
+    expect(page.get_by_text("Whole 3")).to_be_visible()
+    click_and_see(page, "nothing")
     expect(page.get_by_text("'radio': 'none', 'select': 'other'")).to_be_visible()
     shows(page, "none", "other", "7")
     assert done() == ["given second", "chosen radio none", "nothing"]
