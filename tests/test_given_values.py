@@ -76,7 +76,7 @@ for key, widget in WIDGETS.items():
     if place not in st.session_state or st.session_state[place] != kept[key]:
         st.session_state[place] = kept[key]
     widget(key, key=place, on_change=take, args=(key,))
-    time.sleep(SLOW)
+    time.sleep(0.02)
 st.text("Values: " + repr({key: st.session_state["w-" + key] for key in WIDGETS}))
 st.text(f"Whole {st.session_state.drawn}")
 """
@@ -86,7 +86,7 @@ FIRST, SECOND = "'radio': 'one'", "'radio': 'other'"  # of what the page says th
 @pytest.fixture
 def url(tmp_path):
     shutil.copytree(ROOT / ".streamlit", tmp_path / ".streamlit")
-    (tmp_path / "app.py").write_text(APP.replace("FILE", repr(str(tmp_path / "done"))).replace("SLOW", "0.02"))
+    (tmp_path / "app.py").write_text(APP.replace("FILE", repr(str(tmp_path / "done"))))
     with serving(tmp_path, app=tmp_path, PYTHONPATH=str(ROOT)) as (url, _):
         yield url
 

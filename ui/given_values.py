@@ -44,17 +44,17 @@ class Given:
             for name, value in differ.items()
             if name in said and (name not in changed or self.overtaken.get(name) == self.said[name])
         }
-        by_a_timer = len(here) == len(widgets)
         arrived = self.values.keys() & here.keys() - differ.keys()
-        if late and not (by_a_timer or changed - arrived - late.keys() or any(map(_is_click, here.values()))):
+        by_a_person = any(each.id == ASKED for each in widgets)
+        about_else = changed - arrived - late.keys() or any(map(_is_click, here.values()))
+        if late and by_a_person and not about_else:
             late.pop(next(iter(late)))  # set back: what the browser has not shown yet is further down the page
-        for name in differ.keys() - late.keys():  # chosen
-            if late:
-                self.overtaken[name] = _value(self.values[name])
-                self.values[name] = here[name]
-            else:
-                arrived |= {name}
-        self.values = {name: value for name, value in self.values.items() if name not in arrived}
+        chosen = differ.keys() - late.keys()
+        for name in chosen if late else ():  # the browser is behind, and has yet to show what was given there
+            self.overtaken[name] = _value(self.values[name])
+            self.values[name] = here[name]
+        over = arrived if late else arrived | chosen
+        self.values = {name: value for name, value in self.values.items() if name not in over}
         self.overtaken = {name: value for name, value in self.overtaken.items() if name in self.values}
         return [late.get(name, each) for name, each in here.items()]
 
