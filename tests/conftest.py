@@ -1,6 +1,7 @@
 """Fixtures of all tests, which run in temporary outputs folders and may write there, whatever the environment says."""
 
 import contextlib
+import functools
 import os
 import shutil
 import signal
@@ -62,6 +63,15 @@ def own_outputs(tmp_path, monkeypatch):
     ):
         monkeypatch.delenv(setting, raising=False)  # what a developer has set is none of a test's business
     monkeypatch.setattr(speed, "CALL", [sys.executable, "-c", ""])  # an Overview that is drawn measures nothing
+
+
+@pytest.fixture(autouse=True)
+def components_found_once() -> None:
+    """Every page without a browser reads what each installed package says of itself, in search of Streamlit components:
+    four fifths of what drawing it takes. What is installed stays, and is read once a process."""
+    if scanner := sys.modules.get("streamlit.components.v2.manifest_scanner"):
+        if not hasattr(scanner.scan_component_manifests, "cache_clear"):
+            scanner.scan_component_manifests = functools.cache(scanner.scan_component_manifests)
 
 
 @pytest.fixture
@@ -152,21 +162,23 @@ def _copy_of(made: Path, root: Path, monkeypatch: pytest.MonkeyPatch) -> runs.Ru
     return runs.Run.open(root, made.name)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def browser() -> Iterator:
     from playwright.sync_api import expect
 
     from tools.serve import chromium
 
     expect.set_options(timeout=GUARD)
-    with chromium() as browser:
+    with chromium("--process-per-site") as browser:  # tabs share what they have loaded of the app
         yield browser
 
 
-@pytest.fixture
-def page(browser) -> Iterator:
-    """A tab that fails the test for any console error, page error, exception or foreign request."""
-    faults = []
+@pytest.fixture(scope="session")
+def watched(browser) -> Iterator:
+    """What all tabs of a process are opened in, and the faults of the test that runs."""
+    from tests import app
+
+    faults: list[str] = []
     context = browser.new_context(viewport={"width": 1440, "height": 900})
     context.set_default_timeout(GUARD)
 
@@ -189,8 +201,22 @@ def page(browser) -> Iterator:
         )
 
     context.on("page", watch)
+    yield context, faults
+    context.close()
+    app.shared.close()
+
+
+@pytest.fixture
+def page(watched) -> Iterator:
+    """A tab that fails the test for any console error, page error, exception or foreign request."""
+    from tests import app
+
+    context, faults = watched
+    faults.clear()
     tab = context.new_page()
     yield tab
-    tab_is_sound(tab)
-    context.close()
+    try:
+        tab_is_sound(tab)
+    finally:
+        app.forget(context)
     assert faults == []

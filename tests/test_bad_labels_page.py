@@ -14,9 +14,9 @@ from engine.datasets import registry as dataset_registry
 from engine.jobs import execute as work
 from engine.runs import corrections, notes
 from engine.runs import run as runs
+from tests.app import server
 from tests.helpers import at_rest, download, go, idle, settled, shown, wait_until
 from tests.made_up import SAMPLE, SMALL, run_of
-from tools.serve import server
 
 NOISY = "fashion-mnist-sample-noisy"
 SCORES = np.random.default_rng(4).normal(size=(2, 6000)).astype(np.float32)

@@ -21,6 +21,7 @@ from engine.jobs import execute as work
 from engine.runs import notes
 from engine.runs import run as runs
 from engine.runs.job import JobRecord
+from tests.app import server
 from tests.helpers import (
     PAGES,
     Held,
@@ -38,8 +39,9 @@ from tests.helpers import (
 )
 from tests.images import folder
 from tests.made_up import SMALL
+from tools import serve
 from tools.hold import Hold
-from tools.serve import NOT_RUNNING, server
+from tools.serve import NOT_RUNNING
 
 HEADINGS = {"" if path == "app.py" else Path(path).stem: heading for path, heading in PAGES.items()}
 AXE = Path(axe_playwright_python.__file__).parent / "axe.min.js"
@@ -47,7 +49,7 @@ AXE = Path(axe_playwright_python.__file__).parent / "axe.min.js"
 
 @pytest.mark.parametrize("path", ["", "Influence"])
 def test_a_page_may_be_the_first_request_of_a_fresh_server(path, page, tmp_path):
-    with server(tmp_path, page) as (url, _):
+    with serve.server(tmp_path, page) as (url, _):
         page.goto(f"{url}/{path}")
         settled(page, HEADINGS[path])
         links = page.locator('[data-testid="stSidebar"] [data-testid="stPageLink"]')

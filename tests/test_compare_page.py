@@ -13,11 +13,11 @@ from engine import files
 from engine.analysis import compare, overlap
 from engine.runs import notes
 from engine.runs.run import Run
+from tests.app import server
 from tests.helpers import button, download, idle, said, settled, show, shown, sound, tiles
 from tests.made_up import SAMPLE, run_of
 from tests.test_browser import violations
 from tests.test_many import N, scores_of, three
-from tools.serve import server
 
 COMPARE = "pages/Compare_runs.py"
 

@@ -10,10 +10,10 @@ import pytest
 from playwright.sync_api import Page, expect
 
 from engine.runs import run as runs
+from tests.app import server
 from tests.helpers import idle, settled, tab_is_sound
 from tests.images import folder
 from tests.test_archives import LINK, tarred, zipped
-from tools.serve import server
 
 pytestmark = pytest.mark.slow
 expect.set_options(timeout=60_000)

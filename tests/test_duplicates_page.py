@@ -10,9 +10,9 @@ from engine.jobs import execute as work
 from engine.jobs.duplicates import FindDuplicates
 from engine.runs import notes
 from engine.runs import run as runs
+from tests.app import server
 from tests.helpers import button, go, idle, pick, said, settled, show, shown, tiles, wait_until
 from tests.test_influence_page import AXE, violations
-from tools.serve import server
 
 PAGE = "pages/Duplicates.py"
 

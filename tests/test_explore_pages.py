@@ -14,9 +14,9 @@ from engine.jobs.queue import JobQueue
 from engine.jobs.replay import Replay
 from engine.runs import notes
 from engine.runs import run as runs
+from tests.app import server
 from tests.helpers import button, idle, said, settled, show, sound, tiles
 from tests.made_up import SAMPLE, run_of
-from tools.serve import server
 from ui import formats
 
 pytestmark = pytest.mark.slow  # whole pages are drawn, again and again

@@ -10,9 +10,9 @@ from playwright.sync_api import expect
 from engine.jobs import export as jobs
 from engine.runs import corrections as corrected
 from engine.runs.corrections import Corrections
+from tests.app import server
 from tests.helpers import download, idle, pick, settled, show, sound, wait_until
 from tests.test_browser import violations
-from tools.serve import server
 from ui.run_choice import RunView
 
 pytestmark = pytest.mark.slow

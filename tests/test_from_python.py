@@ -46,9 +46,9 @@ from engine.jobs.validation import Validate
 from engine.jobs.what_if import WhatIf
 from engine.runs import notes
 from engine.runs.run import Run
+from tests.app import server
 from tests.helpers import PAGES, ROOT, idle, said, settled, show
 from tests.made_up import SMALL
-from tools.serve import server
 from ui import shell
 
 N = 40

@@ -34,11 +34,11 @@ from engine.jobs.what_if import WhatIf
 from engine.runs import run as runs
 from engine.runs.job import JobRecord
 from engine.runs.progress import Progress, follow
+from tests.app import server
 from tests.helpers import button, idle, said, settled, show, sound, steps_done, wait_for, wait_until
 from tests.quick import CONFIG
 from tests.test_browser import AXE, violations
 from tools.hold import Hold
-from tools.serve import server
 from ui import formats, pictures, shell
 
 pytestmark = pytest.mark.usefixtures("root")

@@ -12,11 +12,11 @@ from engine.datasets import registry as dataset_registry
 from engine.jobs import umap
 from engine.runs import notes
 from engine.runs import run as runs
+from tests.app import server
 from tests.helpers import button, idle, said, settled, show, shown, tiles, wait_until
 from tests.made_up import SAMPLE, run_of
 from tests.test_browser import violations
 from tests.test_map import winds_around
-from tools.serve import server
 
 PAGE = "pages/Map.py"
 DATASET = dataset_registry.load("fashion-mnist-sample")

@@ -11,9 +11,9 @@ from engine import config as configs
 from engine.datasets import registry
 from engine.jobs import execute as work
 from engine.runs import run as runs
+from tests.app import server
 from tests.helpers import PAGES, download, idle, settled, tab_is_sound, turn
 from tests.images import picture
-from tools.serve import server
 from ui.text import line
 
 pytestmark = pytest.mark.slow

@@ -8,9 +8,9 @@ from playwright.sync_api import Page, expect
 from engine.analysis import removal
 from engine.datasets import registry as dataset_registry
 from engine.runs.run import Run
+from tests.app import server
 from tests.helpers import download, go, idle, settled
 from tests.test_browser import AXE, violations
-from tools.serve import server
 
 CURVES = '[data-testid="stPlotlyChart"]'
 

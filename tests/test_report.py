@@ -20,11 +20,11 @@ from engine.report import choice, command, content, drawings, pdf, pictures, wri
 from engine.runs import notes
 from engine.runs import run as runs
 from engine.visible import line
+from tests.app import server
 from tests.helpers import download, idle, settled, wait_until
 from tests.images import folder
 from tests.made_up import SAMPLE, run_of
 from tests.test_browser import AXE
-from tools.serve import server
 
 DATASET = datasets.load("fashion-mnist-sample")
 N, LABELS = len(DATASET.train_labels), DATASET.train_labels

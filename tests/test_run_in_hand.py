@@ -18,8 +18,9 @@ from engine.jobs.queue import JobQueue
 from engine.runs import notes
 from engine.runs import run as runs
 from engine.runs.run import Summary
+from tests.app import server
 from tests.helpers import PAGES, ROOT, idle, settled, show, sound
-from tools.serve import server, serving
+from tools.serve import serving
 from ui import addresses, run_names
 from ui.navigation import NAVIGATION
 

@@ -18,11 +18,11 @@ from engine.jobs.validation import Validate
 from engine.runs import notes
 from engine.runs.notes import SeedGroup
 from engine.runs.run import Run, summaries
+from tests.app import server
 from tests.helpers import button, download, go, idle, said, settled, show, shown, sound, steps_done, tiles, wait_until
 from tests.test_browser import AXE, violations
 from tests.test_seeds import made_up, scores_of
 from tools.hold import Hold
-from tools.serve import server
 
 COMPARE = "pages/Compare_runs.py"
 

@@ -12,10 +12,10 @@ from engine.analysis import suspects
 from engine.datasets import registry as dataset_registry
 from engine.runs import notes
 from engine.runs import run as runs
+from tests.app import server
 from tests.helpers import button, go, idle, said, settled, show, shown, sound, tiles, wait_until
 from tests.made_up import SAMPLE, run_of
 from tests.test_browser import violations
-from tools.serve import server
 
 PAGE = "pages/Self_influence.py"
 NOISY = "fashion-mnist-sample-noisy"

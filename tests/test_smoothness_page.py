@@ -11,10 +11,10 @@ from engine import files
 from engine.jobs.curvature import Curvature
 from engine.jobs.queue import JobQueue
 from engine.runs.run import Run
+from tests.app import server
 from tests.helpers import button, idle, said, settled, show, sound
 from tests.made_up import run_of
 from tests.test_browser import violations
-from tools.serve import server
 from ui.setup_draft import KEY
 
 pytestmark = [pytest.mark.usefixtures("root"), pytest.mark.slow]

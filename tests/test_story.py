@@ -6,11 +6,11 @@ import pytest
 
 from engine.datasets import registry, store
 from engine.runs import run as runs
+from tests.app import server
 from tests.helpers import tab_is_sound
 from tests.images import emoji
 from tools import story
 from tools.emoji import spoil
-from tools.serve import server
 
 pytestmark = pytest.mark.slow
 

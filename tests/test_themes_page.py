@@ -13,10 +13,10 @@ from engine.datasets import registry as dataset_registry
 from engine.runs import notes
 from engine.runs import run as runs
 from engine.runs.notes import SeedGroup
+from tests.app import server
 from tests.helpers import at_rest, button, download, go, idle, said, settled, show, shown, sound, tiles, wait_until
 from tests.made_up import SAMPLE, run_of
 from tests.test_browser import AXE, violations
-from tools.serve import server
 from ui import formats, shell
 from ui.text import plain
 

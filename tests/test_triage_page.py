@@ -24,10 +24,10 @@ from engine.runs import corrections, notes
 from engine.runs import run as runs
 from engine.runs.corrections import EXCLUDED, Decision
 from tests import quick as quick_data
+from tests.app import server
 from tests.helpers import download, drawn, idle, said, settled, show, tab_is_sound, wait_until
 from tests.made_up import run_of
 from tests.test_browser import violations
-from tools.serve import server
 from ui import shell
 
 CLASSES = ("-rf", "=cmd", *"abcdefgh", "two words")  # eleven: more than there are keys, in the order of their bytes

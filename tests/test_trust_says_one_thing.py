@@ -18,10 +18,10 @@ from engine.errors import ConfigError, IntegrityError
 from engine.jobs.queue import JobQueue
 from engine.jobs.validation import Validate
 from engine.runs.run import Run
+from tests.app import server
 from tests.helpers import at_rest, button, idle, said, settled, show, sound, tiles
 from tests.made_up import SAMPLE, run_of
 from tests.test_browser import violations
-from tools.serve import server
 from ui.glossary import TERMS
 
 GOOD, CHECK, POOR = LEVELS

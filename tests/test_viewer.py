@@ -35,9 +35,9 @@ from engine.runs import notes
 from engine.runs.run import Run
 from engine.targets import target_function
 from engine.targets.functions import imported
+from tests.app import server
 from tests.helpers import PAGES, ROOT, at_rest, drawn, idle, said, settled, show, shown, sound, tiles
 from tests.test_browser import violations
-from tools.serve import server
 
 N, M, C = 24, 5, 3
 HOSTILE = '<img src=x onerror="document.title=1">'

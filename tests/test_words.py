@@ -11,9 +11,9 @@ from playwright.sync_api import expect
 from engine.analysis import target_view
 from engine.analysis import what_if as what_ifs
 from engine.analysis.scale import Scale, exact, without_it
+from tests.app import server
 from tests.helpers import ROOT, idle, said, settled, show, shown
 from tests.made_up import run_of
-from tools.serve import server
 from ui import cards, formats, gallery, glossary, pictures
 from ui.run_choice import RunView
 

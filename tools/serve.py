@@ -91,10 +91,10 @@ def drawn(page: Page) -> None:
 
 
 @contextmanager
-def chromium():
+def chromium(*options: str):
     found = shutil.which("chromium")
     assert found, "Debian's chromium is missing: `make browser` installs it"
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=found)
+        browser = playwright.chromium.launch(executable_path=found, args=options)
         yield browser
         browser.close()
