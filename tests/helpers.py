@@ -276,24 +276,31 @@ def go(tab: Page, link: Locator, heading: str) -> None:
 
 def pick(tab: Page, box: str, option: str) -> None:
     """One of a list."""
-    wanted = tab.get_by_role("option", name=option, exact=True)
-    offer(tab, tab.get_by_role("combobox", name=box), wanted)
-    wanted.click()
+    choose(tab, tab.get_by_role("combobox", name=box), tab.get_by_role("option", name=option, exact=True))
 
 
-def offer(tab: Page, box: Locator, wanted: Locator) -> None:
-    """Opens a list; which closes again where the page scrolls, or is drawn anew, and is then opened once more."""
+def choose(tab: Page, box: Locator, wanted: Locator) -> str:
+    """Opens a list, clicks one of its options and says what it reads; the list closes again where the page scrolls, or
+    is drawn anew, and is then opened once more."""
     from playwright.sync_api import TimeoutError
 
-    def offered() -> bool:
+    text = ""
+
+    def chosen() -> bool:
+        nonlocal text
         if not wanted.is_visible():
             box.click()
-            with contextlib.suppress(TimeoutError):
-                wanted.wait_for(timeout=1000)
-        return wanted.is_visible()
+        try:
+            wanted.wait_for(timeout=1000)
+            text = wanted.inner_text(timeout=1000)
+            wanted.click(timeout=2000)
+        except TimeoutError:
+            return False
+        return True
 
     idle(tab)
-    wait_until(offered, tab)
+    wait_until(chosen, tab)
+    return text
 
 
 def shown(tab: Page, which: str) -> list[int]:

@@ -26,10 +26,10 @@ from tests.helpers import (
     PAGES,
     Held,
     at_rest,
+    choose,
     download,
     go,
     idle,
-    offer,
     pick,
     settled,
     shown,
@@ -38,7 +38,7 @@ from tests.helpers import (
     wait_until,
 )
 from tests.images import folder
-from tests.made_up import SMALL
+from tests.made_up import SAMPLE, SMALL
 from tools import serve
 from tools.hold import Hold
 from tools.serve import NOT_RUNNING
@@ -66,6 +66,10 @@ def test_the_sample_from_the_button_to_the_clean_up(page, tmp_path, finished_sam
         settled(page, "Live")
         (run,) = runs.list_runs(outputs)
         assert run.id in page.url
+        page.goto("about:blank")  # a page that is looked at takes its share of two cores
+        wait_until(lambda: run.status == "replaying", page)
+        page.go_back()
+        settled(page, "Live")
 
         # The server answers other pages in the middle of a replay, and the steps go on.
         wait_until(lambda: steps_done(page) == ("Replay", 4), page)
@@ -83,7 +87,7 @@ def test_the_sample_from_the_button_to_the_clean_up(page, tmp_path, finished_sam
         page.reload()
         settled(page, "Live")
         assert run.id in page.url
-        page.goto("about:blank")  # a page that is looked at takes its share of two cores
+        page.goto("about:blank")
         wait_until(lambda: run.status == "finished", page)
         shutil.copytree(run.path, copy := finished_sample / f".{run.id}")
         copy.rename(finished_sample / run.id)  # whole, for whoever looks for it
@@ -154,7 +158,7 @@ def test_cancel_and_a_run_deleted_elsewhere(page, tmp_path):
 
 
 def test_a_run_of_a_killed_server_is_resumed_on_live_and_finishes(page, tmp_path):
-    config = configs.preset("sample").replace(width=0.5, targets=("test:0", "class:2"), **{"recipe.epochs": 2})
+    config = SAMPLE.replace(width=0.25, targets=("test:0", "class:2"))
     outputs, hold = runs.outputs_root(tmp_path / "runs"), Hold("replay", 13, tmp_path / "never")
     run = runs.Run.create(outputs, config)  # queued, and its process is gone: to be resumed too
 
@@ -175,7 +179,7 @@ def test_a_run_of_a_killed_server_is_resumed_on_live_and_finishes(page, tmp_path
     with server(outputs, page) as (url, _):
         resume(url)
         expect(page.get_by_text("Finished: the scores are ready.")).to_be_visible()
-        expect(page.get_by_text(re.compile(r"Resumes the replay after \d+ of 48 steps"))).to_be_visible()
+        expect(page.get_by_text(re.compile(r"Resumes the replay after \d+ of 24 steps"))).to_be_visible()
     phases = [e["phase"] for e in run.events()[0] if e["kind"] == "phase"]
     assert phases.count("train") == 1 and run.status == "finished" and len(run.scores().targets()) == 2
 
@@ -256,10 +260,7 @@ def test_own_settings_with_targets_picked_by_looking(page, tmp_path):
         box = page.get_by_role("combobox", name="Targets", exact=True)
         expect(box).to_be_visible()
         at_rest(page)  # the expander opens with an animation
-        option = page.get_by_role("option", name="misclassified").first
-        offer(page, box, option)
-        chosen = option.inner_text().split(" · ")[0]
-        option.click()
+        chosen = choose(page, box, page.get_by_role("option", name="misclassified").first).split(" · ")[0]
         page.keyboard.press("Escape")
         page.get_by_role("button", name="Replay for these targets").click()
         settled(page, "Live")

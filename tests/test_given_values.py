@@ -5,6 +5,7 @@ import shutil
 import pytest
 from playwright.sync_api import expect
 
+from tests.app import keep_loaded
 from tests.helpers import Held, idle, wait_until
 from tools.serve import ROOT, drawn, serving
 
@@ -83,18 +84,27 @@ st.text(f"Whole {st.session_state.drawn}")
 FIRST, SECOND = "'radio': 'one'", "'radio': 'other'"  # of what the page says that its widgets have
 
 
-@pytest.fixture
-def url(tmp_path):
-    shutil.copytree(ROOT / ".streamlit", tmp_path / ".streamlit")
-    (tmp_path / "app.py").write_text(APP.replace("FILE", repr(str(tmp_path / "done"))))
-    with serving(tmp_path, app=tmp_path, PYTHONPATH=str(ROOT)) as (url, _):
-        yield url
+@pytest.fixture(scope="module")
+def served(tmp_path_factory):
+    """The page's folder and address; of each session its own values."""
+    folder = tmp_path_factory.mktemp("served")
+    shutil.copytree(ROOT / ".streamlit", folder / ".streamlit")
+    (folder / "app.py").write_text(APP.replace("FILE", repr(str(folder / "done"))))
+    with serving(folder, app=folder, PYTHONPATH=str(ROOT)) as (url, _):
+        yield folder, url
 
 
 @pytest.fixture
-def done(tmp_path):
+def url(served, page) -> str:
+    keep_loaded(page.context, served[1])
+    return served[1]
+
+
+@pytest.fixture
+def done(served):
     """What was clicked and chosen, in order."""
-    file = tmp_path / "done"
+    file = served[0] / "done"
+    file.unlink(missing_ok=True)
     return lambda: file.read_text().splitlines() if file.exists() else []
 
 

@@ -19,7 +19,7 @@ from engine.runs import notes
 from engine.runs import run as runs
 from engine.runs.run import Summary
 from tests.app import server
-from tests.helpers import PAGES, ROOT, idle, settled, show, sound
+from tests.helpers import PAGES, ROOT, idle, settled, show, sound, turn
 from tools.serve import serving
 from ui import addresses, run_names
 from ui.navigation import NAVIGATION
@@ -362,8 +362,9 @@ def test_guests_are_led_to_results_and_offered_nothing_that_is_off(page, quick, 
     newer.update_manifest(status_said="cancelled", created="2999-01-01T00:00:00+00:00")
     off = page.locator('[data-testid="stMain"] button[data-testid^="stBaseButton"]:disabled').filter(visible=True)
     with server(quick.root, page, REPLAY_READ_ONLY="1") as (url, _):
+        page.goto(url)
         for path, heading in PAGES.items():
-            page.goto(f"{url}/{'' if path == 'app.py' else Path(path).stem}")
+            turn(page, f"{url}/{'' if path == 'app.py' else Path(path).stem}")
             settled(page, heading)
             idle(page)
             expect(off).to_have_count(0)
@@ -381,8 +382,9 @@ def test_behind_a_proxys_path_every_link_leads_below_it(page, two):
     older, _ = two
     full = ("app.py", "pages/Trust.py", "pages/Training_images.py", "pages/Glossary.py")
     with server(older.root, page, "--server.baseUrlPath", "replay") as (url, _):
+        page.goto(url)
         for path in full:
-            page.goto(f"{url}/{'' if path == 'app.py' else Path(path).stem}?run={older.id}")
+            turn(page, f"{url}/{'' if path == 'app.py' else Path(path).stem}?run={older.id}")
             settled(page, PAGES[path])
             idle(page)
             expect(page.locator('[data-testid="stSidebar"] [data-testid="stPageLink"] a')).to_have_count(len(PAGES))
