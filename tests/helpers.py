@@ -281,7 +281,8 @@ def pick(tab: Page, box: str, option: str) -> None:
 
 def choose(tab: Page, box: Locator, wanted: Locator) -> str:
     """Opens a list, clicks one of its options and says what it reads; the list closes again where the page scrolls, or
-    is drawn anew, and is then opened once more."""
+    is drawn anew, and is then opened once more. At one stroke: of a click that was given up nobody knows whether it was
+    made, and an option of several that was chosen is offered no more."""
     from playwright.sync_api import TimeoutError
 
     text = ""
@@ -292,8 +293,7 @@ def choose(tab: Page, box: Locator, wanted: Locator) -> str:
             box.click()
         try:
             wanted.wait_for(timeout=1000)
-            text = wanted.inner_text(timeout=1000)
-            wanted.click(timeout=2000)
+            text = wanted.evaluate("option => { option.click(); return option.innerText; }", timeout=1000)
         except TimeoutError:
             return False
         return True

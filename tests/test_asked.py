@@ -209,6 +209,7 @@ def test_scores_are_the_same_in_every_mode(run, confusions, mode):
     np.testing.assert_allclose(run.scores().matrix(alone)[0], run.scores().matrix(first)[2], rtol=1e-5, atol=1e-9)
 
 
+@pytest.mark.slow
 def test_the_library_takes_the_same_functions(config, data):
     inputs, labels = examples(data, "train", CPU, DOUBLE).batch(torch.arange(N))
     model = model_registry.module(config, data)
@@ -280,6 +281,7 @@ def test_what_people_write_is_read_when_a_job_is_checked(run, data, confusions):
             Replay(targets, function).check(run, data)
 
 
+@pytest.mark.slow
 def test_a_confusion_that_the_model_does_not_make_is_a_sentence(run, data, config, confusions, tmp_path):
     every = {f"confusion:{a}>{b}" for a in range(3) for b in range(3) if a != b}
     never = sorted(every - set(confusions))
@@ -322,6 +324,7 @@ def test_views_show_the_images_that_were_asked_about(run, data, confusions):
 # -- checks by retraining
 
 
+@pytest.mark.slow
 def test_training_images_and_confusions_are_validated(run, data, config, confusions):
     """Predicted and actual change, of logits kept beside those on the test split."""
     executed(run, Replay(("train:3", confusions[0]), "difference:2>0"))
@@ -381,6 +384,7 @@ def test_a_what_if_asks_a_training_image_that_is_left_out(run, data, config):
     assert [w.key for w in predicted] == [t["key"] for t in report["targets"]]
 
 
+@pytest.mark.slow
 def test_a_confusion_is_common_to_two_runs_only_on_the_same_images(run, data, config, confusions, tmp_path):
     executed(run, Replay((confusions[0],), "loss"))
     key = f"{confusions[0]}.loss"
@@ -405,6 +409,7 @@ def test_an_uploaded_image_is_asked_about_as_before(run, data):
     assert not np.allclose(scores[0], scores[2], rtol=0.1)
 
 
+@pytest.mark.slow
 def test_images_behind_a_frozen_trunk_are_asked_about_by_their_features(data, config, tmp_path):
     """Of either split, and uploaded: the run's passes begin where the trunk ends."""
     frozen = config.replace(frozen="1")

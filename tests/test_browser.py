@@ -461,6 +461,18 @@ def test_one_refused_deletion_does_not_hide_what_the_others_freed(page, explored
         expect(page.get_by_text("There is no run gone")).to_be_visible()
         assert made.storage().sizes()["trajectory"] == 0 < runs.Run(tmp_path, "busy").storage().sizes()["trajectory"]
 
+        # A run that is damaged goes as a whole, and takes nothing else along.
+        (tmp_path / "busy" / "manifest.json").write_text("{")
+        page.goto(f"{url}/Runs_and_storage")
+        settled(page, "Runs and storage")
+        idle(page)
+        choose(page, page.get_by_role("combobox", name="Runs to clean"), page.get_by_role("option", name="busy"))
+        page.keyboard.press("Escape")
+        page.get_by_role("button", name="Delete whole runs").click()
+        page.get_by_role("dialog").get_by_role("button", name="Delete whole runs").click()
+        expect(page.get_by_text("Delete whole runs:").and_(page.get_by_text("freed"))).to_be_visible()
+        assert not (tmp_path / "busy").exists() and made.status == "finished"
+
 
 @pytest.fixture(scope="module")
 def explored(tmp_path_factory) -> Path:

@@ -157,6 +157,7 @@ def test_what_cannot_be_compiled_says_why(module, said):
         passes.compile_forwards()
 
 
+@pytest.mark.slow
 def test_what_computes_something_else_is_not_used(monkeypatch):
     model, stream, state, _ = problem()
     monkeypatch.setattr(Compiled, "_compiled", lambda self, graph, *_: _wrong(graph))
@@ -177,6 +178,7 @@ def _uncompiled(monkeypatch, model, example):
     return Compiled(model, "float64", example), parts
 
 
+@pytest.mark.slow
 def test_the_division_keeps_what_the_targets_share(monkeypatch):
     """Run as they are, without a compiler: the two graphs compute what the one did, and no convolution of the primal
     pass is left in that of the tangents."""
@@ -314,6 +316,7 @@ def test_the_folder_of_compiled_code_is_ours_and_bounded(tmp_path, monkeypatch):
 # -- memory that runs out
 
 
+@pytest.mark.slow
 def test_memory_that_runs_out_halves_the_targets_of_a_pass(monkeypatch):
     model, stream, state, adjoint = problem()
     tried = []

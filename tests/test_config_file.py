@@ -42,6 +42,7 @@ def test_a_preset_is_the_same_after_writing_and_reading(name):
     assert loads(dumps(PRESETS[name])) == PRESETS[name]
 
 
+@pytest.mark.slow
 def test_a_random_configuration_is_the_same_after_writing_and_reading():
     rng, seen = random.Random(0), set()
     for _ in range(200):

@@ -77,6 +77,7 @@ def test_the_tools_stand_without_the_tests():
         assert not any(n.split(".")[0] == "tests" for n in imported(path)), path.name
 
 
+@pytest.mark.slow
 def test_pages_draw_without_loading_torch():
     """All that the pages import at their head, in one fresh process."""
     loaded = [head for path in [*PAGES, *UI] for head in heads(path)]

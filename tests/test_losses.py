@@ -92,6 +92,7 @@ def test_a_step_divides_by_the_batch_size():
     assert step_error(step) <= 1e-12
 
 
+@pytest.mark.slow
 def test_a_score_is_of_an_examples_own_term():
     """Twice a class weight is twice the example weight of the examples of that class."""
     data, labels = images()

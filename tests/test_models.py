@@ -195,6 +195,7 @@ def test_a_file_gets_the_sizes_and_the_options(tmp_path, folder):
         assert "model_options" in configs.problems(config_of("net.py:net", model_options=text))
 
 
+@pytest.mark.slow
 def test_rectangular_images_are_learned_by_every_model_that_ships():
     for name in MODELS:
         factor = {} if name.startswith("torchvision") else {"factor": 0.25}
@@ -265,6 +266,7 @@ def test_what_a_file_prints_spoils_no_output(tmp_path, capsys):
     assert capsys.readouterr().out == "" and sys.stdout is before and len(done) == 1
 
 
+@pytest.mark.slow
 def test_a_run_of_a_file_and_the_file_that_changed(folder, tmp_path):
     run = run_of(config_of("net.py:net", model_options="hidden=3"), tmp_path)
     assert run.manifest().model_sources == {"net.py": finetune.sha256_of(folder / "net.py")}
@@ -373,6 +375,7 @@ def test_timm_says_what_it_does_not_have():
 # -- what modules are made of
 
 
+@pytest.mark.slow
 def test_synchronised_batch_norm_on_one_device():
     assert error_of(nn.SyncBatchNorm.convert_sync_batchnorm(norms())) <= 1e-6
 
@@ -482,6 +485,7 @@ def test_attention_without_a_dropped_weight_is_torchs(own_sizes, batch_first, mo
         assert torch.allclose(ours, other, atol=1e-7)
 
 
+@pytest.mark.slow
 def test_masks_are_a_function_of_step_example_and_layer():
     noise, like = dropout.Noise(), torch.zeros(1)
 
@@ -681,6 +685,7 @@ def test_a_file_of_weights_runs_no_code(tmp_path, capsys):
     assert "was run" not in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_frozen_parts_cost_nothing_and_keep_their_mode():
     whole = FunctionalModel(three_layers(), dtype=torch.float64)
     model = three_layers()
@@ -823,6 +828,7 @@ def test_a_fine_tuned_run_has_the_same_scores_in_every_mode(tmp_path):
     assert np.allclose(predicted, run.manifest().test_logits()[:5], atol=1e-4)
 
 
+@pytest.mark.slow
 def test_a_run_is_fine_tuned(folder, tmp_path):
     first = run_of(config_of("net.py:net"), tmp_path / "a")
     dataset = datasets.load("fashion-mnist-sample")

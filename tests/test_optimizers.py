@@ -408,6 +408,7 @@ def test_files_name_the_slots_and_hold_what_a_replay_reads():
     assert [part.numel() for part in store.get(0).parts] == [2, 2, 0, 2]
 
 
+@pytest.mark.slow
 def test_a_replay_that_leaves_the_finite_numbers_stops_soon():
     data, labels = torch.randn(8, 3), torch.arange(8) % 2
     recipe = Recipe(epochs=320, batch_size=4, peak_lr=0.01, seed=0)

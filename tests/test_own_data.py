@@ -56,6 +56,7 @@ def made(data: Path | str, mode: str = "disk", *further: str) -> runs.Run:
     return runs.list_runs(runs.outputs_root())[0]
 
 
+@pytest.mark.slow
 def test_a_folder_is_trained_replayed_and_browsed_with_its_file_names(pets, tmp_path, monkeypatch):
     monkeypatch.chdir(pets.parent)
     run = made(Path("pets"))
@@ -224,6 +225,7 @@ def test_prepared_files_are_deleted_when_their_source_is_gone(pets, capsys):
     assert not folder_of_it.exists() and not capsys.readouterr().out.startswith("freed 0")
 
 
+@pytest.mark.slow
 def test_a_touched_file_changes_nothing(pets):
     run = made(pets)
     for path in pets.rglob("*.png"):

@@ -67,6 +67,7 @@ def test_a_replay_in_each_precision(trained, precision):
         assert relative_error(found, exact) > 1e-4
 
 
+@pytest.mark.slow
 def test_a_replay_in_float64_is_that_of_a_training_in_float64():
     """Both begin with the same float64 numbers, so that what is left is the conversion alone."""
     x, y = images()

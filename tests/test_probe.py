@@ -241,6 +241,7 @@ def test_probes_are_cancelled_while_they_wait_and_while_they_work(root, stopped_
     assert again.report is not None and files_below(root) == [probe.path_of(root, again.report.training_digest)]
 
 
+@pytest.mark.slow
 def test_a_run_behind_a_probe_waits_for_it_and_is_run(root, stopped_at_first, config):
     began, go = stopped_at_first
     queue = JobQueue.of(root)

@@ -422,6 +422,7 @@ def test_what_stands_in_the_place_of_an_upload_is_named(run, make):
         uploads.read(run, "0" * 16)
 
 
+@pytest.mark.slow
 def test_a_bomb_under_its_own_digest_is_not_decoded(run):
     """Who sends a run may name any file as an upload."""
     (run.path / "uploads").mkdir()
@@ -598,6 +599,7 @@ def test_what_stands_in_the_place_of_the_log_is_named(run, make):
 # -- notes
 
 
+@pytest.mark.slow
 def test_ticks_of_two_processes_are_all_kept(run):
     code = (
         "import sys; from pathlib import Path; from engine.runs import notes; from engine.runs.run import Run\n"

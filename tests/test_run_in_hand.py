@@ -68,6 +68,7 @@ def test_the_links_of_every_page_lead_to_the_run_that_it_shows(page, two):
     assert not taken["Overview"] and not taken["Data"] and not taken["Set up a run"]
 
 
+@pytest.mark.slow
 def test_another_run_that_is_chosen_goes_with_the_links_of_the_same_drawing(two):
     older, newest = two
     app = show("pages/Trust.py")

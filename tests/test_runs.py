@@ -307,6 +307,7 @@ def test_a_link_is_no_run_and_nothing_outside_is_deleted(root, tmp_path, run):
     assert (outside / "keep").exists() and not run.path.exists()
 
 
+@pytest.mark.slow
 def test_a_diverging_run_fails_at_its_step_keeps_what_it_has_and_writes_no_scores(root):
     config = SMALL.replace(
         **{

@@ -156,6 +156,7 @@ def test_a_finished_run_replays_another_target_and_its_own_with_the_same_bits(fi
     assert json.loads((finished.path / "manifest.json").read_text())["schema"] == SCHEMA
 
 
+@pytest.mark.slow
 def test_it_is_validated_anew_with_the_numbers_of_before(finished):
     from engine.jobs.validation import Validate
 

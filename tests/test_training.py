@@ -125,6 +125,7 @@ def test_retraining_with_all_weights_one_is_bitwise_the_training():
     assert all(torch.equal(a, b) for a, b in zip(trained.state.parts, again.parts, strict=True))
 
 
+@pytest.mark.slow
 def test_memory_and_disk_trajectories_give_bitwise_the_same_scores(tmp_path):
     inputs, labels = images()
     scores = []

@@ -367,6 +367,7 @@ def test_only_the_reader_of_the_files_own_kind_is_asked(monkeypatch):
     assert asked == [["PNG"], ["JPEG"], ["WEBP"], ["BMP"], ["TIFF"], ["GIF"]]
 
 
+@pytest.mark.slow
 def test_hundreds_of_broken_files_end_in_a_picture_or_a_sentence():
     rng, exif = np.random.default_rng(7), Image.Exif()
     exif[0x0112] = 6

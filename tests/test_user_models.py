@@ -21,6 +21,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.nn.utils import prune
 
 import engine
 from engine import Recipe
@@ -166,6 +167,7 @@ def norms() -> nn.Sequential:
     return nn.Sequential(nn.BatchNorm2d(3), nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.GELU(), head(4 * 36)).double()
 
 
+@pytest.mark.slow
 def test_a_frozen_batch_norm_stays_frozen():
     model = norms()
     model[0].eval().requires_grad_(False)
@@ -200,6 +202,7 @@ def test_an_overridden_train_that_freezes_norms_is_respected(asked):
     assert error_of(Frozen()) <= 1e-6
 
 
+@pytest.mark.slow
 def test_one_norm_in_two_places():
     bn = nn.BatchNorm2d(3)
     torch.manual_seed(0)
@@ -233,6 +236,19 @@ def test_a_norm_that_hangs_in_a_list_alone_is_refused():
     refusal_of(Hidden())
 
 
+def test_a_model_that_makes_a_constant_image_no_number_is_named():
+    class Standardised(Model):
+        def forward(self, x):
+            return super().forward((x - x.mean((1, 2, 3), keepdim=True)) / x.std((1, 2, 3), keepdim=True))
+
+    inputs, labels = data()
+    engine.train(Standardised(), inputs, labels, RECIPE, device="cpu")
+    inputs[0] = 0.5
+    with pytest.raises(ModelError, match="logits are not finite") as error:
+        engine.train(Standardised(), inputs, labels, RECIPE, device="cpu")
+    assert "constant image" in error.value.remedy
+
+
 # -- reparametrised weights
 
 
@@ -261,6 +277,24 @@ def test_spectral_norm_is_refused_in_training_mode_and_exact_where_it_rests(wrap
     refusal_of(model)
     model[0].eval()
     assert error_of(model) <= 1e-6
+
+
+@pytest.mark.slow
+def test_pruned_modules_are_exact_and_what_is_pruned_stays_so():
+    """Their weight is an attribute, made of a parameter and a mask before each pass."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Tanh(), head(144)).double()
+    prune.l1_unstructured(model[0], "weight", 0.5)
+    prune.random_structured(model[2][1], "weight", 0.5, dim=1)
+    assert error_of(model) <= 1e-6
+    model(data()[0])  # now it holds a weight that torch refuses to copy
+    assert error_of(model) <= 1e-6
+    inputs, labels = data()
+    state = engine.train(model, inputs, labels, RECIPE, device="cpu").model_state
+    for name in ("0.weight", "2.1.weight"):
+        kept = model.get_buffer(f"{name}_mask") > 0
+        assert torch.equal(state[f"{name}_mask"] > 0, kept) and 0 < kept.sum() < kept.numel()
+        assert not torch.equal(state[f"{name}_orig"][kept], model.get_parameter(f"{name}_orig")[kept])
 
 
 def test_lazy_modules_are_named():
@@ -1154,6 +1188,7 @@ def test_the_same_term_in_the_gradients_sight_is_accepted():
     engine.train(Right(1e-3), inputs, labels, RECIPE, device="cpu")
 
 
+@pytest.mark.slow
 def test_kinks_do_not_refuse_a_right_model():
     """ReLU and max-pooling, biases of zero and black images: their pre-activations lie on the kink."""
     for seed in range(3):
@@ -1496,6 +1531,7 @@ def test_building_and_checking_leave_the_generators_alone():
     assert random.getstate() == before[1] and np.random.get_state()[1].tobytes() == before[2]
 
 
+@pytest.mark.slow
 def test_one_trained_model_may_be_asked_by_several_threads():
     inputs, labels = data()
     trained = engine.train(norms(), inputs, labels, RECIPE, device="cpu")

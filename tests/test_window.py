@@ -111,6 +111,7 @@ def test_a_replay_asks_for_no_state_before_its_window():
     assert told[-1] == (STEPS - START, STEPS - START)
 
 
+@pytest.mark.slow
 def test_a_fraction_is_the_step_that_it_names_and_0_is_the_whole_training_bit_for_bit():
     trained = train()
     by_step = engine.attribute(trained, *asked(), window=3, progress=False)
