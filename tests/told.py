@@ -1,5 +1,5 @@
-"""The app in a process whose settings can be told while it runs: `python -m tests.told streamlit …`. Each session of a
-browser begins with the environment variables REPLAY_… that the file has then which the variable TOLD names."""
+"""The app in a process whose settings can be told while it runs: `python -m tests.told streamlit …`. The variable TOLD
+names a file; each session of a browser begins with the environment variables REPLAY_… that the file has then."""
 
 import json
 import os
