@@ -14,7 +14,7 @@ from engine.runs import run as runs
 from tests.told import PREFIX, settings
 from tools import serve
 
-KEEPER = "/_stcore/health"  # what the tab shows that keeps the code loaded while no other is there
+KEEPER = serve.HEALTH  # what the tab shows that keeps the code loaded while no other is there
 
 
 class SharedApp:
@@ -24,15 +24,23 @@ class SharedApp:
         self._open = ExitStack()
         self._process = None
 
-    def at(self, outputs: Path, **environment: str) -> str:
-        """Its URL; the sessions that begin from now on have these settings, and those of this process."""
+    @contextmanager
+    def serving(self, outputs: Path, **environment: str) -> Iterator[tuple[str, None]]:
+        """Its URL, and no process to stop; the sessions that begin inside have these settings, and those of this
+        process."""
         if self._process is None or self._process.poll() is not None:
             self.close()
             self._file = Path(self._open.enter_context(tempfile.TemporaryDirectory())) / "settings.json"
             serving = serve.serving(outputs, inside="tests.told", TOLD=str(self._file))
             self._url, self._process = self._open.enter_context(serving)
         self._file.write_text(json.dumps({**settings(), "REPLAY_OUTPUTS_DIR": str(outputs), **environment}))
-        return self._url
+        sound = False
+        try:
+            yield self._url, None
+            sound = not any(run.lock().is_held() for run in runs.list_runs(outputs))
+        finally:
+            if not sound:
+                self.close()
 
     def close(self) -> None:
         self._open.close()
@@ -43,24 +51,17 @@ shared = SharedApp()
 
 
 @contextmanager
-def server(outputs: Path, page: Page, *options: str, **more: Any) -> Iterator[tuple[str, Any]]:
-    """`tools.serve.server`; where nothing but settings REPLAY_… is asked for, it is the shared one, without a process
-    to stop."""
-    if options or not all(name.startswith(PREFIX) for name in more):
-        with serve.server(outputs, page, *options, **more) as (url, process):
-            yield url, process
-        return
-    url = shared.at(outputs, **more)
-    keep_loaded(page.context, url)
-    sound = False
-    try:
-        yield url, None
+def server(outputs: Path, page: Page, *options: str, own: bool = False, **more: Any) -> Iterator[tuple[str, Any]]:
+    """`tools.serve.server`, which leaves the keeper where it is; where nothing but settings REPLAY_… is asked for, and
+    no server of its own, it is the shared one, without a process to stop."""
+    own = own or bool(options) or not all(name.startswith(PREFIX) for name in more)
+    serving = serve.serving(outputs, *options, **more) if own else shared.serving(outputs, **more)
+    with serving as (url, process):
+        if not own:
+            keep_loaded(page.context, url)
+        yield url, process
         for tab in tabs(page.context):
             tab.goto("about:blank")
-        sound = not any(run.lock().is_held() for run in runs.list_runs(outputs))
-    finally:
-        if not sound:
-            shared.close()
 
 
 def tabs(context: BrowserContext) -> list[Page]:

@@ -39,7 +39,6 @@ from tests.helpers import (
 )
 from tests.images import folder
 from tests.made_up import SAMPLE, SMALL
-from tools import serve
 from tools.hold import Hold
 from tools.serve import NOT_RUNNING
 
@@ -49,7 +48,7 @@ AXE = Path(axe_playwright_python.__file__).parent / "axe.min.js"
 
 @pytest.mark.parametrize("path", ["", "Influence"])
 def test_a_page_may_be_the_first_request_of_a_fresh_server(path, page, tmp_path):
-    with serve.server(tmp_path, page) as (url, _):
+    with server(tmp_path, page, own=True) as (url, _):
         page.goto(f"{url}/{path}")
         settled(page, HEADINGS[path])
         links = page.locator('[data-testid="stSidebar"] [data-testid="stPageLink"]')

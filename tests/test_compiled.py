@@ -231,7 +231,7 @@ def _recording(parts, divide):
 # -- runs
 
 CONFIG = config.preset("sample").replace(
-    targets=("test:0", "test:1", "class:2"), width=0.25, compile="on", **{"recipe.epochs": 1, "recipe.batch_size": 1000}
+    targets=("test:0", "test:1", "class:2"), width=0.5, compile="on", **{"recipe.epochs": 1, "recipe.batch_size": 1000}
 )
 
 
@@ -257,7 +257,7 @@ def test_compiled_runs_have_the_same_bits_in_every_mode_and_in_other_processes(t
         assert [e for e in run.events_log.read()[0] if e.get("phase") == "compile" and e["kind"] == "progress"]
         scores[mode] = run.scores().matrix("loss-000")
         digests.add((run.path / "model" / "digests.json").read_text())
-    assert len(digests) == 1 and np.abs(scores["memory"]).max() > 1e-4
+    assert len(digests) == 1 and np.abs(scores["memory"]).max() > 1e-3
     assert np.array_equal(scores["memory"], scores["recompute"]) and np.array_equal(scores["memory"], scores["disk"])
     assert (tmp_path / code_cache.FOLDER).is_dir() and not list(root.glob(".*compiled*"))
     uncompiled = run_of(root, compile="off", replay_mode="memory")

@@ -15,10 +15,10 @@ from engine.analysis.scale import Scale
 from engine.datasets import registry as dataset_registry
 from engine.runs import notes
 from engine.runs import run as runs
+from tests.app import server
 from tests.helpers import at_rest, idle, pick, said, settled, show, shown, sound, tiles, wait_until
 from tests.made_up import run_of
 from tests.test_browser import AXE, violations
-from tools.serve import serving
 from ui import formats, target_strip
 
 INFLUENCE = "pages/Influence.py"
@@ -202,12 +202,15 @@ def test_the_ticked_images_have_pages_of_their_own(run):
 
 
 @pytest.fixture(scope="module")
-def address(tmp_path_factory) -> Iterator[str]:
-    """The page and the run of a server for all of these tests: they change nothing of the run."""
-    root = runs.outputs_root(tmp_path_factory.mktemp("served"))
-    run = made_up_in(root)
-    with serving(root) as (url, _):
-        yield f"{url}/Influence?run={run.id}"
+def served(tmp_path_factory) -> runs.Run:
+    """A run for all of these tests: they change nothing of it."""
+    return made_up_in(runs.outputs_root(tmp_path_factory.mktemp("served")))
+
+
+@pytest.fixture
+def address(served, page) -> Iterator[str]:
+    with server(served.root, page) as (url, _):
+        yield f"{url}/Influence?run={served.id}"
 
 
 def option(page: Page, title: str):

@@ -341,11 +341,10 @@ def test_a_cancel_and_the_servers_end_reach_the_ranks(held_in_app, how):
         assert run.manifest().error is None
     assert not any(alive(pid) for pid in pids.values()) and not run.lock().is_held()
     assert run.manifest().resumable
-    if how == "cancel":
-        hold.open()
-        jobs.resume(run.id)
-        settled(jobs)
-        assert run.status == "finished" and not run.manifest().resumable
+    hold.open()
+    jobs.resume(run.id)
+    settled(jobs)
+    assert run.status == "finished" and not run.manifest().resumable
 
 
 def test_a_server_that_is_killed_takes_its_ranks_along(held_in_app):

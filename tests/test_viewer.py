@@ -35,9 +35,9 @@ from engine.runs import notes
 from engine.runs.run import Run
 from engine.targets import target_function
 from engine.targets.functions import imported
+from tests.app import server
 from tests.helpers import PAGES, ROOT, at_rest, drawn, idle, said, settled, show, shown, sound, tiles
 from tests.test_browser import violations
-from tools import serve
 
 N, M, C = 24, 5, 3
 HOSTILE = '<img src=x onerror="document.title=1">'
@@ -527,7 +527,7 @@ def test_every_page_works_or_says_what_it_needs(page, shown_runs):
 
 
 def test_a_person_looks_through_the_pages(shown_runs, page):
-    with serve.server(shown_runs, page) as (url, _):
+    with server(shown_runs, page, own=True) as (url, _):
         assert serving.running(shown_runs) == url
         page.goto(f"{url}/Influence?run=bare&target=test:1.imported-help:TRAK")
         settled(page, "Influence")

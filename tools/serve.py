@@ -16,6 +16,7 @@ from playwright.sync_api import Page, sync_playwright
 from tools.hold import Hold
 
 ROOT = Path(__file__).parents[1]
+HEALTH = "/_stcore/health"  # answers as soon as the server does
 PATIENCE = 600_000  # milliseconds for what computes: a guard against hangs, and no measure of speed
 # JavaScript, true while no script of a page is running: what is there then is whole. For conditions that say more, too.
 NOT_RUNNING = "document.querySelector('[data-testid=\"stApp\"]')?.dataset.testScriptState === 'notRunning'"
@@ -52,7 +53,7 @@ def serving(
     base = options[options.index("--server.baseUrlPath") + 1] if "--server.baseUrlPath" in options else ""
     url = f"http://localhost:{port}/{base}".rstrip("/")
     try:
-        while not _answers(f"{url}/_stcore/health"):
+        while not _answers(url + HEALTH):
             assert process.poll() is None, "the server did not start"
             time.sleep(0.1)
         yield url, process
