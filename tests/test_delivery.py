@@ -28,7 +28,12 @@ def slowly(name):
     st.session_state["at"] = name
     done(name)
 
+@st.fragment(run_every=INTERVAL)
+def seldom():
+    st.text("Asked for by a timer.")
+
 st.title("Clicks")
+seldom()
 st.session_state["drawn"] = st.session_state.get("drawn", 0) + 1
 st.text(f"Drawn {st.session_state.drawn}")
 st.download_button("File", lambda: "what it holds", "file.txt", on_click="ignore")
@@ -61,6 +66,24 @@ JS = """export default ({ parentElement, setTriggerValue }) => {
 }"""
 
 
+INTERVAL = 99  # seconds, longer than any of these tests
+
+# To be there before the page's own scripts are.
+KEEP_TIMERS = """(() => {
+  const begin = window.setInterval;
+  window.timers = [];
+  window.setInterval = (ask, every, ...more) => {
+    window.timers.push({ ask, every });
+    return begin(ask, every, ...more);
+  };
+})()"""
+
+CLICK_AND_ASK = """(button, every) => {
+  button.click();
+  window.timers.filter((timer) => timer.every === every).forEach((timer) => timer.ask());
+}"""
+
+
 @pytest.fixture
 def inside() -> str:
     return ""
@@ -69,7 +92,9 @@ def inside() -> str:
 @pytest.fixture
 def url(tmp_path, inside):
     shutil.copytree(ROOT / ".streamlit", tmp_path / ".streamlit")
-    (tmp_path / "app.py").write_text(APP.replace("FILE", repr(str(tmp_path / "done"))).replace("JS", repr(JS)))
+    (tmp_path / "app.py").write_text(
+        APP.replace("FILE", repr(str(tmp_path / "done"))).replace("JS", repr(JS)).replace("INTERVAL", str(INTERVAL))
+    )
     with serving(tmp_path, app=tmp_path, inside=inside, PYTHONPATH=str(ROOT)) as (url, _):
         yield url
 
@@ -86,6 +111,21 @@ def test_all_that_is_clicked_is_done_in_its_order(url, page, tmp_path):
         wait_until(lambda: len(done(tmp_path)) >= 4, page)
         idle(page)
         assert done(tmp_path) == [*clicks]
+
+
+def test_a_click_is_done_once_also_where_a_timer_asks_before_the_browser_has_said_it(url, page, tmp_path):
+    page.add_init_script(KEEP_TIMERS)
+    page.goto(url)
+    drawn(page)
+    page.get_by_text("More").click()
+    page.get_by_role("button", name="f", exact=True).wait_for()
+    for count, name in enumerate("abcdf", start=1):
+        idle(page)
+        page.get_by_role("button", name=name, exact=True).evaluate(CLICK_AND_ASK, 1000 * INTERVAL)
+        wait_until(lambda count=count: len(done(tmp_path)) >= count, page)
+    idle(page)
+    page.wait_for_timeout(500)  # for what would come
+    assert done(tmp_path) == [*"abcdf"]
 
 
 @pytest.mark.parametrize("inside", ["tests.late_end"])

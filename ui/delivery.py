@@ -15,6 +15,10 @@ does nothing, or the page fails over a value that it has itself written. Here a 
 away has ended, and one in whose place another draws clears nothing away. Each thread of a tab also has a lock of its
 own on the values that they share; here all have one.
 
+*A click that a timer finds on its way.* The browser gathers what is done in a moment, and says it in the next. If a
+timer asks for its part in between, that message says the click as well, and the one that follows says it again: it is
+done twice. Here no timer's message says a click.
+
 *A part that is drawn by itself* (a fragment; those with `run_every` are asked for every two seconds) waits for that
 thread, and is then drawn by it. But where it is asked for when the thread has ended, and the server's loop has not yet
 taken all that was handed over, another thread is started, and the loop throws away what is left of the first: the page
@@ -112,6 +116,7 @@ def _in_turn() -> None:
     def ask_in_turn(session, asked) -> None:
         """What a person does waits for what they did before; what a timer asks for does not."""
         if asked is not None and asked.is_auto_rerun:
+            _leave_out_clicks(asked.widget_states.widgets)
             ask(session, asked)
             return
 
@@ -218,8 +223,15 @@ def _is_by_a_person(asked) -> bool:
     """Whether more than what a timer asks for: a whole page, or a part with a click in it."""
     clicks = asked.widget_states.widgets if asked.widget_states is not None else ()
     return not asked.fragment_id_queue or any(
-        (each.WhichOneof("value") or "").endswith("trigger_value") for each in clicks if each.id != given_values.ASKED
+        given_values.is_click(each) for each in clicks if each.id != given_values.ASKED
     )
+
+
+def _leave_out_clicks(widgets) -> None:
+    """Of a timer's message, which says clicks that the next message says."""
+    others = [each for each in widgets if not given_values.is_click(each)]
+    del widgets[:]
+    widgets.extend(others)
 
 
 def _is_left_to_the_page(state, widget) -> bool:

@@ -46,7 +46,7 @@ class Given:
         }
         arrived = self.values.keys() & here.keys() - differ.keys()
         by_a_person = any(each.id == ASKED for each in widgets)
-        about_else = changed - arrived - late.keys() or any(map(_is_click, here.values()))
+        about_else = changed - arrived - late.keys() or any(map(is_click, here.values()))
         if late and by_a_person and not about_else:
             late.pop(next(iter(late)))  # set back: what the browser has not shown yet is further down the page
         chosen = differ.keys() - late.keys()
@@ -116,6 +116,7 @@ def _value(widget) -> Any:
     return (tuple(value.data) or None) if hasattr(value, "data") else value
 
 
-def _is_click(widget) -> bool:
+def is_click(widget) -> bool:
+    """Whether this is of a moment (a button, an event of a component), and no state."""
     kind = widget.WhichOneof("value") or ""
     return kind.endswith("trigger_value") and bool(getattr(widget, kind))
