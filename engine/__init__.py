@@ -42,7 +42,10 @@ def __getattr__(name: str) -> object:
     elif name == "show":
         from engine.library import showing as module
     else:
-        from engine import api as module
+        from engine.loading import collector_at_rest
+
+        with collector_at_rest():
+            from engine import api as module
     return getattr(module, name)
 
 

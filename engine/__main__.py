@@ -9,6 +9,7 @@ loaded where Ctrl-C is answered, by `console`.
 
 from __future__ import annotations
 
+import gc
 import io
 import os
 import signal
@@ -73,8 +74,11 @@ def console() -> NoReturn:
     # Threads of a pass that wait for each other should sleep rather than spin: beside a browser on the same two
     # cores, spinning made training four times slower. OpenMP reads this when torch is loaded.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    gc.disable()  # as in `engine.loading`
 
     def on_loaded() -> None:
+        gc.freeze()  # what is there by now stays to the end, which comes sooner if nobody looks through it
+        gc.enable()
         if answers_ctrl_c:
             signal.signal(signal.SIGINT, signal.default_int_handler)  # from here on a run is left in good order
 

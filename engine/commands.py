@@ -49,6 +49,7 @@ from engine.jobs.umap import Umap
 from engine.jobs.validation import Validate
 from engine.jobs.what_if import WhatIf
 from engine.library import comparing
+from engine.loading import collector_at_rest, load_derivatives
 from engine.report import command as reports
 from engine.runs import notes
 from engine.runs import run as runs
@@ -67,8 +68,10 @@ FASHION_MNIST = ("fashion-mnist-sample", "fashion-mnist-sample-noisy", "fashion-
 
 
 def load_torch() -> None:
-    """Loads what trains. Takes a second, so that it is done where nothing is locked or written yet."""
-    import engine.jobs.execute  # noqa: F401  (for its effect)
+    """Loads what trains. Takes seconds, so that it is done where nothing is locked or written yet."""
+    with collector_at_rest():
+        import engine.jobs.execute  # noqa: F401  (for its effect)
+    load_derivatives()
 
 
 def load_pandas() -> None:

@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import gc
 import os
 import shutil
 import signal
@@ -13,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from engine.jobs import speed
+from engine.loading import collector_at_rest
 from engine.runs import run as runs
 from tests import copies
 from tests import quick as quick_data
@@ -26,6 +28,15 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # started by a script wit
 
 
 SECONDS = {"browser": 10, "slow": 1}  # about, by marker
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, object, object]:
+    """All modules and tests are made here, and stay."""
+    with collector_at_rest():
+        result = yield
+    gc.freeze()
+    return result
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -179,7 +190,8 @@ def watched(browser) -> Iterator:
     from tests import app
 
     faults: list[str] = []
-    context = browser.new_context(viewport={"width": 1440, "height": 900})
+    # What moves of itself is painted by the processor here, and would take a third of what a page takes.
+    context = browser.new_context(viewport={"width": 1440, "height": 900}, reduced_motion="reduce")
     context.set_default_timeout(GUARD)
 
     def watch(tab) -> None:

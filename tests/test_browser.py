@@ -58,6 +58,7 @@ def test_a_page_may_be_the_first_request_of_a_fresh_server(path, page, tmp_path)
 
 def test_the_sample_from_the_button_to_the_clean_up(page, tmp_path, finished_sample):
     outputs, hold = runs.outputs_root(tmp_path / "runs"), Hold("replay", 4, tmp_path / "gate")
+    page.emulate_media(reduced_motion="no-preference")  # once as most see it
     with server(outputs, page, hold=hold) as (url, _):
         page.goto(url)
         settled(page, "Replay Explorer")

@@ -270,6 +270,24 @@ assert process() == before, (before, process())
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("load", ["from engine import train", "from engine.commands import load_torch; load_torch()"])
+def test_torch_is_loaded_while_the_collector_rests_which_then_works_as_before(load):
+    code = f"""
+import gc, sys
+import engine.commands
+before = gc.get_stats()[2]["collections"]
+{load}
+print(gc.get_stats()[2]["collections"] - before, gc.isenabled(), "torch" in sys.modules)
+gc.disable()
+from engine.loading import load_derivatives
+load_derivatives()
+print(gc.isenabled(), "torch._dynamo" in sys.modules)
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.stdout.split() == ["0", "True", "True", "False", "True"], done.stderr
+
+
+@pytest.mark.slow
 def test_the_debug_log_shows_the_work(run, caplog):
     assert main(["attribute", run.id, "--targets", "test:1", "--log-level", "debug"]) == 0
     events = [record.message for record in caplog.records if record.name == "engine.commands"]

@@ -1,5 +1,6 @@
 """The app on a port of its own and Debian's chromium: for the browser tests and the pictures."""
 
+import contextlib
 import os
 import shutil
 import socket
@@ -23,6 +24,8 @@ NOT_RUNNING = "document.querySelector('[data-testid=\"stApp\"]')?.dataset.testSc
 DRAWN = f"""() => {NOT_RUNNING} && document.querySelector('h1')
   && !document.querySelector('[data-testid="stSkeleton"]')"""
 
+_ports: list[int] = []  # those of servers that have ended
+
 
 @contextmanager
 def serving(
@@ -37,9 +40,7 @@ def serving(
     """The app by itself, with options of `streamlit run` and settings of its own; yields the URL and the process.
     What the server says on its standard error is shown, or goes to the file `errors`; `hold` makes its job wait; it
     runs `inside` a module that changes its process, such as `tests.late_loop`; `app` is another checkout."""
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        port = free.getsockname()[1]
+    port = _free_port()
     process = subprocess.Popen(
         [
             *(sys.executable, *(hold.words if hold else ["-m"]), *([inside] if inside else [])),
@@ -60,6 +61,16 @@ def serving(
     finally:
         process.kill()
         process.wait()
+        _ports.append(port)
+
+
+def _free_port() -> int:
+    """One that a server of this process had, if any: a browser knows what it has loaded from there."""
+    while True:
+        with socket.socket() as free, contextlib.suppress(OSError):  # meanwhile another's
+            free.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            free.bind(("localhost", _ports.pop() if _ports else 0))
+            return free.getsockname()[1]
 
 
 @contextmanager

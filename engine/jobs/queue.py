@@ -26,6 +26,7 @@ from engine.jobs.cancel import Cancel
 from engine.jobs.job import Job
 from engine.jobs.probe import Probing
 from engine.jobs.registry import records, unfinished
+from engine.loading import collector_at_rest
 from engine.runs import run as runs
 from engine.runs.job import JobRecord
 from engine.runs.manifest import IN_PROGRESS, ErrorRecord
@@ -235,7 +236,8 @@ class _Worker:
         """`engine.jobs.execute.execute`, and with it torch, loaded here so that the first page need not wait; None,
         with the reason in `failure`, where that fails. It is tried again for each run."""
         try:
-            from engine.jobs.execute import execute
+            with collector_at_rest():
+                from engine.jobs.execute import execute
         except Exception as error:
             logger.exception("The engine cannot be loaded.")
             self.failure = f"{type(error).__name__}: {error}"

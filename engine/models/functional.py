@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from engine.errors import ModelError, ReplayError
+from engine.loading import load_derivatives
 from engine.models import batch_norm, copies, dropout, refusals, weight_norm
 from engine.models.copies import first_line
 from engine.models.hidden_state import Attributes
@@ -72,6 +73,7 @@ class FunctionalModel:
         self.notes: list[str] = []
         if any(copies.is_compiled(part) for part in module.modules()):
             self.notes += ["Modules wrapped by torch.compile are unwrapped: the engine runs what they wrap."]
+        load_derivatives()
         self._noise = dropout.Noise()
         self._lock = threading.RLock()
         with _preparing():
