@@ -11,7 +11,7 @@ from engine.runs import run as runs
 from engine.targets import Target, TrainImage, target_function
 
 SMALL = configs.preset("sample").replace(
-    **{"recipe.epochs": 1, "recipe.batch_size": 1000, "targets": ("test:0", "class:2")}, width=0.25
+    **{"recipe.epochs": 1, "recipe.batch_size": 1000, "targets": ("test:0", "class:2")}, width=0.125
 )  # trained in a third of a second
 SAMPLE = configs.preset("sample").replace(**{"recipe.epochs": 2, "recipe.batch_size": 500})
 

@@ -128,6 +128,7 @@ def test_orders_filters_and_pages_are_in_the_link_and_go_back_with_it(page, tmp_
         expect_images(shirts[:24])
         page.get_by_role("button", name="Page 2", exact=True).click()
         expect_images(shirts[24:48])
+        expect(page).to_have_url(re.compile("page=2"))
         assert parse_qs(urlsplit(page.url).query) == {
             "run": ["one"],
             "order": ["loss"],

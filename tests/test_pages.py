@@ -28,7 +28,8 @@ pytestmark = [pytest.mark.usefixtures("root"), pytest.mark.slow]
 
 
 FIRST = """
-import os, sys
+import gc, os, sys
+gc.disable()  # loading takes a quarter less
 import pandas, plotly.graph_objects, streamlit  # what the pages share, once
 from tests.helpers import show
 

@@ -38,10 +38,10 @@ from tools.hold import Hold, every_step_told
 ROOT = Path(__file__).parents[1]
 # Long enough to be killed in the middle: 96 steps of training, then as many of replay, in segments of 10.
 KILLED = configs.preset("sample").replace(
-    targets=("test:0",), width=0.25, **{"recipe.epochs": 2, "recipe.batch_size": 125}
+    targets=("test:0",), width=0.125, **{"recipe.epochs": 2, "recipe.batch_size": 125}
 )
 SHORT = configs.preset("sample").replace(
-    targets=("test:0",), width=0.25, **{"recipe.epochs": 1, "recipe.batch_size": 500}
+    targets=("test:0",), width=0.125, **{"recipe.epochs": 1, "recipe.batch_size": 500}
 )
 SEGMENT = 10
 PAGES = ("app.py", "pages/Live.py", "pages/Influence.py", "pages/Runs_and_storage.py")

@@ -21,6 +21,7 @@ import dataclasses
 import datetime
 import fcntl
 import json
+import math
 import os
 import secrets
 import signal
@@ -372,6 +373,9 @@ class Team(_Rank):
         self._journal, self._record = journal, record
         hosts = sorted({self._host(rank) for rank in range(self.size)})
         journal.note(f"{self.size} ranks on {', '.join(hosts)} share the work, each on {self._state['device']}.")
+        with self._looking:
+            self._told = -math.inf  # at once, also where the work is over before the next time
+            self._tell()
 
     def begin(self, job: Job) -> None:
         self._order("begin", job=job.record().to_json(), threads=torch.get_num_threads())
