@@ -178,6 +178,7 @@ def metrics(values: dict[str, str], helps: Mapping[str, str] = MappingProxyType(
 # any visitor may clear those, and a second worker would run beside the first, which nobody could cancel any more.
 _queues: dict[str, JobQueue] = {}
 _queues_lock = threading.Lock()
+_frozen = False
 
 
 def queue() -> JobQueue:
@@ -192,8 +193,10 @@ def queue() -> JobQueue:
 def _freeze_modules(loaded: threading.Event) -> None:
     """Modules never become garbage. Streamlit collects after every page, and without this it would look through all of
     torch's each time, for 0.1 s and more. The app does it for its own process; the engine, a library, does not."""
+    global _frozen
     loaded.wait()
-    if not gc.get_freeze_count():
+    if not _frozen:  # as `gc.get_freeze_count` would say, but it counts a million objects
+        _frozen = True
         gc.collect()
         gc.freeze()
 
