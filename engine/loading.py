@@ -5,8 +5,11 @@ each time that there are so many more of them, looks through all of them in vain
 """
 
 import gc
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+
+derivatives_loaded = threading.Event()
 
 
 @contextmanager
@@ -25,3 +28,4 @@ def load_derivatives() -> None:
     """What torch loads at its first derivative, and takes longer for than for itself."""
     with collector_at_rest():
         import torch._dynamo  # noqa: F401  (for its effect)
+    derivatives_loaded.set()

@@ -246,6 +246,23 @@ class Held:
         browser.connect_to_server().on_message(say)
 
 
+class Timers:
+    """What a page that is yet to be loaded asks for again and again, to be asked for at will."""
+
+    def __init__(self, tab: Page):
+        tab.add_init_script(
+            """(() => {
+                const begin = window.setInterval;
+                window.timers = [];
+                window.setInterval = (ask, ...more) => { window.timers.push(ask); return begin(ask, ...more); };
+            })()"""
+        )
+
+    def ask_after_a_click(self, button: Locator) -> None:
+        """In the moment in which the browser has yet to say the click."""
+        button.evaluate("button => { button.click(); window.timers.forEach(ask => ask()); }")
+
+
 def download(tab: Page, button: Locator) -> Download:
     """What the button gives, once the page is drawn whole."""
     idle(tab)

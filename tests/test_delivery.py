@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import expect
 
-from tests.helpers import Held, idle, wait_until
+from tests.helpers import Held, Timers, idle, wait_until
 from tests.late_end import LATE
 from tools.serve import ROOT, drawn, serving
 
@@ -28,7 +28,7 @@ def slowly(name):
     st.session_state["at"] = name
     done(name)
 
-@st.fragment(run_every=INTERVAL)
+@st.fragment(run_every=99)  # longer than any of these tests
 def seldom():
     st.text("Asked for by a timer.")
 
@@ -66,24 +66,6 @@ JS = """export default ({ parentElement, setTriggerValue }) => {
 }"""
 
 
-INTERVAL = 99  # seconds, longer than any of these tests
-
-# To be there before the page's own scripts are.
-KEEP_TIMERS = """(() => {
-  const begin = window.setInterval;
-  window.timers = [];
-  window.setInterval = (ask, every, ...more) => {
-    window.timers.push({ ask, every });
-    return begin(ask, every, ...more);
-  };
-})()"""
-
-CLICK_AND_ASK = """(button, every) => {
-  button.click();
-  window.timers.filter((timer) => timer.every === every).forEach((timer) => timer.ask());
-}"""
-
-
 @pytest.fixture
 def inside() -> str:
     return ""
@@ -92,9 +74,7 @@ def inside() -> str:
 @pytest.fixture
 def url(tmp_path, inside):
     shutil.copytree(ROOT / ".streamlit", tmp_path / ".streamlit")
-    (tmp_path / "app.py").write_text(
-        APP.replace("FILE", repr(str(tmp_path / "done"))).replace("JS", repr(JS)).replace("INTERVAL", str(INTERVAL))
-    )
+    (tmp_path / "app.py").write_text(APP.replace("FILE", repr(str(tmp_path / "done"))).replace("JS", repr(JS)))
     with serving(tmp_path, app=tmp_path, inside=inside, PYTHONPATH=str(ROOT)) as (url, _):
         yield url
 
@@ -114,7 +94,7 @@ def test_all_that_is_clicked_is_done_in_its_order(url, page, tmp_path):
 
 
 def test_a_click_is_done_once_also_where_a_timer_asks_before_the_browser_has_said_it(url, page, tmp_path):
-    page.add_init_script(KEEP_TIMERS)
+    timers = Timers(page)
     page.goto(url)
     drawn(page)
     for count, name in enumerate("abcdf", start=1):
@@ -122,7 +102,7 @@ def test_a_click_is_done_once_also_where_a_timer_asks_before_the_browser_has_sai
             page.get_by_text("More").click()
             page.get_by_role("button", name=name, exact=True).wait_for()
         idle(page)
-        page.get_by_role("button", name=name, exact=True).evaluate(CLICK_AND_ASK, 1000 * INTERVAL)
+        timers.ask_after_a_click(page.get_by_role("button", name=name, exact=True))
         wait_until(lambda count=count: len(done(tmp_path)) >= count, page)
     idle(page)
     page.wait_for_timeout(500)  # for what would come

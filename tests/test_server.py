@@ -2,8 +2,11 @@
 
 import asyncio
 import http.client
+import os
 import signal
 import socket
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -12,7 +15,7 @@ import pytest
 import streamlit as st
 from streamlit.proto.BackMsg_pb2 import BackMsg
 
-from tools.serve import serving
+from tools.serve import ROOT, serving
 from ui import hosts, shell
 
 pytestmark = pytest.mark.slow  # the server takes a while to start
@@ -125,6 +128,30 @@ def test_a_visitor_clears_no_caches():
 
     with ThreadPoolExecutor(1) as thread:  # in this one a browser of other tests may have its loop
         assert thread.submit(asyncio.run, passed()).result() == [sent[1], *sent[3:]]
+
+
+def test_what_a_page_leaves_is_looked_for_among_few_objects_also_after_the_first_training(tmp_path):
+    """Streamlit collects after every page: among all of torch's objects that takes 0.1 s and more."""
+    code = """
+import gc, time
+from engine.loading import load_derivatives
+from ui import shell
+
+def few() -> None:
+    for _ in range(600):
+        if (count := len(gc.get_objects())) < 50_000:
+            return
+        time.sleep(0.1)
+    raise SystemExit(f"{count:,} objects are looked through")
+
+shell.queue().loaded.wait()
+few()
+load_derivatives()
+few()
+"""
+    environment = {**os.environ, "REPLAY_OUTPUTS_DIR": str(tmp_path)}
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
 
 
 def test_the_engine_outlives_the_caches(root):

@@ -23,7 +23,7 @@ from types import MappingProxyType
 
 import streamlit as st
 
-from engine import __version__, files, space
+from engine import __version__, files, loading, space
 from engine.errors import ConfigError, ReplayError
 from engine.jobs import giving_way
 from engine.jobs.job import Job
@@ -178,25 +178,24 @@ def metrics(values: dict[str, str], helps: Mapping[str, str] = MappingProxyType(
 # any visitor may clear those, and a second worker would run beside the first, which nobody could cancel any more.
 _queues: dict[str, JobQueue] = {}
 _queues_lock = threading.Lock()
-_frozen = False
 
 
 def queue() -> JobQueue:
     setting = _outputs_setting() or os.environ.get("REPLAY_OUTPUTS_DIR", "")
     with _queues_lock:
         if setting not in _queues:
-            engine = _queues[setting] = JobQueue.of(outputs_root(setting))
-            threading.Thread(target=_freeze_modules, args=(engine.loaded,), daemon=True).start()
+            _queues[setting] = JobQueue.of(outputs_root(setting))
+            if len(_queues) == 1:
+                threading.Thread(target=_freeze_modules, args=(_queues[setting].loaded,), daemon=True).start()
         return _queues[setting]
 
 
 def _freeze_modules(loaded: threading.Event) -> None:
-    """Modules never become garbage. Streamlit collects after every page, and without this it would look through all of
-    torch's each time, for 0.1 s and more. The app does it for its own process; the engine, a library, does not."""
-    global _frozen
-    loaded.wait()
-    if not _frozen:  # as `gc.get_freeze_count` would say, but it counts a million objects
-        _frozen = True
+    """Modules never become garbage. Streamlit collects after every page and each part of one that is drawn by itself,
+    and without this it would look through all of torch's each time, for 0.1 s and more; and for as long again through
+    what the first training loads. The app does it for its own process; the engine, a library, does not."""
+    for each in (loaded, loading.derivatives_loaded):
+        each.wait()
         gc.collect()
         gc.freeze()
 
