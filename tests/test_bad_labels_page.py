@@ -15,7 +15,7 @@ from engine.jobs import execute as work
 from engine.runs import corrections, notes
 from engine.runs import run as runs
 from tests.app import server
-from tests.helpers import at_rest, download, go, idle, settled, shown, wait_until
+from tests.helpers import Held, at_rest, download, go, idle, settled, shown, wait_until
 from tests.made_up import SAMPLE, SMALL, run_of
 
 NOISY = "fashion-mnist-sample-noisy"
@@ -99,6 +99,25 @@ def losses(run: runs.Run) -> np.ndarray:
     """−log of the probability of each training image's label, float64 [N]."""
     logits = run.manifest().train_logits().astype(np.float64)
     return np.log(np.exp(logits).sum(1)) - logits[np.arange(6000), dataset_registry.load(NOISY).train_labels]
+
+
+def test_a_choice_counts_also_where_the_next_is_made_before_the_browser_has_its_url(page, tmp_path):
+    made_up(tmp_path)
+    held, boxes = Held(page), ("The model disagrees", "Ticked only")
+    with server(tmp_path, page) as (url, _):
+        page.goto(f"{url}/Find_bad_labels?run=one&label=Shirt")
+        settled(page, "Find bad labels")
+        page.get_by_text("Filters", exact=True).click()
+        at_rest(page)
+        held.begin()
+        for box, written in zip(boxes, (b"disagree=yes", b"ticked=yes"), strict=True):
+            page.get_by_text(box, exact=True).click()
+            wait_until(lambda written=written: held.has(written), page)
+        held.end()
+        expect(page).to_have_url(re.compile("disagree=yes.*ticked=yes"))
+        idle(page)
+        for box in boxes:
+            expect(page.get_by_role("checkbox", name=box, exact=True)).to_be_checked()
 
 
 def test_orders_filters_and_pages_are_in_the_link_and_go_back_with_it(page, tmp_path):

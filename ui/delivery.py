@@ -31,6 +31,10 @@ page before; so the browser, which shows the new page by then, clears that away,
 after («Bad delta path»): a page without content until it is loaded again. Here nothing is drawn of a page that is not
 there any more.
 
+*An address on its way.* What a page writes to its URL reaches the browser a moment later, and a click made till then
+says the URL of before: as if the person had gone back, so that the choice before that click was taken back. Here such
+a message says the URL that its page has written. A real «back» says that it is one.
+
 *A file that is made when it is asked for.* Each drawing gives it another name and forgets the one before; a browser
 that has not been told yet asks for what is not there any more, and nothing comes. Here the names of before hold on for
 `KEPT` seconds.
@@ -66,7 +70,7 @@ _log = logging.getLogger(__name__)
 
 def in_order() -> None:
     """For every page of this process, from now on."""
-    for mend in (_in_turn, _names_that_hold, given_values.count):
+    for mend in (_addresses, _in_turn, _names_that_hold, given_values.count):
         try:
             mend()
         except (AttributeError, ImportError) as error:
@@ -246,6 +250,34 @@ def _is_of_the_page_before(asked, drawer) -> bool:
     """Whether a part is `asked` for of another page than the session, or its thread, has drawn last."""
     page = getattr(getattr(drawer, "_pages_manager", None), "current_page_script_hash", "")
     return bool(asked.fragment_id or asked.fragment_id_queue) and page not in ("", asked.page_script_hash)
+
+
+def _addresses() -> None:
+    from streamlit.runtime.app_session import AppSession
+    from streamlit.runtime.scriptrunner_utils.script_run_context import get_script_run_ctx
+    from streamlit.runtime.state.query_params import QueryParams
+
+    sessions: Any = AppSession
+    urls: Any = QueryParams
+    ask, send = sessions.request_rerun, urls._send_query_param_msg
+
+    def send_and_keep(params) -> None:
+        send(params)
+        if (context := get_script_run_ctx()) is not None:
+            vars(params)["written"] = context.query_string
+
+    def ask_of_what_is_written(session, asked) -> None:
+        if asked is not None and not asked.is_auto_rerun:
+            of_tab = vars(session._session_state.query_params)
+            said = asked.page_script_hash, asked.query_string
+            before, of_tab["said"] = of_tab.get("said"), said
+            if said != before or asked.is_history_navigation:
+                of_tab.pop("written", None)  # of another page, or the browser has it by now
+            elif "written" in of_tab:
+                asked.query_string = of_tab["written"]
+        ask(session, asked)
+
+    sessions.request_rerun, urls._send_query_param_msg = ask_of_what_is_written, send_and_keep
 
 
 def _names_that_hold() -> None:
