@@ -66,11 +66,18 @@ def serving(
 
 def _free_port() -> int:
     """One that a server of this process had, if any: a browser knows what it has loaded from there."""
-    while True:
-        with socket.socket() as free, contextlib.suppress(OSError):  # meanwhile another's
-            free.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            free.bind(("localhost", _ports.pop() if _ports else 0))
-            return free.getsockname()[1]
+    while _ports:
+        with contextlib.suppress(OSError):  # meanwhile another's
+            return _bound(_ports.pop())
+    return _bound(0)
+
+
+def _bound(port: int) -> int:
+    """The port, or any for 0, which could be bound a moment ago."""
+    with socket.socket() as free:
+        free.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        free.bind(("localhost", port))
+        return free.getsockname()[1]
 
 
 @contextmanager

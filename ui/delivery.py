@@ -264,7 +264,7 @@ def _addresses() -> None:
     def send_and_keep(params) -> None:
         send(params)
         if (context := get_script_run_ctx()) is not None:
-            vars(params)["written"] = context.query_string
+            vars(params)["written"] = context.page_script_hash, context.query_string
 
     def ask_of_what_is_written(session, asked) -> None:
         if asked is not None and not asked.is_auto_rerun:
@@ -272,9 +272,10 @@ def _addresses() -> None:
             said = asked.page_script_hash, asked.query_string
             before, of_tab["said"] = of_tab.get("said"), said
             if said != before or asked.is_history_navigation:
-                of_tab.pop("written", None)  # of another page, or the browser has it by now
-            elif "written" in of_tab:
-                asked.query_string = of_tab["written"]
+                of_tab.pop("written", None)  # the browser has it by now, or has left it
+            page, written = of_tab.get("written", (None, ""))
+            if page == asked.page_script_hash:
+                asked.query_string = written
         ask(session, asked)
 
     sessions.request_rerun, urls._send_query_param_msg = ask_of_what_is_written, send_and_keep
