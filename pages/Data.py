@@ -157,9 +157,9 @@ def choose() -> str:
     """The data set to look at, of those that are registered or prepared."""
     prepared = {one.name: one for one in store.prepared_sets()}
     names = [*prepared, *(one.name for one in corrected.all_there()), *registry.DATASETS.names()]
-    new = st.session_state.pop("data-new", None)
-    asked = new if new in names else link.one_of("data", names, names[0])
-    st.session_state.pop("data-choice", None) if new else None
+    asked = link.one_of("data", names, names[0])
+    if (new := st.session_state.pop("data-new", None)) in names:
+        st.session_state["data-choice"] = new
     link.follow("data-choice", asked)
 
     def label(name: str) -> str:

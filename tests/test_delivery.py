@@ -2,9 +2,10 @@
 
 import shutil
 from pathlib import Path
+from urllib.parse import parse_qs, urlsplit
 
 import pytest
-from playwright.sync_api import expect
+from playwright.sync_api import Page, expect
 
 from tests.helpers import Held, Timers, idle, wait_until
 from tests.late_end import LATE
@@ -13,7 +14,7 @@ from tools.serve import ROOT, drawn, serving
 APP = """
 import pathlib, time
 import streamlit as st
-from ui import delivery
+from ui import delivery, link
 
 if not hasattr(st, "mended"):
     st.mended = delivery.in_order()
@@ -39,6 +40,9 @@ st.text(f"Drawn {st.session_state.drawn}")
 st.download_button("File", lambda: "what it holds", "file.txt", on_click="ignore")
 for name in "ab":
     st.button(name, on_click=slowly, args=(name,))
+for name in "xyz":
+    link.follow(name, link.one_of(name, ("yes",), None) is not None)
+    st.checkbox(name, key=name)
 for _ in range(3):
     time.sleep(0.1)
     st.text("Here it looks, too.")
@@ -58,6 +62,7 @@ if st.toggle("More"):
         st.text("It looks for long.")
     if st.button("g"):
         done("g")
+link.keep(**{name: "yes" if st.session_state[name] else None for name in "xyz"})
 st.text(f"Whole {st.session_state.drawn}")
 """
 
@@ -91,6 +96,32 @@ def test_all_that_is_clicked_is_done_in_its_order(url, page, tmp_path):
         wait_until(lambda: len(done(tmp_path)) >= 4, page)
         idle(page)
         assert done(tmp_path) == [*clicks]
+
+
+def test_choices_in_a_row_count_where_each_cuts_short_what_the_one_before_draws(url, page):
+    """Before that has come to what writes the choice to the URL, with which it goes back."""
+    page.goto(url)
+    drawn(page)
+    for names, expected in (("xyz", "xyz"), ("zx", "y"), ("yxz", "xz")):
+        for name in names:
+            page.get_by_text(name, exact=True).click()
+            page.wait_for_timeout(60)
+        expect_chosen(page, expected)
+    while (before := in_url(page)) != "":
+        page.go_back()
+        wait_until(lambda before=before: in_url(page) != before, page)
+        expect_chosen(page, in_url(page))
+
+
+def expect_chosen(page: Page, names: str) -> None:
+    for name in "xyz":
+        expect(page.get_by_role("checkbox", name=name, exact=True)).to_be_checked(checked=name in names)
+    wait_until(lambda: in_url(page) == names, page)
+    idle(page)
+
+
+def in_url(page: Page) -> str:
+    return "".join(sorted(parse_qs(urlsplit(page.url).query)))
 
 
 def test_a_click_is_done_once_also_where_a_timer_asks_before_the_browser_has_said_it(url, page, tmp_path):

@@ -48,13 +48,17 @@ def several(name: str, options) -> list:
 def follow(key: str, asked, clearable: bool = False) -> None:
     """Before a widget of this key: what the URL asks for is its value, unless a person, or a click elsewhere on the
     page, has just changed it. So the browser's «back» works, and the widget stays the same while its value changes.
-    None is an answer only of a widget that is `clearable` (`needed`)."""
-    last = st.session_state.get(f"{key}-last")
-    if key not in st.session_state or (st.session_state[key] == last and asked != last):
+    None is an answer only of a widget that is `clearable` (`needed`).
+
+    What has just been changed is that also at the next drawing, where another click cuts this one short before it
+    comes to `keep`: then the URL asks for what it has asked for here."""
+    last, before = st.session_state.get(f"{key}-last", (None, None))
+    if key not in st.session_state or (st.session_state[key] == last and asked not in (last, before)):
         st.session_state[key] = asked
     if not clearable:
         needed(key, asked)
-    st.session_state[f"{key}-last"] = st.session_state[key]
+    st.session_state[f"{key}-last"] = st.session_state[key], asked
+    st.session_state.setdefault("followed", set()).add(key)
 
 
 def needed(key: str, first) -> None:
@@ -104,6 +108,14 @@ def keep(**state) -> None:
     }
     if texts != st.query_params.to_dict():
         st.query_params.from_dict(texts)
+    for key in st.session_state.pop("followed", ()):
+        is_written(key)
+
+
+def is_written(key: str) -> None:
+    """The URL now says what this widget says: what it asks for next, if not that, is «back» or another link."""
+    last, _ = st.session_state[f"{key}-last"]
+    st.session_state[f"{key}-last"] = last, last
 
 
 def to(page: str, **state) -> str:

@@ -53,7 +53,9 @@ def choose(count: int, key: str, a_page: int = A_PAGE, name: str | None = "page"
     last = pages(count, a_page)
     if name is not None:
         asked = link.whole(name, 1, last, default if default <= last else 1)
-        link.follow(key, 1 if st.session_state.pop(TURNED, False) else asked)
+        if st.session_state.pop(TURNED, False):
+            st.session_state[key] = 1
+        link.follow(key, asked)
     if last == 1:
         return 1
     return st.pagination(last, key=key)

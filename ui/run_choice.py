@@ -81,6 +81,7 @@ def chosen(empty: str, first: Collection[str] = (), label: str = "Run") -> RunVi
     st.session_state["run changed"] = asked in runs and run_id != asked
     if run_id != asked:
         st.query_params["run"] = run_id
+        link.is_written("run")
     hold(run=run_id)
     run = RunView.of(Run.open(shell.root(), run_id))
     with badge:
