@@ -101,10 +101,11 @@ def test_two_ranks_have_the_bits_of_one_process(quick):
 # -- deaths and stops
 
 
-def held_ranks(run: runs.Run, hold: Hold, call) -> dict[int, int]:
-    """The ranks' process ids, once each has done some steps of the phase and waits there."""
+def held_ranks(run: runs.Run, hold: Hold, call, since: int = 0) -> dict[int, int]:
+    """The ranks' process ids, once each has done some steps of the phase and waits there; of ranks that are told of
+    after the run's first `since` events."""
     while call.poll() is None:
-        told = [event["ranks"] for event in run.events()[0] if event["kind"] == "ranks"]
+        told = [event["ranks"] for event in run.events()[0][since:] if event["kind"] == "ranks"]
         if told and all(r.get("phase") == hold.phase and r["step"] >= hold.step for r in told[-1]):
             return {rank["rank"]: rank["pid"] for rank in told[-1]}
         time.sleep(0.05)
@@ -289,20 +290,6 @@ def settled(jobs: JobQueue) -> None:
         assert held.released.wait(300)
 
 
-def test_the_app_starts_ranks_and_its_run_looks_as_ever(quick, two_ranks):
-    one = do(quick, Replay(TEN)).scores
-    two_ranks.submit(quick.id, Replay(TEN))
-    settled(two_ranks)
-    assert quick.manifest().error is None, (quick.path / "log.txt").read_text()
-    two = quick.scores().names()[-1]
-    assert two != one and np.array_equal(quick.scores().matrix(two), quick.scores().matrix(one))
-    events = quick.events()[0]
-    told = [event["ranks"] for event in events if event["kind"] == "ranks"][-1]
-    assert [(rank["rank"], rank["host"]) for rank in told] == [(0, os.uname().nodename), (1, os.uname().nodename)]
-    now = progress.follow(progress.Progress(), events)
-    assert now.phase == "done" and not now.ranks and quick.status == "finished" and not quick.lock().is_held()
-
-
 @pytest.fixture
 def held_in_app(quick, two_ranks, tmp_path, monkeypatch):
     """A replay of the app in the middle of both ranks' parts."""
@@ -327,24 +314,41 @@ class Working:
         return None if self.jobs.active() else 0
 
 
-@pytest.mark.parametrize("how", ["cancel", "stop"])
-def test_a_cancel_and_the_servers_end_reach_the_ranks(held_in_app, how):
+def test_ranks_of_the_app_are_cancelled_and_stopped_and_a_resume_has_the_bits_of_one_process(held_in_app):
+    """By the server's end, too; and the run looks as ever."""
     run, jobs, hold = held_in_app
+    one = do(run, Replay(TEN)).scores
+
+    def left_to_be_resumed(pids: dict[int, int]) -> None:
+        assert not any(alive(pid) for pid in pids.values()) and not run.lock().is_held()
+        assert run.manifest().resumable
+
     jobs.submit(run.id, Replay(TEN))
     pids = held_ranks(run, hold, Working(jobs))
-    if how == "cancel":
-        assert jobs.cancel(run.id)
-        settled(jobs)
-        assert run.manifest().error.kind == "cancelled"
-    else:
-        jobs.stop()
-        assert run.manifest().error is None
-    assert not any(alive(pid) for pid in pids.values()) and not run.lock().is_held()
-    assert run.manifest().resumable
+    assert jobs.cancel(run.id)
+    settled(jobs)
+    assert run.manifest().error.kind == "cancelled"
+    left_to_be_resumed(pids)
+
+    before = len(run.events()[0])
+    jobs.resume(run.id)
+    pids = held_ranks(run, hold, Working(jobs), since=before)
+    jobs.stop()
+    assert run.manifest().error is None
+    left_to_be_resumed(pids)
+
     hold.open()
     jobs.resume(run.id)
     settled(jobs)
-    assert run.status == "finished" and not run.manifest().resumable
+    assert run.manifest().error is None, (run.path / "log.txt").read_text()
+    two = run.scores().names()[-1]
+    assert two != one and np.array_equal(run.scores().matrix(two), run.scores().matrix(one))
+    events = run.events()[0]
+    told = [event["ranks"] for event in events if event["kind"] == "ranks"][-1]
+    assert [(rank["rank"], rank["host"]) for rank in told] == [(0, os.uname().nodename), (1, os.uname().nodename)]
+    now = progress.follow(progress.Progress(), events)
+    assert now.phase == "done" and not now.ranks and run.status == "finished"
+    assert not run.lock().is_held() and not run.manifest().resumable
 
 
 def test_a_server_that_is_killed_takes_its_ranks_along(held_in_app):
