@@ -112,7 +112,7 @@ def test_the_sample_from_the_button_to_the_clean_up(page, tmp_path, finished_sam
         surest, another = (run.manifest().config.targets[i].removeprefix("test:") for i in (0, 5))
         assert surest in page.url
         link = page.url.replace(f"test%3A{surest}", f"test%3A{another}").replace(f"test:{surest}", f"test:{another}")
-        page.goto(link)
+        turn(page, link)
         settled(page, "Influence")
         expect(page.get_by_text(f"Test image {another}", exact=False).first).to_be_visible()
 
@@ -135,7 +135,7 @@ def test_the_sample_from_the_button_to_the_clean_up(page, tmp_path, finished_sam
         expect(page.get_by_text(f"freed ({before:,} bytes)")).to_be_visible()
         assert run.storage().sizes()["trajectory"] == 0 and run.scores().targets()
         # Its page still works, for the scores are kept.
-        page.goto(link)
+        turn(page, link)
         settled(page, "Influence")
         expect(tiles).to_have_count(24)
 
@@ -255,7 +255,7 @@ def test_own_settings_with_targets_picked_by_looking(page, tmp_path):
         assert [t.name for t in run.scores().targets()] == list(run.manifest().config.targets)
 
         # Misclassified images of that run are offered, and further targets need no training.
-        page.goto(f"{url}/Influence?run={run.id}")
+        turn(page, f"{url}/Influence?run={run.id}")
         settled(page, "Influence")
         idle(page)
         expect(page.locator('[data-testid="stMain"] .js-plotly-plot')).to_be_visible()  # what moves the page is drawn
@@ -409,7 +409,7 @@ def test_scores_are_checked_by_retraining_from_the_pages(page, tmp_path):
         assert report["subsets"] == 5
 
         # Two ticks, by the keyboard; the prediction appears at once, and after the retraining the truth beside it.
-        page.goto(f"{url}/Influence?run={run.id}&target=test:all.loss")
+        turn(page, f"{url}/Influence?run={run.id}&target=test:all.loss")
         settled(page, "Influence")
         for _ in range(2):
             idle(page)
@@ -609,7 +609,7 @@ def test_an_image_of_ones_own_is_uploaded_explained_and_shown(page, root, tmp_pa
         settled(page, "Live")
         expect(page.get_by_text("Finished: the scores are ready.")).to_be_visible()
         target = runs.Run.open(root, "seed-0").scores().targets()[-1]
-        page.goto(f"{url}/Influence?run=seed-0&target={target.key}")
+        turn(page, f"{url}/Influence?run=seed-0&target={target.key}")
         settled(page, "Influence")
         expect(page.locator('[data-testid="stSidebar"]').get_by_text("Own image").first).to_be_visible()
         assert len(shown(page, "harmful")) == 12

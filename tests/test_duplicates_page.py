@@ -11,7 +11,7 @@ from engine.jobs.duplicates import FindDuplicates
 from engine.runs import notes
 from engine.runs import run as runs
 from tests.app import server
-from tests.helpers import button, go, idle, pick, said, settled, show, shown, tiles, wait_until
+from tests.helpers import button, go, idle, pick, said, settled, show, shown, tiles, turn, wait_until
 from tests.test_influence_page import AXE, violations
 
 PAGE = "pages/Duplicates.py"
@@ -114,7 +114,7 @@ def test_from_the_form_to_the_ticks_and_the_warning_on_influence(page, copied, r
         assert not problems, "\n\n".join(problems)
         page.set_viewport_size({"width": 1440, "height": 900})
 
-        page.goto(f"{url}/Influence?run={copied.id}&target=test:0.loss")
+        turn(page, f"{url}/Influence?run={copied.id}&target=test:0.loss")
         settled(page, "Influence")
         warning = page.locator(".st-key-twin")
         expect(warning).to_contain_text("This test image has a twin in training")
@@ -124,7 +124,7 @@ def test_from_the_form_to_the_ticks_and_the_warning_on_influence(page, copied, r
         warning.get_by_role("link", name="Look at the twin").click()
         settled(page, "Training images")
         expect(page).to_have_url(re.compile("image=0"))
-        page.goto(f"{url}/Test_images?run={copied.id}&order=index")
+        turn(page, f"{url}/Test_images?run={copied.id}&order=index")
         settled(page, "Test images")
         below = page.locator(".st-key-gallery-tests li").filter(has_text="twin in training")
         expect(below).to_have_count(2)

@@ -11,7 +11,7 @@ from engine.jobs import export as jobs
 from engine.runs import corrections as corrected
 from engine.runs.corrections import Corrections
 from tests.app import server
-from tests.helpers import download, idle, pick, settled, show, sound, wait_until
+from tests.helpers import download, idle, pick, settled, show, sound, turn, wait_until
 from tests.test_browser import violations
 from ui.run_choice import RunView
 
@@ -36,7 +36,7 @@ def test_a_run_is_exported_downloaded_and_its_space_freed(quick, page):
         with zipfile.ZipFile(io.BytesIO(downloaded(page, f"{quick.id}-folder-000.zip"))) as archive:
             assert sum(name.endswith(".png") for name in archive.namelist()) == 120 + 60 - 1
 
-        page.goto(f"{url}/Runs_and_storage")
+        turn(page, f"{url}/Runs_and_storage")
         settled(page, "Runs and storage")
         open_row(page)
         page.get_by_role("button", name="Export", exact=True).click()  # Parquet, which is first
@@ -46,7 +46,7 @@ def test_a_run_is_exported_downloaded_and_its_space_freed(quick, page):
         assert len(frame) == 180 and frame["score:test:0.loss"].notna().sum() == 120
         assert list(frame["corrected_label"].dropna()) == ["b"] and frame["excluded"].sum() == 1
 
-        page.goto(f"{url}/Runs_and_storage")
+        turn(page, f"{url}/Runs_and_storage")
         settled(page, "Runs and storage")
         open_row(page)
         pick(page, "Scores of", next(iter(RunView.of(quick).titles.values())))

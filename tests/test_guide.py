@@ -17,7 +17,7 @@ import pytest
 
 from engine.datasets import registry as dataset_registry
 from engine.runs.run import Run, list_runs
-from tests.helpers import ROOT, settled, shown, wait_until
+from tests.helpers import ROOT, settled, shown, turn, wait_until
 
 pytestmark = pytest.mark.slow
 
@@ -118,7 +118,7 @@ def test_the_app_shows_the_run(followed, page, monkeypatch):
         page.goto(f"{url}/Influence?run={followed.run.id}")
         settled(page, "Influence")
         assert shown(page, "helpful")
-        page.goto(f"{url}/Find_bad_labels?run={followed.run.id}")
+        turn(page, f"{url}/Find_bad_labels?run={followed.run.id}")
         settled(page, "Find bad labels")
         page.get_by_role("radio", name="Loss on the label given").click()
         data = dataset_registry.load(followed.run.manifest().config.dataset)

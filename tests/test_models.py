@@ -782,7 +782,7 @@ def test_a_trunk_is_used_in_python_too_and_the_scores_are_the_derivative(monkeyp
 
 @pytest.mark.slow
 def test_the_estimate_counts_what_is_trained_and_measures_behind_the_trunk(root, monkeypatch):
-    config = config_of("small-cnn").replace(targets=("test:0", "train:3"))
+    config = config_of("small-cnn", width=0.25).replace(targets=("test:0", "train:3"))
     parts = dict(frozen="0,1", frozen_eval=True)
     whole, tuned = (estimate.estimate(each, root) for each in (config, config.replace(**parts)))
     dataset = datasets.load("fashion-mnist-sample")
@@ -816,7 +816,7 @@ def test_dropout_in_the_rest_draws_what_it_drew_in_the_whole():
 def test_a_fine_tuned_run_has_the_same_scores_in_every_mode(tmp_path):
     scores = []
     for mode in configs.REPLAY_MODES:
-        config = config_of("small-cnn", frozen="0,1", frozen_eval=True)
+        config = config_of("small-cnn", width=0.25, frozen="0,1", frozen_eval=True)
         run = run_of(config.replace(replay_mode=mode, segment=2 if mode == "recompute" else 0), tmp_path)
         assert any("trunk's features were computed once" in str(event) for event in run.events()[0])
         scores.append(run.scores().matrix("loss-000"))

@@ -87,10 +87,12 @@ def test_every_page_shows_odd_names_as_the_text_that_they_are(odd, page, tmp_pat
                 page.locator("script", has_text="alert(1)").count() == 0
                 and page.locator('img[src*="evil"]').count() == 0
             )
-        page.goto(f"{url}/Data?data={dataset.name}")
+        turn(page, f"{url}/Data?data={dataset.name}")
+        settled(page, "Data")
         idle(page)
         tab_is_sound(page)
-        page.goto(f"{url}/Find_bad_labels?run={odd.id}")
+        turn(page, f"{url}/Find_bad_labels?run={odd.id}")
+        settled(page, "Find bad labels")
         file = download(page, page.get_by_role("button", name="All suspects as CSV"))
         file.save_as(tmp_path / "suspects.csv")
     assert alarms == []

@@ -119,7 +119,7 @@ def test_fast_is_bfloat16_on_a_gpu_and_the_trainings_elsewhere():
 def test_runs_in_their_precisions_keep_states_and_scores_in_float32(tmp_path):
     root = outputs_root(tmp_path / "outputs")
     small = config.preset("sample").replace(
-        targets=("test:0", "class:1"), width=0.5, **{"recipe.epochs": 1, "recipe.batch_size": 1000}
+        targets=("test:0", "class:1"), width=0.25, **{"recipe.epochs": 1, "recipe.batch_size": 1000}
     )
     found = {}
     for name, changes in {

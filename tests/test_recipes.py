@@ -22,7 +22,7 @@ from tests.made_up import SMALL
 from ui import formats
 
 WORDS = {
-    "width": "0.25",
+    "width": "0.125",
     "recipe.optimizer": "adamw",
     "recipe.beta1": "0.8",
     "recipe.beta2": "0.99",
@@ -39,7 +39,6 @@ WORDS = {
     "recipe.batch_size": "1000",
 }
 CONFIG = SMALL.replace(
-    width=0.25,
     recipe=Recipe(
         epochs=2,
         batch_size=1000,
@@ -121,7 +120,7 @@ def test_a_killed_run_goes_on_to_the_same_bits(expected, root, phase, mode):
 
 @pytest.mark.slow
 def test_the_estimate_counts_the_moments(expected, root):
-    sgd = estimate.estimate(SMALL.replace(width=0.25), root)
+    sgd = estimate.estimate(SMALL, root)
     both = estimate.estimate(CONFIG, root)
     assert sgd.moments == 0 and both.moments == 2 * both.parameters
     assert both.bytes_per_step - sgd.bytes_per_step == 8 * both.parameters

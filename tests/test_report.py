@@ -21,7 +21,7 @@ from engine.runs import notes
 from engine.runs import run as runs
 from engine.visible import line
 from tests.app import server
-from tests.helpers import download, idle, settled, wait_until
+from tests.helpers import download, idle, settled, turn, wait_until
 from tests.images import folder
 from tests.made_up import SAMPLE, run_of
 from tests.test_browser import AXE
@@ -432,7 +432,7 @@ def test_a_report_from_the_app_asks_for_nothing_and_shows_hostile_text_as_text(
         got = []
         for place, words in (("", ["--targets", "test:1.loss"]), (f"{url}/Runs_and_storage", [])):
             if place:
-                page.goto(place)
+                turn(page, place)
                 settled(page, "Runs and storage")
                 idle(page)
             asked_for(page, f"python -m engine report hostile {' '.join([*words, '--notes'])}")

@@ -12,7 +12,7 @@ from engine.jobs.curvature import Curvature
 from engine.jobs.queue import JobQueue
 from engine.runs.run import Run
 from tests.app import server
-from tests.helpers import button, idle, said, settled, show, sound
+from tests.helpers import button, idle, said, settled, show, sound, turn
 from tests.made_up import run_of
 from tests.test_browser import violations
 from ui.setup_draft import KEY
@@ -108,5 +108,5 @@ def test_a_click_opens_the_form_with_what_is_proposed_filled_in(root, page):
             settled(page, "Set up a run")
             expect(page.get_by_role("spinbutton", name=field)).to_have_value(re.compile(rf"^{re.escape(value)}[.0]*$"))
             expect(page.get_by_role("spinbutton", name="Epochs")).to_have_value("2")
-            page.goto(f"{url}/Trust?run={run.id}")
+            turn(page, f"{url}/Trust?run={run.id}")
             settled(page, "Trust")

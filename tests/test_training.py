@@ -256,7 +256,7 @@ def test_the_shipped_models_are_accepted_in_float32():
         torch.manual_seed(0)
         inputs, labels = torch.randn(16, 1, 28, 28), torch.arange(16) % 10
         recipe = Recipe(epochs=1, batch_size=8)
-        trained = engine.train(MODELS.get(name)(1, 28, 28, 10, factor=0.25), inputs, labels, recipe, device="cpu")
+        trained = engine.train(MODELS.get(name)(1, 28, 28, 10, factor=0.125), inputs, labels, recipe, device="cpu")
         assert np.abs(engine.attribute(trained, inputs[:2], labels[:2])).max() > 0, name
 
 

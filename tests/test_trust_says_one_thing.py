@@ -19,7 +19,7 @@ from engine.jobs.queue import JobQueue
 from engine.jobs.validation import Validate
 from engine.runs.run import Run
 from tests.app import server
-from tests.helpers import at_rest, button, idle, said, settled, show, sound, tiles
+from tests.helpers import at_rest, button, idle, said, settled, show, sound, tiles, turn
 from tests.made_up import SAMPLE, run_of
 from tests.test_browser import violations
 from ui.glossary import TERMS
@@ -584,7 +584,7 @@ def test_points_lead_on_and_back_and_axe_finds_nothing_serious(pair, root, page)
         page.go_back()
         expect(page.get_by_text("Click a point to see its image here")).to_be_visible()
 
-        page.goto(f"{url}/Trust?run=one&target=class:2.loss")
+        turn(page, f"{url}/Trust?run=one&target=class:2.loss")
         settled(page, "Trust")
         expect(page.get_by_role("button", name="Add 12 retrainings")).to_be_visible()
         idle(page)

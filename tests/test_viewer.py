@@ -36,7 +36,7 @@ from engine.runs.run import Run
 from engine.targets import target_function
 from engine.targets.functions import imported
 from tests.app import server
-from tests.helpers import PAGES, ROOT, at_rest, drawn, idle, said, settled, show, shown, sound, tiles
+from tests.helpers import PAGES, ROOT, at_rest, drawn, idle, said, settled, show, shown, sound, tiles, turn
 from tests.test_browser import violations
 
 N, M, C = 24, 5, 3
@@ -548,7 +548,7 @@ def test_a_person_looks_through_the_pages(shown_runs, page):
             assert "run=bare" in page.url
         page.get_by_test_id("stMain").get_by_role("link", name="Influence", exact=True).click()
         settled(page, "Influence")
-        page.goto(f"{url}/Test_images?run=told")
+        turn(page, f"{url}/Test_images?run=told")
         settled(page, "Test images")
         idle(page)
         expect(page.get_by_text("Explaining further test images", exact=False).first).to_be_attached()

@@ -99,8 +99,6 @@ def follow_run() -> None:
     if "like" not in st.query_params:
         return
     run_id, window, rate = st.query_params["like"], link.real("window"), link.real("rate")
-    for name in ("like", "window", "rate"):
-        st.query_params.pop(name, None)
     with shell.guarded():
         config = offered(Run.open(shell.root(), run_id).manifest().config)
         wanted = {"window": window, "recipe.peak_lr": rate}
@@ -113,6 +111,8 @@ def follow_run() -> None:
             draft = replace(draft, changes={**draft.changes, **others}, targets_of=config.dataset)
         setup_draft.put(draft)
         st.session_state["data-asked"] = st.query_params["dataset"] = config.dataset
+    for name in ("like", "window", "rate"):  # done: a click that cuts this page short before that finds them again
+        st.query_params.pop(name, None)
 
 
 def take_start() -> None:
