@@ -190,6 +190,7 @@ def test_scores_of_every_kind_are_the_derivative_of_retraining(config, data, run
         assert np.linalg.norm(score - difference) <= TOLERANCE * np.linalg.norm(difference), target
 
 
+@pytest.mark.slow
 def test_self_influence_holds_the_images_own_effect(run, data):
     """A training image helps itself more than others do on the average, and its own score stands at its index."""
     name = executed(run, Replay(("train:0-23",), "loss")).scores
@@ -199,6 +200,7 @@ def test_self_influence_holds_the_images_own_effect(run, data):
     assert own.mean() < scores.mean() and (own < 0).mean() > 0.8
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", ["memory", "recompute"])
 def test_scores_are_the_same_in_every_mode(run, confusions, mode):
     job = Replay(("train:3", confusions[0], "test:1"), "difference:2>0", "disk")

@@ -449,6 +449,7 @@ def test_scores_equal_finite_differences(text):
     assert relative_error(engine.attribute(plain, *TARGETS), scores) > 0.01
 
 
+@pytest.mark.slow
 def test_a_replay_of_other_pixels_is_found(expected_scores, monkeypatch):
     """Of the mutations that only a replay shows: what it sees is not what training saw."""
     of, calls = trained(), []
@@ -472,6 +473,7 @@ def test_every_mode_has_the_same_scores_bit_for_bit(mode, expected_scores, tmp_p
     assert np.array_equal(engine.attribute(of, *TARGETS), expected_scores)  # and again
 
 
+@pytest.mark.slow
 def test_retraining_repeats_a_training_and_leaves_the_others_as_they_are():
     of, rows = trained(), torch.ones(2, N, dtype=torch.float64)
     again = engine.retrain(of, rows[0])

@@ -51,6 +51,7 @@ def test_a_thread_that_nobody_holds_ends():
     assert not worker.is_alive()
 
 
+@pytest.mark.slow
 def test_tasks_are_taken_and_done_after_the_main_thread_has_ended():
     """As in a server that handles its signal and returns from main while a job writes its last states."""
     code = """

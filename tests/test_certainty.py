@@ -153,6 +153,7 @@ def held(sides: tuple[str, ...], times: int) -> float:
     return float(np.mean(found))
 
 
+@pytest.mark.slow
 def test_twice_the_error_holds_sets_that_were_chosen_for_their_effect(monkeypatch):
     """Of a model whose retrainings are exact. What random sets alone say holds next to none of them."""
     assert held(("helpful", "harmful"), 1) >= 0.92 and held(("helpful", "harmful"), 4) >= 0.85

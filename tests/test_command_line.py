@@ -248,6 +248,7 @@ def test_ctrl_c_that_the_shell_ignores_stays_ignored(root):
 # -- an import changes nothing
 
 
+@pytest.mark.slow
 def test_importing_the_engine_changes_nothing_in_the_process():
     code = """
 import gc, logging, os, signal, sys, warnings

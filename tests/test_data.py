@@ -190,6 +190,7 @@ def test_the_four_files_are_read_mapped_and_need_neither_torch_nor_torchvision(d
         assert done.stdout.split() == [dataset.fingerprint, "False", "False"] and done.stderr == ""
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not fashion_mnist.DEBIAN.is_dir(), reason="needs Debian's dataset-fashion-mnist")
 def test_the_sample_is_drawn_from_the_whole(tmp_path, monkeypatch, request):
     monkeypatch.setenv("REPLAY_DATA_DIR", str(tmp_path))

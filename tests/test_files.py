@@ -458,6 +458,7 @@ def test_what_may_not_be_read_is_not_to_be_deleted(tmp_path, monkeypatch):
     assert "Delete" not in error.value.remedy and "readable" in error.value.remedy
 
 
+@pytest.mark.slow
 def test_a_sweep_takes_no_file_from_under_a_writer(tmp_path):
     """Two threads: one writes, one sweeps; every write must end well."""
     done = threading.Event()

@@ -145,6 +145,7 @@ def test_inputs_of_each_kind_give_the_bits_of_the_floats_that_they_become(kind, 
     assert np.array_equal(engine.evaluate(trained, *test), engine.evaluate(expected, *test))
 
 
+@pytest.mark.slow
 def test_a_folder_of_torchvision_gives_the_bits_of_its_pictures(reference, tmp_path):
     from engine.datasets.torchvision_sets import import_torchvision
 
@@ -302,6 +303,7 @@ def test_train_names_what_was_meant(name, said):
 # -- progress
 
 
+@pytest.mark.slow
 def test_progress_is_told_to_a_function_and_is_silent_in_a_test(reference, capfd):
     expected, scores = reference
     said: list[tuple[str, int, int]] = []
@@ -469,6 +471,7 @@ def test_a_folder_of_states_serves_the_loaded_training_and_another_one_is_refuse
         engine.load("other", net(), device="cpu", replay_mode=mode, trajectory_folder=folders[0])
 
 
+@pytest.mark.slow
 def test_progress_names_the_training_that_is_done_again(root, reference):
     trained, scores = reference
     loaded, said = engine.load(saved_with(trained), net(), device="cpu"), []

@@ -156,6 +156,7 @@ def test_a_kind_of_ones_own_is_registered_queued_and_done(run, root, monkeypatch
     assert unfinished(run) == ()
 
 
+@pytest.mark.slow
 def test_pages_build_jobs_without_torch():
     code = "import sys; from engine.jobs import registry, queue; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
@@ -511,6 +512,7 @@ def test_a_retraining_of_no_other_labels_is_not_one_of_other_labels(run):
     assert any("of another relabelled" in e.get("text", "") for e in run.events()[0])
 
 
+@pytest.mark.slow
 def test_temporary_files_beside_retrainings_are_swept(run):
     do(run, WhatIf.of([1]))
     left = run.path / "validation" / "retrained" / f"{files.TEMPORARY}left"

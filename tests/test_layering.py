@@ -7,9 +7,12 @@ import ast
 import functools
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from engine.loading import collector_at_rest
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "app.py", *sorted((ROOT / "pages").glob("*.py"))]
@@ -21,8 +24,15 @@ FLOOR = {room: floor for floor, line in enumerate(LAYERS) for room in line.split
 
 @functools.cache
 def parsed(path: Path) -> list[ast.AST]:
-    """Every node of a file."""
-    return list(ast.walk(ast.parse(path.read_text())))
+    """Every node of a file; of all files a million, which are many to look through for garbage."""
+    with collector_at_rest():
+        return list(ast.walk(ast.parse(path.read_text())))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def parsed_for_this_module() -> Iterator[None]:
+    yield
+    parsed.cache_clear()
 
 
 def imported(path: Path) -> set[str]:

@@ -121,6 +121,7 @@ def test_class_weights_of_another_number_of_classes_are_refused(numbers):
     assert "recipe.class_weights" in caught.value.problems
 
 
+@pytest.mark.slow
 def test_the_check_before_a_training_uses_the_recipes_loss(monkeypatch):
     """A loss that hides a part of itself from the gradient is seen there, though plain cross-entropy would pass."""
     exact = losses.ExampleLoss.__call__

@@ -392,6 +392,7 @@ class Tied(nn.Module):
         return self.c(torch.tanh(self.b(torch.tanh(self.a(x.flatten(1))))))
 
 
+@pytest.mark.slow
 def test_tied_weights_are_one_parameter():
     assert FunctionalModel(Tied(), dtype=torch.float64).parameters == 192 * 192 + 2 * 192 + 3 * 193
     assert error_of(Tied()) <= 1e-6

@@ -171,6 +171,7 @@ def test_where_every_gradient_was_zero_the_pullback_of_adam_is_its_derivative(bu
     assert smooth.pullback(theta, (zero, zero), zero, inputs_of(0.1), adj, (none, none))[2].abs().max() < 1e4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("optimizer", ["adam", "adamw"])
 def test_pixels_that_are_always_black_harm_no_score(optimizer):
     """Their weights' gradients are exactly 0 in every step: v = 0 to the end. Scores by finite differences."""

@@ -51,6 +51,7 @@ def files_below(root: Path) -> list[Path]:
 # -- the number
 
 
+@pytest.mark.slow
 def test_the_number_is_that_of_four_trainings_in_a_plain_loop(root, config):
     report = probe.measure(root, config)
     dataset = registry.load(config.dataset)
@@ -69,6 +70,7 @@ def test_the_number_is_that_of_four_trainings_in_a_plain_loop(root, config):
     assert (report.steps, report.of) == (stream.steps // 2, stream.steps)
 
 
+@pytest.mark.slow
 def test_with_a_window_the_weights_differ_from_there_on_alone(root, config):
     config = config.replace(window=12.0)
     report, whole = probe.measure(root, config), 30
@@ -101,6 +103,7 @@ def test_a_report_of_before_there_were_windows_is_read(root, config):
     assert probe.known(root, config) == report
 
 
+@pytest.mark.slow
 def test_a_chaotic_recipe_is_told_from_a_smooth_one_and_one_that_diverges(root, config):
     smooth = probe.measure(root, config)
     chaotic = probe.measure(root, config.replace(model_options="scale=8", **{"recipe.peak_lr": 0.5}))
@@ -148,6 +151,7 @@ def test_a_damaged_report_is_named_and_not_believed(damage, root, config):
         probe.known(root, config)
 
 
+@pytest.mark.slow
 def test_a_report_of_another_training_is_not_believed(root, config):
     one, other = (probe.measure(root, config.replace(**{"recipe.seed": seed})) for seed in (0, 1))
     probe.path_of(root, other.training_digest).replace(probe.path_of(root, one.training_digest))

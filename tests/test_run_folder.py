@@ -230,6 +230,7 @@ def test_what_is_passed_over_is_named(root, run, capsys):
     assert "is a link" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_five_hundred_runs_are_listed_without_a_look_at_what_is_in_them(root, run, monkeypatch):
     """A look that was had before takes no reading at all."""
     run.update_manifest(**run.totals())

@@ -115,6 +115,7 @@ def test_runs_that_differ_in_more_than_their_seed_are_not_averaged(root):
 # -- what foretells another seed
 
 
+@pytest.mark.slow
 def test_the_lds_for_other_seeds_is_the_mean_of_the_correlations():
     """Each training changes by what all share and by its own: a mean of three foretells a fourth better than one."""
     rng = np.random.default_rng(0)

@@ -209,6 +209,7 @@ def test_one_norm_in_two_places():
     assert error_of(nn.Sequential(bn, nn.Conv2d(3, 3, 3), bn, head(108)).double()) <= 1e-6
 
 
+@pytest.mark.slow
 def test_a_norm_that_is_asked_for_its_features_and_hangs_in_a_list_too():
     class Asks(nn.Module):
         def __init__(self):
@@ -268,6 +269,7 @@ def test_weight_norm_is_exact_in_both_forms():
     assert torch.allclose(given, expected.flatten(1), atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("wrapped", [nn.utils.spectral_norm, nn.utils.parametrizations.spectral_norm])
 def test_spectral_norm_is_refused_in_training_mode_and_exact_where_it_rests(wrapped):
     torch.manual_seed(0)
@@ -1172,6 +1174,7 @@ def test_a_tangent_that_is_wrong_by_a_thousandth_is_found():
     assert "does not agree" in refusal_of(Around(Function(SlightlyWrong.apply)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", FAULTY)
 def test_the_module_in_which_a_wrong_derivative_begins_is_named(kind):
     make, said = FAULTY[kind]
@@ -1346,6 +1349,7 @@ def test_wrong_targets_are_named(kind, trained):
             call(trained, INPUTS[:2], LABELS[:2], targets=targets)
 
 
+@pytest.mark.slow
 def test_other_arguments_of_another_kind_are_named(trained, tmp_path):
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "file").touch()
@@ -1373,6 +1377,7 @@ def test_other_arguments_of_another_kind_are_named(trained, tmp_path):
             engine.evaluate(trained, INPUTS, LABELS, state=state)
 
 
+@pytest.mark.slow
 def test_a_callers_autocast_changes_nothing():
     inputs = INPUTS.float()
     trained = engine.train(Model().float(), inputs, LABELS, RECIPE, device="cpu")
@@ -1448,6 +1453,7 @@ def test_the_callers_tensors_are_copied():
     assert np.array_equal(engine.attribute(trained, images, of), before)
 
 
+@pytest.mark.slow
 def test_files_of_another_training_are_not_taken_for_its_own(tmp_path):
     inputs, labels = data()
 
