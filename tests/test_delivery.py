@@ -181,3 +181,20 @@ def test_a_file_is_given_that_was_drawn_anew_before_the_browser_was_told(url, pa
         page.wait_for_timeout(1000)
         held.end()
     assert Path(file.value.path()).read_text() == "what it holds"
+
+
+def test_a_file_that_was_made_is_given_though_the_page_was_drawn_again_and_again_before_it_was_fetched(url, page):
+    held = Held(page)
+    page.goto(url)
+    drawn(page)
+    idle(page)
+    held.begin()
+    with page.expect_download() as file:
+        page.get_by_role("button", name="File").click()
+        wait_until(lambda: held.has(b"/media/"), page)
+        for count in (2, 3, 4):
+            page.get_by_role("button", name="e", exact=True).click()
+            wait_until(lambda count=count: held.has(b"Whole %d" % count), page)
+        page.wait_for_timeout(500)  # until it has ended
+        held.end()
+    assert Path(file.value.path()).read_text() == "what it holds"

@@ -19,7 +19,7 @@ from engine.runs import notes
 from engine.runs import run as runs
 from engine.runs.run import Summary
 from tests.app import server
-from tests.helpers import PAGES, ROOT, idle, settled, show, sound, turn
+from tests.helpers import PAGES, ROOT, idle, pick, settled, show, sound, turn
 from tools.serve import serving
 from ui import addresses, run_names
 from ui.navigation import NAVIGATION
@@ -243,6 +243,7 @@ def back(page) -> None:
 
 def test_back_leads_to_what_was_seen_and_every_link_to_the_run_in_hand(page, two):
     older, newest = two
+    names = run_names.labels(map(runs.summary, two))
     with server(older.root, page) as (url, _):
         page.goto(f"{url}/influence")  # a page without a link, in the wrong case
         settled(page, "Influence")
@@ -265,10 +266,26 @@ def test_back_leads_to_what_was_seen_and_every_link_to_the_run_in_hand(page, two
             settled(page, "Influence")
             idle(page)
             expect(page.get_by_role("combobox", name="Run", exact=True)).to_have_value(
-                run_names.labels(map(runs.summary, (newest, older)))[older.id if address == second else newest.id]
+                names[older.id if address == second else newest.id]
             )
         assert page.evaluate("history.length") == entries + 2
         page.evaluate("history.forward()")
+        page.wait_for_url(second)
+        settled(page, "Influence")
+        idle(page)
+
+        # *Live* writes nothing but the run.
+        turn(page, f"{url}/Live?run={newest.id}")
+        settled(page, "Live")
+        idle(page)
+        pick(page, "Run", names[older.id])
+        page.wait_for_url(f"{url}/Live?run={older.id}")
+        idle(page)
+        back(page)
+        page.wait_for_url(f"{url}/Live?run={newest.id}")
+        idle(page)
+        expect(page.get_by_role("combobox", name="Run", exact=True)).to_have_value(names[newest.id])
+        back(page)
         page.wait_for_url(second)
         settled(page, "Influence")
         idle(page)

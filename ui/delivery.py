@@ -36,8 +36,9 @@ says the URL of before: as if the person had gone back, so that the choice befor
 a message says the URL that its page has written. A real «back» says that it is one.
 
 *A file that is made when it is asked for.* Each drawing gives it another name and forgets the one before; a browser
-that has not been told yet asks for what is not there any more, and nothing comes. Here the names of before hold on for
-`KEPT` seconds.
+that has not been told yet asks for what is not there any more, and nothing comes. And what was made is forgotten when
+two drawings more have ended, of whichever tab, though the browser may not have come to fetch it. Here the names of
+before hold on for `KEPT` seconds, and so does what no drawing has.
 
 *A value that the app gives a widget* may be replaced by what a late browser still says of it: `ui.given_values`.
 
@@ -61,7 +62,7 @@ A_LOOK = 0.005  # seconds between two looks at whether what waits can go on
 
 PATIENCE = 3.0  # seconds, at most, that a click waits for one that the page itself answers
 
-KEPT = 30.0  # seconds that the name of a file holds on after the page has been drawn again without it
+KEPT = 30.0  # seconds that a file, or the name of one to be made, holds on after no page has it any more
 
 _HELD = "held"  # beside the sessions, which have longer names: the names that hold on
 
@@ -285,7 +286,7 @@ def _names_that_hold() -> None:
     from streamlit.runtime.media_file_manager import MediaFileManager
 
     managers: Any = MediaFileManager
-    forget = managers._remove_orphaned_deferred_callables
+    forget, unused = managers._remove_orphaned_deferred_callables, managers._get_inactive_file_ids
     seen: dict[str, float] = {}  # by name, when a page had it last: seconds of `time.monotonic`
 
     def forget_later(manager) -> None:
@@ -301,4 +302,10 @@ def _names_that_hold() -> None:
         finally:
             del by_session[_HELD]
 
-    managers._remove_orphaned_deferred_callables = forget_later
+    def unused_for_long(manager) -> set[str]:
+        """Likewise, the files that no drawing has and had none `KEPT` seconds ago. One that is made anew is new."""
+        now, known = time.monotonic(), manager._file_metadata
+        since = {name: vars(known[name]).setdefault("unused_since", now) for name in unused(manager)}
+        return {name for name, at in since.items() if now - at >= KEPT}
+
+    managers._remove_orphaned_deferred_callables, managers._get_inactive_file_ids = forget_later, unused_for_long
