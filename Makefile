@@ -5,6 +5,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
+INSTALL := $(SUDO) apt-get update -q && $(SUDO) apt-get install -yq --no-install-recommends
 # Two tests at a time, each on one core: on two cores that is faster than one test on both. Tests of a file stay together,
 # since they share what is trained for them; files come in the order that tests/conftest.py gives them. WORKERS=0 runs one
 # after the other, with all output.
@@ -145,21 +146,20 @@ faults: .venv/test.stamp
 
 # Makes the embedded data set again from Debian's package dataset-fashion-mnist.
 data: .venv/app.stamp
-	[ -d /usr/share/datasets/fashion-mnist ] || { $(SUDO) apt-get update -q && $(SUDO) apt-get install -yq dataset-fashion-mnist; }
+	[ -d /usr/share/datasets/fashion-mnist ] || { $(INSTALL) dataset-fashion-mnist; }
 	$(BIN)/python -m tools.make_sample
 
 # The picture in docs/, from a real run in a real browser; LOOK=folder keeps those of every page.
 screenshots: .venv/test.stamp browser
 	$(BIN)/python -m tools.screenshots $(LOOK)
 
-# Chromium without its windows takes a quarter less of the processor for each page; where that cannot be had, the whole does.
-APT_INSTALL := $(SUDO) apt-get install -yq --no-install-recommends
+# Chromium without its windows takes a quarter less of the processor for each page; else the whole one does.
 browser:
-	@command -v chromium-headless-shell >/dev/null || { $(SUDO) apt-get update -q && $(APT_INSTALL) chromium-headless-shell; } \
-	|| command -v chromium >/dev/null || $(APT_INSTALL) chromium
+	@command -v chromium-headless-shell >/dev/null || { $(INSTALL) chromium-headless-shell; } || \
+	command -v chromium >/dev/null || { $(INSTALL) chromium; }
 
 .venv/pip.stamp:
-	$(PYTHON) -m venv .venv || { $(SUDO) apt-get update -q && $(SUDO) apt-get install -yq python3-venv && $(PYTHON) -m venv .venv; }
+	$(PYTHON) -m venv .venv || { $(INSTALL) python3-venv && $(PYTHON) -m venv .venv; }
 	touch $@
 
 .venv/app.stamp: .venv/pip.stamp requirements.txt

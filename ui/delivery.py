@@ -287,25 +287,24 @@ def _names_that_hold() -> None:
 
     managers: Any = MediaFileManager
     forget, unused = managers._remove_orphaned_deferred_callables, managers._get_inactive_file_ids
-    seen: dict[str, float] = {}  # by name, when a page had it last: seconds of `time.monotonic`
+
+    def is_for_long(record: dict[str, Any]) -> bool:
+        """Of what no drawing has: whether none had it `KEPT` seconds ago. Its own record says since when."""
+        now = time.monotonic()
+        return now - record.setdefault("unused_since", now) >= KEPT
 
     def forget_later(manager) -> None:
         """For who holds the manager's lock."""
-        now, known, by_session = time.monotonic(), manager._deferred_callables, manager._files_by_session_and_coord
+        known, by_session = manager._deferred_callables, manager._files_by_session_and_coord
         drawn = {name for names in by_session.values() for name in names.values()}
-        before = {name: now if name in drawn else seen.get(name, now) for name in known}
-        seen.clear()
-        seen.update(before)
-        by_session[_HELD] = {name: name for name, at in before.items() if now - at < KEPT}
+        by_session[_HELD] = {name: name for name in known.keys() - drawn if not is_for_long(known[name])}
         try:
             forget(manager)
         finally:
             del by_session[_HELD]
 
     def unused_for_long(manager) -> set[str]:
-        """Likewise, the files that no drawing has and had none `KEPT` seconds ago. One that is made anew is new."""
-        now, known = time.monotonic(), manager._file_metadata
-        since = {name: vars(known[name]).setdefault("unused_since", now) for name in unused(manager)}
-        return {name for name, at in since.items() if now - at >= KEPT}
+        """Likewise, the files to be forgotten. One that is made anew has a new record."""
+        return {name for name in unused(manager) if is_for_long(vars(manager._file_metadata[name]))}
 
     managers._remove_orphaned_deferred_callables, managers._get_inactive_file_ids = forget_later, unused_for_long

@@ -14,8 +14,12 @@ from pathlib import Path
 from engine.errors import ConfigError, StorageError
 
 BROWSERS = (
-    *("chromium", "chromium-browser", "chromium-headless-shell"),
-    *("google-chrome", "google-chrome-stable", "microsoft-edge"),
+    "chromium",
+    "chromium-browser",
+    "chromium-headless-shell",
+    "google-chrome",
+    "google-chrome-stable",
+    "microsoft-edge",
 )
 
 PATIENCE = 600  # seconds; of a hundred pages a browser makes a PDF in a few
