@@ -299,21 +299,29 @@ def pick(tab: Page, box: str, option: str) -> None:
 def choose(tab: Page, box: Locator, wanted: Locator) -> str:
     """Opens a list, clicks one of its options and says what it reads; the list closes again where the page scrolls, or
     is drawn anew, and is then opened once more. At one stroke: of a click that was given up nobody knows whether it was
-    made, and an option of several that was chosen is offered no more."""
+    made, and an option of several that was chosen is offered no more. A click on a list that is being closed may do
+    nothing, so the widget has to show what was chosen."""
     from playwright.sync_api import TimeoutError
 
+    widget = box.locator("xpath=ancestor::*[@data-testid='stSelectbox' or @data-testid='stMultiSelect']")
     text = ""
+
+    def is_chosen() -> bool:
+        return bool(text) and (text in widget.inner_text() or text == box.input_value())
 
     def chosen() -> bool:
         nonlocal text
+        if is_chosen():
+            return True
         if not wanted.is_visible():
             box.click()
         try:
             wanted.wait_for(timeout=1000)
-            text = wanted.evaluate("option => { option.click(); return option.innerText; }", timeout=1000)
+            text = wanted.evaluate("option => { option.click(); return option.innerText.trim(); }", timeout=1000)
         except TimeoutError:
             return False
-        return True
+        tab.wait_for_timeout(100)
+        return is_chosen()
 
     idle(tab)
     wait_until(chosen, tab)
