@@ -1,13 +1,15 @@
 """Compiled steps: the same function as uncompiled ones, the same bits again, and a way on where there are none.
 
-Compiling takes half a minute for the smallest model: most of these tests are slow, and share what was compiled.
+Compiling takes half a minute for the smallest model: most of these tests are slow, and share one compiled step.
 """
 
+import dataclasses
 import os
 import subprocess
 import sys
 import threading
 import time
+from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -19,7 +21,7 @@ from engine import config, device
 from engine.core import code_cache, compiled, step
 from engine.core.compiled import Compiled, CompileError
 from engine.core.replay import replay
-from engine.core.state import Adjoint
+from engine.core.state import Adjoint, State
 from engine.core.stream import Examples, Stream
 from engine.core.targets import adjoints
 from engine.core.training import advance, initial_state, optimizer_for
@@ -40,36 +42,59 @@ def problem(module: nn.Module | None = None):
     """Model, stream, a state after two steps, and adjoints of three targets, in float64."""
     model, (x, y) = FunctionalModel(module or net(), dtype=torch.float64), images()
     stream = Stream(Examples(x, y, torch.float64), RECIPE)
-    first = initial_state(model, optimizer_for(model, RECIPE))
-    state = advance(model, stream, first, 0, 2)
+    return model, stream, *state_and_adjoint(model, stream)
+
+
+def state_and_adjoint(model: FunctionalModel, stream: Stream) -> tuple[State, Adjoint]:
+    state = advance(model, stream, initial_state(model, optimizer_for(model, stream.recipe)), 0, 2)
     generator = torch.Generator().manual_seed(2)
     theta, *opt, buffers = (
         torch.randn(TARGETS, part.numel(), generator=generator, dtype=torch.float64) for part in state.parts
     )
-    return model, stream, state, Adjoint(theta, tuple(opt), buffers)
+    return state, Adjoint(theta, tuple(opt), buffers)
+
+
+class Made(NamedTuple):
+    """A compiled step; of SGD a stream, a state after two steps, and adjoints of three targets; a training by AdamW
+    whose steps it carries out, too, and its test images."""
+
+    passes: Compiled
+    stream: Stream
+    state: State
+    adjoint: Adjoint
+    trained: engine.Trained
+    test: tuple[torch.Tensor, torch.Tensor]
+
+
+EVERYTHING = CASES["AdamW, all options"]  # a pullback that reads the gradient; class weights are an input of the step
 
 
 @pytest.fixture(scope="module")
-def made():
+def made() -> Made:
     """Compiled with two targets a pass, of which three need two passes, the second padded."""
-    model, stream, state, adjoint = problem()
+    rec, batch_norm, _ = EVERYTHING
+    network, train, test = exactness_problem(batch_norm)
+    trained = engine.train(network, *train, rec, device="cpu")
+    inputs = {name: getattr(rec, name) for name in ("batch_size", "label_smoothing", "class_weights")}
+    stream = Stream(trained.stream.data, dataclasses.replace(RECIPE, **inputs))
+    state, adjoint = state_and_adjoint(trained.model, stream)
     with device.exact_arithmetic():
-        passes = Compiled(model, "float64", (state, stream.at(2)))
+        passes = Compiled(trained.model, "float64", (state, stream.at(2)))
         passes.compile_forwards()
         passes.compile_backwards(2)
-    return passes, model, stream, state, adjoint
+    return Made(passes, stream, state, adjoint, trained, test)
 
 
 def back(passes, stream, state, adjoint, t=3):
-    optimizer = optimizer_for(passes.model, RECIPE)
+    optimizer = optimizer_for(passes.model, stream.recipe)
     after, scores = step.step_back(passes, optimizer, state, stream.at(t), adjoint)
     return torch.cat([*(part.reshape(-1) for part in after.parts), scores.reshape(-1)])
 
 
 @pytest.mark.slow
 def test_compiled_steps_are_the_uncompiled_ones(made):
-    passes, model, stream, state, adjoint = made
-    optimizer = optimizer_for(model, RECIPE)
+    passes, stream, state, adjoint, *_ = made
+    model, optimizer = passes.model, optimizer_for(passes.model, stream.recipe)
     for t in (2, 5):  # other batches and learning rates than those that were compiled for
         expected, loss = step.step(model, optimizer, state, stream.at(t))
         found, its_loss = step.step(passes, optimizer, state, stream.at(t))
@@ -79,13 +104,13 @@ def test_compiled_steps_are_the_uncompiled_ones(made):
         expected = back(step.Eager(model), stream, state, adjoint, t)
         found = back(passes, stream, state, adjoint, t)
         assert relative_error(found.numpy(), expected.numpy()) < 1e-12
-        assert found[-TARGETS * RECIPE.batch_size :].abs().min() > 0
+        assert found[-TARGETS * stream.recipe.batch_size :].abs().min() > 0
 
 
 @pytest.mark.slow
 def test_a_targets_scores_do_not_depend_on_the_others(made):
     """At the same place in a pass, the first here: with the padding beside it, or another target."""
-    passes, _, stream, state, adjoint = made
+    passes, stream, state, adjoint, *_ = made
     together = passes.linearize(state, stream.at(2), False).tangents(adjoint.theta, adjoint.buffers)
     for k in (0, 2):
         alone = passes.linearize(state, stream.at(2), False).tangents(adjoint.theta[[k]], adjoint.buffers[[k]])
@@ -95,7 +120,7 @@ def test_a_targets_scores_do_not_depend_on_the_others(made):
 
 @pytest.mark.slow
 def test_two_threads_may_replay_with_one_compiled_step(made):
-    passes, _, stream, state, adjoint = made
+    passes, stream, state, adjoint, *_ = made
     expected, found = back(passes, stream, state, adjoint), {}
 
     def replayed(i: int) -> None:
@@ -110,19 +135,11 @@ def test_two_threads_may_replay_with_one_compiled_step(made):
 
 
 @pytest.mark.slow
-def test_compiled_scores_equal_finite_differences():
-    """The case that has everything: AdamW, whose pullback reads the gradient, clipping, groups,
-    label smoothing and class weights, which are an input of compiled steps."""
-    rec, batch_norm, function = CASES["AdamW, all options"]
-    network, train, test = exactness_problem(batch_norm)
-    trained = engine.train(network, *train, rec, device="cpu")
-    model, stream = trained.model, trained.stream
-    first = initial_state(model, optimizer_for(model, rec))
+def test_compiled_scores_equal_finite_differences(made):
+    (rec, batch_norm, function), trained = EVERYTHING, made.trained
     with device.exact_arithmetic():
-        passes = Compiled(model, "float64", (first, stream.at(0)))
-        passes.compile_backwards(len(SETS))
-        end = adjoints(model, trained.state, checks.targets_data(trained, *test), SETS, function)
-        scores = replay(model, stream, trained.trajectory, end, passes=passes).numpy()
+        end = adjoints(trained.model, trained.state, checks.targets_data(trained, *made.test), SETS, function)
+        scores = replay(trained.model, trained.stream, trained.trajectory, end, passes=made.passes).numpy()
     _, differences = scores_and_differences(rec, batch_norm, function)
     assert np.abs(scores).max() > 1e-3 and relative_error(scores, differences) <= 1e-6
 

@@ -1,11 +1,13 @@
 """Scores of small trainings against finite differences over every example weight, float64.
 
-`CASES` train 2 N times with one weight moved by ±h, through the public API, and compare the central differences of
-the targets with the scores. `tests/test_exactness.py` holds the limit; `make bench` prints the largest error.
+`CASES` train 2 N times with one weight moved by ±h, and compare the central differences of the targets with the
+scores. `tests/test_exactness.py` holds the limit; `make bench` prints the largest error.
 
 `python -m tools.exactness` prints the table of docs/measurements.md, over all that a recipe may name: `FACTORS` are its
-columns, and every level of one column meets every level of each other in some training (`design`). The 2 N retrainings
-of a case are carried side by side. `NETWORKS` are whole models, trained until they have learned something.
+columns, and every level of one column meets every level of each other in some training (`design`). `NETWORKS` are whole
+models, trained until they have learned something.
+
+The retrainings of a case are carried side by side; tests/test_trust.py compares that with one at a time.
 """
 
 import collections
@@ -123,16 +125,15 @@ def scores_and_differences(rec: Recipe, batch_norm: bool, function: str):
     model, train, test = problem(batch_norm)
     trained = engine.train(model, *train, rec, device="cpu")
     scores = engine.attribute(trained, *test, function=function, targets=SETS)
-    differences = np.empty_like(scores, dtype=np.float64)
-    for i in range(N):
-        ends = []
-        for sign in (1, -1):
-            weights = torch.ones(N, dtype=torch.float64)
-            weights[i] += sign * H
-            state = engine.retrain(trained, weights)
-            ends.append(engine.evaluate(trained, *test, function=function, targets=SETS, state=state))
-        differences[:, i] = (ends[0] - ends[1]) / (2 * H)
-    return scores, differences
+    return scores, _differences(trained, test, function, H * torch.eye(N, dtype=torch.float64)) / (2 * H)
+
+
+def _differences(trained: engine.Trained, test: tuple[Tensor, Tensor], function: str, moves_MN: Tensor) -> np.ndarray:
+    """[K, M] of the targets: with the weights 1 + move, less with 1 - move."""
+    with device.exact_arithmetic():
+        states = retraining.retrain(trained.model, trained.stream, torch.cat([1 + moves_MN, 1 - moves_MN]))
+    ends = np.array([engine.evaluate(trained, *test, function=function, targets=SETS, state=each) for each in states])
+    return (ends[: len(moves_MN)] - ends[len(moves_MN) :]).T
 
 
 def relative_error(scores, differences) -> float:
@@ -331,8 +332,7 @@ def error_of(
 ) -> tuple[float, float]:
     """The relative error of the scores, and the part of the training loss that training took away.
 
-    Differences are of every example weight; with `directions`, of so many random combinations of all of them. The
-    retrainings, two for each, are carried side by side.
+    Differences are of every example weight; with `directions`, of so many random combinations of all of them.
     """
     generator = torch.Generator().manual_seed(2)
     train, test = images(n, side, generator), images(4, side, generator)
@@ -342,10 +342,7 @@ def error_of(
     # The check before a training has tests of its own: here a mutated engine is to be told by the scores.
     trained = engine.train(model, *train, rec, device="cpu", replay_mode="recompute", check=False)
     scores = engine.attribute(trained, *test, function=function, targets=SETS) @ moves.numpy().T
-    with device.exact_arithmetic():
-        states = retraining.retrain(trained.model, trained.stream, torch.cat([1 + h * moves, 1 - h * moves]))
-    ends = np.array([engine.evaluate(trained, *test, function=function, targets=SETS, state=each) for each in states])
-    differences = (ends[: len(moves)] - ends[len(moves) :]).T / (2 * h)
+    differences = _differences(trained, test, function, h * moves) / (2 * h)
     functional, end = trained.model, trained.state
     before, after = (
         nn.functional.cross_entropy(functional(*state, train[0], training=True)[0], train[1])
