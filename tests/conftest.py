@@ -18,7 +18,7 @@ from engine.loading import collector_at_rest
 from engine.runs import run as runs
 from tests import copies
 from tests import quick as quick_data
-from tests.helpers import GUARD, PROBES, tab_is_sound
+from tests.helpers import GUARD, MEASURES_NOTHING, PROBES, tab_is_sound
 from tests.made_up import SMALL
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as the app computes; read when torch is loaded
@@ -73,7 +73,14 @@ def own_outputs(tmp_path, monkeypatch):
         "REPLAY_ALLOWED_HOSTS",
     ):
         monkeypatch.delenv(setting, raising=False)  # what a developer has set is none of a test's business
-    monkeypatch.setattr(speed, "CALL", [sys.executable, "-c", ""])  # an Overview that is drawn measures nothing
+
+
+@pytest.fixture(scope="session", autouse=True)
+def nothing_is_measured() -> Iterator[None]:
+    """By an Overview that is drawn; also where its queue comes to it when the test has ended."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(speed, "CALL", MEASURES_NOTHING)
+        yield
 
 
 @pytest.fixture(autouse=True)

@@ -1,5 +1,6 @@
 """The app in a process whose settings can be told while it runs: `python -m tests.told streamlit …`. The variable TOLD
-names a file; each session of a browser begins with the environment variables REPLAY_… that the file has then."""
+names a file; each session of a browser begins with the environment variables REPLAY_… that the file has then. Its
+Overview measures nothing."""
 
 import json
 import os
@@ -8,6 +9,8 @@ from pathlib import Path
 
 from streamlit.runtime.app_session import AppSession
 
+from engine.jobs import speed
+from tests.helpers import MEASURES_NOTHING
 from tools import as_main
 
 PREFIX = "REPLAY_"
@@ -28,6 +31,7 @@ def install() -> None:
         exact(session, *args, **kwargs)
 
     AppSession.__init__ = begin
+    speed.CALL = MEASURES_NOTHING
 
 
 if __name__ == "__main__":
