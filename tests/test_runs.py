@@ -603,7 +603,7 @@ def test_command_line_from_run_to_clean(tmp_path, capsys):
                 "--set",
                 "recipe.batch_size=1000",
                 "--set",
-                "width=0.5",
+                "width=0.125",
             ]
         )
         == 0
