@@ -39,13 +39,13 @@ def main(arguments: list[str] | None = None, on_loaded: Callable[[], None] = lam
     logger = logging.getLogger("engine")
     logger.setLevel(call.log_level.upper())
     try:
-        command = commands.COMMANDS[call.command]
+        command, as_rank = commands.COMMANDS[call.command], commands.is_rank(call)
         if command.trains:
             commands.load_torch()
         if command.tables:
             commands.load_pandas()
         on_loaded()
-        return commands.do(call)
+        return commands.do(call, as_rank)
     except ReplayError as error:
         logger.debug("", exc_info=True)
         print(f"error: {error}", file=sys.stderr)

@@ -870,21 +870,29 @@ def _setting(text: str) -> tuple[str, object]:
         ) from None
 
 
-def do(call: argparse.Namespace) -> int:
-    """Does what the call says, in one process or as one rank of several, and returns the exit code. torch is loaded
-    where the command needs it."""
+def is_rank(call: argparse.Namespace) -> bool:
+    """Whether this process does the call as one rank of several. Raises `ConfigError` for a command that ranks cannot
+    share; that needs no torch, which takes seconds to load."""
     command = COMMANDS[call.command]
     if os.environ.get("TORCHELASTIC_RUN_ID") is None or not command.trains:
-        return command.do(call)
-    from engine.jobs import ranks
+        return False
+    from engine.jobs import launch
 
-    if not ranks.launched():
-        return command.do(call)
-    if not command.shared:
+    if launch.launched() and not command.shared:
         names = ", ".join(name for name, each in COMMANDS.items() if each.shared)
         raise ConfigError(
             f"«{call.command}» is not shared out among ranks.", f"Call it without torchrun; with it: {names}."
         )
+    return launch.launched()
+
+
+def do(call: argparse.Namespace, as_rank: bool = False) -> int:
+    """Does what the call says, in one process or as one rank of several, and returns the exit code."""
+    command = COMMANDS[call.command]
+    if not as_rank:
+        return command.do(call)
+    from engine.jobs import ranks
+
     ranks.take_device()
     return ranks.follow(runs.outputs_root(call.outputs)) if ranks.rank() else command.do(call)
 

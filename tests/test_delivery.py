@@ -18,6 +18,7 @@ from ui import delivery, link
 
 if not hasattr(st, "mended"):
     st.mended = delivery.in_order()
+    st.rerun()  # in a thread that has begun with it
 
 def done(name):
     with pathlib.Path(FILE).open("a") as file:

@@ -16,6 +16,7 @@ from ui import delivery
 
 if not hasattr(st, "mended"):
     st.mended = delivery.in_order()
+    st.rerun()  # in a thread that has begun with it
 
 NAMES = ["none", "one", "other"]
 VALUES = {

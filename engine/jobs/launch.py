@@ -35,6 +35,8 @@ from engine.runs.run import Run
 
 SETTING, SERVER = "REPLAY_RANKS", "REPLAY_SERVER"
 
+TORCHRUN = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+
 LOOK = 0.2  # seconds between looks at whether torchrun has ended, or shall
 
 PATIENCE = 45.0  # seconds in which torchrun ends all ranks once it is told to: it kills them after 30
@@ -105,6 +107,11 @@ def _environment() -> dict[str, str]:
     path = os.pathsep.join(filter(None, (package, os.environ.get("PYTHONPATH"))))
     threads = os.environ.get("OMP_NUM_THREADS") or str(torch.get_num_threads())
     return {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": threads, SERVER: this_process()}
+
+
+def launched() -> bool:
+    """Whether torchrun started this process as one of several."""
+    return all(name in os.environ for name in TORCHRUN) and int(os.environ["WORLD_SIZE"]) > 1
 
 
 def this_process() -> str:

@@ -53,8 +53,6 @@ from engine.runs.run import Run
 
 FOLDER = ".ranks"  # in the run's folder, while ranks are at work
 
-TORCHRUN = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
-
 LOOK = 0.2  # seconds between looks: at locks, at the store, at files that others write
 
 JOIN = 300.0  # seconds in which all ranks must be there: hosts of a cluster start one after the other
@@ -68,13 +66,8 @@ TELL_EVERY = 1.0, 5.0  # seconds between events of how far each rank is: at firs
 REMEDY = "What was finished is kept: resume the run to go on, with as many ranks as you like."
 
 
-def launched() -> bool:
-    """Whether torchrun started this process as one of several."""
-    return all(name in os.environ for name in TORCHRUN) and int(os.environ["WORLD_SIZE"]) > 1
-
-
 def rank() -> int:
-    return int(os.environ["RANK"]) if launched() else 0
+    return int(os.environ["RANK"]) if launch.launched() else 0
 
 
 def take_device() -> None:
@@ -502,7 +495,7 @@ def introduction(run: Run) -> dict[str, Any]:
 def team(run: Run) -> Iterator[tuple[Sharing, Cancel | None]]:
     """Around the work on a run: with the other ranks where torchrun started this process as rank 0 of several, else
     alone. Yields how the work is shared, and what cancels it."""
-    if not launched():
+    if not launch.launched():
         yield ALONE, None
         return
     cancel = Cancel()
