@@ -421,11 +421,35 @@ def test_a_changed_data_set_is_named(run, monkeypatch):
         do(run, Replay(("test:1",)))
 
 
+@pytest.fixture
+def rounded_otherwise(quick) -> runs.Run:
+    """As if where its scores come from sums had been rounded otherwise."""
+    logits = np.array(quick.manifest().test_logits())
+    sha256 = files.write_npy(quick.path / "model" / "test_logits.npy", logits * np.float32(1 + 1e-6))
+    quick.update_manifest(files={**quick.manifest().files, "model/test_logits.npy": sha256})
+    return quick
+
+
 @pytest.mark.slow
-def test_other_software_is_named_and_its_rounding_allowed(run):
-    run.update_manifest(versions={**run.manifest().versions, "torch": "1.0"})
+@pytest.mark.parametrize("name, then", [("torch", "1.0"), ("instructions", "MMX")])
+def test_other_software_and_instructions_are_named_and_their_rounding_allowed(rounded_otherwise, name, then):
+    """Processors of one name may have other vector instructions."""
+    run = rounded_otherwise
+    run.update_manifest(versions={**run.manifest().versions, name: then})
     do(run, Replay(("test:1",)))
-    assert any("torch 1.0, here" in e.get("text", "") for e in run.events()[0])
+    assert any(f"{name} {then}, here" in e.get("text", "") for e in run.events()[0])
+
+
+def test_a_run_that_does_not_record_its_instructions_is_said_to(rounded_otherwise):
+    run, said = rounded_otherwise, "vector instructions, which the run does not record"
+    assert run.manifest().versions["instructions"] == torch.backends.cpu.get_cpu_capability()
+    with pytest.raises(IntegrityError) as unlike:
+        do(run, Replay(("test:1",)))
+    assert said not in unlike.value.remedy
+    run.update_manifest(versions={k: v for k, v in run.manifest().versions.items() if k != "instructions"})
+    with pytest.raises(IntegrityError, match="not what it was") as unlike:
+        do(run, Replay(("test:1",)))
+    assert said in unlike.value.remedy
 
 
 def test_a_job_computes_with_its_runs_threads_and_leaves_the_number_as_it_was(run):

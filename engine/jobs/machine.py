@@ -28,6 +28,12 @@ def driver(device: torch.device) -> str | None:
     return found[0] if found else None
 
 
+def instructions(device: torch.device) -> dict[str, str]:
+    """Of a CPU, beside the versions: the vector instructions that torch computes with. Processors of one name differ in
+    them, as virtual machines do, and then round otherwise. Empty on a GPU."""
+    return {"instructions": torch.backends.cpu.get_cpu_capability()} if device.type == "cpu" else {}
+
+
 def host() -> str:
     return socket.gethostname()
 

@@ -488,7 +488,8 @@ def introduction(run: Run) -> dict[str, Any]:
     device = devices.choose(manifest.config.device)
     versions = {"engine": engine.__version__, "torch": torch.__version__}
     compiles = manifest.config.compile != "off" and manifest.compiled is not False and has_compiler(device)
-    return {"host": machine.host(), "device": machine.kind(device), "versions": versions, "compiles": compiles}
+    kind = " ".join((machine.kind(device), *machine.instructions(device).values()))
+    return {"host": machine.host(), "device": kind, "versions": versions, "compiles": compiles}
 
 
 @contextlib.contextmanager

@@ -79,6 +79,7 @@ def origin(session: Session) -> dict:
             "numpy": np.__version__,
             "safetensors": safetensors.__version__,
             **model_registry.libraries(session.config),
+            **machine.instructions(session.device),
         },
         "device": str(session.device),
         "device_name": machine.kind(session.device),
@@ -187,6 +188,8 @@ def _check_logits(session: Session, final: State) -> None:
 
 def _other(session: Session, what: str, cause: str) -> IntegrityError:
     unlike = differences(session)
+    if machine.instructions(session.device).keys() - session.manifest.versions.keys():
+        unlike.append("the processor's vector instructions, which the run does not record")
     return IntegrityError(
         f"The {what} of run {session.run.id} is not what it was when the run was trained.",
         f"Something has changed since: {cause} most likely"

@@ -246,10 +246,12 @@ def _check_steps(trained: Trained, manifest: Manifest) -> None:
 def _differences(manifest: Manifest, trained: Trained) -> str:
     from engine.jobs import machine
 
+    device = trained.state.theta.device
     pairs = [
-        ("device", manifest.device_name, machine.kind(trained.state.theta.device)),
+        ("device", manifest.device_name, machine.kind(device)),
         ("threads", manifest.threads, torch.get_num_threads()),
         ("torch", manifest.versions.get("torch"), torch.__version__),
+        *((name, manifest.versions.get(name, now), now) for name, now in machine.instructions(device).items()),
     ]
     unlike = [f"{what} {then}, here {now}" for what, then, now in pairs if then != now]
     return f" ({'; '.join(unlike)})" if unlike else ""

@@ -157,7 +157,7 @@ def _fill(
         dataset=dataset.title,
         training_digest=training,
         data_fingerprint=dataset.fingerprint,
-        versions=versions(),
+        versions={**versions(), **machine.instructions(device)},
         device=str(device),
         device_name=machine.kind(device),
         driver=machine.driver(device),
