@@ -542,8 +542,9 @@ def run_of(config: RunConfig, root, stop_at: int = 0) -> Run:
 
 
 @pytest.mark.slow
-def test_runs_on_disk_are_the_same_in_another_mode_and_after_a_resume(root):
-    config = SMALL.replace(**{"recipe.epochs": 2, "recipe.augment": "flip,crop:2,cutout:6,rotate:10,jitter:0.2"})
+def test_runs_on_disk_are_the_same_in_another_mode_and_after_a_resume(quick, root):
+    changes = {"recipe.epochs": 3, "recipe.augment": "flip,crop:2,cutout:3,rotate:10,jitter:0.2"}
+    config = quick.manifest().config.replace(targets=("test:0", "class:2"), **changes)
     run = run_of(config.replace(replay_mode="disk"), root)
     scores = run.scores().matrix("loss-000")
     assert run.manifest().config.recipe.augment == config.recipe.augment and np.abs(scores).max() > 0

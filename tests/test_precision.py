@@ -15,7 +15,7 @@ from engine.core.targets import adjoints
 from engine.core.training import train
 from engine.jobs import execute as work
 from engine.models.functional import FunctionalModel
-from engine.runs.run import Run, outputs_root
+from engine.runs.run import Run
 from tests.helpers import RECIPE, images, net
 from tools.exactness import relative_error
 
@@ -116,11 +116,8 @@ def test_fast_is_bfloat16_on_a_gpu_and_the_trainings_elsewhere():
 
 
 @pytest.mark.slow
-def test_runs_in_their_precisions_keep_states_and_scores_in_float32(tmp_path):
-    root = outputs_root(tmp_path / "outputs")
-    small = config.preset("sample").replace(
-        targets=("test:0", "class:1"), width=0.25, **{"recipe.epochs": 1, "recipe.batch_size": 1000}
-    )
+def test_runs_in_their_precisions_keep_states_and_scores_in_float32(quick):
+    root, small = quick.root, quick.manifest().config.replace(targets=("test:0", "class:1"))
     found = {}
     for name, changes in {
         "float32": {},
