@@ -180,7 +180,9 @@ def test_bands_leave_no_seams():
         (encoded(Image.new("F", (8, 8)), "TIFF"), "floating-point"),
         (encoded(Image.fromarray(np.full((8, 8), 70_000, np.int32)), "TIFF"), "more than 16 bits"),
         (lambda: encoded(Image.new("1", (MOST_PIXELS // 1000 + 1, 1000))), "megapixels"),
-        (lambda: encoded(Image.new("1", (20_000, 20_000))), "exceeds|megapixels"),
+        pytest.param(
+            lambda: encoded(Image.new("1", (20_000, 20_000))), "exceeds|megapixels", marks=pytest.mark.slow, id="bomb"
+        ),
         (b"<svg xmlns='http://www.w3.org/2000/svg' width='8' height='8'/>", "no image"),
     ],
 )

@@ -388,9 +388,9 @@ def test_what_an_older_version_did_not_record_is_not_compared(run):
 
 
 @pytest.mark.slow
-def test_a_killed_training_is_resumed_only_by_the_same_code(root, monkeypatch):
+def test_a_killed_training_is_resumed_only_by_the_same_code(quick, monkeypatch):
     cancel = threading.Event()
-    run = runs.Run.create(root, SMALL.replace(**{"recipe.epochs": 2}))
+    run = runs.Run.create(quick.root, quick.manifest().config)
 
     def stop(event):
         if event["kind"] == "progress" and event["step"] >= 8:
@@ -440,6 +440,7 @@ def test_other_software_and_instructions_are_named_and_their_rounding_allowed(ro
     assert any(f"{name} {then}, here" in e.get("text", "") for e in run.events()[0])
 
 
+@pytest.mark.slow
 def test_a_run_that_does_not_record_its_instructions_is_said_to(rounded_otherwise):
     run, said = rounded_otherwise, "vector instructions, which the run does not record"
     assert run.manifest().versions["instructions"] == torch.backends.cpu.get_cpu_capability()
@@ -628,13 +629,14 @@ def hold(monkeypatch, begun: threading.Event, go_on: threading.Event) -> None:
 
 
 @pytest.mark.slow
-def test_a_queued_run_is_cancelled_at_once(run, root, monkeypatch):
+def test_a_queued_run_is_cancelled_at_once(quick, monkeypatch):
+    run, root = quick, quick.root
     begun, go_on = threading.Event(), threading.Event()
     hold(monkeypatch, begun, go_on)
     jobs = JobQueue(root)
     jobs.submit(run.id, Replay(("test:3",)))
     begun.wait()
-    waiting = runs.Run.open(root, jobs.start(SMALL))
+    waiting = runs.Run.open(root, jobs.start(run.manifest().config))
     assert waiting.status == "queued"
     assert jobs.cancel(waiting.id)
     # The first job still holds the worker: it was not waited for.
@@ -765,9 +767,9 @@ def test_a_stopped_queue_leaves_its_runs_as_after_a_kill(run, root, monkeypatch)
 
 
 @pytest.mark.slow
-def test_an_interrupted_training_is_no_failure(root):
+def test_an_interrupted_training_is_no_failure(quick):
     cancel = Cancel()
-    run = runs.Run.create(root, SMALL)
+    run = runs.Run.create(quick.root, quick.manifest().config)
     with pytest.raises(CancelledError):
         do(run, cancel=cancel, on_event=lambda e: cancel.interrupt() if e.get("phase") == "train" else None)
     assert run.status == "interrupted" and run.manifest().resumable and run.manifest().error is None
@@ -804,13 +806,12 @@ def cancelled_in(run: runs.Run, phase: str, job: Job | None = None) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("phase", ["prepare", "train", "evaluate", "replay"])
-def test_a_new_run_is_cancelled_in_any_phase_and_goes_on_to_the_same_scores(root, made, phase):
-    run = runs.Run.create(root, SMALL)
+def test_a_new_run_is_cancelled_in_any_phase_and_goes_on_to_the_same_scores(quick, phase):
+    run = runs.Run.create(quick.root, quick.manifest().config)
     cancelled_in(run, phase)
     assert run.status == "cancelled" and run.manifest().trained == (phase in ("evaluate", "replay"))
     do(run)
-    expected = runs.Run(made.parent, made.name).scores().matrix("loss-000")
-    assert np.array_equal(run.scores().matrix("loss-000"), expected)
+    assert np.array_equal(run.scores().matrix("loss-000"), quick.scores().matrix("loss-000"))
 
 
 @pytest.mark.slow

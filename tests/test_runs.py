@@ -554,15 +554,16 @@ def test_the_outputs_folder_may_be_a_link_and_only_what_is_in_it_is_deleted(tmp_
 
 
 @pytest.mark.slow
-def test_jobs_queue_run_one_at_a_time_cancel_and_outlive_errors(root, monkeypatch):
+def test_jobs_queue_run_one_at_a_time_cancel_and_outlive_errors(quick, monkeypatch):
+    root, small = quick.root, quick.manifest().config
     queue, go_on = JobQueue(root), threading.Event()
     exact = work.opened
     monkeypatch.setattr(work, "opened", lambda *given: go_on.wait() and exact(*given))
-    first = runs.Run.open(root, queue.start(SMALL))
+    first = runs.Run.open(root, queue.start(small))
     diverges = {"recipe.peak_lr": 100.0, "recipe.weight_decay": 10.0, "recipe.epochs": 8}
     constant = {"recipe.schedule": "constant", "recipe.warmup": 0.0}
-    bad = runs.Run.open(root, queue.start(SMALL.replace(**diverges, **constant)))
-    third = runs.Run.open(root, queue.start(SMALL))
+    bad = runs.Run.open(root, queue.start(small.replace(**diverges, **constant)))
+    third = runs.Run.open(root, queue.start(small))
     assert third.status == "queued" and queue.active() == [first.id, bad.id, third.id]
     with pytest.raises(RunBusyError):
         queue.submit(third.id, Replay(("test:1",)))

@@ -186,7 +186,7 @@ BAD = {
 }
 
 
-@pytest.mark.parametrize("what", BAD)
+@pytest.mark.parametrize("what", [pytest.param(w, marks=pytest.mark.slow) if w == "nested" else w for w in BAD])
 def test_what_is_no_matrix_of_scores_is_refused_and_leaves_nothing(what, root):
     values, message = BAD[what]
     values = values() if callable(values) else values  # what takes long to make, where it is needed
