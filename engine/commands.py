@@ -878,15 +878,17 @@ def is_rank(call: argparse.Namespace) -> bool:
         return False
     from engine.jobs import launch
 
-    if launch.launched() and not command.shared:
+    if not launch.launched():
+        return False
+    if not command.shared:
         names = ", ".join(name for name, each in COMMANDS.items() if each.shared)
         raise ConfigError(
             f"«{call.command}» is not shared out among ranks.", f"Call it without torchrun; with it: {names}."
         )
-    return launch.launched()
+    return True
 
 
-def do(call: argparse.Namespace, as_rank: bool = False) -> int:
+def do(call: argparse.Namespace, as_rank: bool) -> int:
     """Does what the call says, in one process or as one rank of several, and returns the exit code."""
     command = COMMANDS[call.command]
     if not as_rank:

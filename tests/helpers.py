@@ -97,6 +97,14 @@ def images(n: int = 26) -> tuple[torch.Tensor, torch.Tensor]:
     return torch.randn(n, 1, 6, 6, dtype=torch.float64), torch.randint(0, 3, (n,))
 
 
+# -- what takes long to make
+
+
+def here(value):
+    """The value, or what makes it: in the test that needs it, not whenever tests are collected."""
+    return value() if callable(value) else value
+
+
 # -- the queue
 
 

@@ -12,6 +12,7 @@ from PIL import Image, ImageCms
 from engine.datasets.decode import ImageForm, decode
 from engine.datasets.raster import MOST_PIXELS, STARTS, size_of
 from engine.errors import DataError
+from tests.helpers import here
 
 ROOT = Path(__file__).parents[1]
 COLOUR = ImageForm(8, 8, 3)
@@ -187,9 +188,8 @@ def test_bands_leave_no_seams():
     ],
 )
 def test_what_is_no_image_or_too_much_is_said(content, what):
-    content = content() if callable(content) else content  # what takes long to make, where it is needed
     with pytest.raises(DataError, match=what):
-        decode(content, COLOUR)
+        decode(here(content), COLOUR)
 
 
 MEMORY = """

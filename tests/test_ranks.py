@@ -17,6 +17,7 @@ from engine.analysis import trust
 from engine.jobs import queue
 from engine.jobs.execute import execute
 from engine.jobs.queue import JobQueue
+from engine.jobs.ranks import introduction
 from engine.jobs.replay import Replay
 from engine.jobs.validation import Validate
 from engine.runs import progress
@@ -214,6 +215,14 @@ def test_a_rank_without_a_compiler_is_named(quick):
     code, output = ended(torchrun(run, "resume", "RUN", program=("-m", "tests.rank_without_compiler")))
     assert code != 0 and f"Rank 1 on {os.uname().nodename} has no compiler, and Rank 0 on" in output
     assert "compile=off" in output and not run.manifest().trained
+
+
+def test_what_a_rank_says_of_itself_tells_processors_of_one_name_by_their_instructions(quick, monkeypatch):
+    ours = introduction(quick)
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "MMX")
+    theirs = introduction(quick)
+    assert ours["device"] != theirs["device"] and "MMX" in theirs["device"]
+    assert ours["versions"] == theirs["versions"]
 
 
 # -- several hosts

@@ -36,7 +36,7 @@ from engine.runs.run import Run
 from engine.targets import target_function
 from engine.targets.functions import imported
 from tests.app import server
-from tests.helpers import PAGES, ROOT, at_rest, drawn, idle, said, settled, show, shown, sound, tiles, turn
+from tests.helpers import PAGES, ROOT, at_rest, drawn, here, idle, said, settled, show, shown, sound, tiles, turn
 from tests.test_browser import violations
 
 N, M, C = 24, 5, 3
@@ -189,9 +189,8 @@ BAD = {
 @pytest.mark.parametrize("what", [pytest.param(w, marks=pytest.mark.slow) if w == "nested" else w for w in BAD])
 def test_what_is_no_matrix_of_scores_is_refused_and_leaves_nothing(what, root):
     values, message = BAD[what]
-    values = values() if callable(values) else values  # what takes long to make, where it is needed
     with pytest.raises(ConfigError, match=message) as error:
-        kept(values)
+        kept(here(values))
     assert error.value.remedy and list(root.iterdir()) == []
 
 

@@ -1,9 +1,12 @@
 """On what a process computes, in words that can be compared: what must be one kind within a set of retrainings."""
 
+import platform
 import re
 import socket
 from pathlib import Path
 
+import numpy as np
+import safetensors
 import torch
 
 from engine import device as devices
@@ -26,6 +29,16 @@ def driver(device: torch.device) -> str | None:
     except OSError:
         return None
     return found[0] if found else None
+
+
+def versions() -> dict[str, str]:
+    """Of Python and the libraries, as a manifest has them."""
+    return {
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "numpy": np.__version__,
+        "safetensors": safetensors.__version__,
+    }
 
 
 def instructions(device: torch.device) -> dict[str, str]:

@@ -19,11 +19,9 @@ run too, and compared with the states that training left: loss and optimizer are
 """
 
 import hashlib
-import platform
 from dataclasses import dataclass
 
 import numpy as np
-import safetensors
 import torch
 
 from engine.config import Recipe
@@ -74,10 +72,7 @@ def origin(session: Session) -> dict:
     """What the manifest keeps of the code and the hardware that a training ran on."""
     return {
         "versions": {
-            "python": platform.python_version(),
-            "torch": torch.__version__,
-            "numpy": np.__version__,
-            "safetensors": safetensors.__version__,
+            **machine.versions(),
             **model_registry.libraries(session.config),
             **machine.instructions(session.device),
         },

@@ -17,7 +17,6 @@ The folder is filled under another name beside its place, and renamed once it is
 
 import contextlib
 import os
-import platform
 import secrets
 import shutil
 from collections.abc import Iterator
@@ -25,7 +24,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import safetensors
 import torch
 from torch import Tensor
 
@@ -157,7 +155,7 @@ def _fill(
         dataset=dataset.title,
         training_digest=training,
         data_fingerprint=dataset.fingerprint,
-        versions={**versions(), **machine.instructions(device)},
+        versions={**machine.versions(), **machine.instructions(device)},
         device=str(device),
         device_name=machine.kind(device),
         driver=machine.driver(device),
@@ -175,16 +173,6 @@ def _fill(
     if shown.note:
         notes.write_note(run, notes.RUN, shown.note)
     run.update_manifest(**run.totals())
-
-
-def versions() -> dict[str, str]:
-    """Of Python and the libraries, as a manifest has them."""
-    return {
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "numpy": np.__version__,
-        "safetensors": safetensors.__version__,
-    }
 
 
 def _write_model(folder: Path, trained: Trained, logits: dict[str, np.ndarray], training: str) -> dict[str, str]:

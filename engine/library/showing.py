@@ -28,9 +28,10 @@ from engine.datasets.base import SPLITS, Dataset
 from engine.datasets.names import printable
 from engine.datasets.source import Progress, nothing
 from engine.errors import ConfigError
+from engine.jobs import machine
 from engine.library import matrices, serving, splits
 from engine.library.matrices import Matrix
-from engine.library.saving import filled, versions
+from engine.library.saving import filled
 from engine.library.shown import class_names, target_name, write_pictures
 from engine.library.splits import Split
 from engine.runs import notes
@@ -418,7 +419,7 @@ def _fill(
         dataset=run.manifest().config.dataset if not (run.path / "data").is_dir() else dataset.title,
         training_digest=digest,
         data_fingerprint=dataset.fingerprint,
-        versions=versions(),
+        versions=machine.versions(),
         scored=True,
         test_accuracy=accuracy,
     )
