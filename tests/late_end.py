@@ -8,7 +8,7 @@ from streamlit.runtime.scriptrunner import ScriptRunner
 
 from tools import as_main
 
-LATE = 1.0  # seconds
+LATE = 0.6  # seconds
 
 
 def install() -> None:

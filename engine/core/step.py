@@ -32,11 +32,14 @@ import torch
 from torch import Tensor
 from torch.func import grad, jvp, vjp, vmap
 
+from engine.core import zero_tangents
 from engine.core.optim.base import Optimizer
 from engine.core.precision import computed_in
 from engine.core.state import Adjoint, State
 from engine.core.stream import StepInputs
 from engine.models.functional import FunctionalModel
+
+zero_tangents.register()
 
 # torch keeps the level of forward-mode differentiation in a global: two threads in it at once break each other.
 forward_mode = threading.Lock()
