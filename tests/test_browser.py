@@ -13,7 +13,6 @@ import pytest
 from PIL import Image
 from playwright.sync_api import Page, expect
 
-from engine import config as configs
 from engine import config_file, proposal
 from engine.analysis import trust
 from engine.datasets import registry as dataset_registry
@@ -161,7 +160,7 @@ def test_cancel_and_a_run_deleted_elsewhere(page, tmp_path):
 
 
 def test_a_run_of_a_killed_server_is_resumed_on_live_and_finishes(page, tmp_path):
-    config = SAMPLE.replace(width=0.25, targets=("test:0", "class:2"))
+    config = SAMPLE.replace(width=0.125, targets=("test:0", "class:2"))
     outputs, hold = runs.outputs_root(tmp_path / "runs"), Hold("replay", 13, tmp_path / "never")
     run = runs.Run.create(outputs, config)  # queued, and its process is gone: to be resumed too
 
@@ -218,7 +217,7 @@ def test_own_settings_with_targets_picked_by_looking(page, tmp_path):
         idle(page)
         page.locator("summary", has_text="Advanced").first.click()  # of the model
         width = page.get_by_role("spinbutton", name="Width (× channels)")
-        width.fill("0.25")
+        width.fill("0.125")
         width.press("Enter")
         idle(page)
         epochs = page.get_by_role("spinbutton", name="Epochs")
@@ -353,8 +352,7 @@ def test_another_data_set_is_proposed_for_and_shown_augmented(page, tmp_path, mo
 
 
 def test_deleted_checkpoints_are_rebuilt_from_the_storage_page(page, tmp_path):
-    small = {"width": 0.25, "targets": ("test:0",), "recipe.epochs": 1, "recipe.batch_size": 1000}
-    run = runs.Run.create(tmp_path, configs.preset("sample").replace(**small))
+    run = runs.Run.create(tmp_path, SMALL.replace(targets=("test:0",)))
     with run.lock():
         work.execute(run)
     before = run.storage().sizes()["trajectory"]
@@ -376,15 +374,8 @@ def test_deleted_checkpoints_are_rebuilt_from_the_storage_page(page, tmp_path):
 
 
 def test_scores_are_checked_by_retraining_from_the_pages(page, tmp_path):
-    run = runs.Run.create(
-        runs.outputs_root(tmp_path),
-        configs.preset("sample").replace(
-            dataset="fashion-mnist-sample-noisy",
-            targets=("test:0", "test:all"),
-            width=0.25,
-            **{"recipe.epochs": 1, "recipe.batch_size": 1000},
-        ),
-    )
+    config = SMALL.replace(dataset="fashion-mnist-sample-noisy", targets=("test:0", "test:all"))
+    run = runs.Run.create(runs.outputs_root(tmp_path), config)
     with run.lock():
         work.execute(run)
 

@@ -6,7 +6,6 @@ import functools
 import json
 import os
 import shutil
-import signal
 import subprocess
 import sys
 import threading
@@ -836,40 +835,46 @@ def test_a_job_of_any_kind_is_cancelled_in_any_phase_and_goes_on(run, job, phase
     assert result.scores or result.reports or run.manifest().kept_mode == "recompute"
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("mode", ["disk", "memory"])
-@pytest.mark.parametrize("phase", ["train", "replay"])
-def test_a_process_whose_main_function_returns_ends_within_a_step(root, mode, phase):
-    """As Streamlit does on SIGTERM: main returns, and the interpreter ends beside the worker."""
-    code = f"""
+RETURNS = """
 import sys, threading
 from pathlib import Path
-from engine.jobs import queue
+from engine.jobs import execute, queue
 from engine.jobs.queue import JobQueue
 from engine.runs.events import EventLog
-from engine.runs.run import Run
+from tests.forked import one_of
 from tests.made_up import SMALL
 
+root, phase, mode = one_of([case.split() for case in sys.argv[1:]])
 reached, append = threading.Event(), EventLog.append
 def told(self, kind, **fields):
-    if kind == "phase" and fields["phase"] == {phase!r}:
+    if kind == "phase" and fields["phase"] == phase:
         reached.set()
         queue._worker._current.cancel.wait()  # the work that is left is not done before the process ends
     return append(self, kind, **fields)
 EventLog.append = told
-run_id = JobQueue.of(Path({str(root)!r})).start(SMALL.replace(replay_mode={mode!r}, **{{"recipe.epochs": 4}}))
+JobQueue.of(Path(root)).start(SMALL.replace(replay_mode=mode, **{"recipe.epochs": 4}))
 assert reached.wait(120)
-print(run_id)
 """
+
+
+@pytest.mark.slow
+def test_a_process_whose_main_function_returns_ends_within_a_step(root):
+    """As Streamlit does on SIGTERM: main returns, and the interpreter ends beside the worker."""
+    cases = [
+        (runs.outputs_root(root / f"{phase}-{mode}"), phase, mode)
+        for phase in ("train", "replay")
+        for mode in ("disk", "memory")
+    ]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert (
-        done.returncode != -signal.SIGABRT and "Traceback" not in done.stderr and "terminate called" not in done.stderr
-    )
-    run = runs.Run.open(root, done.stdout.strip())
-    assert run.status == "interrupted" and run.manifest().resumable and run.manifest().error is None
-    assert not (run.path / "log.txt").exists()
+    call = [sys.executable, "-c", RETURNS, *(" ".join(map(str, case)) for case in cases)]
+    done = subprocess.run(call, cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert done.stdout == "0 0 0 0\n", done.stderr
+    assert "Traceback" not in done.stderr and "terminate called" not in done.stderr
+    for folder, phase, mode in cases:
+        (run,) = runs.list_runs(folder)
+        assert run.manifest().config.replay_mode == mode and phase in {e.get("phase") for e in run.events()[0]}
+        assert run.status == "interrupted" and run.manifest().resumable and run.manifest().error is None
+        assert not (run.path / "log.txt").exists()
 
 
 @pytest.mark.slow

@@ -61,17 +61,19 @@ from pathlib import Path
 from engine.jobs import execute
 from engine.runs.events import EventLog
 from engine.runs.run import Run
+from tests.forked import one_of
 from tools.hold import every_step_told
 
+run_id, phase = one_of([case.split() for case in sys.argv[2:]])
 every_step_told()
 append = EventLog.append
 def last_words(self, kind, **fields):
     said = append(self, kind, **fields)
-    if kind == "progress" and fields["phase"] == sys.argv[3] and fields["step"] >= 5:
+    if kind == "progress" and fields["phase"] == phase and fields["step"] >= 5:
         os.kill(os.getpid(), signal.SIGKILL)
     return said
 EventLog.append = last_words
-run = Run.open(Path(sys.argv[1]), sys.argv[2])
+run = Run.open(Path(sys.argv[1]), run_id)
 with run.lock():
     execute.execute(run)
 """
@@ -102,20 +104,22 @@ def test_the_command_line_says_the_same_recipe(expected, root, capsys):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "phase, mode", [("train", "memory"), ("train", "disk"), ("replay", "disk"), ("replay", "recompute")]
-)
-def test_a_killed_run_goes_on_to_the_same_bits(expected, root, phase, mode):
-    run = Run.create(root, CONFIG.replace(replay_mode=mode, segment=3 if mode == "recompute" else 0))
+def test_a_killed_run_goes_on_to_the_same_bits(expected, root):
+    phases = {}
+    for phase, mode in ("train", "memory"), ("train", "disk"), ("replay", "disk"), ("replay", "recompute"):
+        run = Run.create(root, CONFIG.replace(replay_mode=mode, segment=3 if mode == "recompute" else 0))
+        phases[run.id] = phase
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    killed = subprocess.run(
-        [sys.executable, "-c", KILLED, str(root), run.id, phase], cwd=ROOT, env=environment, capture_output=True
-    )
-    assert killed.returncode == -signal.SIGKILL, killed.stderr.decode()
-    assert run.status == "interrupted"
-    with run.lock():
-        work.execute(run)
-    assert np.array_equal(run.scores().matrix("loss-000"), expected.scores().matrix("loss-000"))
+    call = [sys.executable, "-c", KILLED, str(root), *map(" ".join, phases.items())]
+    killed = subprocess.run(call, cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert killed.stdout.split() == [str(-signal.SIGKILL)] * 4, killed.stderr
+    for run_id, phase in phases.items():
+        run = Run.open(root, run_id)
+        reached = [e for e in run.events()[0] if e["kind"] == "progress" and e["phase"] == phase]
+        assert run.status == "interrupted" and reached[-1]["step"] >= 5
+        with run.lock():
+            work.execute(run)
+        assert np.array_equal(run.scores().matrix("loss-000"), expected.scores().matrix("loss-000")), run_id
 
 
 @pytest.mark.slow

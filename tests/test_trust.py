@@ -33,7 +33,7 @@ from tests.made_up import SMALL
 
 pytestmark = pytest.mark.slow  # they train again and again
 
-CONFIG = SMALL.replace(targets=("test:0", "test:3", "class:6", "test:all"), width=0.25)
+CONFIG = SMALL.replace(targets=("test:0", "test:3", "class:6", "test:all"))
 CPU = torch.device("cpu")
 
 

@@ -9,8 +9,10 @@ step backwards through one BatchNorm. Broadcasting and type promotion are all th
 `register` puts these in the place of torch's, for the whole process. Values, shapes, types and strides are the same.
 """
 
+import contextlib
 import functools
 import warnings
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -64,3 +66,14 @@ def register() -> torch.library.Library:
         for name, kernel in KERNELS.items():
             library.impl(name, kernel, "ZeroTensor")
     return library
+
+
+@contextlib.contextmanager
+def torchs_own() -> Iterator[None]:
+    """Within it torch's own kernels compute, in all threads: to compare with."""
+    register()._destroy()
+    register.cache_clear()
+    try:
+        yield
+    finally:
+        register()
