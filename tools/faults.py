@@ -471,7 +471,7 @@ def links(parts: tuple[str, ...], folder: Path, say=print) -> list[str]:
 def two_processes(folder: Path) -> str:
     """While one process works on a run, another can neither work on it, clean it nor delete it, and says so."""
     root, hold = runs.outputs_root(folder / "two"), Hold("train", 1, folder / "gate")
-    with engine(root, "run", *settings(KILLED), hold=hold) as first:
+    with engine(root, "run", *settings(SHORT), hold=hold) as first:
         run = the_run(root, first)
         assert _is_held(run, first, hold), "the first process ended before the others asked"
         others = [("resume", run.id), ("attribute", run.id, "--targets", "test:1"), ("clean", run.id, "--all")]
@@ -481,7 +481,7 @@ def two_processes(folder: Path) -> str:
         assert all("error:" in text and "Traceback" not in text for text in said), said
         words, _ = first.communicate()
         assert first.returncode == 0, words
-    assert np.array_equal(run.scores().matrix("loss-000"), whole(KILLED)), "another process changed the scores"
+    assert np.array_equal(run.scores().matrix("loss-000"), whole(SHORT)), "another process changed the scores"
     return f"{len(others)} other processes were refused while one worked on the run"
 
 
