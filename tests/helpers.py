@@ -179,7 +179,9 @@ def tab_is_sound(tab: Page) -> None:
 
 def settled(tab: Page, heading: str) -> None:
     """The page of this heading is drawn, whole or in part."""
-    tab.get_by_role("heading", name=heading, exact=True, level=1).wait_for()
+    from playwright.sync_api import expect
+
+    expect(tab.get_by_role("heading", name=heading, exact=True, level=1)).to_be_visible()
     tab_is_sound(tab)
 
 
@@ -190,11 +192,10 @@ def turn(tab: Page, address: str) -> None:
 
 
 def idle(tab: Page) -> None:
-    """The script has run to its end: what is clicked now is not drawn anew under the pointer. (`expect` describes the
-    whole page each time that it looks in vain, which takes longer than much of what is waited for.)"""
-    from tools.serve import NOT_RUNNING
+    """The script has run to its end: what is clicked now is not drawn anew under the pointer."""
+    from playwright.sync_api import expect
 
-    tab.wait_for_function(f"() => {NOT_RUNNING}")
+    expect(tab.locator('[data-testid="stApp"]')).to_have_attribute("data-test-script-state", "notRunning")
 
 
 def at_rest(tab: Page) -> None:
@@ -339,6 +340,8 @@ def choose(tab: Page, box: Locator, wanted: Locator) -> str:
 
 def shown(tab: Page, which: str) -> list[int]:
     """The images in a gallery, once it is drawn and the script has ended."""
+    from playwright.sync_api import expect
+
     idle(tab)
-    tab.locator(f".st-key-gallery-{which} li").first.wait_for()
+    expect(tab.locator(f".st-key-gallery-{which} li").first).to_be_visible()
     return tab.locator(f".st-key-gallery-{which} li").evaluate_all("tiles => tiles.map(t => Number(t.dataset.index))")
