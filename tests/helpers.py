@@ -338,6 +338,20 @@ def choose(tab: Page, box: Locator, wanted: Locator) -> str:
     return text
 
 
+def tick(tab: Page, box: str) -> None:
+    """Ticks a box by its words. A click in the moment in which they are drawn anew may do nothing, so that the box has
+    to show it; where it does not, once more."""
+    checkbox = tab.get_by_role("checkbox", name=box, exact=True)
+
+    def ticked() -> bool:
+        if not checkbox.is_checked():
+            tab.get_by_text(box, exact=True).click()
+            tab.wait_for_timeout(300)
+        return checkbox.is_checked()
+
+    wait_until(ticked, tab)
+
+
 def shown(tab: Page, which: str) -> list[int]:
     """The images in a gallery, once it is drawn and the script has ended."""
     from playwright.sync_api import expect

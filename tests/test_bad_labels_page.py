@@ -15,7 +15,7 @@ from engine.jobs import execute as work
 from engine.runs import corrections, notes
 from engine.runs import run as runs
 from tests.app import server
-from tests.helpers import Held, at_rest, download, go, idle, settled, shown, wait_until
+from tests.helpers import Held, at_rest, download, go, idle, settled, shown, tick, wait_until
 from tests.made_up import SAMPLE, SMALL, run_of
 
 NOISY = "fashion-mnist-sample-noisy"
@@ -142,7 +142,7 @@ def test_orders_filters_and_pages_are_in_the_link_and_go_back_with_it(page, tmp_
         expect(page.get_by_text("Set: label Shirt")).to_be_visible()
         page.get_by_text("Filters", exact=True).click()
         at_rest(page)
-        page.get_by_text("The model disagrees", exact=True).click()
+        tick(page, "The model disagrees")
         expect(page).to_have_url(re.compile("disagree=yes"))
         expect_images(shirts[:24])
         page.get_by_role("button", name="Page 2", exact=True).click()

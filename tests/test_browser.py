@@ -120,8 +120,8 @@ def test_the_sample_from_the_button_to_the_clean_up(page, tmp_path, finished_sam
         before = run.storage().sizes()["trajectory"]
         assert before > 10_000_000
         idle(page)
-        page.get_by_role("combobox", name="Runs to clean").click()
-        page.get_by_role("option").filter(has_text="Sample, seed 0").click()
+        box = page.get_by_role("combobox", name="Runs to clean")
+        choose(page, box, page.get_by_role("option").filter(has_text="Sample, seed 0"))
         page.keyboard.press("Escape")
         page.get_by_role("button", name="Delete checkpoints").click()
         dialog = page.get_by_role("dialog")
@@ -439,9 +439,9 @@ def test_one_refused_deletion_does_not_hide_what_the_others_freed(page, explored
         page.goto(f"{url}/Runs_and_storage")
         settled(page, "Runs and storage")
         idle(page)
-        page.get_by_role("combobox", name="Runs to clean").click()
+        box = page.get_by_role("combobox", name="Runs to clean")
         for name in (made.id, "busy", "gone"):
-            page.get_by_role("option").filter(has_text=name).click()
+            choose(page, box, page.get_by_role("option").filter(has_text=name))
         page.keyboard.press("Escape")
         page.get_by_role("button", name="Delete checkpoints").click()
         confirm = page.get_by_role("dialog").get_by_role("button", name="Delete checkpoints")

@@ -250,8 +250,7 @@ def test_back_leads_to_what_was_seen_and_every_link_to_the_run_in_hand(page, two
         page.wait_for_url(re.compile(rf"/Influence\?run={newest.id}"))
         idle(page)
         first, entries = page.url, page.evaluate("history.length")
-        page.get_by_role("combobox", name="Run", exact=True).click()
-        page.get_by_role("option").nth(1).click()
+        pick(page, "Run", names[older.id])
         page.wait_for_url(re.compile(rf"run={older.id}"))
         idle(page)
         second = page.url
