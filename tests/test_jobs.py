@@ -838,13 +838,13 @@ def test_a_job_of_any_kind_is_cancelled_in_any_phase_and_goes_on(run, job, phase
 RETURNS = """
 import sys, threading
 from pathlib import Path
-from engine.jobs import execute, queue
+from engine.jobs import execute, queue  # what is loaded before the process is one of four
 from engine.jobs.queue import JobQueue
 from engine.runs.events import EventLog
 from tests.forked import one_of
 from tests.made_up import SMALL
 
-root, phase, mode = one_of([case.split() for case in sys.argv[1:]])
+phase, mode = one_of([case.split() for case in sys.argv[2:]])
 reached, append = threading.Event(), EventLog.append
 def told(self, kind, **fields):
     if kind == "phase" and fields["phase"] == phase:
@@ -852,7 +852,7 @@ def told(self, kind, **fields):
         queue._worker._current.cancel.wait()  # the work that is left is not done before the process ends
     return append(self, kind, **fields)
 EventLog.append = told
-JobQueue.of(Path(root)).start(SMALL.replace(replay_mode=mode, **{"recipe.epochs": 4}))
+JobQueue.of(Path(sys.argv[1]) / f"{phase}-{mode}").start(SMALL.replace(replay_mode=mode, **{"recipe.epochs": 4}))
 assert reached.wait(120)
 """
 
@@ -860,17 +860,14 @@ assert reached.wait(120)
 @pytest.mark.slow
 def test_a_process_whose_main_function_returns_ends_within_a_step(root):
     """As Streamlit does on SIGTERM: main returns, and the interpreter ends beside the worker."""
-    cases = [
-        (runs.outputs_root(root / f"{phase}-{mode}"), phase, mode)
-        for phase in ("train", "replay")
-        for mode in ("disk", "memory")
-    ]
+    cases = [(phase, mode) for phase in ("train", "replay") for mode in ("disk", "memory")]
+    folders = [runs.outputs_root(root / "-".join(case)) for case in cases]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    call = [sys.executable, "-c", RETURNS, *(" ".join(map(str, case)) for case in cases)]
+    call = [sys.executable, "-c", RETURNS, str(root), *map(" ".join, cases)]
     done = subprocess.run(call, cwd=ROOT, env=environment, capture_output=True, text=True)
     assert done.stdout == "0 0 0 0\n", done.stderr
     assert "Traceback" not in done.stderr and "terminate called" not in done.stderr
-    for folder, phase, mode in cases:
+    for folder, (phase, mode) in zip(folders, cases, strict=True):
         (run,) = runs.list_runs(folder)
         assert run.manifest().config.replay_mode == mode and phase in {e.get("phase") for e in run.events()[0]}
         assert run.status == "interrupted" and run.manifest().resumable and run.manifest().error is None

@@ -129,9 +129,13 @@ def half_way(quick, tmp_path):
         call.wait()
 
 
-def resumed(run: runs.Run, whole: np.ndarray) -> None:
-    """One process goes on with what was begun, to its bits; that ranks do, too, is shown with those of the app."""
-    do(run, None)
+def resumed(run: runs.Run, whole: np.ndarray, ranks: bool) -> None:
+    """What was begun is gone on with, not begun again, and has the bits of one process."""
+    if ranks:
+        code, output = ended(torchrun(run, "resume", "RUN"))
+        assert code == 0, output
+    else:
+        do(run, None)
     notes = [event["text"] for event in run.events()[0] if event["kind"] == "note"]
     assert any("Resumes the replay after" in text for text in notes)
     assert np.array_equal(run.scores().matrix(run.scores().names()[-1]), whole)
@@ -150,7 +154,7 @@ def test_a_killed_rank_fails_the_run_with_its_number_and_host_and_a_resume_goes_
     assert error is not None and f"Rank {dead} on {host} died" in error.what and "resume" in error.remedy
     assert run.events()[0][-1]["kind"] == "failed" and run.manifest().resumable
     assert not run.lock().is_held() and not any(alive(pid) for pid in pids.values())
-    resumed(run, whole)
+    resumed(run, whole, ranks=bool(dead))
 
 
 def alive(pid: int) -> bool:
@@ -166,7 +170,7 @@ def test_sigterm_to_torchrun_leaves_the_run_interrupted_and_a_resume_goes_on(hal
     ended(call)
     assert run.manifest().error is None and run.events()[0][-1]["kind"] not in ("failed", "cancelled")
     assert run.manifest().resumable and not any(alive(pid) for pid in pids.values())
-    resumed(run, whole)
+    resumed(run, whole, ranks=False)
 
 
 def test_torchrun_that_is_killed_leaves_no_rank_behind(half_way):
@@ -192,7 +196,7 @@ def test_ctrl_c_cancels_and_a_second_one_leaves_the_run_so_that_a_resume_goes_on
     while any(alive(pid) for pid in pids.values()):
         time.sleep(0.05)
     assert run.manifest().resumable and not run.lock().is_held()
-    resumed(run, whole)
+    resumed(run, whole, ranks=False)
 
 
 def test_a_rank_that_fails_is_named_with_its_reason(quick):
