@@ -1,5 +1,6 @@
 """A run's folder between processes and in bad hands: locks, the log, notes, deletions, lists of many."""
 
+import dataclasses
 import io
 import json
 import os
@@ -9,6 +10,7 @@ import sys
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -247,6 +249,89 @@ def test_five_hundred_runs_are_listed_without_a_look_at_what_is_in_them(root, ru
     exact = files.read_bytes
     monkeypatch.setattr(files, "read_bytes", lambda path, *a, **k: read.append(path) or exact(path, *a, **k))
     assert runs.summaries(root) == first and read == []
+
+
+def old(path: Path) -> None:
+    """Changed so long ago that a look may keep what it saw."""
+    os.utime(path, (1e9, 1e9))
+
+
+def made_in(run: runs.Run, year: int) -> bytes:
+    """Its manifest, had it been made in that year: as long as it is."""
+    record, elsewhere = run.manifest(), run.root.parent / f"{year}.json"
+    files.write_json(elsewhere, dataclasses.replace(record, created=f"{year}{record.created[4:]}").to_json())
+    assert elsewhere.stat().st_size == (run.path / "manifest.json").stat().st_size
+    return elsewhere.read_bytes()
+
+
+def rewritten(run: runs.Run) -> None:
+    """In its place, and with the time that it had."""
+    (run.path / "manifest.json").write_bytes(made_in(run, 1066))
+
+
+def replaced_by_a_link(run: runs.Run) -> None:
+    path = run.path / "manifest.json"
+    path.symlink_to(path.rename(run.root / "elsewhere.json"))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda run: run.update_manifest(test_accuracy=0.5),
+        rewritten,
+        lambda run: (run.path / "manifest.json").write_text("["),
+        lambda run: (run.path / "manifest.json").unlink(),
+        replaced_by_a_link,
+        lambda run: run.path.rename(run.root / "two"),
+        lambda run: run.path.rename(run.root / f"{storage.DELETED}one"),
+    ],
+    ids=["changed", "rewritten", "damaged", "gone", "a link", "renamed", "deleted"],
+)
+def test_a_list_says_what_has_changed_since_the_last_look(root, run, change):
+    old(run.path / "manifest.json")
+    (before,) = runs.summaries(root)
+    assert runs.summaries(root) == [before] and before.status == "finished"
+    change(run)
+    if (run.path / "manifest.json").is_file():
+        old(run.path / "manifest.json")
+    after = runs.summaries(root)
+    assert after == [runs.summary(each) for each in runs.list_runs(root)] and after != [before]
+
+
+def test_a_list_believes_no_time_that_a_file_could_have_got_again(root, run, monkeypatch):
+    """There are file systems whose clocks tick every two seconds."""
+    exact = os.lstat
+
+    def coarse(path, *args, **kwargs):
+        found = exact(path, *args, **kwargs)
+        seconds = {name: getattr(found, name) // 2 * 2 for name in ("st_mtime", "st_ctime")}
+        times = {f"{name}_ns": int(value * 1e9) for name, value in seconds.items()}
+        same = {name: getattr(found, name) for name in ("st_dev", "st_ino", "st_size", "st_mode")}
+        return SimpleNamespace(**same, **seconds, **times)
+
+    texts = {str(year): made_in(run, year) for year in range(1000, 1010)}
+    monkeypatch.setattr(os, "lstat", coarse)
+    for year, text in texts.items():
+        (run.path / "manifest.json").write_bytes(text)
+        (listed,) = runs.summaries(root)
+        assert listed.created.startswith(year)
+
+
+def test_a_list_says_who_works_on_a_run_whose_manifest_stays_as_it_is(root, run):
+    run.update_manifest(status_said="training")
+    old(run.path / "manifest.json")
+    for _ in range(2):
+        assert [each.status for each in runs.summaries(root)] == ["interrupted"]
+        with run.lock():
+            assert [each.status for each in runs.summaries(root)] == ["training"]
+
+
+def test_a_list_reads_a_configuration_again_that_could_not_be_read(root, run):
+    old(run.path / "manifest.json")
+    path = (run.path / "config.json").rename(root / "away")
+    assert [each.seed for each in runs.summaries(root)] == [None] == [each.seed for each in runs.summaries(root)]
+    path.rename(run.path / "config.json")
+    assert [each.seed for each in runs.summaries(root)] == [0]
 
 
 # -- disk

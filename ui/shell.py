@@ -261,7 +261,8 @@ def all_runs(fresh: bool = False) -> list[Summary]:
 
 def named(run: Summary) -> Summary:
     """With the name that a person gave it."""
-    return run if run.remark else dataclasses.replace(run, name=notes.name_of(Run(root(), run.id)))
+    name = "" if run.remark else notes.name_of(Run(root(), run.id))
+    return dataclasses.replace(run, name=name) if name else run
 
 
 def _time_of(folder: Path) -> int:

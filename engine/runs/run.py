@@ -314,12 +314,15 @@ class Summary:
 def summary(run: Run) -> Summary:
     """Of one run; a damaged one is summed up too, with its reason."""
     try:
-        manifest = run.manifest()
-        dataset, model = manifest.dataset, manifest.model
-        if not dataset:  # of a run made before 0.2.0
-            dataset, model = manifest.config.dataset, manifest.config.model
+        return _sum_up(run, run.manifest())
     except ReplayError as error:
         return Summary(run.id, "half-deleted" if run._is_half_deleted() else "damaged", error.what)
+
+
+def _sum_up(run: Run, manifest: Manifest) -> Summary:
+    dataset, model = manifest.dataset, manifest.model
+    if not dataset:  # of a run made before 0.2.0
+        dataset, model = manifest.config.dataset, manifest.config.model
     return Summary(
         run.id,
         manifest.status,
@@ -337,6 +340,26 @@ def summary(run: Run) -> Summary:
         sizes=manifest.sizes,
         targets_scored=manifest.targets_scored,
     )
+
+
+def _glance(run: Run) -> Summary:
+    """As `summary`, of a folder that a look has just found: nothing is read where its manifest is as it was."""
+    try:
+        status = os.lstat(f"{run.path}/manifest.json")
+        identity = status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
+        known = _known_summary(str(run.root), run.id, *identity) if files.is_settled(status.st_mtime_ns) else None
+    except (OSError, ReplayError):
+        known = None  # `summary` says what is wrong
+    return known or summary(run)
+
+
+@lru_cache(maxsize=4096)
+def _known_summary(root: str, run_id: str, *identity: int) -> Summary | None:
+    """None where more than the manifest counts: who holds a run that is worked on, a configuration to be read again."""
+    run = Run(Path(root), run_id)
+    manifest = run._read()
+    known = None if manifest.status_said in IN_PROGRESS else _sum_up(run, manifest)
+    return known if known and known.seed is not None else None
 
 
 def _seed(path: Path, sha256: str | None) -> int | None:
@@ -373,7 +396,7 @@ def summaries(root: Path) -> list[Summary]:
     """Of all runs, newest first."""
     names, _ = _entries(root)
     half = _half_deleted(root)
-    found = {name: summary(Run(root, name)) for name in names}
+    found = {name: _glance(Run(root, name)) for name in names}
     found |= {name: Summary(name, "half-deleted", reason) for name, reason in half.items() if name not in found}
     return [found[name] for name in sorted(found, reverse=True)]
 
