@@ -145,6 +145,7 @@ def test_orders_filters_and_pages_are_in_the_link_and_go_back_with_it(page, tmp_
         tick(page, "The model disagrees")
         expect(page).to_have_url(re.compile("disagree=yes"))
         expect_images(shirts[:24])
+        idle(page)
         page.get_by_role("button", name="Page 2", exact=True).click()
         expect_images(shirts[24:48])
         expect(page).to_have_url(re.compile("page=2"))
@@ -220,6 +221,7 @@ def test_images_are_ticked_by_range_rule_and_key_and_get_labels_one_by_one(page,
         field.fill("20")
         field.press("Enter")
         rule = {i for i in order if np.exp(-losses(run)[i]) < 0.2}
+        idle(page)
         page.get_by_role("button", name=f"Tick {len(rule):,} images below it").click()
         expect_kept(rule | {order[0], order[1], order[3], order[4]}, labels)
         page.keyboard.press("Escape")
@@ -284,6 +286,7 @@ def test_wrong_labels_ticked_by_a_rule_get_the_models_and_a_retraining_is_compar
         field = page.get_by_role("spinbutton", name="To number")
         field.fill("300")
         field.press("Enter")
+        idle(page)
         page.get_by_role("button", name="Tick 300 images of this list").click()
         page.keyboard.press("Escape")
         idle(page)

@@ -123,6 +123,7 @@ def test_the_sample_from_the_button_to_the_clean_up(page, tmp_path, finished_sam
         box = page.get_by_role("combobox", name="Runs to clean")
         choose(page, box, page.get_by_role("option").filter(has_text="Sample, seed 0"))
         page.keyboard.press("Escape")
+        idle(page)
         page.get_by_role("button", name="Delete checkpoints").click()
         dialog = page.get_by_role("dialog")
         expect(dialog.get_by_text(f"{before:,} bytes")).to_be_visible()
@@ -230,6 +231,7 @@ def test_own_settings_with_targets_picked_by_looking(page, tmp_path):
         epochs.fill("1")
         epochs.press("Enter")
         expect(page.get_by_text("must be from 1 to")).to_have_count(0)
+        idle(page)
         page.get_by_text("Choose by looking").click()
         tile = page.locator(".st-key-gallery-set-tests li[data-index='10'] input")
         tile.click()
@@ -264,6 +266,7 @@ def test_own_settings_with_targets_picked_by_looking(page, tmp_path):
         at_rest(page)  # the expander opens with an animation
         chosen = choose(page, box, page.get_by_role("option", name="misclassified").first).split(" · ")[0]
         page.keyboard.press("Escape")
+        idle(page)
         page.get_by_role("button", name="Replay for these targets").click()
         settled(page, "Live")
         wait_until(lambda: any(t.name == chosen for t in run.scores().targets()), page)
@@ -443,6 +446,7 @@ def test_one_refused_deletion_does_not_hide_what_the_others_freed(page, explored
         for name in (made.id, "busy", "gone"):
             choose(page, box, page.get_by_role("option").filter(has_text=name))
         page.keyboard.press("Escape")
+        idle(page)
         page.get_by_role("button", name="Delete checkpoints").click()
         confirm = page.get_by_role("dialog").get_by_role("button", name="Delete checkpoints")
         expect(confirm).to_be_visible()
@@ -462,6 +466,7 @@ def test_one_refused_deletion_does_not_hide_what_the_others_freed(page, explored
         idle(page)
         choose(page, page.get_by_role("combobox", name="Runs to clean"), page.get_by_role("option", name="busy"))
         page.keyboard.press("Escape")
+        idle(page)
         page.get_by_role("button", name="Delete whole runs").click()
         page.get_by_role("dialog").get_by_role("button", name="Delete whole runs").click()
         expect(page.get_by_text("Delete whole runs:").and_(page.get_by_text("freed"))).to_be_visible()

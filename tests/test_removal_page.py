@@ -35,6 +35,7 @@ def test_a_curve_is_asked_for_waited_for_and_taken_away(quick, page, url):
     form.get_by_role("spinbutton").fill("1")
     form.get_by_role("spinbutton").press("Enter")
     expect(form.get_by_text(re.compile("This takes about .*: 9 retrainings of"))).to_be_visible()
+    idle(page)
     form.get_by_role("button", name="Draw the curve").click()
     expect(page.get_by_text("Trained again: 9 sets left out.")).to_be_visible()  # on Live, once it is done
     (report,) = removal.reports(quick.manifest(), "test:1.loss")

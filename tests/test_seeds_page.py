@@ -111,6 +111,7 @@ def test_a_group_from_its_start_over_a_killed_server_to_its_mean(page, quick, ro
         count.fill("3")
         count.press("Enter")
         expect(main.get_by_text("To do: 2 trainings, 4 targets to replay, 14 retrainings")).to_be_visible()
+        idle(page)
         main.get_by_role("button", name="Repeat with other seeds").click()
         settled(page, "Live")
         expect(main.get_by_text("Seed 2 of 3:")).to_be_visible()
