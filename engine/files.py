@@ -493,6 +493,15 @@ def is_settled(changed_ns: int) -> bool:
     return abs(time.time_ns() - changed_ns) >= SETTLED * 1e9
 
 
+def settled_identity(path: str | Path) -> tuple[int, ...] | None:
+    """What tells a file as it is from what it may become, for caches of what was read; None where it was changed so
+    lately that the next change could bear the same time. Raises `OSError`."""
+    status = os.lstat(path)
+    if not is_settled(status.st_mtime_ns):
+        return None
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
+
+
 @functools.lru_cache(maxsize=1024)
 def _sha256(path: Path, remedy: str, *identity: int) -> str:
     with open_regular(path, remedy) as file:

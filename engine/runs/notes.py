@@ -120,10 +120,8 @@ def at_a_glance(run: Run) -> Notes:
     """For lists of many runs: a file is read again only where it changed, and one that cannot be read says nothing."""
     path = _path(run)
     try:
-        status = path.lstat()
-        if not files.is_settled(status.st_mtime_ns):
-            return _read(path)
-        return _known(path, status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+        identity = files.settled_identity(path)
+        return _known(path, *identity) if identity else _read(path)
     except (OSError, IntegrityError):
         return Notes()
 

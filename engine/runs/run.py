@@ -171,14 +171,12 @@ class Run:
         self._check_there()
         path = self.path / "manifest.json"
         try:
-            status = path.lstat()
+            identity = files.settled_identity(path)
         except OSError:
+            identity = None  # reading says what is wrong
+        if identity is None:
             return _manifest(path)
-        if not files.is_settled(status.st_mtime_ns):
-            return _manifest(path)
-        known = _known_manifest(
-            path, status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
-        )
+        known = _known_manifest(path, *identity)
         return dataclasses.replace(known)  # without what was read through it: other files may have changed since
 
     def write_manifest(self, manifest: Manifest) -> None:
@@ -345,9 +343,8 @@ def _sum_up(run: Run, manifest: Manifest) -> Summary:
 def _glance(run: Run) -> Summary:
     """As `summary`, of a folder that a look has just found: nothing is read where its manifest is as it was."""
     try:
-        status = os.lstat(f"{run.path}/manifest.json")
-        identity = status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
-        known = _known_summary(str(run.root), run.id, *identity) if files.is_settled(status.st_mtime_ns) else None
+        identity = files.settled_identity(f"{run.path}/manifest.json")
+        known = _known_summary(str(run.root), run.id, *identity) if identity else None
     except (OSError, ReplayError):
         known = None  # `summary` says what is wrong
     return known or summary(run)
